@@ -1,0 +1,260 @@
+"""BounceGrad (Alet et al. 2018, 2019) as a LightningModule: search step, gradient step, proposal step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from modmeta.errors import UserError
+from modmeta.evaluation.matching import Confusion, match_labels
+from modmeta.evaluation.protocol import ProtocolMeasures
+from modmeta.keys import RELATIONS, STATES, TASK
+from modmeta.model.model import RelationalModel
+from modmeta.search.search import Inferred, Outcome, Search, infer
+from modmeta.structure.bank import StructureBank, random_structure
+
+
+class BounceGrad(pl.LightningModule):
+    """Alternates, for every batch of tasks, a search over their structures with gradient steps on the modules.
+
+    1. *Search step*: may change the structure of every task, judged by the energy of the observed frames.
+    2. *Gradient step* on all modules, structures fixed.
+    3. *Proposal step*: the proposal network takes the current structures as labels.
+
+    Structures persist in `bank`. Validation and test tasks are met with the modules frozen, their structures searched
+    from random ones by the same code; test tasks only after training.
+
+    Args:
+        model: dynamics and likelihood.
+        proposal: network from states to logits of relations.
+        search: the four choices of a search step.
+        temperature: of `modmeta.search.temperature`.
+        optimizer: of the modules, a partial waiting for parameters.
+        proposal_optimizer: of the proposal network.
+        scheduler: of the modules' learning rate, a partial waiting for optimiser, steps and epochs of the run; a
+            `ReduceLROnPlateau` follows the training loss of each epoch, any other moves every step.
+        gradient_clip: largest norm of the modules' gradient.
+        accepted_only: the proposal network learns from receivers whose structure just changed, as published, instead of
+            from all.
+        num_relations: relation types in the labels, for measures.
+        observed_frames: frames that structures are inferred from.
+        forecast_steps: steps at which forecasts are scored.
+        seed: of the search.
+    """
+
+    module_to_relation: Tensor
+    steps_done: Tensor
+
+    def __init__(
+        self,
+        model: RelationalModel,
+        proposal: nn.Module,
+        search: Search,
+        temperature: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        proposal_optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler | ReduceLROnPlateau] | None = None,
+        gradient_clip: float = 1.0,
+        accepted_only: bool = False,
+        num_relations: int = 2,
+        observed_frames: int = 49,
+        forecast_steps: tuple[int, ...] = (1, 10, 20),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.proposal, self.search, self.temperature = model, proposal, search, temperature
+        self.make_optimizer, self.make_proposal_optimizer = optimizer, proposal_optimizer
+        self.make_scheduler = scheduler
+        self.gradient_clip, self.accepted_only = gradient_clip, accepted_only
+        self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
+        k = model.dynamics.num_edge_modules
+        self.register_buffer("module_to_relation", torch.arange(k) % num_relations)
+        self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
+        self.confusion = Confusion(k, num_relations)
+        self.measures = ProtocolMeasures(k, num_relations, observed_frames, tuple(forecast_steps))
+        self.bank: StructureBank | None = None
+        self.generator: torch.Generator | None = None
+        self.config: dict[str, Any] = {}  # of the whole run; the part that composed this module travels in checkpoints
+        self.total_steps = 1
+        self._saved: dict[str, Any] = {}  # state of a checkpoint that waits for the bank to be made
+
+    # ---- set-up ----------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler | ReduceLROnPlateau]]:
+        modules = self.make_optimizer(self.model.parameters())
+        proposal = self.make_proposal_optimizer(self.proposal.parameters())
+        self.total_steps = int(self.trainer.estimated_stepping_batches)
+        if self.make_scheduler is None:
+            return [modules, proposal], []
+        epochs = self.trainer.max_epochs or 1
+        return [modules, proposal], [self.make_scheduler(modules, steps=self.total_steps, epochs=epochs)]
+
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if int(self.steps_done) == 0:
+            self.model.dynamics.set_scales(*data.model_scales())
+        self.generator = torch.Generator(self.device).manual_seed(self.seed * 1000 + self.global_rank)
+        ids = data.owned_tasks()
+        dynamics = self.model.dynamics
+        every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
+        start = random_structure(
+            data.num_tasks, data.num_entities, dynamics.num_edge_modules, dynamics.num_node_modules, every
+        )
+        self.bank = StructureBank(ids, type(start)(start.relations[ids], start.types[ids]))
+        if self._saved:
+            self._restore(self._saved)
+            self._saved = {}
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        assert self.bank is not None and self.generator is not None
+        states, tasks = batch[STATES], batch[TASK].cpu()
+        temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
+        logits = self.proposal(states)
+        share = self.search.horizon == 1
+        messages = self.model.dynamics.messages(states[:, :, :-1]) if share else None
+        outcome = self.search.step(
+            self.model,
+            states,
+            self.bank.get(tasks, self.device),
+            logits.detach(),
+            temperature,
+            self.generator,
+            messages.detach() if messages is not None else None,
+        )
+        self.temperature.observe(outcome.worse, outcome.accepted)
+        self.bank.put(tasks, outcome.structure, outcome.energies)
+        loss = self._energy(states, messages, outcome) / states[:, :, 1:].numel()
+        proposal_loss = self._proposal_loss(logits, outcome)
+        self._descend(loss, proposal_loss)
+        self._log_step(batch, outcome, logits, loss, proposal_loss)
+
+    def _energy(self, states: Tensor, messages: Tensor | None, outcome: Outcome) -> Tensor:
+        """Energy of the batch under its new structures, with gradients."""
+        relations, types = outcome.structure
+        if messages is None:
+            return self.model.energies(states, outcome.structure, self.search.horizon).sum()
+        return self.model.receiver_energies(states, messages, relations.unsqueeze(2), types.unsqueeze(2)).sum()
+
+    def _proposal_loss(self, logits: Tensor, outcome: Outcome) -> Tensor:
+        labels = outcome.structure.relations
+        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+        if self.accepted_only:
+            weight = outcome.moved.view(-1, 1, 1).to(each.dtype)
+            return (each * weight).sum() / (weight.sum() * each[0].numel()).clamp_min(1)
+        return each.mean()
+
+    def _descend(self, loss: Tensor, proposal_loss: Tensor) -> None:
+        modules, proposal = self.optimizers()  # type: ignore[misc]
+        modules.zero_grad()
+        proposal.zero_grad()
+        self.manual_backward(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
+        if not bool(torch.isfinite(norm)):
+            raise UserError(
+                f"training stopped: the gradient is not finite at epoch {self.current_epoch}, step {int(self.steps_done)}; "
+                "lower optimizer.lr or look for extreme values in the data with numpy.nanmax"
+            )
+        modules.step()
+        proposal.step()
+        scheduler = self.lr_schedulers()
+        if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()  # type: ignore[union-attr]
+        self.steps_done += 1
+
+    def _log_step(
+        self, batch: dict[str, Tensor], outcome: Outcome, logits: Tensor, loss: Tensor, proposal_loss: Tensor
+    ) -> None:
+        size = len(batch[TASK])
+        values = {
+            "train/loss": loss.detach(),
+            "train/proposal_loss": proposal_loss.detach(),
+            "train/changed": outcome.changed,
+            "train/accepted_worse": outcome.accepted / outcome.worse.clamp_min(1),
+            "train/temperature": self.temperature.value,
+        }
+        if RELATIONS in batch:
+            truth = batch[RELATIONS]
+            found = self.module_to_relation[outcome.structure.relations]
+            proposed = self.module_to_relation[logits.detach().argmax(-1)]
+            values["train/edge_accuracy"] = (found == truth).float().mean()
+            values["train/proposal_accuracy"] = (proposed == truth).float().mean()
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
+
+    def on_train_epoch_end(self) -> None:
+        self.temperature.end_epoch(int(self.steps_done) / self.total_steps)
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(self.trainer.callback_metrics["train/loss"])
+
+    # ---- tasks never trained on ------------------------------------------------------------------------------------
+
+    def infer(self, states: Tensor) -> Inferred:
+        """Structures of new tasks from their observed frames (B, N, T, D); always the same for the same input."""
+        generator = torch.Generator(states.device).manual_seed(self.seed)
+        return infer(self.search, self.model, self.proposal, states[:, :, : self.observed_frames], generator)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        states = batch[STATES][:, :, : self.observed_frames]
+        inferred = self.infer(states)
+        energy = inferred.energies.mean() / states[0, :, 1:].numel()
+        self.log("val/energy", energy, batch_size=len(states), sync_dist=True)
+        if RELATIONS in batch:
+            self.confusion.update(inferred.structure.relations, batch[RELATIONS])
+
+    def on_validation_epoch_end(self) -> None:
+        counts = self.confusion.compute()
+        if counts.sum() == 0:
+            return
+        self.module_to_relation.copy_(match_labels(counts))
+        right = counts[torch.arange(len(counts), device=counts.device), self.module_to_relation].sum()
+        self.log("val/edge_accuracy", right / counts.sum())
+        self.confusion.reset()
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        states = batch[STATES]
+        inferred = self.infer(states)
+        self.measures.update(self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({f"test/{name}": value for name, value in self.measures.compute().items()})
+        self.measures.reset()
+
+    # ---- persistence -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["modmeta"] = {"config": self.config.get("bouncegrad"), "data": self.trainer.datamodule.description()}  # type: ignore[attr-defined]
+        if self.bank is None or self.generator is None:
+            return
+        mine = {
+            "bank": self.bank.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+        }
+        shards: list[Any] = [mine]
+        if self.trainer.world_size > 1:
+            shards = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shards, mine)
+        names = mine["bank"].keys()  # type: ignore[attr-defined]
+        checkpoint["modmeta"]["bank"] = {name: torch.cat([shard["bank"][name] for shard in shards]) for name in names}
+        checkpoint["modmeta"]["generators"] = [shard["generator"] for shard in shards]
+        checkpoint["modmeta"]["torch_generators"] = [shard["torch_generator"] for shard in shards]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint.get("modmeta", {})  # the bank is made later, when the tasks are known
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        assert self.bank is not None and self.generator is not None
+        if "bank" not in saved:
+            return
+        self.bank.load_state_dict(saved["bank"])
+        if len(saved["generators"]) == self.trainer.world_size:  # another number of processes draws afresh
+            self.generator.set_state(saved["generators"][self.global_rank].cpu())
+            torch.set_rng_state(saved["torch_generators"][self.global_rank].cpu())

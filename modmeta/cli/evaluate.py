@@ -1,0 +1,90 @@
+"""`modmeta evaluate`: structures and forecasts of a trained model on a file that it has never seen."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from modmeta.errors import DataError, UserError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser(
+        "evaluate", help="infer structures for a data file and print the protocol's measures"
+    )
+    parser.add_argument("model", help="run directory or checkpoint")
+    parser.add_argument("--data", required=True, type=Path, help="data file; of several splits, `test` is used")
+    parser.add_argument("--split", default=None, help="split of the file to use")
+    parser.add_argument("--json", type=Path, default=None, help="also write the measures to this file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the JSON file if it exists")
+    parser.add_argument("--any-entities", action="store_true", help="accept another number of entities than trained on")
+    parser.set_defaults(run=run)
+
+
+def evaluate(model: Path | str, data: Path, split: str | None = None, any_entities: bool = False) -> dict[str, float]:
+    """The protocol's measures of a model on a file.
+
+    Labels are matched as on the model's validation tasks, errors are in its protocol units.
+
+    Args:
+        model: run directory or checkpoint.
+        data: file of trajectories; without relations only forecasts are scored.
+        split: of the file; none for `test`, or the only one.
+        any_entities: accept another number of entities than the model was trained on.
+
+    Raises:
+        UserError: model or data cannot be read, or do not fit each other.
+    """
+    import torch
+    from rich.progress import track
+
+    from modmeta.checkpoint import load_model
+    from modmeta.data import files
+    from modmeta.data.datamodule import as_dataset
+    from modmeta.data.scaling import Units
+    from modmeta.keys import RELATIONS, STATES
+
+    module, trained = load_model(model)
+    splits = files.load(data)
+    name = split or ("test" if "test" in splits else next(iter(splits)))
+    if name not in splits:
+        raise DataError(f"{data} has no split {name!r}; choose one of {sorted(splits)} with --split")
+    tasks = splits[name]
+    if tasks.num_features != trained["num_features"]:
+        raise DataError(
+            f"{data}: {tasks.num_features} features, but the model was trained on {trained['num_features']}"
+        )
+    if tasks.num_entities != trained["num_entities"] and not any_entities:
+        raise DataError(
+            f"{data}: {tasks.num_entities} entities, but the model was trained on {trained['num_entities']}; "
+            "--any-entities applies it all the same"
+        )
+    if tasks.num_frames < module.observed_frames:
+        raise DataError(f"{data}: {tasks.num_frames} frames, but structures are inferred from {module.observed_frames}")
+    if tasks.relations is not None and tasks.relations.max() >= trained["num_relations"]:
+        raise DataError(f"{data}: relation {tasks.relations.max()}, but the model knows {trained['num_relations']}")
+    dataset = as_dataset(tasks, Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"])))
+    with torch.no_grad():
+        for ids in track(torch.arange(len(dataset)).split(50), description="inferring", transient=True):
+            batch = dataset[ids.tolist()]
+            inferred = module.infer(batch[STATES])
+            module.measures.update(
+                module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation
+            )
+    return {f"test/{key}": float(value) for key, value in module.measures.compute().items()}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table, and writes it where asked."""
+    from rich.console import Console
+
+    from modmeta.report.run import measures_table, write_json
+
+    if args.json is not None and args.json.exists() and not args.overwrite:
+        raise UserError(f"{args.json} exists; choose another name for --json, or add --overwrite")
+    if args.json is not None and not args.json.parent.is_dir():
+        raise UserError(f"{args.json.parent} is not a directory; create it first, or choose another place for --json")
+    measures = evaluate(args.model, args.data, args.split, args.any_entities)
+    Console().print(measures_table(measures, f"{args.model} on {args.data}"))
+    if args.json is not None:
+        write_json(args.json, measures)

@@ -1,0 +1,266 @@
+"""Trajectories for training: generated on first use, cached, normalised, served in batches of tasks."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from modmeta.data import files
+from modmeta.data.scaling import Units, robust_scales
+from modmeta.data.simulators import World, generate
+from modmeta.data.trajectories import Trajectories
+from modmeta.errors import DataError
+from modmeta.keys import RELATIONS, STATES, TASK
+from modmeta.structure.relations import from_matrix
+
+log = logging.getLogger(__name__)
+
+
+class TaskDataset(Dataset[dict[str, Tensor]]):
+    """All tasks of a split in memory; indexed by a list of task ids, it gives a batch."""
+
+    def __init__(self, states: Tensor, relations: Tensor | None) -> None:
+        self.states, self.relations = states, relations
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, ids: list[int]) -> dict[str, Tensor]:
+        task = torch.as_tensor(ids)
+        batch = {TASK: task, STATES: self.states[task]}
+        if self.relations is not None:
+            batch[RELATIONS] = self.relations[task].long()
+        return batch
+
+
+class TaskBatches(Sampler[list[int]]):
+    """Batches of task ids: passes over the tasks in random order, cut into epochs of a fixed number of batches.
+
+    The order is a function of seed and epoch alone, so that a resumed run meets the same batches. Of several processes,
+    each serves the ids congruent to its rank, always the same ones, because it owns their structures.
+
+    Args:
+        num_tasks: tasks in all.
+        batch_size: tasks a batch, over all processes.
+        batches: a process serves in an epoch; none for one pass over its tasks.
+        seed: of the order; none for increasing order and one pass, the last batch as short as it comes.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, num_tasks: int, batch_size: int, batches: int | None, seed: int | None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.ids = torch.arange(rank, num_tasks, world_size)
+        self.size = min(max(batch_size // world_size, 1), num_tasks // world_size)
+        whole_pass = num_tasks // world_size // self.size  # the same on every rank
+        self.batches, self.seed, self.rank, self.epoch = batches or whole_pass, seed, rank, 0
+        if seed is None:
+            self.batches = -(-len(self.ids) // self.size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.seed is None:
+            for ids in self.ids.split(self.size):
+                yield ids.tolist()
+            return
+        per_pass = len(self.ids) // self.size
+        order, known = self.ids, -1
+        for batch in range(self.epoch * self.batches, (self.epoch + 1) * self.batches):
+            number, place = divmod(batch, per_pass)
+            if number != known:
+                mixed = np.random.SeedSequence((self.seed, self.rank, number)).generate_state(1, np.uint64)
+                generator = torch.Generator().manual_seed(int(mixed[0] >> 1))
+                order, known = self.ids[torch.randperm(len(self.ids), generator=generator)], number
+            yield order[place * self.size : (place + 1) * self.size].tolist()
+
+
+class TrajectoryDataModule(pl.LightningDataModule):
+    """Training, validation and test tasks of one world.
+
+    Args:
+        world: simulator and its physics; none where `path` names a file.
+        path: data file to use instead of a simulator.
+        data_dir: where generated data is cached.
+        num_tasks: the first so many training tasks are used.
+        train: training tasks to generate (one stream of `nri` holds them all, so it takes the published 50,000).
+        valid: validation tasks.
+        test: test tasks.
+        frames: frames of training and validation tasks.
+        test_frames: frames of test tasks.
+        seed: of the simulator.
+        stream: `task` (every trajectory its own generator) or `nri` (the published generator's order).
+        units: offset and scale of the protocol units; none to take them from the training set.
+        positions: how many leading features are coordinates.
+        num_entities, num_features, num_relations: what the model is built for; checked against the data.
+        batch_size: tasks a batch, over all processes.
+        batches_per_epoch: training batches an epoch; none for one pass over the tasks.
+        eval_batch_size: tasks a batch in validation and test.
+        order_seed: of the order of training tasks.
+    """
+
+    def __init__(
+        self,
+        world: World | None = None,
+        path: str | None = None,
+        data_dir: str = "data",
+        num_tasks: int = 500,
+        train: int = 500,
+        valid: int = 200,
+        test: int = 1000,
+        frames: int = 49,
+        test_frames: int = 99,
+        seed: int = 0,
+        stream: str = "task",
+        units: dict[str, list[float]] | None = None,
+        positions: int = 2,
+        num_entities: int = 5,
+        num_features: int = 4,
+        num_relations: int = 2,
+        batch_size: int = 10,
+        batches_per_epoch: int | None = 100,
+        eval_batch_size: int = 50,
+        order_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if (world is None) == (path is None):
+            raise DataError("give either data.world, a simulator, or data.path, a file")
+        if num_tasks > train and path is None:
+            raise DataError(f"data.num_tasks={num_tasks} exceeds data.train={train}, the training tasks generated")
+        for name, value in (("num_tasks", num_tasks), ("valid", valid), ("test", test), ("batch_size", batch_size)):
+            if value < 1:
+                raise DataError(f"data.{name}={value} must be at least 1")
+        self.world, self.path, self.data_dir = world, path, Path(data_dir)
+        self.num_tasks, self.counts = (
+            num_tasks,
+            {"train": (train, frames), "valid": (valid, frames), "test": (test, test_frames)},
+        )
+        self.seed, self.stream = seed, stream
+        self.units = Units(tuple(units["offset"]), tuple(units["scale"])) if units else None
+        self.positions, self.num_entities = positions, num_entities
+        self.num_features, self.num_relations = num_features, num_relations
+        self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
+        self.eval_batch_size, self.order_seed = eval_batch_size, order_seed
+        self.splits: dict[str, TaskDataset] = {}
+        self.meta: dict[str, Any] = {}
+
+    # ---- data ------------------------------------------------------------------------------------------------------
+
+    def file(self) -> Path:
+        """The file that the tasks come from; its name holds a digest of the settings that made it."""
+        if self.path is not None:
+            return Path(self.path)
+        assert self.world is not None
+        settings = {"world": self.world.settings(), "counts": self.counts, "seed": self.seed, "stream": self.stream}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        return self.data_dir / f"{self.world.name}{self.world.num_entities}-{digest}.npz"
+
+    def prepare_data(self) -> None:
+        """Generates what is not cached yet."""
+        if self.path is None and not self.file().exists():
+            assert self.world is not None
+            log.info("generating %s", self.file())
+            self.file().parent.mkdir(parents=True, exist_ok=True)
+            files.save(
+                self.file(), generate(self.world, self.counts, seed=self.seed, stream=self.stream), overwrite=True
+            )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads and normalises all splits.
+
+        Raises:
+            DataError: the file is missing, damaged, or not what the model is built for.
+        """
+        if self.splits:
+            return
+        splits = files.load(self.file())
+        for name in ("train", "valid", "test"):
+            if name not in splits:
+                raise DataError(
+                    f"{self.file()} has no split {name!r}, only {sorted(splits)}; training needs train, valid and test"
+                )
+            self._check(name, splits[name])
+        train = splits["train"]
+        if train.num_tasks < self.num_tasks:
+            raise DataError(
+                f"{self.file()} holds {train.num_tasks} training tasks, fewer than data.num_tasks={self.num_tasks}"
+            )
+        splits["train"] = train.take(self.num_tasks)
+        if self.units is None:
+            seen = splits["train"].states
+            self.units = Units.of_range(seen.min((0, 1, 2)), seen.max((0, 1, 2)), self.positions)
+        self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
+        self.splits = {name: as_dataset(data, self.units) for name, data in splits.items()}
+
+    def _check(self, split: str, data: Trajectories) -> None:
+        where = f"{self.file()}, split {split}"
+        expected = {"entities": self.num_entities, "features": self.num_features}
+        found = {"entities": data.num_entities, "features": data.num_features}
+        for what, number in expected.items():
+            if found[what] != number:
+                raise DataError(f"{where}: {found[what]} {what}, but data.num_{what}={number}; set it to {found[what]}")
+        if data.relations is not None and data.relations.max() >= self.num_relations:
+            raise DataError(f"{where}: relation {data.relations.max()}, but data.num_relations={self.num_relations}")
+
+    def model_scales(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Robust centre and scale of states, and scale of their change, (D,) each, in protocol units."""
+        return robust_scales(self.splits["train"].states, self.positions)
+
+    def owned_tasks(self) -> Tensor:
+        """Training tasks whose structures this process keeps."""
+        rank, world_size = self._process()
+        return torch.arange(rank, self.num_tasks, world_size)
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint must say of the data for its model to be used on other data."""
+        assert self.units is not None
+        return {
+            "num_entities": self.num_entities,
+            "num_features": self.num_features,
+            "num_relations": self.num_relations,
+            "positions": self.positions,
+            "num_tasks": self.num_tasks,
+            "units": {"offset": list(self.units.offset), "scale": list(self.units.scale)},
+            **self.meta,
+        }
+
+    # ---- loaders ---------------------------------------------------------------------------------------------------
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("train", self.batch_size, self.batches_per_epoch, self.order_seed)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("valid", self.eval_batch_size, None, None)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("test", self.eval_batch_size, None, None)
+
+    def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> DataLoader[dict[str, Tensor]]:
+        data = self.splits[split]
+        sampler = TaskBatches(len(data), size, batches, seed, *self._process())
+        return DataLoader(data, sampler=sampler, batch_size=None)
+
+
+def as_dataset(data: Trajectories, units: Units) -> TaskDataset:
+    """Trajectories in physical units to a data set in protocol units."""
+    relations = None
+    if data.relations is not None:
+        relations = from_matrix(torch.from_numpy(data.relations)).to(torch.int8)
+    return TaskDataset(units.normalised(data.states), relations)

@@ -1,0 +1,1 @@
+"""The evaluation protocol: label matching and measures."""

@@ -1,0 +1,82 @@
+"""The measures of the evaluation protocol on test tasks."""
+
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassF1Score
+
+from modmeta.evaluation.matching import Confusion
+from modmeta.model.model import RelationalModel
+from modmeta.search.search import Inferred
+
+
+class ProtocolMeasures(nn.Module):
+    """Edge accuracy and its companions, and the error of forecasts.
+
+    Structures come from the frames before `observed_frames`; forecasts start at frame `observed_frames` alone and are
+    scored `steps` frames later, as mean squared error over entities and features in normalised units. Tasks with too few
+    frames are scored on the steps they have.
+
+    Args:
+        num_modules: K.
+        num_relations: R.
+        observed_frames: frames that structures are inferred from.
+        steps: at which forecasts are scored.
+    """
+
+    def __init__(self, num_modules: int, num_relations: int, observed_frames: int, steps: tuple[int, ...]) -> None:
+        super().__init__()
+        self.num_relations, self.observed_frames, self.steps = num_relations, observed_frames, steps
+        self.confusion = Confusion(num_relations, num_relations)
+        self.whole = MeanMetric()
+        self.errors = nn.ModuleList(MeanMetric() for _ in steps)
+        self.binary = nn.ModuleDict()
+        if num_relations == 2:
+            self.binary = nn.ModuleDict({"auroc": BinaryAUROC(), "auprc": BinaryAveragePrecision()})
+        self.f1 = MulticlassF1Score(max(num_relations, 2), average="macro")
+
+    def update(
+        self,
+        model: RelationalModel,
+        inferred: Inferred,
+        states: Tensor,
+        relations: Tensor | None,
+        module_to_relation: Tensor,
+    ) -> None:
+        """Takes in a batch: states (B, N, T, D) and, if labels are known, relations (B, N, S)."""
+        if relations is not None:
+            found = module_to_relation[inferred.structure.relations]
+            self.confusion.update(found, relations)
+            self.whole.update((found == relations).flatten(1).all(dim=1).float())
+            self.f1.update(found.flatten(), relations.flatten())
+            chance = inferred.probabilities @ nn.functional.one_hot(module_to_relation, self.num_relations).float()
+            for measure in self.binary.values():
+                measure.update(chance[..., 1].flatten(), relations.flatten())
+        start = self.observed_frames
+        reachable = [step for step in self.steps if start + step < states.shape[2]]
+        if not reachable:
+            return
+        forecast = model.forecast(states[:, :, start], inferred.structure, max(reachable))
+        for step, error in zip(self.steps, self.errors, strict=True):
+            if step in reachable:
+                error.update((forecast[:, :, step - 1] - states[:, :, start + step]).square())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Measures by name; those without data are left out."""
+        out: dict[str, Tensor] = {}
+        counts = self.confusion.compute()
+        if counts.sum() > 0:
+            out["edge_accuracy"] = counts.diagonal().sum() / counts.sum()
+            out["tasks_all_right"] = self.whole.compute()
+            if self.num_relations > 2:
+                out["macro_f1"] = self.f1.compute()
+            out.update({name: measure.compute() for name, measure in self.binary.items()})
+        for step, error in zip(self.steps, self.errors, strict=True):
+            if error.update_called:
+                out[f"mse_{step}"] = error.compute()
+        return out
+
+    def reset(self) -> None:
+        """Forgets all batches."""
+        for measure in self.modules():
+            if measure is not self and hasattr(measure, "reset"):
+                measure.reset()

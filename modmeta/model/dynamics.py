@@ -1,0 +1,145 @@
+"""Modular dynamics: edge modules, node modules, and the step they make together.
+
+    mu_ij = h_{z_ij}(s_i, s_j)
+    s_i'  = s_i + g_{z_i}(s_i, sum_j mu_ij)
+
+(Alet et al. 2019, section 3; the graph network of Battaglia et al. 2016 with modules in its slots.)
+
+A step from every observed frame is worked out in two parts, so that one evaluation of the edge modules serves every
+candidate structure: `messages` gives what each module would send along each edge, `change` turns the sum that a
+structure selects into the change of the receiver. Shapes: B tasks, N entities, S = N - 1 senders, T frames, D features,
+K edge modules, G node modules, C channels of a message, M candidates of a receiver.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modmeta.model.features import AbsoluteFeatures, RelativeFeatures, pair_states
+from modmeta.model.grouped import GroupedMLP
+
+
+def one_hot(rows: Tensor, num_modules: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rows of modules (..., S) to weights of messages (..., S K)."""
+    return F.one_hot(rows, num_modules).flatten(-2).to(dtype)
+
+
+class ModularDynamics(nn.Module):
+    """K edge modules and G node modules that together predict the next frame.
+
+    Args:
+        num_features: D.
+        num_edge_modules: K.
+        num_node_modules: G.
+        hidden: width of the hidden layers of both kinds of module.
+        edge_layers: hidden layers of an edge module.
+        node_layers: hidden layers of a node module.
+        features: what an edge module sees of a pair.
+        additive: a message is a change of the receiver's state, and a node module adds the entity's own; otherwise the
+            node module is a perceptron on state and summed messages, as in the paper.
+        linear_path: an affine path beside each perceptron.
+        robust: modules see states and changes in robust scales of the data; otherwise in protocol units.
+        activation: elementwise function of the hidden layers.
+    """
+
+    state_scale: Tensor
+    change_scale: Tensor
+    centre: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_edge_modules: int,
+        features: AbsoluteFeatures | RelativeFeatures,
+        num_node_modules: int = 1,
+        hidden: int = 64,
+        edge_layers: int = 2,
+        node_layers: int = 2,
+        additive: bool = True,
+        linear_path: bool = True,
+        robust: bool = True,
+        activation: Callable[[Tensor], Tensor] = F.silu,
+    ) -> None:
+        super().__init__()
+        d, k, g = num_features, num_edge_modules, num_node_modules
+        self.features = features
+        self.num_edge_modules, self.num_node_modules, self.additive = k, g, additive
+        self.robust = robust
+        channels = d if additive else hidden
+        edge_sizes = [features.size(d), *[hidden] * edge_layers, channels]
+        node_sizes = [d if additive else d + channels, *[hidden] * node_layers, d]
+        self.edge_modules = GroupedMLP(k, edge_sizes, activation, linear_path and additive)
+        self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
+        self.register_buffer("centre", torch.zeros(d))
+        self.register_buffer("state_scale", torch.ones(d))
+        self.register_buffer("change_scale", torch.ones(d))
+
+    def set_scales(self, centre: Tensor, state_scale: Tensor, change_scale: Tensor) -> None:
+        """Takes robust centre and scale of the states, and scale of their change from frame to frame, each (D,)."""
+        if not self.robust:
+            return
+        self.centre.copy_(centre)
+        self.state_scale.copy_(state_scale)
+        self.change_scale.copy_(change_scale)
+
+    def scaled(self, states: Tensor) -> Tensor:
+        """States (..., D) in the units that the modules see."""
+        return (states - self.centre) / self.state_scale
+
+    def targets(self, states: Tensor) -> Tensor:
+        """Observed changes (B, N, T - 1, D) in units of `change_scale`."""
+        return states.diff(dim=2) / self.change_scale
+
+    def messages(self, states: Tensor) -> Tensor:
+        """What every module would send along every edge: (B, N, T, D) to (B, N, S, K, T, C)."""
+        receiver, sender = pair_states(self.scaled(states))
+        pairs = self.features(receiver, sender)  # (B, N, S, T, F)
+        sent = self.edge_modules(pairs.flatten(0, -2))  # (K, B N S T, C)
+        return sent.view(-1, *pairs.shape[:-1], sent.shape[-1]).movedim(0, 3)
+
+    def change(self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:
+        """Change that candidate structures predict, in units of `change_scale`.
+
+        Args:
+            states: (B, N, T, D).
+            messages: of `messages(states)`, (B, N, S, K, T, C).
+            rows: modules on incoming edges, (B, N, M, S); B and N may be 1 where all receivers share candidates.
+            types: node modules, (B, N, M), likewise.
+
+        Returns:
+            (B, N, M, T, D).
+        """
+        b, n, s, k, t, c = messages.shape
+        weights = one_hot(rows, k, messages.dtype)  # (B, N, M, S K)
+        summed = (weights @ messages.reshape(b, n, s * k, t * c)).view(b, n, -1, t, c)  # (B, N, M, T, C)
+        own = self.scaled(states).unsqueeze(2)  # (B, N, 1, T, D)
+        if self.additive:
+            return summed + self._select(self._nodes(own), types)
+        inputs = torch.cat((own.expand(*summed.shape[:-1], -1), summed), dim=-1)
+        return self._select(self._nodes(inputs), types)
+
+    def _nodes(self, inputs: Tensor) -> Tensor:
+        out = self.node_modules(inputs.flatten(0, -2))  # (G, P, D)
+        return out.view(-1, *inputs.shape[:-1], out.shape[-1])
+
+    def _select(self, changes: Tensor, types: Tensor) -> Tensor:
+        """Of changes (G, B, N, M or 1, T, D) those of the chosen node modules, types (B, N, M)."""
+        if self.num_node_modules == 1:
+            return changes[0]
+        weights = F.one_hot(types, self.num_node_modules).to(changes.dtype)
+        return torch.einsum("gbnmtd,bnmg->bnmtd", changes.expand(-1, -1, -1, types.shape[-1], -1, -1), weights)
+
+    def step(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
+        """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
+        change = self.change(states, self.messages(states), relations.unsqueeze(2), types.unsqueeze(2))
+        return states + change.squeeze(2) * self.change_scale
+
+    def rollout(self, states: Tensor, relations: Tensor, types: Tensor, steps: int) -> Tensor:
+        """Forecasts (B, N, T, steps, D) from each of T given frames (B, N, T, D)."""
+        frames = []
+        for _ in range(steps):
+            states = self.step(states, relations, types)
+            frames.append(states)
+        return torch.stack(frames, dim=3)

@@ -1,0 +1,58 @@
+"""Several networks of one shape, evaluated together as one batched matrix product."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class GroupedLinear(nn.Module):
+    """K affine maps side by side: (K, P, in) or (P, in), the same input for all, to (K, P, out)."""
+
+    def __init__(self, groups: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)  # the initialisation of torch.nn.Linear
+        self.weight = nn.Parameter(torch.empty(groups, in_features, out_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(groups, 1, out_features).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            x = x.expand(self.weight.shape[0], *x.shape)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class GroupedMLP(nn.Module):
+    """K multi-layer perceptrons of sizes `sizes`, with a linear path beside them where asked.
+
+    Args:
+        groups: number of networks K.
+        sizes: widths from input to output.
+        activation: elementwise function between layers.
+        linear_path: adds an affine map from input to output, and starts the perceptron's last layer at zero, so that
+            the network begins as a linear one and spends its capacity on what is not linear.
+    """
+
+    def __init__(
+        self,
+        groups: int,
+        sizes: Sequence[int],
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+        linear_path: bool = False,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.layers = nn.ModuleList(GroupedLinear(groups, a, b) for a, b in pairwise(sizes))
+        self.linear = GroupedLinear(groups, sizes[0], sizes[-1]) if linear_path else None
+        if linear_path:
+            nn.init.zeros_(self.layers[-1].weight)
+            nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(P, in), shared, or (K, P, in) to (K, P, out)."""
+        h = x
+        for layer in self.layers[:-1]:
+            h = self.activation(layer(h))
+        out = self.layers[-1](h)
+        return out if self.linear is None else out + self.linear(x)

@@ -1,0 +1,81 @@
+"""Likelihoods of observed changes, used alike by search and by gradient steps.
+
+A likelihood turns errors, in units of the dynamics' `change_scale`, into negative log-likelihoods. The scale of the
+error may depend on the state but never on the candidate structure, so that candidates are compared on their errors.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from modmeta.model.features import RelativeFeatures, pair_states
+from modmeta.model.grouped import GroupedMLP
+
+
+class FixedGaussian(nn.Module):
+    """Squared error, the paper's energy: a normal density of fixed scale, constants left out.
+
+    Args:
+        scale: standard deviation of an error, in units of `change_scale`.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def log_scale(self, states: Tensor) -> Tensor:
+        """(B, N, T, D) scaled states to a broadcastable log scale."""
+        return states.new_full((1, 1, 1, 1), math.log(self.scale))
+
+    def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
+        """Negative log-likelihood of each error, of the same shape."""
+        return 0.5 * (error * (-log_scale).exp()).square()
+
+
+class Gaussian(FixedGaussian):
+    """A normal density with one learned scale a feature."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.log_scales = nn.Parameter(torch.zeros(num_features))
+
+    def log_scale(self, states: Tensor) -> Tensor:
+        return self.log_scales
+
+    def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
+        return super().energy(error, log_scale) + log_scale
+
+
+class StudentT(nn.Module):
+    """Student's t with a learned scale that depends on the state of the entity and its surroundings.
+
+    Close encounters are both rare and badly predicted; heavy tails and a scale that grows there keep them from
+    drowning the weak, exact evidence of everything else.
+
+    Args:
+        num_features: D.
+        positions: how many leading features are coordinates.
+        degrees: degrees of freedom.
+        hidden: width of the network of the scale.
+    """
+
+    def __init__(self, num_features: int, positions: int, degrees: float = 3.0, hidden: int = 32) -> None:
+        super().__init__()
+        self.degrees = degrees
+        self.features = RelativeFeatures(positions)
+        self.pair = GroupedMLP(1, [self.features.size(num_features), hidden, hidden])
+        self.own = GroupedMLP(1, [num_features + hidden, hidden, num_features])
+
+    def log_scale(self, states: Tensor) -> Tensor:
+        receiver, sender = pair_states(states)
+        pairs = self.features(receiver, sender)
+        around = (
+            self.pair(pairs.flatten(0, -2)).view(*pairs.shape[:-1], -1).amax(dim=2)
+        )  # the closest sender counts most
+        inputs = torch.cat((states, around), dim=-1)
+        return self.own(inputs.flatten(0, -2)).view(states.shape)
+
+    def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
+        nu = self.degrees
+        return 0.5 * (nu + 1) * torch.log1p((error * (-log_scale).exp()).square() / nu) + log_scale

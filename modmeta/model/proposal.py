@@ -1,0 +1,60 @@
+"""The proposal network q(z | trajectory): which module fits which pair, at a glance."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modmeta.structure.relations import senders
+
+
+class _Block(nn.Module):
+    """Two-layer perceptron with ELU, dropout and batch normalisation (Kipf et al. 2018, appendix C)."""
+
+    def __init__(self, inputs: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.normalise = nn.BatchNorm1d(hidden)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.dropout(F.elu(self.first(x)), self.dropout, self.training)
+        h = F.elu(self.second(h))
+        return self.normalise(h.flatten(0, -2)).view(h.shape)
+
+
+class MLPProposal(nn.Module):
+    """The MLP encoder of Kipf et al. 2018 (section 3.1): node -> edge -> node -> edge, with a skip connection.
+
+    Args:
+        num_frames: frames T of a trajectory; every trajectory must have as many.
+        num_features: D.
+        num_edge_modules: K.
+        hidden: width of all layers.
+        dropout: probability of dropping a hidden unit in training.
+    """
+
+    def __init__(
+        self, num_frames: int, num_features: int, num_edge_modules: int, hidden: int = 64, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.num_frames = num_frames
+        self.node_1 = _Block(num_frames * num_features, hidden, dropout)
+        self.edge_1 = _Block(2 * hidden, hidden, dropout)
+        self.node_2 = _Block(hidden, hidden, dropout)
+        self.edge_2 = _Block(3 * hidden, hidden, dropout)
+        self.out = nn.Linear(hidden, num_edge_modules)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalised states (B, N, T, D) to logits (B, N, S, K)."""
+        n = states.shape[1]
+        nodes = self.node_1(states.flatten(2))  # (B, N, H)
+        edges = self.edge_1(_pairs(nodes, n))  # (B, N, S, H)
+        nodes = self.node_2(edges.mean(dim=2))
+        return self.out(self.edge_2(torch.cat((_pairs(nodes, n), edges), dim=-1)))
+
+
+def _pairs(nodes: Tensor, n: int) -> Tensor:
+    """Receiver beside sender, (B, N, H) to (B, N, S, 2 H)."""
+    sender = nodes[:, senders(n, nodes.device)]
+    return torch.cat((nodes.unsqueeze(2).expand_as(sender), sender), dim=-1)

@@ -1,0 +1,133 @@
+"""What a run leaves behind: `metrics.json` and `curves.png` in its directory, a table on the terminal."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from modmeta.report.curves import plot_curves
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file in one piece: whoever reads it finds all of the old content or all of the new."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, path)
+
+
+def hardware() -> dict[str, Any]:
+    """The machine that a figure was measured on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def commit() -> str | None:
+    """The git commit of the source tree, marked `+` where files differ from it; none outside a repository."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        run = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def measures_table(measures: dict[str, float], title: str) -> Table:
+    """Measures as a table for the terminal."""
+    table = Table(title=title)
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, value in measures.items():
+        share = any(part in name for part in ("accuracy", "right", "auroc", "auprc", "f1"))
+        table.add_row(name, f"{value:.2%}" if share else f"{value:.4g}")
+    return table
+
+
+class RunRecord(pl.Callback):
+    """Keeps the curves of a run and writes its results.
+
+    Seconds are wall-clock of training, validation included; those before an interruption count when a run is taken up.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = Path(directory)
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def _elapsed(self) -> float:
+        return self.seconds + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        tasks = trainer.datamodule.num_tasks  # type: ignore[attr-defined]
+        steps = int(pl_module.steps_done)
+        fresh = trainer.current_epoch + 1
+        if fresh % (trainer.check_val_every_n_epoch or 1) != 0:  # values of an earlier validation are not repeated
+            values = {name: value for name, value in values.items() if not name.startswith("val/")}
+        seconds = self._elapsed()
+        size = trainer.train_dataloader.sampler.size * trainer.world_size  # type: ignore[union-attr]
+        before = self.history[-1] if self.history else {"seconds": 0.0, "steps": 0}
+        rate = (steps - before["steps"]) * size / max(seconds - before["seconds"], 1e-9)
+        values |= {"train/tasks_per_second": rate}
+        pl_module.log("train/tasks_per_second", rate)
+        self.history.append({"epoch": fresh, "steps": steps, "seconds": seconds, "tasks": tasks} | values)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds, self._since = self._elapsed(), None
+        if trainer.is_global_zero:
+            self._write(trainer, pl_module, {})
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        measures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+        content = self._write(trainer, pl_module, measures)
+        shown = {name: value for name, value in content.items() if name.startswith(("test/", "train/"))}
+        Console().print(measures_table(shown, f"results, written to {self.directory / 'metrics.json'}"))
+
+    def _write(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
+        last: dict[str, float] = {}
+        for row in self.history:
+            last |= row
+        content = measures | {
+            "train/tasks": trainer.datamodule.num_tasks,  # type: ignore[attr-defined]
+            "train/seconds": round(self.seconds, 2),
+            "train/steps": last.get("steps", 0),
+            "val/edge_accuracy": last.get("val/edge_accuracy"),
+            "val/energy": last.get("val/energy"),
+            "seed": module.config.get("seed"),
+            "hardware": hardware(),
+            "commit": commit(),
+            "config": module.config,
+        }
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.directory / "metrics.json", content)
+        write_json(self.directory / "curves.json", {"history": self.history})
+        if self.history:
+            plot_curves(self.history).savefig(self.directory / "curves.png", dpi=150)
+        return content
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.seconds = list(state_dict["history"]), float(state_dict["seconds"])

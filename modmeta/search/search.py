@@ -1,0 +1,205 @@
+"""One search step over the structures of a batch, and inference by repeated steps with the modules frozen.
+
+Every search is the same four choices: which receivers move, which candidates they may take, how a candidate is scored,
+and how one is selected. `conf/search` holds the paper's (one random receiver, one row of the proposal, whole-task
+rollouts of ten steps, Metropolis) and ours (all receivers, all rows, horizon 1, Gibbs).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.model.model import RelationalModel
+from modmeta.search.candidates import Candidates, enumerate_rows, marginals, propose_rows
+from modmeta.search.selection import greedy
+from modmeta.structure.bank import Structure, random_structure
+
+Selection = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+
+
+class Outcome(NamedTuple):
+    """What a search step did, for a batch.
+
+    Attributes:
+        structure: after the step.
+        energies: of the new structures, (B,).
+        candidates: that were scored.
+        scores: energies of the candidates, (B, N, M), or (B, 1, M) where whole structures were scored.
+        moved: whether the structure of a task changed, (B,).
+        changed: fraction of the moving receivers that took another row.
+        worse: number of moves to a higher energy that were on offer, and `accepted` of them that were taken.
+    """
+
+    structure: Structure
+    energies: Tensor
+    candidates: Candidates
+    scores: Tensor
+    moved: Tensor
+    changed: Tensor
+    worse: Tensor
+    accepted: Tensor
+
+
+class Search:
+    """The four choices.
+
+    Args:
+        receivers: `all`, or `one` at random in every task.
+        selection: function of `modmeta.search.selection`.
+        horizon: steps of the rollouts that score a candidate. At 1 the receivers are independent and each candidate is
+            scored exactly; beyond, candidates are whole structures, accepted or rejected for the task at once.
+        enumerate_up_to: all rows of a receiver are candidates where they are no more than this (horizon 1 only).
+        samples: otherwise, rows sampled from the proposal for each receiver.
+        flips: and all rows that differ from the current one in one slot.
+        uniform: samples come from the uniform distribution instead of the proposal network.
+        sweeps: search steps of an inference with modules frozen; they accept improvements only.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        receivers: str = "all",
+        horizon: int = 1,
+        enumerate_up_to: int = 1024,
+        samples: int = 8,
+        flips: bool = True,
+        uniform: bool = False,
+        sweeps: int = 1,
+    ) -> None:
+        if receivers not in ("all", "one"):
+            raise ValueError(f"search.receivers is {receivers!r}; it must be 'all' or 'one'")
+        if receivers == "all" and horizon > 1:
+            raise ValueError(
+                f"search.receivers=all needs search.horizon=1, not {horizon}: receivers depend on each other"
+            )
+        self.selection, self.receivers, self.horizon = selection, receivers, horizon
+        self.enumerate_up_to, self.samples, self.flips = enumerate_up_to, samples, flips
+        self.uniform, self.sweeps = uniform, sweeps
+
+    def enumerates(self, model: RelationalModel, num_entities: int) -> bool:
+        """Whether every row of a receiver is a candidate."""
+        dynamics = model.dynamics
+        rows = dynamics.num_edge_modules ** (num_entities - 1) * dynamics.num_node_modules
+        return self.horizon == 1 and rows <= self.enumerate_up_to
+
+    def needs_proposal(self, model: RelationalModel, num_entities: int) -> bool:
+        """Whether candidates are sampled from the proposal network."""
+        return not self.uniform and self.samples > 0 and not self.enumerates(model, num_entities)
+
+    def candidates(
+        self, model: RelationalModel, structure: Structure, logits: Tensor | None, generator: torch.Generator
+    ) -> Candidates:
+        k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
+        if self.enumerates(model, structure.types.shape[1]):
+            return enumerate_rows(structure, k, g)
+        return propose_rows(structure, None if self.uniform else logits, self.samples, self.flips, k, g, generator)
+
+    @torch.no_grad()
+    def step(
+        self,
+        model: RelationalModel,
+        states: Tensor,
+        structure: Structure,
+        logits: Tensor | None,
+        temperature: Tensor,
+        generator: torch.Generator,
+        messages: Tensor | None = None,
+        selection: Selection | None = None,
+    ) -> Outcome:
+        """Moves the structures of a batch once.
+
+        Args:
+            states: observed (B, N, T, D).
+            structure: current (B, N, S), (B, N).
+            logits: of the proposal (B, N, S, K), where it is needed.
+            messages: of `model.dynamics.messages`, to share them with a gradient step (horizon 1).
+            selection: in place of the search's own.
+        """
+        candidates = self.candidates(model, structure, logits, generator)
+        moving = self._moving(structure, generator)  # (B, N)
+        if self.horizon == 1:
+            if messages is None:
+                messages = model.dynamics.messages(states[:, :, :-1])
+            scores = model.receiver_energies(states, messages, candidates.rows, candidates.types)
+            current, movable = candidates.current, moving
+        else:
+            scores = self._score_whole(model, states, structure, candidates, moving).unsqueeze(1)
+            current, movable = candidates.current[:, :1], moving.any(1, keepdim=True)
+        chosen = (selection or self.selection)(scores, current, temperature, generator)  # (B, N) or (B, 1)
+        chosen = torch.where(movable, chosen, current)
+        new = _take(candidates, torch.where(moving, chosen, candidates.current))
+        changed = (new.relations != structure.relations).any(-1) | (new.types != structure.types)
+        worse = (scores > scores.gather(-1, current.unsqueeze(-1))) & movable.unsqueeze(-1)
+        return Outcome(
+            structure=new,
+            energies=scores.gather(-1, chosen.unsqueeze(-1)).flatten(1).sum(-1),
+            candidates=candidates,
+            scores=scores,
+            moved=changed.any(-1),
+            changed=changed.sum() / moving.sum(),
+            worse=worse.sum(),
+            accepted=worse.gather(-1, chosen.unsqueeze(-1)).sum(),
+        )
+
+    def _moving(self, structure: Structure, generator: torch.Generator) -> Tensor:
+        b, n = structure.types.shape
+        if self.receivers == "all":
+            return structure.types.new_ones(b, n, dtype=torch.bool)
+        receiver = torch.randint(n, (b, 1), generator=generator, device=structure.types.device)
+        return receiver == torch.arange(n, device=structure.types.device)
+
+    def _score_whole(
+        self, model: RelationalModel, states: Tensor, structure: Structure, candidates: Candidates, moving: Tensor
+    ) -> Tensor:
+        """Energies (B, M) of the structures in which the moving receiver takes each of its candidates."""
+        moves = moving.unsqueeze(2)  # (B, N, 1)
+        rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.relations.unsqueeze(2))  # (B, N, M, S)
+        types = torch.where(moves, candidates.types, structure.types.unsqueeze(2))
+        return model.structure_energies(states, Structure(rows.transpose(1, 2), types.transpose(1, 2)), self.horizon)
+
+
+def _take(candidates: Candidates, chosen: Tensor) -> Structure:
+    """The chosen candidate (B, N) of every receiver."""
+    b, n = chosen.shape
+    m, s = candidates.rows.shape[-2:]
+    rows = candidates.rows.expand(b, n, m, s).gather(2, chosen.view(b, n, 1, 1).expand(b, n, 1, s)).squeeze(2)
+    types = candidates.types.expand(b, n, m).gather(2, chosen.unsqueeze(-1)).squeeze(-1)
+    return Structure(rows, types)
+
+
+class Inferred(NamedTuple):
+    """Structures of tasks never trained on, with the probability of every module on every edge (B, N, S, K)."""
+
+    structure: Structure
+    probabilities: Tensor
+    energies: Tensor
+
+
+@torch.no_grad()
+def infer(
+    search: Search,
+    model: RelationalModel,
+    proposal: Callable[[Tensor], Tensor] | None,
+    states: Tensor,
+    generator: torch.Generator,
+) -> Inferred:
+    """Structures of a batch (B, N, T, D), searched from random ones for `search.sweeps` steps that only improve."""
+    b, n = states.shape[:2]
+    dynamics = model.dynamics
+    k, g = dynamics.num_edge_modules, dynamics.num_node_modules
+    structure = random_structure(b, n, k, g, generator)
+    needs = proposal is not None and search.needs_proposal(model, n)
+    logits = proposal(states) if needs and proposal is not None else None
+    messages = dynamics.messages(states[:, :, :-1]) if search.horizon == 1 else None
+    zero = states.new_tensor(1e-30)
+    probabilities = states.new_full((*structure.relations.shape, k), 1 / k)
+    for _ in range(search.sweeps):
+        outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy)
+        structure = outcome.structure
+    if search.horizon == 1:
+        probabilities = marginals(outcome.candidates, outcome.scores, k)
+    else:
+        probabilities = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)
+    return Inferred(structure, probabilities, outcome.energies)

@@ -1,0 +1,29 @@
+"""Which candidate is taken, given the energies of all: (..., M) and the index of the current one (...) to an index (...)."""
+
+import torch
+from torch import Tensor
+
+
+def greedy(energies: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+    """The candidate of lowest energy."""
+    return energies.argmin(-1)
+
+
+def gibbs(energies: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+    """A draw with probability proportional to exp(-energy / temperature)."""
+    weights = (-energies / temperature).softmax(-1)
+    flat = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
+    return flat.view(weights.shape[:-1])
+
+
+def metropolis(energies: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+    """One candidate other than the current one, uniformly, accepted with probability min(1, exp(-rise / temperature))."""
+    m = energies.shape[-1]
+    if m == 1:
+        return current
+    step = torch.randint(1, m, current.shape, generator=generator, device=energies.device)
+    proposed = (current + step) % m
+    rise = energies.gather(-1, proposed.unsqueeze(-1)) - energies.gather(-1, current.unsqueeze(-1))
+    chance = torch.rand(current.shape, generator=generator, device=energies.device)
+    accepted = chance < (-rise.squeeze(-1) / temperature).exp()
+    return torch.where(accepted, proposed, current)

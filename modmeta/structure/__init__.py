@@ -1,0 +1,1 @@
+"""Structures: which module sits in which slot, for every task."""

@@ -1,0 +1,43 @@
+"""Layouts of relations, and the one place that converts between them.
+
+Inside the program relations are rows `(B, N, S)`: row i holds the modules on the incoming edges of receiver i, its
+`S = N - 1` senders in increasing index order with i itself left out. Users and files see matrices
+`relations[receiver, sender]` `(B, N, N)` with a zero diagonal.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=64)
+def _senders(num_entities: int) -> Tensor:
+    everyone = torch.arange(num_entities).expand(num_entities, num_entities)
+    off_diagonal = ~torch.eye(num_entities, dtype=torch.bool)
+    return everyone[off_diagonal].view(num_entities, num_entities - 1)
+
+
+def senders(num_entities: int, device: torch.device | str = "cpu") -> Tensor:
+    """Indices of the senders of every receiver, (N, S)."""
+    return _senders(num_entities).to(device)
+
+
+def to_matrix(rows: Tensor) -> Tensor:
+    """Rows (..., N, S) to matrices (..., N, N) `[receiver, sender]`; the diagonal is zero."""
+    n = rows.shape[-2]
+    matrix = rows.new_zeros(*rows.shape[:-2], n, n)
+    return matrix.scatter(-1, senders(n, rows.device).expand(rows.shape), rows)
+
+
+def from_matrix(matrix: Tensor) -> Tensor:
+    """Matrices (..., N, N) `[receiver, sender]` to rows (..., N, S); the diagonal is dropped."""
+    n = matrix.shape[-1]
+    index = senders(n, matrix.device)
+    return matrix.gather(-1, index.expand(*matrix.shape[:-2], n, n - 1))
+
+
+def all_rows(num_senders: int, num_modules: int, device: torch.device | str = "cpu") -> Tensor:
+    """Every row of incoming edges, (K^S, S), in counting order (the first sender changes slowest)."""
+    digits = [torch.arange(num_modules, device=device)] * num_senders
+    return torch.cartesian_prod(*digits).view(num_modules**num_senders, num_senders)

@@ -1,0 +1,40 @@
+"""Small models and trajectories that tests share."""
+
+import pytest
+import torch
+
+from modmeta.model.dynamics import ModularDynamics
+from modmeta.model.features import AbsoluteFeatures, RelativeFeatures
+from modmeta.model.likelihood import FixedGaussian, Gaussian, StudentT
+from modmeta.model.model import RelationalModel
+
+LIKELIHOODS = {
+    "squared": lambda: FixedGaussian(0.5),
+    "gaussian": lambda: Gaussian(4),
+    "student_t": lambda: StudentT(4, 2),
+}
+DYNAMICS = {
+    "additive": {"features": RelativeFeatures(2), "additive": True},
+    "mlp": {"features": RelativeFeatures(2), "additive": False},
+    "paper": {"features": AbsoluteFeatures(), "additive": False, "linear_path": False, "robust": False},
+}
+
+
+def make_model(kind: str = "additive", likelihood: str = "student_t", k: int = 2, g: int = 1) -> RelationalModel:
+    """A small model with random weights everywhere and scales that are not 1."""
+    dynamics = ModularDynamics(4, k, num_node_modules=g, hidden=8, **DYNAMICS[kind])
+    dynamics.set_scales(torch.randn(4), torch.rand(4) + 0.5, torch.rand(4) + 0.5)
+    for parameter in dynamics.parameters():  # perceptrons beside a linear path start at zero
+        torch.nn.init.normal_(parameter, std=0.4)
+    return RelationalModel(dynamics, LIKELIHOODS[likelihood]()).eval()
+
+
+@pytest.fixture
+def states() -> torch.Tensor:
+    """Three tasks of four entities over eleven frames."""
+    return torch.randn(3, 4, 11, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

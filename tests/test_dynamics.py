@@ -1,0 +1,119 @@
+"""Messages, steps, rollouts and energies against naive loops, and the symmetries they must have."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from modmeta.model.features import RelativeFeatures
+from modmeta.model.grouped import GroupedMLP
+from modmeta.model.model import RelationalModel
+from modmeta.structure.bank import Structure, random_structure
+from modmeta.structure.relations import senders, to_matrix
+from tests.conftest import make_model
+
+KINDS = ["additive", "mlp", "paper"]
+
+
+def run_alone(mlp: GroupedMLP, group: int, x: Tensor) -> Tensor:
+    """One network of a group, one input vector, written out layer by layer."""
+    h = x
+    for i, layer in enumerate(mlp.layers):
+        h = h @ layer.weight[group] + layer.bias[group, 0]
+        if i < len(mlp.layers) - 1:
+            h = mlp.activation(h)
+    return h if mlp.linear is None else h + x @ mlp.linear.weight[group] + mlp.linear.bias[group, 0]
+
+
+def naive_step(model: RelationalModel, state: Tensor, relations: Tensor, types: Tensor) -> Tensor:
+    """Next state (N, D) of one task from its state now, edge by edge; relations as a matrix [receiver, sender]."""
+    dynamics = model.dynamics
+    scaled = (state - dynamics.centre) / dynamics.state_scale
+    out = []
+    for i in range(len(state)):
+        total = 0
+        for j in range(len(state)):
+            if i == j:
+                continue
+            if isinstance(dynamics.features, RelativeFeatures):
+                difference = scaled[j] - scaled[i]
+                distance = difference[:2].square().sum().sqrt()
+                seen = torch.cat((difference, torch.stack((distance, distance.log()))))
+            else:
+                seen = torch.cat((scaled[i], scaled[j]))
+            total = total + run_alone(dynamics.edge_modules, int(relations[i, j]), seen)
+        g = int(types[i])
+        if dynamics.additive:
+            change = total + run_alone(dynamics.node_modules, g, scaled[i])
+        else:
+            change = run_alone(dynamics.node_modules, g, torch.cat((scaled[i], total)))
+        out.append(state[i] + change * dynamics.change_scale)
+    return torch.stack(out)
+
+
+def structures(states: Tensor, k: int, g: int) -> Structure:
+    return random_structure(len(states), states.shape[1], k, g, torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("k", "g"), [(2, 1), (3, 2)])
+def test_rollouts_equal_a_loop_over_edges(states: Tensor, kind: str, k: int, g: int) -> None:
+    model = make_model(kind, k=k, g=g)
+    structure = structures(states, k, g)
+    with torch.no_grad():
+        rollout = model.dynamics.rollout(states[:, :, :2], *structure, steps=3)
+        matrices = to_matrix(structure.relations)
+        for task in range(len(states)):
+            for start in range(2):
+                state = states[task, :, start]
+                for step in range(3):
+                    state = naive_step(model, state, matrices[task], structure.types[task])
+                    torch.testing.assert_close(rollout[task, :, start, step], state, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_energies_restart_from_observed_frames(states: Tensor, kind: str) -> None:
+    """Eleven frames, horizon 4: rollouts from frames 0, 4 and 8, the last one short."""
+    model = make_model(kind, "squared")
+    structure = structures(states, 2, 1)
+    with torch.no_grad():
+        expected = torch.zeros(states.shape[:2])
+        for task, matrix in enumerate(to_matrix(structure.relations)):
+            for frame in range(1, 11):
+                start = (frame - 1) // 4 * 4
+                state = states[task, :, start]
+                for _ in range(frame - start):
+                    state = naive_step(model, state, matrix, structure.types[task])
+                error = (state - states[task, :, frame]) / model.dynamics.change_scale
+                expected[task] += 0.5 * (error / 0.5).square().sum(-1)
+        torch.testing.assert_close(model.energies(states, structure, horizon=4), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("horizon", [1, 5])
+def test_permuting_entities_permutes_energies(states: Tensor, kind: str, horizon: int) -> None:
+    model, structure = make_model(kind), structures(states, 2, 1)
+    order = torch.tensor([2, 0, 3, 1])
+    matrices = to_matrix(structure.relations)[:, order][:, :, order]
+    rows = torch.stack([matrices[:, i, senders(4)[i]] for i in range(4)], dim=1)
+    with torch.no_grad():
+        before = model.energies(states, structure, horizon)
+        after = model.energies(states[:, order], Structure(rows, structure.types[:, order]), horizon)
+    torch.testing.assert_close(after, before[:, order])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_relabelling_modules_changes_nothing(states: Tensor, kind: str) -> None:
+    model, structure = make_model(kind, k=3), structures(states, 3, 1)
+    with torch.no_grad():
+        before = model.energies(states, structure, 2)
+        order = torch.tensor([2, 0, 1])  # module m becomes module order[m]
+        for parameter in model.dynamics.edge_modules.parameters():
+            parameter.copy_(parameter[order.argsort()])
+        after = model.energies(states, Structure(order[structure.relations], structure.types), 2)
+    torch.testing.assert_close(after, before)
+
+
+def test_linear_path_starts_as_a_linear_network() -> None:
+    mlp = GroupedMLP(2, [3, 8, 5], linear_path=True)
+    x, y = torch.randn(4, 3), torch.randn(4, 3)
+    torch.testing.assert_close(mlp(x + y) + mlp(torch.zeros(4, 3)), mlp(x) + mlp(y))

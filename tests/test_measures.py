@@ -1,0 +1,67 @@
+"""Label matching and measures against brute force and scikit-learn."""
+
+import itertools
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from modmeta.evaluation.matching import Confusion, match_labels
+from modmeta.evaluation.protocol import ProtocolMeasures
+from modmeta.search.search import Inferred
+from modmeta.structure.bank import random_structure
+from tests.conftest import make_model
+
+
+@pytest.mark.parametrize("r", [2, 3, 4])
+def test_matching_is_the_best_of_all_permutations(r: int) -> None:
+    for seed in range(20):
+        counts = torch.randint(0, 50, (r, r), generator=torch.Generator().manual_seed(seed))
+        mapping = match_labels(counts)
+        best = max(sum(counts[m, p[m]] for m in range(r)) for p in itertools.permutations(range(r)))
+        assert sorted(mapping.tolist()) == list(range(r))
+        assert counts[torch.arange(r), mapping].sum() == best
+
+
+def test_surplus_modules_take_the_relation_they_serve() -> None:
+    assert match_labels(torch.tensor([[9, 0], [0, 7], [5, 1], [1, 4]])).tolist() == [0, 1, 0, 1]
+
+
+def test_confusion_counts_pairs() -> None:
+    confusion = Confusion(3, 2)
+    modules, relations = torch.randint(0, 3, (5, 4, 3)), torch.randint(0, 2, (5, 4, 3))
+    confusion.update(modules, relations)
+    for m, r in itertools.product(range(3), range(2)):
+        assert confusion.compute()[m, r] == ((modules == m) & (relations == r)).sum()
+
+
+@pytest.mark.parametrize("r", [2, 3])
+def test_measures_agree_with_scikit_learn(r: int) -> None:
+    model = make_model(k=r)
+    states = torch.randn(6, 4, 16, 4)
+    structure = random_structure(6, 4, r, 1, torch.Generator().manual_seed(1))
+    truth = random_structure(6, 4, r, 1, torch.Generator().manual_seed(2)).relations
+    truth[0] = structure.relations[0]
+    chance = torch.rand(6, 4, 3, r).softmax(-1)
+    swap = torch.arange(r).flip(0)
+    structure = structure._replace(relations=swap[structure.relations])  # module m stands for relation r - 1 - m
+    measures = ProtocolMeasures(r, r, 10, (1, 5, 20))
+    for part in (slice(0, 4), slice(4, 6)):
+        piece = Inferred(
+            type(structure)(structure.relations[part], structure.types[part]), chance[part], torch.zeros(2)
+        )
+        measures.update(model, piece, states[part], truth[part], swap)
+    out = {name: float(value) for name, value in measures.compute().items()}
+    found = swap[structure.relations]
+    assert out["edge_accuracy"] == pytest.approx(float((found == truth).float().mean()))
+    assert out["tasks_all_right"] == pytest.approx(float((found == truth).flatten(1).all(1).float().mean()))
+    if r == 2:
+        score = chance[..., 0].flatten()  # module 0 stands for relation 1
+        assert out["auroc"] == pytest.approx(roc_auc_score(truth.flatten(), score), abs=1e-5)
+        assert out["auprc"] == pytest.approx(average_precision_score(truth.flatten(), score), abs=1e-5)
+    else:
+        assert out["macro_f1"] == pytest.approx(f1_score(truth.flatten(), found.flatten(), average="macro"), abs=1e-5)
+    forecast = model.dynamics.rollout(states[:, :, 10:11], *structure, 5)[:, :, 0].detach()
+    assert out["mse_1"] == pytest.approx(float((forecast[:, :, 0] - states[:, :, 11]).square().mean()), rel=1e-4)
+    assert out["mse_5"] == pytest.approx(float((forecast[:, :, 4] - states[:, :, 15]).square().mean()), rel=1e-4)
+    assert "mse_20" not in out

@@ -1,0 +1,56 @@
+"""Layouts of relations against plain loops."""
+
+import itertools
+
+import pytest
+import torch
+
+from modmeta.structure.bank import Structure, StructureBank, random_structure
+from modmeta.structure.relations import all_rows, from_matrix, senders, to_matrix
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_rows_and_matrices_agree_entry_by_entry(n: int) -> None:
+    matrix = torch.randint(1, 5, (2, n, n))
+    rows = from_matrix(matrix)
+    for task, receiver in itertools.product(range(2), range(n)):
+        others = [j for j in range(n) if j != receiver]
+        assert senders(n)[receiver].tolist() == others
+        assert rows[task, receiver].tolist() == [int(matrix[task, receiver, j]) for j in others]
+    back = to_matrix(rows)
+    assert (back.diagonal(dim1=1, dim2=2) == 0).all()
+    off_diagonal = ~torch.eye(n, dtype=torch.bool)
+    assert torch.equal(back[:, off_diagonal], matrix[:, off_diagonal])
+
+
+@pytest.mark.parametrize(("s", "k"), [(1, 2), (3, 2), (2, 4)])
+def test_all_rows_counts(s: int, k: int) -> None:
+    assert all_rows(s, k).tolist() == [list(row) for row in itertools.product(range(k), repeat=s)]
+
+
+def test_bank_keeps_what_it_is_given() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.tensor([1, 3, 5, 7])
+    bank = StructureBank(ids, random_structure(4, 3, 5, 2, generator))
+    new = Structure(torch.full((2, 3, 2), 4), torch.ones(2, 3, dtype=torch.long))
+    untouched = bank.get(torch.tensor([1, 5]))
+    bank.put(torch.tensor([7, 3]), new, torch.tensor([0.5, 0.25]))
+    assert torch.equal(bank.get(torch.tensor([3])).relations, new.relations[:1])
+    assert bank.energies.tolist() == [float("inf"), 0.25, float("inf"), 0.5]
+    assert bank.visits.tolist() == [0, 1, 0, 1]
+    assert torch.equal(bank.get(torch.tensor([1, 5])).relations, untouched.relations)
+    with pytest.raises(KeyError, match="4"):
+        bank.get(torch.tensor([4]))
+
+
+def test_bank_of_other_shards_takes_back_its_own_tasks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = StructureBank(torch.arange(10), random_structure(10, 4, 2, 1, generator))
+    whole.visits += torch.arange(10)
+    order = torch.randperm(10)
+    shuffled = {name: value[order] for name, value in whole.state_dict().items()}
+    mine = torch.arange(1, 10, 3)
+    shard = StructureBank(mine, random_structure(3, 4, 2, 1, generator))
+    shard.load_state_dict(shuffled)
+    assert torch.equal(shard.get(mine).relations, whole.get(mine).relations)
+    assert shard.visits.tolist() == mine.tolist()

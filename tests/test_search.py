@@ -1,0 +1,182 @@
+"""Search: scores against brute force, selections against their analytic distributions."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from modmeta.search.candidates import enumerate_rows, marginals, propose_rows
+from modmeta.search.search import Search, infer
+from modmeta.search.selection import gibbs, greedy, metropolis
+from modmeta.search.temperature import AcceptanceSteered, Annealed
+from modmeta.structure.bank import Structure, random_structure
+from tests.conftest import make_model
+
+ONE = torch.tensor(1.0)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("likelihood", ["squared", "gaussian", "student_t"])
+@pytest.mark.parametrize(("kind", "g"), [("additive", 1), ("mlp", 1), ("paper", 1), ("additive", 2), ("mlp", 2)])
+def test_receiver_scores_equal_rescoring_whole_structures(states: Tensor, kind: str, likelihood: str, g: int) -> None:
+    model = make_model(kind, likelihood, k=2, g=g)
+    structure = random_structure(3, 4, 2, g, seeded())
+    candidates = enumerate_rows(structure, 2, g)
+    with torch.no_grad():
+        messages = model.dynamics.messages(states[:, :, :-1])
+        scores = model.receiver_energies(states, messages, candidates.rows, candidates.types)  # (B, N, M)
+        base = model.energies(states, structure, 1)
+        for receiver in range(4):
+            for m in range(candidates.types.shape[-1]):
+                relations, types = structure.relations.clone(), structure.types.clone()
+                relations[:, receiver] = candidates.rows[0, 0, m]
+                types[:, receiver] = candidates.types[0, 0, m]
+                whole = model.energies(states, Structure(relations, types), 1)
+                torch.testing.assert_close(scores[:, receiver, m], whole[:, receiver], rtol=1e-4, atol=1e-3)
+                others = [i for i in range(4) if i != receiver]  # nobody else's energy depends on this row
+                torch.testing.assert_close(whole[:, others], base[:, others], rtol=1e-5, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(2, 5),
+    k=st.integers(1, 4),
+    g=st.integers(1, 3),
+    samples=st.integers(0, 3),
+    flips=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_the_current_row_is_always_a_candidate(n: int, k: int, g: int, samples: int, flips: bool, seed: int) -> None:
+    structure = random_structure(2, n, k, g, seeded(seed))
+    logits = torch.randn(2, n, n - 1, k, generator=seeded(seed))
+    for candidates in (
+        enumerate_rows(structure, k, g),
+        propose_rows(structure, logits, samples, flips, k, g, seeded(seed)),
+    ):
+        m = candidates.types.shape[-1]
+        rows, types = candidates.rows.expand(2, n, m, n - 1), candidates.types.expand(2, n, m)
+        for task in range(2):
+            for receiver in range(n):
+                at = candidates.current[task, receiver]
+                assert torch.equal(rows[task, receiver, at], structure.relations[task, receiver])
+                assert types[task, receiver, at] == structure.types[task, receiver]
+        assert rows.min() >= 0
+        assert rows.max() < k
+        assert types.max() < g
+
+
+def test_flips_are_all_rows_that_differ_in_one_slot() -> None:
+    structure = random_structure(1, 3, 3, 2, seeded())
+    candidates = propose_rows(structure, None, 0, True, 3, 2, seeded())
+    for receiver in range(3):
+        slots = torch.cat((candidates.rows[0, receiver], candidates.types[0, receiver].unsqueeze(1)), dim=1)
+        assert len({tuple(row.tolist()) for row in slots}) == len(slots) == 1 + 2 * 2 + 1
+        assert ((slots != slots[0]).sum(1)[1:] == 1).all()
+
+
+def test_proposed_rows_follow_the_proposal() -> None:
+    structure = random_structure(1, 3, 2, 1, seeded())
+    logits = torch.log(torch.tensor([0.2, 0.8])).expand(1, 3, 2, 2)
+    candidates = propose_rows(structure, logits, 4000, False, 2, 1, seeded())
+    assert abs(float(candidates.rows[:, :, 1:].float().mean()) - 0.8) < 0.02
+
+
+def test_metropolis_has_the_boltzmann_distribution() -> None:
+    """40,000 chains over four states at temperature 1.5: visits as exp(-E / T), within four standard errors."""
+    energies = torch.tensor([0.0, 1.0, 2.0, 0.5])
+    chains, temperature, generator = 40_000, torch.tensor(1.5), seeded()
+    current = torch.zeros(chains, dtype=torch.long)
+    for _ in range(60):
+        current = metropolis(energies.expand(chains, 4), current, temperature, generator)
+    expected = (-energies / temperature).softmax(0)
+    found = torch.bincount(current, minlength=4) / chains
+    assert ((found - expected).abs() < 4 * (expected * (1 - expected) / chains).sqrt()).all()
+
+
+def test_gibbs_has_the_boltzmann_distribution() -> None:
+    energies, chains, temperature = torch.tensor([0.0, 1.0, 2.0, 0.5]), 40_000, torch.tensor(0.7)
+    drawn = gibbs(energies.expand(chains, 4), torch.zeros(chains, dtype=torch.long), temperature, seeded())
+    expected = (-energies / temperature).softmax(0)
+    found = torch.bincount(drawn, minlength=4) / chains
+    assert ((found - expected).abs() < 4 * (expected * (1 - expected) / chains).sqrt()).all()
+
+
+def test_paper_search_moves_one_receiver_and_keeps_account_of_energy(states: Tensor) -> None:
+    model = make_model("paper", "squared")
+    search = Search(metropolis, receivers="one", horizon=10, enumerate_up_to=0, samples=1, flips=False)
+    structure = random_structure(3, 4, 2, 1, seeded())
+    logits = torch.zeros(3, 4, 3, 2)
+    generator = seeded()
+    for _ in range(10):
+        outcome = search.step(model, states, structure, logits, torch.tensor(1e6), generator)
+        changed = (outcome.structure.relations != structure.relations).any(-1)
+        assert (changed.sum(1) <= 1).all()
+        torch.testing.assert_close(outcome.energies, model.energies(states, outcome.structure, 10).sum(1).detach())
+        structure = outcome.structure
+
+
+def test_greedy_paper_search_never_gets_worse(states: Tensor) -> None:
+    model = make_model("paper", "squared")
+    search = Search(metropolis, receivers="one", horizon=10, enumerate_up_to=0, samples=2, flips=True)
+    structure, energies = random_structure(3, 4, 2, 1, seeded()), []
+    generator = seeded()
+    for _ in range(20):
+        outcome = search.step(model, states, structure, None, ONE, generator, selection=greedy)
+        structure = outcome.structure
+        energies.append(outcome.energies)
+    assert (torch.stack(energies).diff(dim=0) <= 1e-4).all()
+    assert energies[-1].sum() < energies[0].sum()
+
+
+@pytest.mark.parametrize("enumerate_up_to", [1024, 0])
+def test_inference_finds_the_least_energy(states: Tensor, enumerate_up_to: int) -> None:
+    """By all rows at once, and by flips and samples over several sweeps of an additive, squared energy."""
+    model = make_model("additive", "squared")
+    search = Search(gibbs, enumerate_up_to=enumerate_up_to, samples=8, uniform=True, sweeps=20)
+    inferred = infer(search, model, None, states, seeded())
+    structure = random_structure(3, 4, 2, 1, seeded())
+    candidates = enumerate_rows(structure, 2, 1)
+    with torch.no_grad():
+        messages = model.dynamics.messages(states[:, :, :-1])
+        scores = model.receiver_energies(states, messages, candidates.rows, candidates.types)
+    torch.testing.assert_close(inferred.energies, scores.min(-1).values.sum(-1))
+    assert torch.equal(inferred.structure.relations, candidates.rows[0, 0][scores.argmin(-1)])
+
+
+def test_marginals_sum_over_rows() -> None:
+    structure = random_structure(1, 3, 2, 1, seeded())
+    candidates = enumerate_rows(structure, 2, 1)
+    scores = torch.randn(1, 3, 4)
+    chance = marginals(candidates, scores, 2)
+    weights = (-scores).softmax(-1)
+    for receiver in range(3):
+        for slot in range(2):
+            with_one = candidates.rows[0, 0, :, slot] == 1
+            torch.testing.assert_close(chance[0, receiver, slot, 1], weights[0, receiver, with_one].sum())
+
+
+def test_annealing_reaches_its_end() -> None:
+    temperature = Annealed(10.0, 1.0, until=0.5)
+    values = [float(temperature.at(progress)) for progress in (0.0, 0.25, 0.5, 1.0)]
+    assert values == pytest.approx([10.0, 10**0.5, 1.0, 1.0])
+
+
+def test_steering_lowers_and_raises_the_temperature() -> None:
+    temperature = AcceptanceSteered(initial=2.0, fall=5.0, memory=0.5)
+    temperature.observe(torch.tensor(10), torch.tensor(10))
+    temperature.end_epoch(0.5)  # everything is accepted, the target is exp(-2.5)
+    assert float(temperature.value) == pytest.approx(2.0 / 1.1)
+    temperature.observe(torch.tensor(100), torch.tensor(0))
+    temperature.end_epoch(0.5)
+    assert float(temperature.value) == pytest.approx(2.0)
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="horizon"):
+        Search(gibbs, receivers="all", horizon=10)
+    with pytest.raises(ValueError, match="receivers"):
+        Search(gibbs, receivers="some")
