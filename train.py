@@ -5,6 +5,7 @@ import sys
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from modmeta.errors import UserError
@@ -38,8 +39,9 @@ def main(config: DictConfig) -> float | None:
     """What a sweep optimises is the energy of validation tasks, which needs no labels."""
     try:
         return train(config).get("val/energy")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ValueError | TypeError) else error
+        print(f"error: {cause}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,10 +1,11 @@
 """BounceGrad (Alet et al. 2018, 2019) as a LightningModule: search step, gradient step, proposal step."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -16,7 +17,10 @@ from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import RELATIONS, STATES, TASK
 from modmeta.model.model import RelationalModel
 from modmeta.search.search import Inferred, Outcome, Search, infer
+from modmeta.search.temperature import Temperature
 from modmeta.structure.bank import StructureBank, random_structure
+
+Made = TypeVar("Made")
 
 
 class BounceGrad(pl.LightningModule):
@@ -55,7 +59,7 @@ class BounceGrad(pl.LightningModule):
         model: RelationalModel,
         proposal: nn.Module,
         search: Search,
-        temperature: nn.Module,
+        temperature: Temperature,
         optimizer: Callable[..., Optimizer],
         proposal_optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler | ReduceLROnPlateau] | None = None,
@@ -111,10 +115,15 @@ class BounceGrad(pl.LightningModule):
             self._restore(self._saved)
             self._saved = {}
 
+    @staticmethod
+    def _made(part: Made | None) -> Made:
+        assert part is not None, "made in on_fit_start"
+        return part
+
     # ---- training --------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        assert self.bank is not None and self.generator is not None
+        bank, generator = self._made(self.bank), self._made(self.generator)
         states, tasks = batch[STATES], batch[TASK].cpu()
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
         logits = self.proposal(states)
@@ -123,14 +132,14 @@ class BounceGrad(pl.LightningModule):
         outcome = self.search.step(
             self.model,
             states,
-            self.bank.get(tasks, self.device),
+            bank.get(tasks, self.device),
             logits.detach(),
             temperature,
-            self.generator,
+            generator,
             messages.detach() if messages is not None else None,
         )
         self.temperature.observe(outcome.worse, outcome.accepted)
-        self.bank.put(tasks, outcome.structure, outcome.energies)
+        bank.put(tasks, outcome.structure, outcome.energies)
         loss = self._energy(states, messages, outcome) / states[:, :, 1:].numel()
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss)
@@ -152,15 +161,15 @@ class BounceGrad(pl.LightningModule):
         return each.mean()
 
     def _descend(self, loss: Tensor, proposal_loss: Tensor) -> None:
-        modules, proposal = self.optimizers()  # type: ignore[misc]
+        modules, proposal = cast(list[LightningOptimizer], self.optimizers())
         modules.zero_grad()
         proposal.zero_grad()
         self.manual_backward(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         if not bool(torch.isfinite(norm)):
             raise UserError(
-                f"training stopped: the gradient is not finite at epoch {self.current_epoch}, step {int(self.steps_done)}; "
-                "lower optimizer.lr or look for extreme values in the data with numpy.nanmax"
+                f"training stopped at step {int(self.steps_done)}: the gradient is not finite; "
+                "lower optimizer.modules.lr, or look for extreme values in the data"
             )
         modules.step()
         proposal.step()
@@ -251,10 +260,10 @@ class BounceGrad(pl.LightningModule):
         self._saved = checkpoint.get("modmeta", {})  # the bank is made later, when the tasks are known
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        assert self.bank is not None and self.generator is not None
         if "bank" not in saved:
             return
-        self.bank.load_state_dict(saved["bank"])
+        bank, generator = self._made(self.bank), self._made(self.generator)
+        bank.load_state_dict(saved["bank"])
         if len(saved["generators"]) == self.trainer.world_size:  # another number of processes draws afresh
-            self.generator.set_state(saved["generators"][self.global_rank].cpu())
+            generator.set_state(saved["generators"][self.global_rank].cpu())
             torch.set_rng_state(saved["torch_generators"][self.global_rank].cpu())

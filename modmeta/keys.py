@@ -1,7 +1,7 @@
 """Keys of a batch, their shapes and meanings.
 
-Shape letters, the same in every file: B tasks, N entities, T frames, D features, K edge modules, G node modules, H hidden
-width, M candidates of a receiver, S = N - 1 senders of a receiver, C channels of a message.
+Shape letters, the same in every file: B tasks, N entities, T frames, D features, K edge modules, G node modules,
+H hidden width, M candidates of a receiver, S = N - 1 senders of a receiver, C channels of a message.
 """
 
 TASK = "task"  # (B,) int64: index of the task in its split

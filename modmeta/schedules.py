@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 def warmup_hold_decay(
     optimizer: Optimizer, steps: int, epochs: int, warmup: float = 0.02, decay: float = 0.4
 ) -> LambdaLR:
-    """Rises linearly over the first fraction `warmup` of the run, holds, and falls linearly to zero over the last `decay`.
+    """Rises linearly over the first part of the run, holds, and falls linearly to zero over the last.
 
     Args:
         optimizer: whose rates are scheduled.

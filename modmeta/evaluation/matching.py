@@ -1,4 +1,4 @@
-"""Which module stands for which relation: module indices are arbitrary, so they are matched to labels once, on validation."""
+"""Which module stands for which relation: module indices are arbitrary, so they are matched to labels on validation."""
 
 import torch
 from scipy.optimize import linear_sum_assignment

@@ -1,7 +1,7 @@
 """The measures of the evaluation protocol on test tasks."""
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassF1Score
 
 from modmeta.evaluation.matching import Confusion
@@ -13,8 +13,8 @@ class ProtocolMeasures(nn.Module):
     """Edge accuracy and its companions, and the error of forecasts.
 
     Structures come from the frames before `observed_frames`; forecasts start at frame `observed_frames` alone and are
-    scored `steps` frames later, as mean squared error over entities and features in normalised units. Tasks with too few
-    frames are scored on the steps they have.
+    scored `steps` frames later, as mean squared error over entities and features in normalised units. Tasks with too
+    few frames are scored on the steps they have.
 
     Args:
         num_modules: K.
@@ -28,10 +28,11 @@ class ProtocolMeasures(nn.Module):
         self.num_relations, self.observed_frames, self.steps = num_relations, observed_frames, steps
         self.confusion = Confusion(num_relations, num_relations)
         self.whole = MeanMetric()
-        self.errors = nn.ModuleList(MeanMetric() for _ in steps)
-        self.binary = nn.ModuleDict()
+        self.errors = {step: MeanMetric() for step in steps}
+        self.binary: dict[str, Metric] = {}
         if num_relations == 2:
-            self.binary = nn.ModuleDict({"auroc": BinaryAUROC(), "auprc": BinaryAveragePrecision()})
+            self.binary = {"auroc": BinaryAUROC(), "auprc": BinaryAveragePrecision()}
+        self._children = nn.ModuleList([*self.errors.values(), *self.binary.values()])  # so that they follow the device
         self.f1 = MulticlassF1Score(max(num_relations, 2), average="macro")
 
     def update(
@@ -56,7 +57,7 @@ class ProtocolMeasures(nn.Module):
         if not reachable:
             return
         forecast = model.forecast(states[:, :, start], inferred.structure, max(reachable))
-        for step, error in zip(self.steps, self.errors, strict=True):
+        for step, error in self.errors.items():
             if step in reachable:
                 error.update((forecast[:, :, step - 1] - states[:, :, start + step]).square())
 
@@ -70,7 +71,7 @@ class ProtocolMeasures(nn.Module):
             if self.num_relations > 2:
                 out["macro_f1"] = self.f1.compute()
             out.update({name: measure.compute() for name, measure in self.binary.items()})
-        for step, error in zip(self.steps, self.errors, strict=True):
+        for step, error in self.errors.items():
             if error.update_called:
                 out[f"mse_{step}"] = error.compute()
         return out
@@ -78,5 +79,5 @@ class ProtocolMeasures(nn.Module):
     def reset(self) -> None:
         """Forgets all batches."""
         for measure in self.modules():
-            if measure is not self and hasattr(measure, "reset"):
+            if isinstance(measure, Metric):
                 measure.reset()

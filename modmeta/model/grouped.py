@@ -43,11 +43,12 @@ class GroupedMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.layers = nn.ModuleList(GroupedLinear(groups, a, b) for a, b in pairwise(sizes))
+        layers = [GroupedLinear(groups, a, b) for a, b in pairwise(sizes)]
+        self.layers = nn.ModuleList(layers)
         self.linear = GroupedLinear(groups, sizes[0], sizes[-1]) if linear_path else None
         if linear_path:
-            nn.init.zeros_(self.layers[-1].weight)
-            nn.init.zeros_(self.layers[-1].bias)
+            nn.init.zeros_(layers[-1].weight)
+            nn.init.zeros_(layers[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, in), shared, or (K, P, in) to (K, P, out)."""

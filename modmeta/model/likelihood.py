@@ -13,7 +13,19 @@ from modmeta.model.features import RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
 
 
-class FixedGaussian(nn.Module):
+class Likelihood(nn.Module):
+    """Scale of the error of a change, and energy of an error."""
+
+    def log_scale(self, states: Tensor) -> Tensor:
+        """Log scale of the change that follows each scaled state: (B, N, T, D) to something that broadcasts to it."""
+        raise NotImplementedError
+
+    def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
+        """Negative log-likelihood of each error (..., D), up to a constant, of the same shape."""
+        raise NotImplementedError
+
+
+class FixedGaussian(Likelihood):
     """Squared error, the paper's energy: a normal density of fixed scale, constants left out.
 
     Args:
@@ -25,11 +37,9 @@ class FixedGaussian(nn.Module):
         self.scale = scale
 
     def log_scale(self, states: Tensor) -> Tensor:
-        """(B, N, T, D) scaled states to a broadcastable log scale."""
         return states.new_full((1, 1, 1, 1), math.log(self.scale))
 
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
-        """Negative log-likelihood of each error, of the same shape."""
         return 0.5 * (error * (-log_scale).exp()).square()
 
 
@@ -47,7 +57,7 @@ class Gaussian(FixedGaussian):
         return super().energy(error, log_scale) + log_scale
 
 
-class StudentT(nn.Module):
+class StudentT(Likelihood):
     """Student's t with a learned scale that depends on the state of the entity and its surroundings.
 
     Close encounters are both rare and badly predicted; heavy tails and a scale that grows there keep them from

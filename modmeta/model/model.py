@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from modmeta.model.dynamics import ModularDynamics
+from modmeta.model.likelihood import Likelihood
 from modmeta.structure.bank import Structure
 
 
@@ -14,7 +15,7 @@ class RelationalModel(nn.Module):
     restarted from the observed state every `horizon` frames (Alet et al. 2019, section 4).
     """
 
-    def __init__(self, dynamics: ModularDynamics, likelihood: nn.Module) -> None:
+    def __init__(self, dynamics: ModularDynamics, likelihood: Likelihood) -> None:
         super().__init__()
         self.dynamics = dynamics
         self.likelihood = likelihood

@@ -6,13 +6,14 @@ import platform
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from modmeta.bouncegrad import BounceGrad
 from modmeta.report.curves import plot_curves
 
 
@@ -79,7 +80,7 @@ class RunRecord(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         tasks = trainer.datamodule.num_tasks  # type: ignore[attr-defined]
-        steps = int(pl_module.steps_done)
+        steps = int(cast(BounceGrad, pl_module).steps_done)
         fresh = trainer.current_epoch + 1
         if fresh % (trainer.check_val_every_n_epoch or 1) != 0:  # values of an earlier validation are not repeated
             values = {name: value for name, value in values.items() if not name.startswith("val/")}
@@ -105,6 +106,7 @@ class RunRecord(pl.Callback):
         Console().print(measures_table(shown, f"results, written to {self.directory / 'metrics.json'}"))
 
     def _write(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
+        config = cast(BounceGrad, module).config
         last: dict[str, float] = {}
         for row in self.history:
             last |= row
@@ -114,10 +116,10 @@ class RunRecord(pl.Callback):
             "train/steps": last.get("steps", 0),
             "val/edge_accuracy": last.get("val/edge_accuracy"),
             "val/energy": last.get("val/energy"),
-            "seed": module.config.get("seed"),
+            "seed": config.get("seed"),
             "hardware": hardware(),
             "commit": commit(),
-            "config": module.config,
+            "config": config,
         }
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.directory / "metrics.json", content)

@@ -75,7 +75,7 @@ def propose_rows(
 
 
 def marginals(candidates: Candidates, energies: Tensor, num_edge_modules: int) -> Tensor:
-    """Probability of every module on every edge, (B, N, S, K), when candidates are weighted by exp(-energy), (B, N, M)."""
+    """Probability of every module on every edge, (B, N, S, K): candidates weigh exp(-energy), energies (B, N, M)."""
     weights = (-energies).softmax(-1)
     chosen = F.one_hot(candidates.rows, num_edge_modules).to(weights.dtype)  # (B, N, M, S, K)
     return torch.einsum("bnm,bnmsk->bnsk", weights, chosen.expand(*weights.shape, -1, -1))

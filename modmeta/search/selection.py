@@ -1,4 +1,4 @@
-"""Which candidate is taken, given the energies of all: (..., M) and the index of the current one (...) to an index (...)."""
+"""Which candidate is taken: energies of all (..., M) and the index of the current one (...) to an index (...)."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def gibbs(energies: Tensor, current: Tensor, temperature: Tensor, generator: tor
 
 
 def metropolis(energies: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
-    """One candidate other than the current one, uniformly, accepted with probability min(1, exp(-rise / temperature))."""
+    """A candidate other than the current one, uniformly, accepted with probability min(1, exp(-rise / temperature))."""
     m = energies.shape[-1]
     if m == 1:
         return current

@@ -6,7 +6,23 @@ import torch
 from torch import Tensor, nn
 
 
-class Annealed(nn.Module):
+class Temperature(nn.Module):
+    """A temperature that is asked every step, told what the search did, and may adapt after every epoch."""
+
+    value: Tensor
+
+    def at(self, progress: float) -> Tensor:
+        """Temperature when a fraction `progress` of the run is done."""
+        return self.value
+
+    def observe(self, worse: Tensor, accepted: Tensor) -> None:
+        """Takes in the number of worse moves on offer in a step, and how many of them were accepted."""
+
+    def end_epoch(self, progress: float) -> None:
+        """Adapts."""
+
+
+class Annealed(Temperature):
     """Falls from `start` to `end` geometrically, then stays.
 
     Args:
@@ -20,21 +36,12 @@ class Annealed(nn.Module):
         self.start, self.end, self.until = start, end, until
         self.register_buffer("value", torch.tensor(float(start)))
 
-    value: Tensor
-
     def at(self, progress: float) -> Tensor:
-        """Temperature when a fraction `progress` of the run is done."""
         part = min(progress / self.until, 1.0)
         return self.value.fill_(self.start * (self.end / self.start) ** part)
 
-    def observe(self, worse: Tensor, accepted: Tensor) -> None:
-        """Number of worse moves proposed, and of those accepted: of no consequence here."""
 
-    def end_epoch(self, progress: float) -> None:
-        """Nothing to adapt."""
-
-
-class AcceptanceSteered(nn.Module):
+class AcceptanceSteered(Temperature):
     """Steered so that the acceptance of worse moves follows a schedule, as in the published code.
 
     The target is exp(start - fall * progress). After every pass over the tasks the temperature is multiplied by
@@ -48,7 +55,6 @@ class AcceptanceSteered(nn.Module):
         memory: weight of a worse move in the running mean.
     """
 
-    value: Tensor
     accepted: Tensor
 
     def __init__(
@@ -59,17 +65,11 @@ class AcceptanceSteered(nn.Module):
         self.register_buffer("value", torch.tensor(float(initial)))
         self.register_buffer("accepted", torch.tensor(1.0))
 
-    def at(self, progress: float) -> Tensor:
-        """Temperature now."""
-        return self.value
-
     def observe(self, worse: Tensor, accepted: Tensor) -> None:
-        """Takes in the number of worse moves proposed, and how many of them were accepted."""
         keep = (1 - self.memory) ** worse
         rate = accepted / worse.clamp_min(1)
         self.accepted.mul_(keep).add_((1 - keep) * rate)
 
     def end_epoch(self, progress: float) -> None:
-        """Steers the temperature towards the target acceptance."""
         target = math.exp(self.start - self.fall * progress)
         self.value.mul_(torch.where(self.accepted < target, self.factor, 1 / self.factor))

@@ -1,0 +1,27 @@
+"""All benchmarks in one run: a table on the terminal, `results/bench.json` beside it."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import generation
+from modmeta.report.run import commit, hardware, write_json
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    figures = generation.run(full=True)
+    table = Table(title="benchmarks")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4g}")
+    Console().print(table)
+    results = Path(__file__).resolve().parents[1] / "results"
+    results.mkdir(exist_ok=True)
+    write_json(results / "bench.json", figures | {"hardware": hardware(), "commit": commit()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Trajectories: simulators, file formats, validation, and the data module that serves them in batches."""

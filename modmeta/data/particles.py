@@ -1,0 +1,124 @@
+"""Particles in a box that push and pull each other in pairs: what springs and charges have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from modmeta.data.streams import Rng
+from modmeta.data.world import Draws
+from modmeta.errors import DataError
+
+
+@dataclass(frozen=True)
+class Particles(ABC):
+    """Particles of mass 1 in a square box with reflecting walls (Kipf et al., Neural Relational Inference, ICML 2018).
+
+    A step is a kick by the force at the old place, a move with the new velocity, a reflection. A frame is stored after
+    the reflection, so its velocity is half a step behind its position. The start itself is not stored.
+
+    Args:
+        num_entities: N, at least 2.
+        box: half-width of the box, length units.
+        speed: of every particle at the start, length units per time unit.
+        time_step: of the integrator, time units.
+        sample_every: steps between two frames.
+        max_force: bound of each component of a particle's force.
+        observation_noise: standard deviation of the noise added to stored positions and velocities.
+
+    Raises:
+        DataError: a setting makes no sense.
+    """
+
+    name: ClassVar[str]
+    features: ClassVar[tuple[str, ...]] = ("x", "y", "vx", "vy")
+
+    num_entities: int = 5
+    box: float = 5.0
+    speed: float = 0.5
+    time_step: float = 0.001
+    sample_every: int = 100
+    max_force: float = 100.0
+    observation_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check("num_entities", isinstance(self.num_entities, int) and self.num_entities >= 2, "an integer from 2")
+        self._check("sample_every", isinstance(self.sample_every, int) and self.sample_every >= 1, "an integer from 1")
+        for name in ("box", "speed", "time_step", "max_force"):
+            self._check(name, 0 < getattr(self, name) < np.inf, "positive")
+        self._check("observation_noise", 0 <= self.observation_noise < np.inf, "0 or positive")
+
+    def _check(self, name: str, fine: bool, rule: str) -> None:
+        if not fine:
+            raise DataError(f"{self.name}: {name}={getattr(self, name)} must be {rule}")
+
+    @property
+    def frame_step(self) -> float:
+        return self.time_step * self.sample_every
+
+    @property
+    @abstractmethod
+    def edge_values(self) -> tuple[float, ...]: ...
+
+    def settings(self) -> dict[str, Any]:
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"world": self.name, **values}
+
+    @abstractmethod
+    def _draw_shape(self) -> tuple[int, ...]:
+        """Shape of the uniform numbers that decide a task's relations."""
+
+    @abstractmethod
+    def _relate(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform numbers (B, ...) to relations (B, N, N) and the strength of every pair (P, B)."""
+
+    @abstractmethod
+    def _move(self, strengths: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """Moves particles (2, N, B) on by `sample_every` steps, in place."""
+
+    def draw(self, rng: Rng, num_frames: int, published: bool) -> Draws:
+        n = self.num_entities
+        draws = {"uniform": rng.random(self._draw_shape()), "start": rng.standard_normal((2, 2, n))}
+        if self.observation_noise > 0:
+            draws["noise"] = rng.standard_normal((2, num_frames, 2, n))
+        elif published:
+            rng.standard_normal((2, num_frames, 2, n))  # the published generator adds it times 0
+        return draws
+
+    def integrate(self, draws: Draws, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+        relations, strengths = self._relate(draws["uniform"])
+        positions, velocities = self._start(draws["start"])
+        frames = np.empty((2, num_frames, *positions.shape))  # (2, T, 2, N, B)
+        for frame in range(num_frames):
+            self._move(strengths, positions, velocities)
+            frames[0, frame], frames[1, frame] = positions, velocities
+        if not (np.abs(frames[0]) <= self.box).all():  # false for NaN, too
+            raise DataError(f"{self.name}: particles left the box or met in a point; choose a shorter time_step")
+        if self.observation_noise > 0:
+            frames += draws["noise"].transpose(1, 2, 3, 4, 0) * self.observation_noise
+        states = frames.transpose(4, 3, 1, 0, 2).reshape(*relations.shape[:2], num_frames, 4)  # (B, N, T, 4)
+        return states, relations
+
+    @property
+    @abstractmethod
+    def start_spread(self) -> float:
+        """Standard deviation of each coordinate at the start."""
+
+    def _start(self, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Standard normal numbers (B, 2, 2, N) to positions and velocities (2, N, B) at the start, inside the box."""
+        normal = np.ascontiguousarray(normal.transpose(1, 2, 3, 0))
+        positions = normal[0] * self.start_spread
+        velocities = normal[1] * self.speed / np.sqrt((normal[1] ** 2).sum(axis=0))
+        for side in (1, -1):
+            beyond = side * positions > self.box
+            positions[beyond] = side * 2 * self.box - positions[beyond]
+            velocities[beyond] = -side * np.abs(velocities[beyond])
+        return positions, velocities
+
+
+def pick(uniform: np.ndarray, probabilities: Sequence[float]) -> np.ndarray:
+    """Uniform numbers to indices of the given probabilities, as `RandomState.choice` does it."""
+    cumulative = np.cumsum(probabilities)
+    return np.searchsorted(cumulative / cumulative[-1], uniform, side="right")

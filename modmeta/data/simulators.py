@@ -1,0 +1,137 @@
+"""Simulated worlds, and how many tasks of one are generated at a time."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from modmeta.data.charged import Charged
+from modmeta.data.springs import Springs
+from modmeta.data.streams import Rng, open_stream
+from modmeta.data.trajectories import Trajectories
+from modmeta.data.world import World
+from modmeta.errors import DataError
+
+__all__ = ["WORLDS", "Charged", "Springs", "World", "generate"]
+
+WORLDS: dict[str, type[Springs] | type[Charged]] = {"springs": Springs, "charged": Charged}
+
+BLOCK = 256  # tasks simulated together: enough to drown the cost of a call, few enough for the cache
+
+
+def generate(
+    world: World,
+    counts: Mapping[str, tuple[int, int]],
+    *,
+    seed: int = 0,
+    stream: str = "task",
+    threads: int | None = None,
+    progress: bool = True,
+) -> dict[str, Trajectories]:
+    """Simulates tasks of every split; memory beyond the result stays the same however many there are.
+
+    Args:
+        world: what to simulate.
+        counts: number of tasks and frames of every split, as {"train": (50000, 49), ...}.
+        seed: of the random numbers.
+        stream: `task`, every task its own generator; `nri`, one legacy stream for all splits in the order of `counts`,
+            as published (with seed 42 and splits train, valid, test the published data).
+        threads: that simulate; none for all processors this process may use.
+        progress: show a bar on a terminal.
+
+    Returns:
+        Trajectories of every split, float64; their settings hold the world's, `edge_values`, the seed and the stream.
+
+    Raises:
+        DataError: a count or the seed makes no sense, or particles left the box because the time step is too long.
+    """
+    _check_counts(counts)
+    if threads is not None and threads < 1:
+        raise DataError(f"threads={threads} must be at least 1")
+    generator_of = open_stream(stream, seed)
+    total = sum(count for count, _ in counts.values())
+    settings = {**world.settings(), "edge_values": list(world.edge_values), "seed": int(seed), "stream": stream}
+    splits: dict[str, Trajectories] = {}
+    with _Bar(f"simulating {world.name}", total, progress) as advance:
+        for split, (count, frames) in counts.items():
+            n = world.num_entities
+            states, relations = np.empty((count, n, frames, len(world.features))), np.empty((count, n, n), np.int64)
+            done = _simulate(world, split, generator_of, stream == "nri", states, relations, threads)
+            for block in done:
+                advance(block)
+            splits[split] = Trajectories(states, relations, world.features, world.frame_step, settings)
+    return splits
+
+
+def _check_counts(counts: Mapping[str, tuple[int, int]]) -> None:
+    if not counts:
+        raise DataError("no split to generate; ask for at least one, such as {'train': (500, 49)}")
+    for split, sizes in counts.items():
+        for what, number in zip(("tasks", "frames"), sizes, strict=True):
+            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+                raise DataError(f"split {split}: number of {what} is {number!r}; it must be an integer from 1")
+
+
+def _simulate(
+    world: World,
+    split: str,
+    generator_of: Callable[[str, int], Rng],
+    published: bool,
+    states: np.ndarray,
+    relations: np.ndarray,
+    threads: int | None,
+) -> Iterator[int]:
+    """Fills states and relations block by block; yields the number of tasks finished.
+
+    Random numbers are drawn here, one task after the other, because a shared stream knows no other order; threads
+    integrate. Only as many blocks wait as keep the threads busy.
+    """
+    count, _, frames, _ = states.shape
+    threads = threads or available_processors()
+
+    def integrate(start: int, draws: list[dict[str, np.ndarray]]) -> int:
+        stop = start + len(draws)
+        stacked = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
+        states[start:stop], relations[start:stop] = world.integrate(stacked, frames)
+        return len(draws)
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[int]] = deque()
+        try:
+            for start in range(0, count, BLOCK):
+                tasks = range(start, min(start + BLOCK, count))
+                draws = [world.draw(generator_of(split, task), frames, published) for task in tasks]
+                waiting.append(pool.submit(integrate, start, draws))
+                while len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # an error or Ctrl-C need not wait for the rest
+
+
+def available_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Bar:
+    """A progress bar on standard error, on terminals only; entering it gives the function that moves it on."""
+
+    def __init__(self, description: str, total: int, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+        self.task = self.bar.add_task(description, total=total)
+
+    def __enter__(self) -> Callable[[int], None]:
+        self.bar.start()
+        return lambda amount: self.bar.advance(self.task, amount)
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()

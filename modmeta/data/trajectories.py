@@ -1,0 +1,132 @@
+"""Trajectories of many tasks: the one form that simulators write, files hold and training reads."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from modmeta.errors import DataError
+
+CHUNK = 4096  # tasks checked at a time, to spare memory
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Observed frames of every task of a split, in physical units.
+
+    Args:
+        states: (tasks, N, T, D) float. Where entities have places, the first P features are coordinates, the next P the
+            velocities (P = 2: x, y, vx, vy); further features follow.
+        relations: (tasks, N, N) int64, `relations[task, receiver, sender]`, labels from 0, diagonal 0; None if unknown.
+        features: name of every feature, D of them.
+        frame_step: time units between two frames.
+        settings: where the data came from, in plain JSON types. `edge_values`, if there, is the value that the
+            published layout stores for every relation label (`modmeta.data.nri`).
+    """
+
+    states: np.ndarray
+    relations: np.ndarray | None
+    features: tuple[str, ...]
+    frame_step: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_tasks(self) -> int:
+        return int(self.states.shape[0])
+
+    @property
+    def num_entities(self) -> int:
+        return int(self.states.shape[1])
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.states.shape[2])
+
+    @property
+    def num_features(self) -> int:
+        return int(self.states.shape[3])
+
+    def __len__(self) -> int:
+        return self.num_tasks
+
+    def __getitem__(self, tasks: slice) -> "Trajectories":
+        """The tasks of a slice, as views."""
+        relations = None if self.relations is None else self.relations[tasks]
+        return replace(self, states=self.states[tasks], relations=relations)
+
+    def take(self, count: int) -> "Trajectories":
+        """The first `count` tasks.
+
+        Raises:
+            DataError: there are not so many.
+        """
+        if not 1 <= count <= self.num_tasks:
+            raise DataError(f"{count} tasks asked of {self.num_tasks}; ask for 1 to {self.num_tasks}")
+        return self[:count]
+
+    def validate(self, where: str) -> "Trajectories":
+        """Checks shapes and values, and returns the trajectories.
+
+        Args:
+            where: the file and split to name in errors.
+
+        Raises:
+            DataError: a shape does not fit, a state is not a finite number, a relation is not a label.
+        """
+        if self.states.ndim != 4:
+            raise DataError(
+                f"{where}: states have shape {self.states.shape}; give them as (tasks, entities, frames, features)"
+            )
+        if self.states.dtype.kind != "f":
+            raise DataError(f"{where}: states are of type {self.states.dtype}; give them as floats")
+        if self.num_entities < 2 or 0 in self.states.shape:
+            raise DataError(
+                f"{where}: states have shape {self.states.shape}; give at least 1 task, 2 entities, 1 frame, 1 feature"
+            )
+        if len(self.features) != self.num_features:
+            raise DataError(
+                f"{where}: {self.num_features} features but {len(self.features)} names {list(self.features)}; "
+                "name every feature once"
+            )
+        if not (np.isfinite(self.frame_step) and self.frame_step > 0):
+            raise DataError(f"{where}: frame_step is {self.frame_step}; give the positive time between two frames")
+        self._validate_states(where)
+        self._validate_relations(where)
+        return self
+
+    def _validate_states(self, where: str) -> None:
+        for start in range(0, self.num_tasks, CHUNK):
+            finite = np.isfinite(self.states[start : start + CHUNK])
+            if not finite.all():
+                task, entity, frame, feature = np.argwhere(~finite)[0].tolist()
+                value = self.states[start + task, entity, frame, feature]
+                raise DataError(
+                    f"{where}: task {start + task}, entity {entity}, frame {frame}, feature {self.features[feature]!r} "
+                    f"is {value}; every state must be a finite number, so remove or repair this task"
+                )
+
+    def _validate_relations(self, where: str) -> None:
+        if self.relations is None:
+            return
+        expected = (self.num_tasks, self.num_entities, self.num_entities)
+        if self.relations.shape != expected:
+            raise DataError(
+                f"{where}: relations have shape {self.relations.shape}, but the states ask for {expected}; "
+                "give them as (tasks, receivers, senders)"
+            )
+        if self.relations.dtype.kind not in "iu":
+            raise DataError(
+                f"{where}: relations are of type {self.relations.dtype}; give them as integer labels from 0"
+            )
+        self._refuse(where, self.relations < 0, "labels are integers from 0")
+        diagonal = np.eye(self.num_entities, dtype=bool) & (self.relations != 0)
+        self._refuse(where, diagonal, "an entity has no relation to itself, so set the diagonal to 0")
+
+    def _refuse(self, where: str, wrong: np.ndarray, advice: str) -> None:
+        if wrong.any():
+            assert self.relations is not None
+            task, receiver, sender = np.argwhere(wrong)[0].tolist()
+            value = self.relations[task, receiver, sender]
+            raise DataError(
+                f"{where}: task {task}, relation of receiver {receiver} to sender {sender} is {value}; {advice}"
+            )

@@ -1,0 +1,171 @@
+"""Mistakes of users: one clear error each, before anything long starts, nothing overwritten."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modmeta.checkpoint import load_model
+from modmeta.cli.evaluate import evaluate
+from modmeta.data import files
+from modmeta.data.datamodule import TrajectoryDataModule
+from modmeta.data.simulators import Springs, generate
+from modmeta.data.trajectories import Trajectories
+from modmeta.errors import DataError, UserError
+from tests.runs import QUICK, ROOT, command, run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory; its data lies in `data` beside it."""
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    run(directory, *QUICK)
+    return directory
+
+
+def data_file(path: Path, entities: int = 5, **change: Any) -> Path:
+    """A file of a few spring systems, with parts of the test split replaced."""
+    splits = generate(Springs(num_entities=entities), {"train": (6, 49), "valid": (4, 49), "test": (4, 60)}, progress=False)
+    test = splits["test"]
+    splits["test"] = Trajectories(**({name: getattr(test, name) for name in test.__dataclass_fields__} | change))
+    arrays: dict[str, Any] = {"features": np.array(test.features), "frame_step": 0.1, "settings": "{}", "format": 1}
+    for name, split in splits.items():  # written by hand: `files.save` would refuse what these tests need
+        arrays |= {f"{name}_states": split.states}
+        if split.relations is not None:
+            arrays |= {f"{name}_relations": split.relations}
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.num_tasks=0", "num_tasks=0"),
+        ("data.batch_size=0", "batch_size=0"),
+        ("data.path=missing.npz", "data.path"),
+    ],
+)
+def test_settings_of_data(tmp_path: Path, override: str, told: str) -> None:
+    from hydra.errors import InstantiationException
+
+    with pytest.raises((UserError, InstantiationException), match=told):
+        run(tmp_path / "run", *QUICK, override)
+
+
+def test_missing_file_names_itself(tmp_path: Path) -> None:
+    data = TrajectoryDataModule(path=str(tmp_path / "nowhere.npz"), num_tasks=2)
+    with pytest.raises(DataError, match=r"nowhere\.npz"):
+        data.setup()
+
+
+def test_truncated_file_names_itself(tmp_path: Path) -> None:
+    path = data_file(tmp_path / "short.npz")
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"short\.npz"):
+        TrajectoryDataModule(path=str(path), num_tasks=2).setup()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_states_that_are_not_finite_are_placed(tmp_path: Path, value: float) -> None:
+    states = np.zeros((4, 5, 60, 4))
+    states[2, 3, 7, 1] = value
+    path = data_file(tmp_path / "holes.npz", states=states)
+    with pytest.raises(DataError, match=r"holes\.npz.*task 2.*entity 3.*frame 7"):
+        TrajectoryDataModule(path=str(path), num_tasks=2).setup()
+
+
+def test_wrong_shapes(tmp_path: Path) -> None:
+    path = data_file(tmp_path / "flat.npz", states=np.zeros((4, 5, 60)))
+    with pytest.raises(DataError, match=r"flat\.npz"):
+        TrajectoryDataModule(path=str(path), num_tasks=2).setup()
+    path = data_file(tmp_path / "small.npz", relations=np.zeros((4, 4, 4), np.int64))
+    with pytest.raises(DataError, match=r"small\.npz"):
+        TrajectoryDataModule(path=str(path), num_tasks=2).setup()
+
+
+def test_too_few_tasks_and_other_entities(tmp_path: Path) -> None:
+    path = str(data_file(tmp_path / "few.npz"))
+    with pytest.raises(DataError, match=r"6 training tasks.*num_tasks=7"):
+        TrajectoryDataModule(path=path, num_tasks=7).setup()
+    with pytest.raises(DataError, match=r"5 entities.*num_entities=6"):
+        TrajectoryDataModule(path=path, num_tasks=2, num_entities=6).setup()
+    three = np.zeros((4, 5, 5), np.int64)
+    three[0, 0, 1] = 2
+    path = str(data_file(tmp_path / "three.npz", relations=three))
+    with pytest.raises(DataError, match=r"relation 2.*num_relations=2"):
+        TrajectoryDataModule(path=path, num_tasks=2).setup()
+
+
+def test_evaluation_checks_that_model_and_data_fit(trained: Path, tmp_path: Path) -> None:
+    six = data_file(tmp_path / "six.npz", entities=6)
+    with pytest.raises(DataError, match=r"six\.npz: 6 entities.*trained on 5.*--any-entities"):
+        evaluate(trained, six)
+    assert "test/edge_accuracy" in evaluate(trained, six, any_entities=True)
+    brief = data_file(tmp_path / "brief.npz", states=np.zeros((4, 5, 20, 4)))
+    with pytest.raises(DataError, match=r"brief\.npz: 20 frames.*49"):
+        evaluate(trained, brief)
+    with pytest.raises(DataError, match="no split 'dev'"):
+        evaluate(trained, six, split="dev")
+
+
+def test_checkpoints_that_cannot_be_trusted(trained: Path, tmp_path: Path) -> None:
+    file = trained / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match="does not exist"):
+        load_model(tmp_path / "none.ckpt")
+    with pytest.raises(UserError, match="run directory"):
+        load_model(tmp_path)
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(UserError, match=r"cut\.ckpt.*damaged"):
+        load_model(cut)
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    with pytest.raises(UserError, match="another program"):
+        load_model(foreign)
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path(tmp_path / "executed").touch, ())
+
+    torch.save({"state_dict": {}, "modmeta": Payload()}, tmp_path / "payload.ckpt")
+    with pytest.raises(UserError, match="could run code"):
+        load_model(tmp_path / "payload.ckpt")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "modmeta.data.files.save", "torchvision.models.vgg"])
+def test_a_config_may_only_name_our_own(trained: Path, tmp_path: Path, target: str) -> None:
+    content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    content["modmeta"]["config"]["search"]["selection"] = {"_target_": target, "_partial_": True}
+    torch.save(content, tmp_path / "named.ckpt")
+    with pytest.raises(UserError, match=target):
+        load_model(tmp_path / "named.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["experiment=sprongs5"], "sprongs5"),
+        (["data.num_task=3"], "num_task"),
+        (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
+        (["data.world=null", "data.path=nowhere.npz"], "nowhere.npz"),
+        (["data.num_tasks=-1"], "num_tasks"),
+        (["search.receivers=some"], "some"),
+    ],
+)
+def test_train_prints_one_error(tmp_path: Path, words: list[str], told: str) -> None:
+    done = command(str(ROOT / "train.py"), *QUICK, *words, cwd=tmp_path)
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    splits = generate(Springs(), {"test": (2, 10)}, progress=False)
+    path = tmp_path / "kept.npz"
+    path.write_text("mine")
+    with pytest.raises(DataError, match=r"kept\.npz"):
+        files.save(path, splits)
+    assert path.read_text() == "mine"

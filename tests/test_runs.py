@@ -1,0 +1,196 @@
+"""Whole runs of the shipped configuration: every experiment, resuming, evaluation of checkpoints, two processes."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from modmeta.checkpoint import load_model
+from modmeta.cli.evaluate import evaluate
+from modmeta.data.datamodule import TaskBatches
+from tests.runs import QUICK, ROOT, checkpoint, command, compose, run
+
+EXPERIMENTS = sorted(
+    str(path.relative_to(ROOT / "conf/experiment"))[:-5] for path in (ROOT / "conf/experiment").rglob("*.yaml")
+)
+
+
+def same(a: object, b: object, where: str = "checkpoint") -> None:
+    """Fails where two nested values differ by a single bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        assert a.keys() == b.keys(), where
+        for key in a:
+            same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list | tuple)
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b or (a != a and b != b), f"{where}: {a} is not {b}"
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
+    measures = run(
+        tmp_path / "run",
+        f"experiment={experiment}",
+        "debug=fast",
+        "callbacks.progress=null",
+        "logger.wandb=null",
+        "trainer.accelerator=cpu",
+    )
+    assert 0.0 <= measures["test/edge_accuracy"] <= 1.0
+    assert math.isfinite(measures["test/mse_10"])
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["test/mse_1"] == measures["test/mse_1"]
+    assert {"train/tasks", "train/seconds", "hardware", "seed", "commit", "config"} <= written.keys()
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+
+
+def test_a_run_learns_and_repeats(tmp_path: Path) -> None:
+    """Two equal runs give equal weights; and even a short one predicts far better than standing still."""
+    first = run(tmp_path / "a", *QUICK)
+    run(tmp_path / "b", *QUICK)
+    same(checkpoint(tmp_path / "a")["state_dict"], checkpoint(tmp_path / "b")["state_dict"])
+    history = json.loads((tmp_path / "a" / "curves.json").read_text())["history"]
+    assert history[-1]["train/loss"] < history[0]["train/loss"]
+    config = compose(tmp_path / "c", *QUICK)
+    import hydra
+
+    data = hydra.utils.instantiate(config.data)
+    data.prepare_data()
+    data.setup()
+    states = data.splits["test"].states
+    static = float((states[:, :, 49] - states[:, :, 50]).square().mean())
+    assert first["test/mse_1"] < static / 5
+
+
+def test_continued_equals_uninterrupted(tmp_path: Path) -> None:
+    """Four epochs at once, and two epochs, a new process's worth of objects, and two more: the same to the last bit."""
+    run(tmp_path / "whole", *QUICK, "trainer.check_val_every_n_epoch=1")
+
+    class Stop(Exception):
+        pass
+
+    import pytorch_lightning as pl
+
+    import train as script
+
+    seen = []
+    original = pl.Trainer.fit
+
+    def fit_until_epoch_two(trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
+        class Breaker(pl.Callback):
+            def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+                seen.append(trainer.current_epoch)
+                if trainer.current_epoch == 2:
+                    raise Stop
+
+        trainer.callbacks.append(Breaker())
+        original(trainer, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pl.Trainer, "fit", fit_until_epoch_two)
+        with pytest.raises(Stop):
+            script.train(compose(tmp_path / "half", *QUICK, "trainer.check_val_every_n_epoch=1"))
+    torch.manual_seed(12345)  # a new process would not be at the same point of the stream
+    path = tmp_path / "half" / "checkpoints" / "last.ckpt"
+    resumed = run(tmp_path / "resumed", *QUICK, "trainer.check_val_every_n_epoch=1", f"ckpt_path={path}")
+    whole, taken_up = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "resumed")
+    assert seen[-1] == 2
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        same(whole[part], taken_up[part], part)
+    for part in ("bank", "generators", "torch_generators"):
+        same(whole["modmeta"][part], taken_up["modmeta"][part], part)
+    assert resumed == {name: value for name, value in resumed.items() if math.isfinite(value)}
+    history = [json.loads((tmp_path / name / "curves.json").read_text())["history"] for name in ("whole", "resumed")]
+    losses = [[row["train/loss"] for row in rows] for rows in history]
+    assert losses[0] == losses[1]  # the curve goes on where it broke off
+
+
+def test_a_checkpoint_reproduces_its_measures(tmp_path: Path) -> None:
+    measures = run(tmp_path / "run", *QUICK)
+    file = next((tmp_path / "data").glob("*.npz"))
+    again = evaluate(tmp_path / "run", file)
+    for name, value in again.items():
+        assert value == pytest.approx(measures[name], rel=1e-4, abs=1e-9), name
+    module, data = load_model(tmp_path / "run")
+    assert data["num_entities"] == 5
+    assert torch.equal(module.module_to_relation, checkpoint(tmp_path / "run")["state_dict"]["module_to_relation"])
+
+
+def test_wandb_offline_and_command_line(tmp_path: Path) -> None:
+    """`python train.py` in its own process, with a real offline wandb run; then `modmeta evaluate` on its data."""
+    done = command(
+        str(ROOT / "train.py"),
+        "experiment=springs5",
+        "debug=fast",
+        "trainer.accelerator=cpu",
+        f"data_dir={tmp_path}/data",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "test/edge_accuracy" in done.stdout
+    assert list(tmp_path.glob("runs/springs5/*/wandb/offline-run-*/*.wandb"))
+    directory = next(tmp_path.glob("runs/springs5/*"))
+    file = next((tmp_path / "data").glob("*.npz"))
+    told = command(
+        "-m", "modmeta.cli.main", "evaluate", str(directory), "--data", str(file), "--json", "out.json", cwd=tmp_path
+    )
+    assert told.returncode == 0, told.stderr
+    assert "test/edge_accuracy" in json.loads((tmp_path / "out.json").read_text())
+    refused = command(
+        "-m", "modmeta.cli.main", "evaluate", str(directory), "--data", str(file), "--json", "out.json", cwd=tmp_path
+    )
+    assert refused.returncode == 2
+    assert "out.json" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_two_processes_share_the_tasks(tmp_path: Path) -> None:
+    """Real DDP over gloo: both processes train, each keeps its own tasks, the checkpoint holds all of them."""
+    quick = [word for word in QUICK if "devices" not in word and "progress" not in word]
+    done = command(
+        str(ROOT / "train.py"),
+        *quick,
+        "trainer.devices=2",
+        "+trainer.strategy=ddp",
+        f"data_dir={tmp_path}/data",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    content = torch.load(next(tmp_path.glob("runs/**/last.ckpt")), weights_only=True)
+    bank = content["modmeta"]["bank"]
+    assert sorted(bank["task_ids"].tolist()) == list(range(12))
+    assert (bank["visits"] > 0).all()  # 20 steps, two tasks a step on either rank
+    assert len(content["modmeta"]["generators"]) == 2
+
+
+def test_batches_are_passes_in_random_order() -> None:
+    sampler = TaskBatches(10, 3, 4, seed=1)
+    served = []
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        served += list(sampler)
+    assert all(len(batch) == len(set(batch)) == 3 for batch in served)
+    for start in range(0, 24, 3):  # three batches to a pass, no task twice in it
+        assert len({task for batch in served[start : start + 3] for task in batch}) == 9
+    assert served[:3] != served[3:6]
+    sampler.set_epoch(2)
+    assert list(sampler) == served[8:12]
+
+
+def test_ranks_share_the_tasks_without_overlap() -> None:
+    parts = [{task for batch in TaskBatches(11, 4, None, 0, rank, 2) for task in batch} for rank in range(2)]
+    assert not parts[0] & parts[1]
+    assert parts[0] <= set(range(0, 11, 2))
+    assert len(TaskBatches(11, 4, None, 0, 0, 2)) == len(TaskBatches(11, 4, None, 0, 1, 2)) == 2
+    everything = [task for rank in range(2) for batch in TaskBatches(11, 4, None, None, rank, 2) for task in batch]
+    assert sorted(everything) == list(range(11))
