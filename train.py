@@ -21,8 +21,8 @@ def train(config: DictConfig) -> dict[str, float]:
     data = hydra.utils.instantiate(config.data)
     module = hydra.utils.instantiate(config.bouncegrad)
     module.config = OmegaConf.to_container(config, resolve=True)
-    callbacks = [hydra.utils.instantiate(part) for part in (config.callbacks or {}).values()]
-    loggers = [hydra.utils.instantiate(part) for part in (config.logger or {}).values()]
+    callbacks = [hydra.utils.instantiate(part) for part in (config.callbacks or {}).values() if part]
+    loggers = [hydra.utils.instantiate(part) for part in (config.logger or {}).values() if part]
     trainer = hydra.utils.instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     try:
         for logger in loggers:

@@ -91,7 +91,7 @@ class BounceGrad(pl.LightningModule):
     # ---- set-up ----------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler | ReduceLROnPlateau]]:
-        modules = self.make_optimizer(self.model.parameters())
+        modules = self.make_optimizer([group for group in self.model.parameter_groups() if group["params"]])
         proposal = self.make_proposal_optimizer(self.proposal.parameters())
         self.total_steps = int(self.trainer.estimated_stepping_batches)
         if self.make_scheduler is None:

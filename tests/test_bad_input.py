@@ -27,7 +27,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_file(path: Path, entities: int = 5, **change: Any) -> Path:
     """A file of a few spring systems, with parts of the test split replaced."""
-    splits = generate(Springs(num_entities=entities), {"train": (6, 49), "valid": (4, 49), "test": (4, 60)}, progress=False)
+    splits = generate(
+        Springs(num_entities=entities), {"train": (6, 49), "valid": (4, 49), "test": (4, 60)}, progress=False
+    )
     test = splits["test"]
     splits["test"] = Trajectories(**({name: getattr(test, name) for name in test.__dataclass_fields__} | change))
     arrays: dict[str, Any] = {"features": np.array(test.features), "frame_step": 0.1, "settings": "{}", "format": 1}

@@ -375,6 +375,7 @@ def bad_to_save() -> list[tuple[dict, str]]:
         ({"train": data, "test": changed}, "frame_step of split test, 0.2, differs"),
         ({"train": nan}, "is nan"),
         ({"train": fraction}, "float64"),
+        ({"train": Trajectories(data.states, None, ("x", "y", None, 3), 0.1)}, "not all names"),  # type: ignore[arg-type]
         ({"train": Trajectories(data.states, None, data.features, 0.1, {"a": object()})}, "JSON"),
         ({"nri": odd}, "not positions and as many velocities"),
         ({"nri": unnamed}, "has relation 1, but edge_values"),

@@ -138,7 +138,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) 
     Raises:
         DataError: see `write_atomically`.
     """
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **dict(arrays)), overwrite)
+    write_atomically(path, lambda file: np.savez(file, **dict(arrays)), overwrite)  # type: ignore[arg-type]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None], overwrite: bool) -> None:

@@ -255,7 +255,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
     def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> DataLoader[dict[str, Tensor]]:
         data = self.splits[split]
         sampler = TaskBatches(len(data), size, batches, seed, *self._process())
-        return DataLoader(data, sampler=sampler, batch_size=None)
+        own = torch.Generator()  # a loader draws a number for each pass; not from the stream that dropout uses
+        return DataLoader(data, sampler=sampler, batch_size=None, generator=own)
 
 
 def as_dataset(data: Trajectories, units: Units) -> TaskDataset:

@@ -88,6 +88,8 @@ class Trajectories:
                 f"{where}: {self.num_features} features but {len(self.features)} names {list(self.features)}; "
                 "name every feature once"
             )
+        if not all(isinstance(name, str) for name in self.features):
+            raise DataError(f"{where}: features {list(self.features)} are not all names; give a string for each")
         if not (np.isfinite(self.frame_step) and self.frame_step > 0):
             raise DataError(f"{where}: frame_step is {self.frame_step}; give the positive time between two frames")
         self._validate_states(where)

@@ -31,7 +31,9 @@ class GroupedMLP(nn.Module):
         sizes: widths from input to output.
         activation: elementwise function between layers.
         linear_path: adds an affine map from input to output, and starts the perceptron's last layer at zero, so that
-            the network begins as a linear one and spends its capacity on what is not linear.
+            the network begins as a linear one and spends its capacity on what is not linear. The map starts small:
+            networks that begin almost alike part along the direction that explains the data best, those that begin far
+            apart often settle on a division of labour of their own (one attracts along x, one along y).
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class GroupedMLP(nn.Module):
         layers = [GroupedLinear(groups, a, b) for a, b in pairwise(sizes)]
         self.layers = nn.ModuleList(layers)
         self.linear = GroupedLinear(groups, sizes[0], sizes[-1]) if linear_path else None
-        if linear_path:
+        if self.linear is not None:
             nn.init.zeros_(layers[-1].weight)
             nn.init.zeros_(layers[-1].bias)
+            nn.init.normal_(self.linear.weight, std=0.01)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, in), shared, or (K, P, in) to (K, P, out)."""

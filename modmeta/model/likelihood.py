@@ -61,7 +61,9 @@ class StudentT(Likelihood):
     """Student's t with a learned scale that depends on the state of the entity and its surroundings.
 
     Close encounters are both rare and badly predicted; heavy tails and a scale that grows there keep them from
-    drowning the weak, exact evidence of everything else.
+    drowning the weak, exact evidence of everything else. All features share the scale, in units of their usual change:
+    with one each, features that change almost without interaction (positions) are soon predicted so well that noise in
+    them outweighs the others, and the search settles on structures that explain that noise.
 
     Args:
         num_features: D.
@@ -75,7 +77,7 @@ class StudentT(Likelihood):
         self.degrees = degrees
         self.features = RelativeFeatures(positions)
         self.pair = GroupedMLP(1, [self.features.size(num_features), hidden, hidden])
-        self.own = GroupedMLP(1, [num_features + hidden, hidden, num_features])
+        self.own = GroupedMLP(1, [num_features + hidden, hidden, 1])
 
     def log_scale(self, states: Tensor) -> Tensor:
         receiver, sender = pair_states(states)
@@ -84,7 +86,7 @@ class StudentT(Likelihood):
             self.pair(pairs.flatten(0, -2)).view(*pairs.shape[:-1], -1).amax(dim=2)
         )  # the closest sender counts most
         inputs = torch.cat((states, around), dim=-1)
-        return self.own(inputs.flatten(0, -2)).view(states.shape)
+        return self.own(inputs.flatten(0, -2)).view(*states.shape[:-1], -1)
 
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
         nu = self.degrees

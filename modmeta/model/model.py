@@ -1,5 +1,7 @@
 """A model is a dynamics and a likelihood: together they give structures their energies."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,14 @@ class RelationalModel(nn.Module):
         super().__init__()
         self.dynamics = dynamics
         self.likelihood = likelihood
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters for an optimiser: weight decay applies to the perceptrons of modules, not to affine paths."""
+        dynamics = self.dynamics
+        perceptrons = [*dynamics.edge_modules.layers.parameters(), *dynamics.node_modules.layers.parameters()]
+        ours = {id(parameter) for parameter in perceptrons}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in ours]
+        return [{"params": perceptrons}, {"params": others, "weight_decay": 0.0}]
 
     def log_scale(self, states: Tensor) -> Tensor:
         """Log scale of the error of every change, broadcastable to (B, N, T - 1, D)."""
