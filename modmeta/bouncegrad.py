@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from modmeta.errors import UserError
-from modmeta.evaluation.matching import Confusion, match_labels
+from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import RELATIONS, STATES, TASK
 from modmeta.model.model import RelationalModel
@@ -80,7 +80,8 @@ class BounceGrad(pl.LightningModule):
         k = model.dynamics.num_edge_modules
         self.register_buffer("module_to_relation", torch.arange(k) % num_relations)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
-        self.confusion = Confusion(k, num_relations)
+        self.confusion = Confusion(k, num_relations)  # of validation tasks
+        self.searched, self.proposed = Confusion(k, num_relations), Confusion(k, num_relations)  # of training tasks
         self.measures = ProtocolMeasures(k, num_relations, observed_frames, tuple(forecast_steps))
         self.bank: StructureBank | None = None
         self.generator: torch.Generator | None = None
@@ -190,14 +191,18 @@ class BounceGrad(pl.LightningModule):
             "train/temperature": self.temperature.value,
         }
         if RELATIONS in batch:
-            truth = batch[RELATIONS]
-            found = self.module_to_relation[outcome.structure.relations]
-            proposed = self.module_to_relation[logits.detach().argmax(-1)]
-            values["train/edge_accuracy"] = (found == truth).float().mean()
-            values["train/proposal_accuracy"] = (proposed == truth).float().mean()
+            self.searched.update(outcome.structure.relations, batch[RELATIONS])
+            self.proposed.update(logits.detach().argmax(-1), batch[RELATIONS])
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
 
     def on_train_epoch_end(self) -> None:
+        if self.searched.update_called:
+            searched, proposed = self.searched.compute(), self.proposed.compute()
+            mapping = match_labels(searched)
+            self.log("train/edge_accuracy", matched_accuracy(searched, mapping))
+            self.log("train/proposal_accuracy", matched_accuracy(proposed, mapping))
+            self.searched.reset()
+            self.proposed.reset()
         self.temperature.end_epoch(int(self.steps_done) / self.total_steps)
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -219,12 +224,11 @@ class BounceGrad(pl.LightningModule):
             self.confusion.update(inferred.structure.relations, batch[RELATIONS])
 
     def on_validation_epoch_end(self) -> None:
-        counts = self.confusion.compute()
-        if counts.sum() == 0:
+        if not self.confusion.update_called:
             return
+        counts = self.confusion.compute()
         self.module_to_relation.copy_(match_labels(counts))
-        right = counts[torch.arange(len(counts), device=counts.device), self.module_to_relation].sum()
-        self.log("val/edge_accuracy", right / counts.sum())
+        self.log("val/edge_accuracy", matched_accuracy(counts, self.module_to_relation))
         self.confusion.reset()
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -36,3 +36,8 @@ def match_labels(counts: Tensor) -> Tensor:
     modules, relations = linear_sum_assignment(counts.cpu().numpy(), maximize=True)
     relation[torch.as_tensor(modules)] = torch.as_tensor(relations, device=counts.device)
     return relation
+
+
+def matched_accuracy(counts: Tensor, relation: Tensor) -> Tensor:
+    """Fraction of edges whose module stands for their relation, given counts (K, R) and relations of modules (K,)."""
+    return counts.gather(1, relation.unsqueeze(1)).sum() / counts.sum()
