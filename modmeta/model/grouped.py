@@ -32,8 +32,7 @@ class GroupedMLP(nn.Module):
         activation: elementwise function between layers.
         linear_path: adds an affine map from input to output, and starts the perceptron's last layer at zero, so that
             the network begins as a linear one and spends its capacity on what is not linear. The map starts small:
-            networks that begin almost alike part along the direction that explains the data best, those that begin far
-            apart often settle on a division of labour of their own (one attracts along x, one along y).
+            networks that begin almost alike part along the direction that explains the data best.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class GroupedMLP(nn.Module):
         if self.linear is not None:
             nn.init.zeros_(layers[-1].weight)
             nn.init.zeros_(layers[-1].bias)
-            nn.init.normal_(self.linear.weight, std=0.01)
+            nn.init.normal_(self.linear.weight, std=0.001)
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
