@@ -12,7 +12,7 @@ def main(out: str, *runs: str) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.subplots()
     for run in runs:
-        label, directory = run.split("=", 1)
+        label, directory = run.rsplit("=", 1)
         history = json.loads((Path(directory) / "curves.json").read_text())["history"]
         ax.plot([row["seconds"] for row in history], [row["train/edge_accuracy"] for row in history], label=label)
     ax.set(xlabel="seconds of training, two CPU cores", ylabel="edge accuracy of the search", ylim=(0.45, 1.02))

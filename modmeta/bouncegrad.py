@@ -193,16 +193,20 @@ class BounceGrad(pl.LightningModule):
         if RELATIONS in batch:
             self.searched.update(outcome.structure.relations, batch[RELATIONS])
             self.proposed.update(logits.detach().argmax(-1), batch[RELATIONS])
+            if self.trainer.is_last_batch:
+                self._log_accuracies()
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
 
+    def _log_accuracies(self) -> None:
+        """Accuracy of the structures found in this epoch, with labels matched on themselves: a curve, not a result."""
+        searched, proposed = self.searched.compute(), self.proposed.compute()
+        mapping = match_labels(searched)
+        self.log("train/edge_accuracy", matched_accuracy(searched, mapping), on_step=False, on_epoch=True)
+        self.log("train/proposal_accuracy", matched_accuracy(proposed, mapping), on_step=False, on_epoch=True)
+        self.searched.reset()
+        self.proposed.reset()
+
     def on_train_epoch_end(self) -> None:
-        if self.searched.update_called:
-            searched, proposed = self.searched.compute(), self.proposed.compute()
-            mapping = match_labels(searched)
-            self.log("train/edge_accuracy", matched_accuracy(searched, mapping))
-            self.log("train/proposal_accuracy", matched_accuracy(proposed, mapping))
-            self.searched.reset()
-            self.proposed.reset()
         self.temperature.end_epoch(int(self.steps_done) / self.total_steps)
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):

@@ -59,7 +59,7 @@ def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
 
 def test_a_run_learns_and_repeats(tmp_path: Path) -> None:
     """Equal runs give equal weights; a few seconds find most relations and predict far better than standing still."""
-    longer = (*QUICK, "data.batches_per_epoch=50", "trainer.max_epochs=8")
+    longer = (*QUICK, "data.num_tasks=20", "data.batch_size=10", "data.batches_per_epoch=50", "trainer.max_epochs=8")
     first = run(tmp_path / "a", *longer)
     run(tmp_path / "b", *longer)
     same(checkpoint(tmp_path / "a")["state_dict"], checkpoint(tmp_path / "b")["state_dict"])

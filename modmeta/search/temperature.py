@@ -27,9 +27,9 @@ class Annealed(Temperature):
 
     Modules that begin almost alike stay so while it is hot, because structures are drawn almost uniformly and every
     module learns the average law. On cooling they part along the direction that explains the data best (deterministic
-    annealing: Rose 1998). Energies are sums over all frames and features of a receiver, hundreds of terms, so differences
-    that matter weigh hundreds of nats; started near 1, the random first difference between modules decides, and few
-    tasks end in a division of labour of their own.
+    annealing: Rose 1998). Energies are sums over all frames and features of a receiver, hundreds of terms, so
+    differences that matter weigh hundreds of nats; started near 1, the random first difference between modules decides,
+    and few tasks end in a division of labour of their own.
 
     Args:
         start: temperature at the beginning, in units of energy (nats).
