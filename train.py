@@ -1,6 +1,7 @@
 """Trains on many tasks at once, then meets test tasks for the first time. `python train.py --help` shows commands."""
 
 import sys
+import warnings
 
 import hydra
 import pytorch_lightning as pl
@@ -14,6 +15,7 @@ from modmeta.runs import check_resume, finish_loggers
 
 def train(config: DictConfig) -> dict[str, float]:
     """One run: seed, instantiate, fit, test."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
     if config.threads:
         torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, verbose=False)

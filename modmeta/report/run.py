@@ -103,7 +103,9 @@ class RunRecord(pl.Callback):
         measures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         content = self._write(trainer, pl_module, measures)
         shown = {name: value for name, value in content.items() if name.startswith(("test/", "train/"))}
-        Console().print(measures_table(shown, f"results, written to {self.directory / 'metrics.json'}"))
+        console = Console()
+        console.print(measures_table(shown, "results"))
+        console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
 
     def _write(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
         config = cast(BounceGrad, module).config
