@@ -103,7 +103,7 @@ class BounceGrad(pl.LightningModule):
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if int(self.steps_done) == 0:
-            self.model.dynamics.set_scales(*data.model_scales())
+            self.model.dynamics.set_scales(data.model_scales())
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 1000 + self.global_rank)
         ids = data.owned_tasks()
         dynamics = self.model.dynamics
@@ -129,7 +129,7 @@ class BounceGrad(pl.LightningModule):
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
         logits = self.proposal(states)
         share = self.search.horizon == 1
-        messages = self.model.dynamics.messages(states[:, :, :-1]) if share else None
+        messages = self.model.dynamics.messages(states) if share else None
         outcome = self.search.step(
             self.model,
             states,

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from modmeta.data.scaling import Scales
+from modmeta.model.continuous import ContinuousDynamics
 from modmeta.model.dynamics import ModularDynamics
-from modmeta.model.features import AbsoluteFeatures, RelativeFeatures
+from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
 from modmeta.model.likelihood import FixedGaussian, Gaussian, StudentT
 from modmeta.model.model import RelationalModel
 
@@ -17,15 +19,21 @@ DYNAMICS = {
     "additive": {"features": RelativeFeatures(2), "additive": True},
     "mlp": {"features": RelativeFeatures(2), "additive": False},
     "paper": {"features": AbsoluteFeatures(), "additive": False, "linear_path": False, "robust": False},
+    "isotropic": {"features": IsotropicFeatures(2)},
+    "continuous": {"features": IsotropicFeatures(2)},
 }
 
 
 def make_model(kind: str = "additive", likelihood: str = "student_t", k: int = 2, g: int = 1) -> RelationalModel:
     """A small model with random weights everywhere and scales that are not 1."""
-    dynamics = ModularDynamics(4, k, num_node_modules=g, hidden=8, **DYNAMICS[kind])
-    dynamics.set_scales(torch.randn(4), torch.rand(4) + 0.5, torch.rand(4) + 0.5)
+    kind_of = ContinuousDynamics if kind == "continuous" else ModularDynamics
+    dynamics = kind_of(4, k, num_node_modules=g, hidden=8, **DYNAMICS[kind])
+    dynamics.set_scales(
+        Scales(torch.randn(4), torch.rand(4) + 0.5, torch.rand(4) + 0.5, torch.randn(4), torch.tensor(0.3))
+    )
+    wild = kind in ("isotropic", "continuous")  # long rollouts under large random laws diverge
     for parameter in dynamics.parameters():  # perceptrons beside a linear path start at zero
-        torch.nn.init.normal_(parameter, std=0.4)
+        torch.nn.init.normal_(parameter, std=0.02 if wild else 0.4)
     return RelationalModel(dynamics, LIKELIHOODS[likelihood]()).eval()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modmeta.data import files
-from modmeta.data.scaling import Units, robust_scales
+from modmeta.data.scaling import Scales, Units, robust_scales
 from modmeta.data.simulators import World, generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -216,9 +216,10 @@ class TrajectoryDataModule(pl.LightningDataModule):
         if data.relations is not None and data.relations.max() >= self.num_relations:
             raise DataError(f"{where}: relation {data.relations.max()}, but data.num_relations={self.num_relations}")
 
-    def model_scales(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Robust centre and scale of states, and scale of their change, (D,) each, in protocol units."""
-        return robust_scales(self.splits["train"].states, self.positions)
+    def model_scales(self) -> Scales:
+        """Robust scales of the training set, in protocol units."""
+        assert self.units is not None
+        return robust_scales(self.splits["train"].states, self.positions, self.units, self.meta["frame_step"])
 
     def owned_tasks(self) -> Tensor:
         """Training tasks whose structures this process keeps."""

@@ -1,6 +1,7 @@
 """Units: those of the protocol, in which errors are reported, and robust ones, in which modules see the world."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,8 +49,27 @@ def feature_groups(num_features: int, positions: int) -> list[slice]:
     return groups + [slice(i, i + 1) for i in range(first, num_features)]
 
 
-def robust_scales(states: Tensor, positions: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre and scale of states (B, N, T, D), and scale of their change from frame to frame, each (D,).
+class Scales(NamedTuple):
+    """In what units modules see the world, all in protocol units.
+
+    Attributes:
+        centre: of the states (D,).
+        state: scale of the states (D,).
+        change: scale of their change from frame to frame (D,).
+        rest: states of an entity at rest at the origin of physical units (D,).
+        step: change of a coordinate in one frame at a velocity of 1 more than `rest`; 0 where velocities do not follow
+            coordinates.
+    """
+
+    centre: Tensor
+    state: Tensor
+    change: Tensor
+    rest: Tensor
+    step: Tensor
+
+
+def robust_scales(states: Tensor, positions: int, units: Units, frame_step: float) -> Scales:
+    """Scales of states (B, N, T, D) that are in `units`, frames `frame_step` time units apart.
 
     Speeds and kicks are heavy-tailed: the largest change of velocity among charged particles is 400 times the median. A
     scale is therefore 1.48 times the median absolute value, shared by the features of a group.
@@ -67,4 +87,20 @@ def robust_scales(states: Tensor, positions: int) -> tuple[Tensor, Tensor, Tenso
             out[group] = typical if typical > 0 else max(float(part.max()), 1e-6)
         return out
 
-    return centre, scale(spread), scale(change)
+    rest = units.normalised(np.zeros((1, sample.shape[-1])))[0]
+    step = _step(sample - rest, positions)
+    if step != 0:
+        said = frame_step * units.scale[positions] / units.scale[0]
+        step = said if abs(step / said - 1) < 0.01 else step  # exact, where it is what it says
+    return Scales(centre, scale(spread), scale(change), rest, torch.tensor(step))
+
+
+def _step(states: Tensor, positions: int) -> float:
+    """Change of a coordinate in one frame at velocity 1: two frames' change and Simpson's rule, a median."""
+    if positions == 0 or states.shape[-1] < 2 * positions or states.shape[2] < 3:
+        return 0.0
+    x, v = states[..., :positions].double(), states[..., positions : 2 * positions].double()
+    path = (v[:, :, :-2] + 4 * v[:, :, 1:-1] + v[:, :, 2:]).flatten() / 3
+    moved = (x[:, :, 2:] - x[:, :, :-2]).flatten()
+    fast = path.abs() > path.abs().median()
+    return float((moved[fast] / path[fast]).median()) if bool(fast.any()) else 0.0

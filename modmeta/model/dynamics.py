@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modmeta.model.features import AbsoluteFeatures, RelativeFeatures, pair_states
+from modmeta.data.scaling import Scales
+from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
 
 
@@ -42,6 +43,7 @@ class ModularDynamics(nn.Module):
         linear_path: an affine path beside each perceptron.
         robust: modules see states and changes in robust scales of the data; otherwise in protocol units.
         activation: elementwise function of the hidden layers.
+        channels: of a message; none for D, or `hidden` where messages are not changes.
     """
 
     state_scale: Tensor
@@ -52,7 +54,7 @@ class ModularDynamics(nn.Module):
         self,
         num_features: int,
         num_edge_modules: int,
-        features: AbsoluteFeatures | RelativeFeatures,
+        features: AbsoluteFeatures | RelativeFeatures | IsotropicFeatures,
         num_node_modules: int = 1,
         hidden: int = 64,
         edge_layers: int = 2,
@@ -61,13 +63,14 @@ class ModularDynamics(nn.Module):
         linear_path: bool = True,
         robust: bool = True,
         activation: Callable[[Tensor], Tensor] = F.silu,
+        channels: int | None = None,
     ) -> None:
         super().__init__()
         d, k, g = num_features, num_edge_modules, num_node_modules
         self.features = features
         self.num_edge_modules, self.num_node_modules, self.additive = k, g, additive
         self.robust = robust
-        channels = d if additive else hidden
+        channels = channels or (d if additive else hidden)
         edge_sizes = [features.size(d), *[hidden] * edge_layers, channels]
         node_sizes = [d if additive else d + channels, *[hidden] * node_layers, d]
         self.edge_modules = GroupedMLP(k, edge_sizes, activation, linear_path and additive)
@@ -76,13 +79,13 @@ class ModularDynamics(nn.Module):
         self.register_buffer("state_scale", torch.ones(d))
         self.register_buffer("change_scale", torch.ones(d))
 
-    def set_scales(self, centre: Tensor, state_scale: Tensor, change_scale: Tensor) -> None:
-        """Takes robust centre and scale of the states, and scale of their change from frame to frame, each (D,)."""
+    def set_scales(self, scales: Scales) -> None:
+        """Takes the units in which modules see states and changes."""
         if not self.robust:
             return
-        self.centre.copy_(centre)
-        self.state_scale.copy_(state_scale)
-        self.change_scale.copy_(change_scale)
+        self.centre.copy_(scales.centre)
+        self.state_scale.copy_(scales.state)
+        self.change_scale.copy_(scales.change)
 
     def scaled(self, states: Tensor) -> Tensor:
         """States (..., D) in the units that the modules see."""
@@ -93,18 +96,25 @@ class ModularDynamics(nn.Module):
         return states.diff(dim=2) / self.change_scale
 
     def messages(self, states: Tensor) -> Tensor:
-        """What every module would send along every edge: (B, N, T, D) to (B, N, S, K, T, C)."""
+        """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, C)."""
+        return self._send(states[:, :, :-1])
+
+    def _send(self, states: Tensor) -> Tensor:
+        """Outputs of all edge modules at given states: (B, N, T, D) to (B, N, S, K, T, C)."""
         receiver, sender = pair_states(self.scaled(states))
         pairs = self.features(receiver, sender)  # (B, N, S, T, F)
         sent = self.edge_modules(pairs.flatten(0, -2))  # (K, B N S T, C)
-        return sent.view(-1, *pairs.shape[:-1], sent.shape[-1]).movedim(0, 3)
+        sent = sent.view(-1, *pairs.shape[:-1], sent.shape[-1])
+        if isinstance(self.features, IsotropicFeatures):
+            sent = self.features.directed(sent, receiver, sender)
+        return sent.movedim(0, 3)
 
     def change(self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:
         """Change that candidate structures predict, in units of `change_scale`.
 
         Args:
             states: (B, N, T, D).
-            messages: of `messages(states)`, (B, N, S, K, T, C).
+            messages: that follow from them, (B, N, S, K, T, C).
             rows: modules on incoming edges, (B, N, M, S); B and N may be 1 where all receivers share candidates.
             types: node modules, (B, N, M), likewise.
 
@@ -133,7 +143,7 @@ class ModularDynamics(nn.Module):
 
     def step(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
-        change = self.change(states, self.messages(states), relations.unsqueeze(2), types.unsqueeze(2))
+        change = self.change(states, self._send(states), relations.unsqueeze(2), types.unsqueeze(2))
         return states + change.squeeze(2) * self.change_scale
 
     def rollout(self, states: Tensor, relations: Tensor, types: Tensor, steps: int) -> Tensor:

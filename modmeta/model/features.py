@@ -48,3 +48,36 @@ class RelativeFeatures:
         difference = sender - receiver
         distance = difference[..., : self.positions].norm(dim=-1, keepdim=True)
         return torch.cat((difference, distance, distance.clamp_min(CLOSEST).log()), dim=-1)
+
+
+class IsotropicFeatures:
+    """Invariants of a pair, and directions for what comes of them: laws that no rotation or reflection changes.
+
+    An edge module sees distance, its logarithm, relative speed and the speed of closing in; it answers with weights of
+    two directions, towards the sender and along the relative velocity (equivariant in the sense of Satorras et al.,
+    *E(n) equivariant graph neural networks*, 2021). Features must be coordinates and their velocities.
+
+    Args:
+        positions: how many leading features are coordinates; as many velocities follow.
+    """
+
+    def __init__(self, positions: int) -> None:
+        self.positions = positions
+
+    def size(self, num_features: int) -> int:
+        return 4
+
+    def __call__(self, receiver: Tensor, sender: Tensor) -> Tensor:
+        """(..., D) and (..., D) to (..., 4)."""
+        place, velocity = (sender - receiver).split(self.positions, dim=-1)
+        distance = place.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
+        closing = (place * velocity).sum(-1, keepdim=True) / distance
+        speed = velocity.norm(dim=-1, keepdim=True)
+        return torch.cat((distance, distance.log(), speed, closing), dim=-1)
+
+    def directed(self, weights: Tensor, receiver: Tensor, sender: Tensor) -> Tensor:
+        """Weights (K, ..., C) of directions to vectors (K, ..., C), two directions for every group of coordinates."""
+        place, velocity = (sender - receiver).split(self.positions, dim=-1)
+        towards = place / place.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
+        directions = torch.stack((towards, velocity), dim=-2)  # (..., 2, P)
+        return (weights.unflatten(-1, (-1, 1, 2)) @ directions.unsqueeze(-3)).flatten(-3)

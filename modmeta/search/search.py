@@ -121,7 +121,7 @@ class Search:
         moving = self._moving(structure, generator)  # (B, N)
         if self.horizon == 1:
             if messages is None:
-                messages = model.dynamics.messages(states[:, :, :-1])
+                messages = model.dynamics.messages(states)
             scores = model.receiver_energies(states, messages, candidates.rows, candidates.types)
             current, movable = candidates.current, moving
         else:
@@ -192,7 +192,7 @@ def infer(
     structure = random_structure(b, n, k, g, generator)
     needs = proposal is not None and search.needs_proposal(model, n)
     logits = proposal(states) if needs and proposal is not None else None
-    messages = dynamics.messages(states[:, :, :-1]) if search.horizon == 1 else None
+    messages = dynamics.messages(states) if search.horizon == 1 else None
     zero = states.new_tensor(1e-30)
     probabilities = states.new_full((*structure.relations.shape, k), 1 / k)
     for _ in range(search.sweeps):
