@@ -42,6 +42,32 @@ def test_published_layout(tmp_path: Path) -> None:
     assert load(tmp_path / "d")["train"].num_tasks == 3
 
 
+@pytest.mark.parametrize("world", ["kuramoto", "mixed"])
+def test_worlds_that_were_not_published(world: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", world, *OPTIONS, "-o", str(tmp_path / "out.npz")]
+    assert cli.main([*arguments, "--stream", "nri"]) == 2
+    assert capsys.readouterr().err == f"error: world {world} has no stream 'nri'; choose 'task'\n"
+    assert cli.main(arguments) == 0
+    data = load(tmp_path / "out.npz")["test"]
+    assert data.features == WORLDS[world].features
+    assert data.settings["world"] == world
+
+
+def test_mixed_relations_survive_the_published_layout(tmp_path: Path) -> None:
+    assert cli.main(["generate", "mixed", *OPTIONS, "--format", "nri", "-o", str(tmp_path / "d")]) == 0
+    expected = generate(WORLDS["mixed"](num_entities=3), COUNTS)
+    for split, data in load(tmp_path / "d").items():
+        np.testing.assert_array_equal(data.relations, expected[split].relations)
+
+
+def test_oscillators_do_not_fit_the_published_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "kuramoto", *OPTIONS, "--format", "nri", "-o", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "not positions and as many velocities" in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("form", ["npz", "nri"])
 def test_existing_output_is_refused_before_any_work(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

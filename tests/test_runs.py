@@ -20,6 +20,9 @@ EXPERIMENTS = sorted(
 )
 
 
+WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"simulated"})
+
+
 def same(a: object, b: object, where: str = "checkpoint") -> None:
     """Fails where two nested values differ by a single bit."""
     assert type(a) is type(b), where
@@ -37,6 +40,17 @@ def same(a: object, b: object, where: str = "checkpoint") -> None:
         assert torch.equal(a, b), where
     else:
         assert a == b or (a != a and b != b), f"{where}: {a} is not {b}"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_data_file_describes_its_world(world: str, tmp_path: Path) -> None:
+    data = hydra.utils.instantiate(compose(tmp_path / "run", f"data={world}").data)
+    assert data.world.num_entities == data.num_entities
+    assert f"{data.world.name}{data.num_entities}" == world.replace("3kinds", "")
+    assert len(data.world.features) == data.num_features
+    assert len(data.world.edge_values) == data.num_relations
+    names = data.world.features
+    assert names[data.positions : 2 * data.positions] == tuple(f"v{name}" for name in names[: data.positions])
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORLDS = ("charged", "springs")  # of modmeta.data.simulators, whose import takes a second
+WORLDS = ("charged", "kuramoto", "mixed", "springs")  # of modmeta.data.simulators, whose import takes a second
 
 EPILOG = """\
 the published data of Kipf et al. (2018), 50,000 / 10,000 / 10,000 trajectories:
@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
         parser.add_argument(f"--{split}", type=int, default=0, metavar="TASKS", help=f"trajectories of split {split}")
     parser.add_argument("--frames", type=int, default=49, help="of training and validation tasks, 0.1 time units apart")
     parser.add_argument("--test-frames", type=int, default=99, help="of test tasks")
-    parser.add_argument("--entities", type=int, default=5, help="particles of a task")
+    parser.add_argument("--entities", type=int, default=5, help="particles or oscillators of a task")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the noise on stored frames")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
     parser.add_argument(
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
         raise DataError("nothing to generate; give at least one of --train, --valid and --test")
     suffix = f"_{args.world}{args.entities}"
     if args.format == "nri":
+        nri.check_features(f"world {world.name}", world.features)
         nri.check_free_nri(args.output, counts, args.overwrite, suffix)
     else:
         archive.check_free(args.output, args.overwrite)

@@ -8,6 +8,8 @@ import numpy as np
 from modmeta.data.kernels import advance, squared_distances
 from modmeta.data.particles import Particles, pick
 
+PRODUCTS = (1.0, -1.0)  # of the two charges of a pair, by label; the diagonal holds 1, as label 0 does
+
 
 @dataclass(frozen=True)
 class Charged(Particles):
@@ -33,13 +35,12 @@ class Charged(Particles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("position_std", 0 < self.position_std < np.inf, "positive")
-        self._check("strength", 0 < self.strength < np.inf, "positive")
+        self._check_positive("position_std", "strength")
         self._check("positive", 0 <= self.positive <= 1, "a probability, from 0 to 1")
 
     @property
     def edge_values(self) -> tuple[float, ...]:
-        return (1.0, -1.0)  # product of the two charges; the diagonal holds 1, as label 0 does
+        return PRODUCTS
 
     @property
     def start_spread(self) -> float:
@@ -52,14 +53,18 @@ class Charged(Particles):
         charges = pick(uniform, (1 - self.positive, self.positive))  # 0 for a charge of -1
         relations = (charges[:, :, None] != charges[:, None, :]).astype(np.int64)
         first, second = np.triu_indices(self.num_entities, 1)
-        strengths = self.strength * np.array(self.edge_values)[relations[:, first, second].T]
+        strengths = self.strength * np.array(PRODUCTS)[relations[:, first, second].T]
         return relations, np.ascontiguousarray(strengths)
 
     def _move(self, strengths: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> None:
-        weights = np.empty_like(strengths)
+        weights = np.empty(strengths.shape[-2:])  # (P, B)
         with np.errstate(divide="ignore", invalid="ignore"):  # two in one place: `integrate` looks for it
             for _ in range(self.sample_every):
-                squared_distances(positions, weights)
-                np.power(weights, 1.5, out=weights)
-                np.divide(strengths, weights, out=weights)
+                self._weigh(strengths, positions, weights)
                 advance(weights, positions, velocities, 1, self.time_step, self.box, self.max_force)
+
+    def _weigh(self, strengths: np.ndarray, positions: np.ndarray, weights: np.ndarray) -> None:
+        """Force per distance of every pair at positions (2, N, B), into `weights` (P, B)."""
+        squared_distances(positions, weights)
+        np.power(weights, 1.5, out=weights)
+        np.divide(strengths, weights, out=weights)

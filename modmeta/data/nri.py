@@ -187,12 +187,20 @@ def check_free_nri(path: Path | str, splits: Iterable[str], overwrite: bool = Fa
     return None
 
 
+def check_features(where: str, features: tuple[str, ...]) -> None:
+    """Refuses features that are not positions and as many velocities, which is all that the layout knows.
+
+    Raises:
+        DataError: they are others.
+    """
+    axes, odd = divmod(len(features), 2)
+    if odd or features[axes:] != tuple(f"v{name}" for name in features[:axes]):
+        raise DataError(f"{where} has features {list(features)}, not positions and as many velocities; write an .npz")
+
+
 def _published(path: Path, split: str, data: Trajectories) -> dict[str, np.ndarray]:
-    axes, odd = divmod(data.num_features, 2)
-    if odd:
-        raise DataError(
-            f"{path}: split {split} has features {list(data.features)}, not positions and as many velocities"
-        )
+    check_features(f"{path}: split {split}", data.features)
+    axes = data.num_features // 2
     flat = data.states.transpose(0, 2, 3, 1)  # (tasks, T, D, N)
     arrays = {"loc": np.ascontiguousarray(flat[:, :, :axes]), "vel": np.ascontiguousarray(flat[:, :, axes:])}
     if data.relations is not None:

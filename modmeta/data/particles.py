@@ -2,69 +2,49 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from modmeta.data.stepped import Stepped
 from modmeta.data.streams import Rng
 from modmeta.data.world import Draws
 from modmeta.errors import DataError
 
 
 @dataclass(frozen=True)
-class Particles(ABC):
+class Particles(Stepped, ABC):
     """Particles of mass 1 in a square box with reflecting walls (Kipf et al., Neural Relational Inference, ICML 2018).
 
     A step is a kick by the force at the old place, a move with the new velocity, a reflection. A frame is stored after
     the reflection, so its velocity is half a step behind its position. The start itself is not stored.
 
     Args:
-        num_entities: N, at least 2.
+        num_entities, time_step, sample_every: see `Stepped`.
+        observation_noise: standard deviation of the noise added to stored positions and velocities.
         box: half-width of the box, length units.
         speed: of every particle at the start, length units per time unit.
-        time_step: of the integrator, time units.
-        sample_every: steps between two frames.
         max_force: bound of each component of a particle's force.
-        observation_noise: standard deviation of the noise added to stored positions and velocities.
 
     Raises:
         DataError: a setting makes no sense.
     """
 
-    name: ClassVar[str]
     features: ClassVar[tuple[str, ...]] = ("x", "y", "vx", "vy")
+    streams: ClassVar[tuple[str, ...]] = ("task", "nri")
 
-    num_entities: int = 5
     box: float = 5.0
     speed: float = 0.5
-    time_step: float = 0.001
-    sample_every: int = 100
     max_force: float = 100.0
-    observation_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check("num_entities", isinstance(self.num_entities, int) and self.num_entities >= 2, "an integer from 2")
-        self._check("sample_every", isinstance(self.sample_every, int) and self.sample_every >= 1, "an integer from 1")
-        for name in ("box", "speed", "time_step", "max_force"):
-            self._check(name, 0 < getattr(self, name) < np.inf, "positive")
-        self._check("observation_noise", 0 <= self.observation_noise < np.inf, "0 or positive")
-
-    def _check(self, name: str, fine: bool, rule: str) -> None:
-        if not fine:
-            raise DataError(f"{self.name}: {name}={getattr(self, name)} must be {rule}")
-
-    @property
-    def frame_step(self) -> float:
-        return self.time_step * self.sample_every
+        super().__post_init__()
+        self._check_positive("box", "speed", "max_force")
 
     @property
     @abstractmethod
     def edge_values(self) -> tuple[float, ...]: ...
-
-    def settings(self) -> dict[str, Any]:
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {"world": self.name, **values}
 
     @abstractmethod
     def _draw_shape(self) -> tuple[int, ...]:

@@ -8,15 +8,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from modmeta.data.charged import Charged
+from modmeta.data.kuramoto import Kuramoto
+from modmeta.data.mixed import Mixed
+from modmeta.data.particles import Particles
 from modmeta.data.springs import Springs
 from modmeta.data.streams import Rng, open_stream
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.world import World
 from modmeta.errors import DataError
 
-__all__ = ["WORLDS", "Charged", "Springs", "World", "generate"]
+__all__ = ["WORLDS", "Charged", "Kuramoto", "Mixed", "Springs", "World", "generate"]
 
-WORLDS: dict[str, type[Springs] | type[Charged]] = {"springs": Springs, "charged": Charged}
+WORLDS: dict[str, type[Particles] | type[Kuramoto]] = {
+    "springs": Springs,
+    "charged": Charged,
+    "kuramoto": Kuramoto,
+    "mixed": Mixed,
+}
 
 BLOCK = 256  # tasks simulated together: enough to drown the cost of a call, few enough for the cache
 
@@ -45,12 +53,15 @@ def generate(
         Trajectories of every split, float64; their settings hold the world's, `edge_values`, the seed and the stream.
 
     Raises:
-        DataError: a count or the seed makes no sense, or particles left the box because the time step is too long.
+        DataError: a count or the seed makes no sense, the world has no such stream, or particles left the box because
+            the time step is too long.
     """
     _check_counts(counts)
     if threads is not None and threads < 1:
         raise DataError(f"threads={threads} must be at least 1")
     generator_of = open_stream(stream, seed)
+    if stream not in world.streams:
+        raise DataError(f"world {world.name} has no stream {stream!r}; choose {' or '.join(map(repr, world.streams))}")
     total = sum(count for count, _ in counts.values())
     settings = {**world.settings(), "edge_values": list(world.edge_values), "seed": int(seed), "stream": stream}
     splits: dict[str, Trajectories] = {}

@@ -34,8 +34,7 @@ class Springs(Particles):
         super().__post_init__()
         for name in ("relation_strengths", "probabilities"):  # configs bring lists
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        self._check("position_std", 0 < self.position_std < np.inf, "positive")
-        self._check("strength", 0 < self.strength < np.inf, "positive")
+        self._check_positive("position_std", "strength")
         finite = all(0 <= strength < np.inf for strength in self.relation_strengths)
         self._check(
             "relation_strengths", finite and len(self.relation_strengths) > 0, "0 or positive, one for each label"

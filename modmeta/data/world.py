@@ -14,6 +14,7 @@ class World(Protocol):
 
     name: ClassVar[str]
     features: ClassVar[tuple[str, ...]]
+    streams: ClassVar[tuple[str, ...]]  # of random numbers that it can be drawn from, see `modmeta.data.streams`
 
     @property
     def num_entities(self) -> int:
