@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from pathlib import Path
 
 import hydra
 import pytorch_lightning as pl
@@ -10,30 +11,53 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from modmeta.errors import UserError
-from modmeta.runs import check_resume, finish_loggers
+from modmeta.runs import ADVICE, Fit, check_resume, promote, restarted
 
 
 def train(config: DictConfig) -> dict[str, float]:
-    """One run: seed, instantiate, fit, test."""
+    """One run: fit, again from other initial modules while it looks stuck, then test the fit of least energy."""
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
     if config.threads:
         torch.set_num_threads(config.threads)
-    pl.seed_everything(config.seed, verbose=False)
     check_resume(config.ckpt_path)
+    best = last = fit(config)
+    seconds = last.record.seconds
+    for number in range(1, config.restarts + 1):
+        if not last.module.stuck:
+            break
+        print(f"structures look arbitrary (agreement {float(last.module.agreement):.2f}): restart {number}")
+        last.finish()
+        last = fit(restarted(config, number))
+        seconds += last.record.seconds
+        if last.energy < best.energy:
+            promote(last, Path(config.directory))
+            best = last
+    best.record.seconds = seconds  # of all attempts
+    best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+    last.finish()
+    if best.module.stuck:
+        print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
+    return {name: float(value) for name, value in best.trainer.callback_metrics.items()}
+
+
+def fit(config: DictConfig) -> Fit:
+    """Seed, instantiate, fit."""
+    pl.seed_everything(config.bouncegrad.seed, verbose=False)
     data = hydra.utils.instantiate(config.data)
     module = hydra.utils.instantiate(config.bouncegrad)
     module.config = OmegaConf.to_container(config, resolve=True)
     callbacks = [hydra.utils.instantiate(part) for part in (config.callbacks or {}).values() if part]
     loggers = [hydra.utils.instantiate(part) for part in (config.logger or {}).values() if part]
     trainer = hydra.utils.instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    fitted = Fit(trainer, module, Path(config.directory))
     try:
         for logger in loggers:
             logger.log_hyperparams(module.config)
         trainer.fit(module, data, ckpt_path=config.ckpt_path, weights_only=True)
-        trainer.test(module, data, verbose=False)
-    finally:
-        finish_loggers(loggers)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    except BaseException:
+        fitted.finish()
+        raise
+    return fitted
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -12,15 +12,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from modmeta.errors import UserError
-from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
+from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import RELATIONS, STATES, TASK
 from modmeta.model.model import RelationalModel
+from modmeta.schedules import warmup_hold_decay
 from modmeta.search.search import Inferred, Outcome, Search, infer
 from modmeta.search.temperature import Temperature
 from modmeta.structure.bank import StructureBank, random_structure
 
 Made = TypeVar("Made")
+
+STUCK = 0.6  # agreement (Cohen's kappa) of structures from two halves of the frames, below which a run is in doubt
 
 
 class BounceGrad(pl.LightningModule):
@@ -29,6 +32,9 @@ class BounceGrad(pl.LightningModule):
     1. *Search step*: may change the structure of every task, judged by the energy of the observed frames.
     2. *Gradient step* on all modules, structures fixed.
     3. *Proposal step*: the proposal network takes the current structures as labels.
+
+    The last part of the run, `forecast_share` of it, leaves all that alone and trains the model's forecaster, under the
+    best structures.
 
     Structures persist in `bank`. Validation and test tasks are met with the modules frozen, their structures searched
     from random ones by the same code; test tasks only after training.
@@ -48,11 +54,17 @@ class BounceGrad(pl.LightningModule):
         num_relations: relation types in the labels, for measures.
         observed_frames: frames that structures are inferred from.
         forecast_steps: steps at which forecasts are scored.
+        forecast_optimizer: of the forecaster.
+        forecast_share: fraction of the run, at its end, in which the forecaster learns.
+        forecast_horizon: steps of the rollouts that it learns from, reached half way; they begin at 1.
         seed: of the search.
     """
 
     module_to_relation: Tensor
     steps_done: Tensor
+    mean_square_change: Tensor
+    agreement: Tensor
+    usage: Tensor
 
     def __init__(
         self,
@@ -68,6 +80,9 @@ class BounceGrad(pl.LightningModule):
         num_relations: int = 2,
         observed_frames: int = 49,
         forecast_steps: tuple[int, ...] = (1, 10, 20),
+        forecast_optimizer: Callable[..., Optimizer] | None = None,
+        forecast_share: float = 0.0,
+        forecast_horizon: int = 10,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -77,10 +92,20 @@ class BounceGrad(pl.LightningModule):
         self.make_scheduler = scheduler
         self.gradient_clip, self.accepted_only = gradient_clip, accepted_only
         self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
+        self.make_forecast_optimizer = forecast_optimizer
+        self.forecast_share, self.forecast_horizon = forecast_share, forecast_horizon
+        if not 0 <= forecast_share < 1:
+            raise ValueError(f"bouncegrad.forecast_share={forecast_share} must be a fraction of the run, below 1")
+        if (forecast_share > 0) != (model.forecaster is not None):
+            raise ValueError("bouncegrad.forecast_share and bouncegrad.model.forecaster go together: both, or none")
         k = model.dynamics.num_edge_modules
         self.register_buffer("module_to_relation", torch.arange(k) % num_relations)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean_square_change", torch.ones(()))  # unit of the forecaster's loss
+        self.register_buffer("usage", torch.full((k,), torch.nan))  # share of validation edges of every module
+        self.register_buffer("agreement", torch.tensor(torch.nan))  # see `stuck`; unknown before a validation
         self.confusion = Confusion(k, num_relations)  # of validation tasks
+        self.halves = Confusion(k, k)  # of the structures that two halves of their frames tell
         self.searched, self.proposed = Confusion(k, num_relations), Confusion(k, num_relations)  # of training tasks
         self.measures = ProtocolMeasures(k, num_relations, observed_frames, tuple(forecast_steps))
         self.bank: StructureBank | None = None
@@ -94,16 +119,23 @@ class BounceGrad(pl.LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler | ReduceLROnPlateau]]:
         modules = self.make_optimizer([group for group in self.model.parameter_groups() if group["params"]])
         proposal = self.make_proposal_optimizer(self.proposal.parameters())
-        self.total_steps = int(self.trainer.estimated_stepping_batches)
-        if self.make_scheduler is None:
-            return [modules, proposal], []
-        epochs = self.trainer.max_epochs or 1
-        return [modules, proposal], [self.make_scheduler(modules, steps=self.total_steps, epochs=epochs)]
+        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
+        forecast_steps = int(steps * self.forecast_share)
+        self.total_steps = steps - forecast_steps
+        optimizers, schedulers = [modules, proposal], []
+        if self.make_scheduler is not None:
+            schedulers.append(self.make_scheduler(modules, steps=self.total_steps, epochs=epochs))
+        if self.model.forecaster is not None and self.make_forecast_optimizer is not None:
+            forecaster = self.make_forecast_optimizer(self.model.forecaster.parameters())
+            optimizers.append(forecaster)
+            schedulers.append(warmup_hold_decay(forecaster, forecast_steps, epochs))
+        return optimizers, schedulers
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if int(self.steps_done) == 0:
             self.model.dynamics.set_scales(data.model_scales())
+            self.mean_square_change.copy_(data.mean_square_change())
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 1000 + self.global_rank)
         ids = data.owned_tasks()
         dynamics = self.model.dynamics
@@ -124,6 +156,8 @@ class BounceGrad(pl.LightningModule):
     # ---- training --------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        if self.forecast_share and int(self.steps_done) >= self.total_steps:
+            return self._forecast_step(batch)
         bank, generator = self._made(self.bank), self._made(self.generator)
         states, tasks = batch[STATES], batch[TASK].cpu()
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
@@ -162,7 +196,7 @@ class BounceGrad(pl.LightningModule):
         return each.mean()
 
     def _descend(self, loss: Tensor, proposal_loss: Tensor) -> None:
-        modules, proposal = cast(list[LightningOptimizer], self.optimizers())
+        modules, proposal = self._optimizers()[:2]
         modules.zero_grad()
         proposal.zero_grad()
         self.manual_backward(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
@@ -174,10 +208,40 @@ class BounceGrad(pl.LightningModule):
             )
         modules.step()
         proposal.step()
-        scheduler = self.lr_schedulers()
-        if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step()  # type: ignore[union-attr]
+        if self.make_scheduler is not None and not isinstance(self._schedulers()[0], ReduceLROnPlateau):
+            self._schedulers()[0].step()  # type: ignore[call-arg]
         self.steps_done += 1
+
+    def _forecast_step(self, batch: dict[str, Tensor]) -> None:
+        """A gradient step of the forecaster, under the structures that the model finds best now that it rests."""
+        model, states, generator = self.model, batch[STATES], self._made(self.generator)
+        if not bool(model.forecasting):
+            model.start_forecasting()
+        steps = self.total_steps * self.forecast_share / (1 - self.forecast_share)
+        progress = (int(self.steps_done) - self.total_steps) / steps
+        horizon = min(1 + int(2 * progress * (self.forecast_horizon - 1)), self.forecast_horizon)
+        first = int(torch.randint(horizon, (), generator=generator, device=states.device))
+        error = model.forecast_error(states, self.infer(states).structure, horizon, first).mean()
+        forecaster, forecaster_parameters = self._optimizers()[-1], self._made(model.forecaster).parameters()
+        forecaster.zero_grad()
+        self.manual_backward(error / self.mean_square_change)
+        norm = nn.utils.clip_grad_norm_(forecaster_parameters, self.gradient_clip)
+        if bool(torch.isfinite(norm)):  # else a near-collision threw its particles out: the batch teaches nothing
+            forecaster.step()
+        self._schedulers()[-1].step()  # type: ignore[call-arg]
+        self.steps_done += 1
+        values = {"train/forecast_error": error.detach(), "train/forecast_horizon": torch.tensor(float(horizon))}
+        values["train/forecast_skipped"] = (~torch.isfinite(norm)).float()
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(states))
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        return cast(list[LightningOptimizer], self.optimizers())
+
+    def _schedulers(self) -> list[LRScheduler | ReduceLROnPlateau]:
+        schedulers = self.lr_schedulers()
+        if schedulers is None:
+            return []
+        return cast(list[LRScheduler | ReduceLROnPlateau], schedulers if isinstance(schedulers, list) else [schedulers])
 
     def _log_step(
         self, batch: dict[str, Tensor], outcome: Outcome, logits: Tensor, loss: Tensor, proposal_loss: Tensor
@@ -207,27 +271,63 @@ class BounceGrad(pl.LightningModule):
         self.proposed.reset()
 
     def on_train_epoch_end(self) -> None:
+        if int(self.steps_done) > self.total_steps:
+            return
         self.temperature.end_epoch(int(self.steps_done) / self.total_steps)
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(self.trainer.callback_metrics["train/loss"])
+        for scheduler in self._schedulers():
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(self.trainer.callback_metrics["train/loss"])
+
+    @property
+    def priors(self) -> list[str]:
+        """Structural priors in force."""
+        return self.search.priors + (["module 0 sends nothing"] if self.model.dynamics.null_module else [])
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the modules explain frames without relations behind them.
+
+        Then the first and the last frames of a validation task tell different structures. Where modules stand for
+        relations they tell the same. No label is needed.
+        """
+        return bool(self.agreement < STUCK)
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
-    def infer(self, states: Tensor) -> Inferred:
-        """Structures of new tasks from their observed frames (B, N, T, D); always the same for the same input."""
+    def infer(self, states: Tensor, proposal: bool = True) -> Inferred:
+        """Structures of new tasks from their observed frames (B, N, T, D); always the same for the same input.
+
+        Without its proposal network, which knows one number of frames, a search that cannot try every row samples
+        uniformly.
+        """
         generator = torch.Generator(states.device).manual_seed(self.seed)
-        return infer(self.search, self.model, self.proposal, states[:, :, : self.observed_frames], generator)
+        network = self.proposal if proposal else None
+        return infer(self.search, self.model, network, states[:, :, : self.observed_frames], generator)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
         inferred = self.infer(states)
         energy = inferred.energies.mean() / states[0, :, 1:].numel()
         self.log("val/energy", energy, batch_size=len(states), sync_dist=True)
+        if inferred.gap is not None:
+            self.log("val/gap", inferred.gap.median(), batch_size=len(states), sync_dist=True)
+            half = states.shape[2] // 2
+            early, late = self.infer(states[:, :, : half + 1], False), self.infer(states[:, :, half:], False)
+            self.halves.update(early.structure.relations, late.structure.relations)
+        if bool(self.model.forecasting) and states.shape[2] > self.forecast_horizon:
+            errors = self.model.forecast_error(states, inferred.structure, self.forecast_horizon)
+            steps = {f"val/mse_{step}": errors[step - 1] for step in (1, self.forecast_horizon)}
+            self.log_dict(steps, batch_size=len(states), sync_dist=True)
         if RELATIONS in batch:
             self.confusion.update(inferred.structure.relations, batch[RELATIONS])
 
     def on_validation_epoch_end(self) -> None:
+        if self.halves.update_called:
+            counts = self.halves.compute()
+            self.agreement.copy_(agreement(counts))
+            self.usage.copy_((counts.sum(0) + counts.sum(1)) / (2 * counts.sum()))
+            self.log("val/agreement", self.agreement.clone())
+            self.halves.reset()
         if not self.confusion.update_called:
             return
         counts = self.confusion.compute()

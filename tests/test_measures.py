@@ -48,7 +48,7 @@ def test_measures_agree_with_scikit_learn(r: int) -> None:
     measures = ProtocolMeasures(r, r, 10, (1, 5, 20))
     for part in (slice(0, 4), slice(4, 6)):
         piece = Inferred(
-            type(structure)(structure.relations[part], structure.types[part]), chance[part], torch.zeros(2)
+            type(structure)(structure.relations[part], structure.types[part]), chance[part], torch.zeros(2), None
         )
         measures.update(model, piece, states[part], truth[part], swap)
     out = {name: float(value) for name, value in measures.compute().items()}

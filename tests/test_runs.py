@@ -206,3 +206,35 @@ def test_ranks_share_the_tasks_without_overlap() -> None:
     assert len(TaskBatches(11, 4, None, 0, 0, 2)) == len(TaskBatches(11, 4, None, 0, 1, 2)) == 2
     everything = [task for rank in range(2) for batch in TaskBatches(11, 4, None, None, rank, 2) for task in batch]
     assert sorted(everything) == list(range(11))
+
+
+def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twenty steps find nothing; two restarts follow, and the least energy of validation tasks wins."""
+    directory = tmp_path / "run"
+    run(directory, *QUICK, "restarts=2", f"results={tmp_path / 'results'}")
+    said = capsys.readouterr()
+    assert "restart 2" in said.out
+    assert "structures look arbitrary" in said.err
+    final = json.loads((directory / "metrics.json").read_text())
+    others = [json.loads(path.read_text()) for path in directory.glob("restart_*/metrics.json")]
+    assert final["val/energy"] == min(metrics["val/energy"] for metrics in [final, *others])
+    assert "test/edge_accuracy" in final
+    assert not any("test/edge_accuracy" in metrics for metrics in others)  # test tasks are met once
+    assert final["train/seconds"] > max(metrics["train/seconds"] for metrics in others)  # those of all attempts
+    energy = checkpoint(directory)["state_dict"]["agreement"]
+    assert float(energy) == pytest.approx(final["val/agreement"])
+    assert json.loads((tmp_path / "results" / "springs5_12tasks_seed0.json").read_text()) == final
+
+
+def test_the_forecaster_learns_alone(tmp_path: Path) -> None:
+    """The last epochs change nothing but the forecaster, whose forecasts get better."""
+    options = (*QUICK, "model=continuous", "model.hidden=16", "data=charged5", "data.batches_per_epoch=20")
+    more = ("trainer.max_epochs=8", "bouncegrad.forecast_share=0.75", "bouncegrad.model.forecaster=${model}")
+    run(tmp_path / "b", *options, *more, "trainer.check_val_every_n_epoch=1")
+    history = json.loads((tmp_path / "b" / "curves.json").read_text())["history"]
+    frozen = [row["val/energy"] for row in history[2:]]
+    assert len(set(frozen)) == 1  # structures and energies rest
+    errors = [row["val/mse_1"] for row in history[2:]]
+    assert errors[-1] < errors[0]
+    measures = evaluate(tmp_path / "b", next((tmp_path / "data").glob("charged5-*.npz")))
+    assert math.isfinite(measures["test/mse_10"])

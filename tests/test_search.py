@@ -9,8 +9,10 @@ from torch import Tensor
 from modmeta.search.candidates import enumerate_rows, marginals, propose_rows
 from modmeta.search.search import Search, infer
 from modmeta.search.selection import gibbs, greedy, metropolis
+from modmeta.search.symmetric import choose_symmetric, symmetric_rows
 from modmeta.search.temperature import AcceptanceSteered, Annealed
 from modmeta.structure.bank import Structure, random_structure
+from modmeta.structure.relations import all_rows, from_matrix, to_matrix
 from tests.conftest import make_model
 
 ONE = torch.tensor(1.0)
@@ -181,3 +183,65 @@ def test_impossible_settings_are_refused() -> None:
         Search(gibbs, receivers="all", horizon=10)
     with pytest.raises(ValueError, match="receivers"):
         Search(gibbs, receivers="some")
+
+
+def brute_force_symmetric(scores: Tensor) -> Tensor:
+    """Least energy of a symmetric structure of four entities and two modules, by trying all 64."""
+    best = torch.full((len(scores),), torch.inf)
+    for number in range(64):
+        bits = [(number >> p) & 1 for p in range(6)]
+        matrix = torch.zeros(4, 4, dtype=torch.long)
+        for (i, j), bit in zip([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)], bits, strict=True):
+            matrix[i, j] = matrix[j, i] = bit
+        index = (from_matrix(matrix) * torch.tensor([4, 2, 1])).sum(-1)
+        best = torch.minimum(best, scores[:, torch.arange(4), index].sum(-1))
+    return best
+
+
+@pytest.mark.parametrize("enumerate_up_to", [64, 0])
+def test_symmetric_choice_has_the_least_energy(enumerate_up_to: int) -> None:
+    """Weighed one by one exactly; pair by pair on scores that add up over senders, as those of a model nearly do."""
+    weight = torch.randn(50, 4, 3, 1, generator=seeded(4)) * (all_rows(3, 2).T[None, None] - 0.5)
+    scores = weight.sum(2) + 0.05 * torch.randn(50, 4, 8, generator=seeded(5))  # (B, N, M)
+    chosen = choose_symmetric(scores, 2, ONE, seeded(), True, enumerate_up_to)
+    energies = scores.gather(2, chosen.unsqueeze(-1)).flatten(1).sum(1)
+    found = (energies - brute_force_symmetric(scores)).abs() < 1e-5
+    assert found.all() if enumerate_up_to else found.float().mean() >= 0.9
+    matrices = to_matrix(all_rows(3, 2)[chosen])
+    assert torch.equal(matrices, matrices.transpose(1, 2))
+
+
+@pytest.mark.parametrize("enumerate_up_to", [8, 0])
+def test_symmetric_draws_have_the_boltzmann_distribution(enumerate_up_to: int) -> None:
+    scores, chains = torch.randn(1, 3, 4, generator=seeded(2)), 20_000
+    chosen = choose_symmetric(scores.expand(chains, -1, -1), 2, ONE, seeded(), False, enumerate_up_to)
+    rows = symmetric_rows(3, 2)
+    weights = (-scores[0].gather(1, rows.T).sum(0)).softmax(0)
+    for row, weight in zip(rows, weights, strict=True):
+        share = (chosen == row).all(1).float().mean()
+        assert abs(share - weight) < 4 * (weight * (1 - weight) / chains).sqrt()
+
+
+@pytest.mark.parametrize("g", [1, 2])
+def test_symmetric_search_finds_mutual_relations(states: Tensor, g: int) -> None:
+    model = make_model(g=g)
+    search = Search(gibbs, symmetric=True)
+    found = infer(search, model, None, states, seeded()).structure
+    matrices = to_matrix(found.relations)
+    assert torch.equal(matrices, matrices.transpose(1, 2))
+    assert search.priors == ["symmetric"]
+
+
+def test_an_edge_cost_that_outweighs_the_evidence_leaves_no_edges(states: Tensor) -> None:
+    model = make_model()
+    dear, free = Search(gibbs, edge_cost=1e6), Search(gibbs)
+    assert (infer(dear, model, None, states, seeded()).structure.relations == 0).all()
+    assert (infer(free, model, None, states, seeded()).structure.relations != 0).any()
+
+
+def test_a_null_module_sends_nothing(states: Tensor) -> None:
+    model = make_model()
+    model.dynamics.null_module = True
+    messages = model.dynamics.messages(states)
+    assert (messages[:, :, :, 0] == 0).all()
+    assert (messages[:, :, :, 1] != 0).any()

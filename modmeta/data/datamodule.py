@@ -221,6 +221,10 @@ class TrajectoryDataModule(pl.LightningDataModule):
         assert self.units is not None
         return robust_scales(self.splits["train"].states, self.positions, self.units, self.meta["frame_step"])
 
+    def mean_square_change(self) -> Tensor:
+        """Mean squared change from frame to frame, over features, in protocol units."""
+        return self.splits["train"].states[:2000].diff(dim=2).square().mean()
+
     def owned_tasks(self) -> Tensor:
         """Training tasks whose structures this process keeps."""
         rank, world_size = self._process()

@@ -41,3 +41,10 @@ def match_labels(counts: Tensor) -> Tensor:
 def matched_accuracy(counts: Tensor, relation: Tensor) -> Tensor:
     """Fraction of edges whose module stands for their relation, given counts (K, R) and relations of modules (K,)."""
     return counts.gather(1, relation.unsqueeze(1)).sum() / counts.sum()
+
+
+def agreement(counts: Tensor) -> Tensor:
+    """Cohen's kappa of two judges of the same edges, given counts (K, K): 1 if they agree on all, 0 by chance."""
+    share = counts.double() / counts.sum().clamp_min(1)
+    chance = (share.sum(0) * share.sum(1)).sum()
+    return ((share.diagonal().sum() - chance) / (1 - chance).clamp_min(1e-9)).float()

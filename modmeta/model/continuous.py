@@ -11,6 +11,8 @@ from modmeta.data.scaling import Scales
 from modmeta.model.dynamics import ModularDynamics, one_hot
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
 
+FAR = 3.0  # forecasts stay within three times the range of the training set, lest one near-collision end in infinity
+
 
 class ContinuousDynamics(ModularDynamics):
     """Edge modules are accelerations; what they do between two frames is their integral along the observed path.
@@ -37,6 +39,7 @@ class ContinuousDynamics(ModularDynamics):
         nodes: points of the Gauss-Lobatto quadrature of a frame, both ends among them.
         substeps: Runge-Kutta steps of a frame in forecasts.
         activation: elementwise function of the hidden layers.
+        null_module: module 0 sends nothing.
     """
 
     step_scale: Tensor
@@ -55,8 +58,9 @@ class ContinuousDynamics(ModularDynamics):
         edge_layers: int = 2,
         node_layers: int = 2,
         nodes: int = 4,
-        substeps: int = 4,
+        substeps: int = 1,
         activation: Callable[[Tensor], Tensor] = F.silu,
+        null_module: bool = False,
     ) -> None:
         if num_features % 2:
             raise ValueError(f"model=continuous needs a velocity for every coordinate; {num_features} features are odd")
@@ -65,7 +69,7 @@ class ContinuousDynamics(ModularDynamics):
         self.positions = num_features // 2
         super().__init__(
             num_features, num_edge_modules, features, num_node_modules, hidden, edge_layers, node_layers,
-            activation=activation, channels=self.positions,
+            activation=activation, channels=self.positions, null_module=null_module,
         )  # fmt: skip
         self.substeps = substeps
         self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities are behind the positions
@@ -137,7 +141,7 @@ class ContinuousDynamics(ModularDynamics):
             v = v + h / 6 * (a1 + 2 * a2 + 2 * a3 + a4)
         v = v - self.lag * acceleration(x, v)
         own = self._select(self._nodes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
-        return torch.cat((x, v), dim=-1) + own * self.change_scale
+        return (torch.cat((x, v), dim=-1) + own * self.change_scale).clamp(-FAR, FAR)
 
 
 def _quadrature(nodes: int) -> dict[str, np.ndarray]:

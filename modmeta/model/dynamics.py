@@ -44,6 +44,7 @@ class ModularDynamics(nn.Module):
         robust: modules see states and changes in robust scales of the data; otherwise in protocol units.
         activation: elementwise function of the hidden layers.
         channels: of a message; none for D, or `hidden` where messages are not changes.
+        null_module: module 0 sends nothing.
     """
 
     state_scale: Tensor
@@ -64,12 +65,13 @@ class ModularDynamics(nn.Module):
         robust: bool = True,
         activation: Callable[[Tensor], Tensor] = F.silu,
         channels: int | None = None,
+        null_module: bool = False,
     ) -> None:
         super().__init__()
         d, k, g = num_features, num_edge_modules, num_node_modules
         self.features = features
         self.num_edge_modules, self.num_node_modules, self.additive = k, g, additive
-        self.robust = robust
+        self.robust, self.null_module = robust, null_module
         channels = channels or (d if additive else hidden)
         edge_sizes = [features.size(d), *[hidden] * edge_layers, channels]
         node_sizes = [d if additive else d + channels, *[hidden] * node_layers, d]
@@ -107,6 +109,8 @@ class ModularDynamics(nn.Module):
         sent = sent.view(-1, *pairs.shape[:-1], sent.shape[-1])
         if isinstance(self.features, IsotropicFeatures):
             sent = self.features.directed(sent, receiver, sender)
+        if self.null_module:
+            sent = torch.cat((torch.zeros_like(sent[:1]), sent[1:]))
         return sent.movedim(0, 3)
 
     def change(self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:

@@ -15,19 +15,40 @@ class RelationalModel(nn.Module):
 
     The energy of a structure is the negative log-likelihood of the observed frames under rollouts of `horizon` steps,
     restarted from the observed state every `horizon` frames (Alet et al. 2019, section 4).
+
+    Args:
+        dynamics: what structures are inferred with.
+        likelihood: of errors.
+        forecaster: dynamics of the same shape for forecasts, or none. It starts as a copy and learns to keep the
+            squared error of rollouts small, which is another aim: where the future cannot be told (close encounters,
+            walls) the mean of what may happen is best, and a law that predicts means would blur the evidence for
+            structures.
     """
 
-    def __init__(self, dynamics: ModularDynamics, likelihood: Likelihood) -> None:
+    forecasting: Tensor
+
+    def __init__(
+        self, dynamics: ModularDynamics, likelihood: Likelihood, forecaster: ModularDynamics | None = None
+    ) -> None:
         super().__init__()
         self.dynamics = dynamics
         self.likelihood = likelihood
+        self.forecaster = forecaster
+        self.register_buffer("forecasting", torch.tensor(False))  # whether the forecaster has begun to learn
+
+    def start_forecasting(self) -> None:
+        """Lets the forecaster begin as a copy of the dynamics."""
+        assert self.forecaster is not None
+        self.forecaster.load_state_dict(self.dynamics.state_dict())
+        self.forecasting.fill_(True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for an optimiser: weight decay applies to the perceptrons of modules, not to affine paths."""
         dynamics = self.dynamics
         perceptrons = [*dynamics.edge_modules.layers.parameters(), *dynamics.node_modules.layers.parameters()]
         ours = {id(parameter) for parameter in perceptrons}
-        others = [parameter for parameter in self.parameters() if id(parameter) not in ours]
+        inference = [*self.dynamics.parameters(), *self.likelihood.parameters()]
+        others = [parameter for parameter in inference if id(parameter) not in ours]
         return [{"params": perceptrons}, {"params": others, "weight_decay": 0.0}]
 
     def log_scale(self, states: Tensor) -> Tensor:
@@ -74,4 +95,23 @@ class RelationalModel(nn.Module):
     @torch.no_grad()
     def forecast(self, states: Tensor, structure: Structure, steps: int) -> Tensor:
         """Rollout from one frame (B, N, D): (B, N, steps, D)."""
-        return self.dynamics.rollout(states.unsqueeze(2), structure.relations, structure.types, steps).squeeze(2)
+        dynamics = self.forecaster if self.forecaster is not None and bool(self.forecasting) else self.dynamics
+        return dynamics.rollout(states.unsqueeze(2), structure.relations, structure.types, steps).squeeze(2)
+
+    def forecast_error(self, states: Tensor, structure: Structure, horizon: int, first: int = 0) -> Tensor:
+        """Mean squared error of the forecaster's rollouts of `horizon` steps from every `horizon`-th frame on.
+
+        Args:
+            states: observed (B, N, T, D).
+            structure: of the tasks.
+            horizon: steps of a rollout.
+            first: frame that the first one starts from.
+
+        Returns:
+            (horizon,), over tasks, entities, rollouts and features, in protocol units.
+        """
+        assert self.forecaster is not None
+        starts = torch.arange(first, states.shape[2] - horizon, horizon, device=states.device)
+        steps = self.forecaster.rollout(states[:, :, starts], *structure, horizon)  # (B, N, R, horizon, D)
+        truth = states[:, :, starts.unsqueeze(1) + torch.arange(1, horizon + 1, device=states.device)]
+        return (steps - truth).square().mean(dim=(0, 1, 2, 4))

@@ -16,6 +16,8 @@ from rich.table import Table
 from modmeta.bouncegrad import BounceGrad
 from modmeta.report.curves import plot_curves
 
+UNUSED = 0.01  # share of edges below which a module counts as unused
+
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file in one piece: whoever reads it finds all of the old content or all of the new."""
@@ -63,10 +65,12 @@ class RunRecord(pl.Callback):
 
     Args:
         directory: of the run.
+        results: directory that also gets the metrics, under the name of the run, its training tasks and its seed.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, results: str | None = None) -> None:
         self.directory = Path(directory)
+        self.results = Path(results) if results else None
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self._since: float | None = None
@@ -105,6 +109,15 @@ class RunRecord(pl.Callback):
         shown = {name: value for name, value in content.items() if name.startswith(("test/", "train/"))}
         console = Console()
         console.print(measures_table(shown, "results"))
+        if content["priors"]:
+            console.print(f"under structural priors: {', '.join(content['priors'])}")
+        unused = [str(k) for k, share in enumerate(content["val/module_usage"]) if share < UNUSED]
+        if unused:
+            console.print(f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; fewer would do")
+        if self.results is not None:
+            self.results.mkdir(parents=True, exist_ok=True)
+            name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
+            write_json(self.results / name, content)
         console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
 
     def _write(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
@@ -118,6 +131,10 @@ class RunRecord(pl.Callback):
             "train/steps": last.get("steps", 0),
             "val/edge_accuracy": last.get("val/edge_accuracy"),
             "val/energy": last.get("val/energy"),
+            "val/agreement": last.get("val/agreement"),
+            "val/gap": last.get("val/gap"),
+            "val/module_usage": cast(BounceGrad, module).usage.tolist(),
+            "priors": cast(BounceGrad, module).priors,
             "seed": config.get("seed"),
             "hardware": hardware(),
             "commit": commit(),

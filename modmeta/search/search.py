@@ -14,6 +14,7 @@ from torch import Tensor
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import Candidates, enumerate_rows, marginals, propose_rows
 from modmeta.search.selection import greedy
+from modmeta.search.symmetric import choose_symmetric
 from modmeta.structure.bank import Structure, random_structure
 
 Selection = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
@@ -55,6 +56,8 @@ class Search:
         flips: and all rows that differ from the current one in one slot.
         uniform: samples come from the uniform distribution instead of the proposal network.
         sweeps: search steps of an inference with modules frozen; they accept improvements only.
+        symmetric: prior that relations are mutual, z_ij = z_ji, found jointly (needs all rows, all receivers, Gibbs).
+        edge_cost: prior against edges, nats for each whose module is not the first.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Search:
         flips: bool = True,
         uniform: bool = False,
         sweeps: int = 1,
+        symmetric: bool = False,
+        edge_cost: float = 0.0,
     ) -> None:
         if receivers not in ("all", "one"):
             raise ValueError(f"search.receivers is {receivers!r}; it must be 'all' or 'one'")
@@ -74,9 +79,18 @@ class Search:
             raise ValueError(
                 f"search.receivers=all needs search.horizon=1, not {horizon}: receivers depend on each other"
             )
+        if symmetric and (receivers != "all" or horizon > 1):
+            raise ValueError("search.symmetric=true needs search.receivers=all and search.horizon=1")
         self.selection, self.receivers, self.horizon = selection, receivers, horizon
+        self.symmetric, self.edge_cost = symmetric, edge_cost
         self.enumerate_up_to, self.samples, self.flips = enumerate_up_to, samples, flips
         self.uniform, self.sweeps = uniform, sweeps
+
+    @property
+    def priors(self) -> list[str]:
+        """Structural priors in force, for whoever reports a figure."""
+        priors = ["symmetric"] if self.symmetric else []
+        return priors + ([f"edge cost {self.edge_cost:g} nats"] if self.edge_cost else [])
 
     def enumerates(self, model: RelationalModel, num_entities: int) -> bool:
         """Whether every row of a receiver is a candidate."""
@@ -94,6 +108,11 @@ class Search:
         k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
         if self.enumerates(model, structure.types.shape[1]):
             return enumerate_rows(structure, k, g)
+        if self.symmetric:
+            raise ValueError(
+                f"search.symmetric=true weighs all rows of a receiver, here {k}^{structure.types.shape[1] - 1}, but "
+                f"search.enumerate_up_to={self.enumerate_up_to}"
+            )
         return propose_rows(structure, None if self.uniform else logits, self.samples, self.flips, k, g, generator)
 
     @torch.no_grad()
@@ -127,7 +146,13 @@ class Search:
         else:
             scores = self._score_whole(model, states, structure, candidates, moving).unsqueeze(1)
             current, movable = candidates.current[:, :1], moving.any(1, keepdim=True)
-        chosen = (selection or self.selection)(scores, current, temperature, generator)  # (B, N) or (B, 1)
+        if self.edge_cost:
+            cost = self.edge_cost * (candidates.rows != 0).sum(-1)  # (B, N, M)
+            scores = scores + (cost if self.horizon == 1 else (cost * moving.unsqueeze(2)).sum(1, keepdim=True))
+        if self.symmetric:
+            chosen = self._choose_symmetric(model, scores, temperature, generator, selection or self.selection)
+        else:
+            chosen = (selection or self.selection)(scores, current, temperature, generator)  # (B, N) or (B, 1)
         chosen = torch.where(movable, chosen, current)
         new = _take(candidates, torch.where(moving, chosen, candidates.current))
         changed = (new.relations != structure.relations).any(-1) | (new.types != structure.types)
@@ -142,6 +167,18 @@ class Search:
             worse=worse.sum(),
             accepted=worse.gather(-1, chosen.unsqueeze(-1)).sum(),
         )
+
+    def _choose_symmetric(
+        self, model: RelationalModel, scores: Tensor, temperature: Tensor, generator: torch.Generator, how: Selection
+    ) -> Tensor:
+        """Rows chosen together; the node module then as its row would have it."""
+        k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
+        by_type = scores.unflatten(-1, (-1, g))
+        least = how is greedy
+        rows = by_type.amin(-1) if least else -temperature * (-by_type / temperature).logsumexp(-1)
+        row = choose_symmetric(rows, k, temperature, generator, least, self.enumerate_up_to)  # (B, N)
+        of_row = by_type.gather(2, row.view(*row.shape, 1, 1).expand(*row.shape, 1, g)).squeeze(2)
+        return row * g + how(of_row, torch.zeros_like(row), temperature, generator)
 
     def _moving(self, structure: Structure, generator: torch.Generator) -> Tensor:
         b, n = structure.types.shape
@@ -170,11 +207,19 @@ def _take(candidates: Candidates, chosen: Tensor) -> Structure:
 
 
 class Inferred(NamedTuple):
-    """Structures of tasks never trained on, with the probability of every module on every edge (B, N, S, K)."""
+    """Structures of tasks never trained on.
+
+    Attributes:
+        structure: found.
+        probabilities: of every module on every edge, (B, N, S, K).
+        energies: of the structures, (B,).
+        gap: energy of the second best row above the best, (B, N) nats (horizon 1 only).
+    """
 
     structure: Structure
     probabilities: Tensor
     energies: Tensor
+    gap: Tensor | None
 
 
 @torch.no_grad()
@@ -194,12 +239,16 @@ def infer(
     logits = proposal(states) if needs and proposal is not None else None
     messages = dynamics.messages(states) if search.horizon == 1 else None
     zero = states.new_tensor(1e-30)
-    probabilities = states.new_full((*structure.relations.shape, k), 1 / k)
     for _ in range(search.sweeps):
         outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy)
         structure = outcome.structure
-    if search.horizon == 1:
-        probabilities = marginals(outcome.candidates, outcome.scores, k)
-    else:
-        probabilities = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)
-    return Inferred(structure, probabilities, outcome.energies)
+    if search.horizon > 1:
+        certain = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)
+        return Inferred(structure, certain, outcome.energies, None)
+    least = outcome.scores.topk(min(2, outcome.scores.shape[-1]), dim=-1, largest=False).values
+    return Inferred(
+        structure,
+        marginals(outcome.candidates, outcome.scores, k),
+        outcome.energies,
+        least[..., -1] - least[..., 0],
+    )

@@ -1,0 +1,81 @@
+"""Joint choice of rows under the prior that relations are mutual, z_ij = z_ji.
+
+The prior couples the receivers, so that rows are no longer chosen one by one; energies still add up over receivers,
+whose rows have all been scored. Few entities: every symmetric structure is weighed. More: Gibbs sampling pair by pair,
+each draw a look into the table of scores, cooled down where the least energy is asked for.
+"""
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from modmeta.search.selection import gibbs, greedy
+from modmeta.structure.relations import all_rows
+
+SWEEPS = 12  # over all pairs
+
+
+def choose_symmetric(
+    scores: Tensor,
+    num_edge_modules: int,
+    temperature: Tensor,
+    generator: torch.Generator,
+    least: bool,
+    enumerate_up_to: int,
+) -> Tensor:
+    """A row of every receiver, together symmetric.
+
+    Args:
+        scores: energies of all rows in the order of `all_rows`, (B, N, K^S).
+        num_edge_modules: K.
+        temperature: of the draw.
+        generator: of the draw.
+        least: take the structure of least energy instead of drawing one.
+        enumerate_up_to: symmetric structures that are weighed one by one; beyond, pairs are drawn in turn.
+
+    Returns:
+        Indices of rows (B, N).
+    """
+    n = scores.shape[1]
+    if num_edge_modules ** (n * (n - 1) // 2) <= enumerate_up_to:
+        rows = symmetric_rows(n, num_edge_modules, scores.device)  # (Z, N)
+        energies = scores.gather(2, rows.T.expand(len(scores), -1, -1)).sum(dim=1)  # (B, Z)
+        current = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+        return rows[(greedy if least else gibbs)(energies, current, temperature, generator)]
+    return _by_pairs(scores, num_edge_modules, temperature, generator, least)
+
+
+def symmetric_rows(num_entities: int, num_modules: int, device: torch.device | str = "cpu") -> Tensor:
+    """Indices of the rows (Z, N) of every symmetric structure."""
+    n, pairs = num_entities, list(combinations(range(num_entities), 2))
+    modules = all_rows(len(pairs), num_modules, device)  # (Z, pairs)
+    index = modules.new_zeros(len(modules), n)
+    for (i, j), module in zip(pairs, modules.T, strict=True):
+        index[:, i] += module * num_modules ** _power(i, j, n)
+        index[:, j] += module * num_modules ** _power(j, i, n)
+    return index
+
+
+def _power(receiver: int, sender: int, num_entities: int) -> int:
+    """Place of a sender's digit in the index of a receiver's row; the first sender's is the highest."""
+    slot = sender - (sender > receiver)
+    return num_entities - 2 - slot
+
+
+def _by_pairs(scores: Tensor, k: int, temperature: Tensor, generator: torch.Generator, least: bool) -> Tensor:
+    b, n, _ = scores.shape
+    index = torch.zeros(b, n, dtype=torch.long, device=scores.device)
+    digits = torch.arange(k, device=scores.device)
+    spread = scores.amax(-1).sub(scores.amin(-1)).mean() if least else temperature
+    for sweep in range(SWEEPS):
+        heat = spread * 10.0 ** (-sweep) if least else temperature
+        for i, j in combinations(range(n), 2):
+            place_i, place_j = k ** _power(i, j, n), k ** _power(j, i, n)
+            base_i = index[:, i] - (index[:, i] // place_i % k) * place_i
+            base_j = index[:, j] - (index[:, j] // place_j % k) * place_j
+            energies = scores[:, i].gather(1, base_i.unsqueeze(1) + digits * place_i)
+            energies = energies + scores[:, j].gather(1, base_j.unsqueeze(1) + digits * place_j)  # (B, K)
+            chosen = gibbs(energies, base_i, heat.clamp_min(1e-30), generator)
+            index[:, i], index[:, j] = base_i + chosen * place_i, base_j + chosen * place_j
+    return index
