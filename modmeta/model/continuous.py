@@ -33,9 +33,10 @@ class ContinuousDynamics(ModularDynamics):
         num_edge_modules: K.
         features: what an edge module sees of a pair.
         num_node_modules: G.
-        hidden: width of the hidden layers of both kinds of module.
+        hidden: width of the hidden layers of edge modules.
         edge_layers: hidden layers of an edge module.
         node_layers: hidden layers of a node module.
+        node_hidden: their width; none for `hidden`.
         nodes: points of the Gauss-Lobatto quadrature of a frame, both ends among them.
         substeps: Runge-Kutta steps of a frame in forecasts.
         activation: elementwise function of the hidden layers.
@@ -61,6 +62,7 @@ class ContinuousDynamics(ModularDynamics):
         substeps: int = 1,
         activation: Callable[[Tensor], Tensor] = F.silu,
         null_module: bool = False,
+        node_hidden: int | None = None,
     ) -> None:
         if num_features % 2:
             raise ValueError(f"model=continuous needs a velocity for every coordinate; {num_features} features are odd")
@@ -69,7 +71,7 @@ class ContinuousDynamics(ModularDynamics):
         self.positions = num_features // 2
         super().__init__(
             num_features, num_edge_modules, features, num_node_modules, hidden, edge_layers, node_layers,
-            activation=activation, channels=self.positions, null_module=null_module,
+            activation=activation, channels=self.positions, null_module=null_module, node_hidden=node_hidden,
         )  # fmt: skip
         self.substeps = substeps
         self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities are behind the positions

@@ -34,9 +34,10 @@ class ModularDynamics(nn.Module):
         num_features: D.
         num_edge_modules: K.
         num_node_modules: G.
-        hidden: width of the hidden layers of both kinds of module.
+        hidden: width of the hidden layers of edge modules.
         edge_layers: hidden layers of an edge module.
         node_layers: hidden layers of a node module.
+        node_hidden: their width; none for `hidden`.
         features: what an edge module sees of a pair.
         additive: a message is a change of the receiver's state, and a node module adds the entity's own; otherwise the
             node module is a perceptron on state and summed messages, as in the paper.
@@ -66,6 +67,7 @@ class ModularDynamics(nn.Module):
         activation: Callable[[Tensor], Tensor] = F.silu,
         channels: int | None = None,
         null_module: bool = False,
+        node_hidden: int | None = None,
     ) -> None:
         super().__init__()
         d, k, g = num_features, num_edge_modules, num_node_modules
@@ -74,7 +76,7 @@ class ModularDynamics(nn.Module):
         self.robust, self.null_module = robust, null_module
         channels = channels or (d if additive else hidden)
         edge_sizes = [features.size(d), *[hidden] * edge_layers, channels]
-        node_sizes = [d if additive else d + channels, *[hidden] * node_layers, d]
+        node_sizes = [d if additive else d + channels, *[node_hidden or hidden] * node_layers, d]
         self.edge_modules = GroupedMLP(k, edge_sizes, activation, linear_path and additive)
         self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
         self.register_buffer("centre", torch.zeros(d))
