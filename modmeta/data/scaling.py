@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FEWEST_HITS = 5  # of a wall, to believe in it
 ROBUST = 1.4826  # makes the median absolute value of a normal variable its standard deviation
 
 
@@ -59,6 +60,8 @@ class Scales(NamedTuple):
         rest: states of an entity at rest at the origin of physical units (D,).
         step: change of a coordinate in one frame at a velocity of 1 more than `rest`; 0 where velocities do not follow
             coordinates.
+        walls: coordinates at which entities are reflected, low and high, (2, positions); infinite without walls.
+        fastest: largest change of a velocity in a frame, away from walls (positions,).
     """
 
     centre: Tensor
@@ -66,6 +69,8 @@ class Scales(NamedTuple):
     change: Tensor
     rest: Tensor
     step: Tensor
+    walls: Tensor
+    fastest: Tensor
 
 
 def robust_scales(states: Tensor, positions: int, units: Units, frame_step: float) -> Scales:
@@ -92,7 +97,34 @@ def robust_scales(states: Tensor, positions: int, units: Units, frame_step: floa
     if step != 0:
         said = frame_step * units.scale[positions] / units.scale[0]
         step = said if abs(step / said - 1) < 0.01 else step  # exact, where it is what it says
-    return Scales(centre, scale(spread), scale(change), rest, torch.tensor(step))
+    walls = find_walls(states, positions, rest, step)
+    return Scales(centre, scale(spread), scale(change), rest, torch.tensor(step), walls, fastest_change(states, walls, rest, step))
+
+
+def find_walls(states: Tensor, positions: int, rest: Tensor, step: float) -> Tensor:
+    """Where entities are reflected, low and high, (2, positions): infinite where the data show no wall.
+
+    Uniform motion would take some entities past the furthest place that any is ever seen at. If most of them come out
+    with their velocity reversed there is a wall, halfway between where they would have gone and where they are.
+
+    Args:
+        states: (B, N, T, D), coordinates first, then their velocities.
+        positions: number of coordinates.
+        rest: states of an entity at rest (D,).
+        step: change of a coordinate in one frame at velocity 1 more than `rest`; 0 where there are no velocities.
+    """
+    walls = torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, positions)
+    if step == 0:
+        return walls
+    x, v = states[..., :positions], states[..., positions : 2 * positions] - rest[positions : 2 * positions]
+    ahead = x[:, :, :-1] + step * v[:, :, :-1]
+    for side, sign in enumerate((-1, 1)):
+        for axis in range(positions):
+            past = sign * ahead[..., axis] > (sign * x[..., axis]).max()
+            before, after = v[:, :, :-1, axis][past], v[:, :, 1:, axis][past]
+            if len(before) >= FEWEST_HITS and ((before + after).abs() < 0.1 * before.abs()).float().mean() > 0.5:
+                walls[side, axis] = ((ahead[..., axis] + x[:, :, 1:, axis])[past] / 2).median()
+    return walls
 
 
 def _step(states: Tensor, positions: int) -> float:
@@ -104,3 +136,15 @@ def _step(states: Tensor, positions: int) -> float:
     moved = (x[:, :, 2:] - x[:, :, :-2]).flatten()
     fast = path.abs() > path.abs().median()
     return float((moved[fast] / path[fast]).median()) if bool(fast.any()) else 0.0
+
+
+def fastest_change(states: Tensor, walls: Tensor, rest: Tensor, step: float) -> Tensor:
+    """Largest change of a velocity in a frame, (positions,), of entities that uniform motion leaves between the walls."""
+    p = walls.shape[1]
+    if step == 0:
+        return torch.full((p,), torch.inf)
+    x, v = states[..., :p], states[..., p : 2 * p]
+    ahead = x[:, :, :-1] + step * (v - rest[p : 2 * p])[:, :, :-1]
+    behind = x[:, :, 1:] - step * (v - rest[p : 2 * p])[:, :, 1:]
+    free = (torch.minimum(ahead, behind) > walls[0]) & (torch.maximum(ahead, behind) < walls[1])
+    return (v.diff(dim=2).abs() * free).flatten(0, 2).amax(0)

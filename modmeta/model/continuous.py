@@ -11,6 +11,7 @@ from modmeta.data.scaling import Scales
 from modmeta.model.dynamics import ModularDynamics, one_hot
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
 
+MARGIN = 1.1  # accelerations in forecasts stay below that times the fastest change ever seen: laws may have poles
 FAR = 3.0  # forecasts stay within three times the range of the training set, lest one near-collision end in infinity
 
 
@@ -26,7 +27,10 @@ class ContinuousDynamics(ModularDynamics):
     the cubic through both frames and their velocities, the same for every candidate, so that integrals add up over
     senders as messages do: search and gradient step cannot tell the difference. An edge module has the law itself to
     learn, not its effect over a frame, which a single state determines only roughly where forces change fast. Forecasts
-    integrate the law with the Runge-Kutta method of fourth order.
+    integrate the law with the Runge-Kutta method of fourth order, in shorter steps while a pair is close.
+
+    Where the data show walls that reflect (`Scales.walls`), a path that touches one goes on into its mirror image, and
+    forces there are mirrored too; forecasts reflect.
 
     Args:
         num_features: D, twice the number of coordinates: positions, then their velocities.
@@ -38,13 +42,16 @@ class ContinuousDynamics(ModularDynamics):
         node_layers: hidden layers of a node module.
         node_hidden: their width; none for `hidden`.
         nodes: points of the Gauss-Lobatto quadrature of a frame, both ends among them.
-        substeps: Runge-Kutta steps of a frame in forecasts.
+        reach: largest fraction of its distance that a pair covers in one Runge-Kutta step of a forecast.
+        substeps: of a frame in a forecast, at most.
         activation: elementwise function of the hidden layers.
         null_module: module 0 sends nothing.
     """
 
     step_scale: Tensor
     rest: Tensor
+    walls: Tensor
+    limit: Tensor
     kernel: Tensor
     places: Tensor
     tangents: Tensor
@@ -59,7 +66,8 @@ class ContinuousDynamics(ModularDynamics):
         edge_layers: int = 2,
         node_layers: int = 2,
         nodes: int = 4,
-        substeps: int = 1,
+        reach: float = 0.25,
+        substeps: int = 64,
         activation: Callable[[Tensor], Tensor] = F.silu,
         null_module: bool = False,
         node_hidden: int | None = None,
@@ -73,10 +81,12 @@ class ContinuousDynamics(ModularDynamics):
             num_features, num_edge_modules, features, num_node_modules, hidden, edge_layers, node_layers,
             activation=activation, channels=self.positions, null_module=null_module, node_hidden=node_hidden,
         )  # fmt: skip
-        self.substeps = substeps
+        self.reach, self.substeps = reach, substeps
         self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities are behind the positions
         self.register_buffer("step_scale", torch.ones(()))
         self.register_buffer("rest", torch.zeros(self.positions))
+        self.register_buffer("limit", torch.full((self.positions,), torch.inf))
+        self.register_buffer("walls", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, self.positions))
         for name, values in _quadrature(nodes).items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
@@ -85,32 +95,71 @@ class ContinuousDynamics(ModularDynamics):
         super().set_scales(scales)
         self.step_scale.copy_(scales.step)
         self.rest.copy_(scales.rest[self.positions :])
+        self.walls.copy_(scales.walls)
+        self.limit.copy_(MARGIN * scales.fastest)
         self.change_scale[: self.positions] = scales.step * scales.change[self.positions :]
 
     def targets(self, states: Tensor) -> Tensor:
         """Observed changes beyond uniform motion, (B, N, T - 1, D) in units of `change_scale`."""
-        return (states.diff(dim=2) - self._drift(states[:, :, :-1])) / self.change_scale
+        start = states[:, :, :-1]
+        return (self._unfold(states)[0] - start - self._drift(start)) / self.change_scale
 
     def _drift(self, states: Tensor) -> Tensor:
         velocities = states[..., self.positions :] - self.rest
         return torch.cat((velocities * self.step_scale, torch.zeros_like(velocities)), dim=-1)
 
-    def _between(self, states: Tensor) -> Tensor:
-        """States at the inner nodes of every frame, on cubics: (B, N, T, D) to (B, N, T - 1, nodes - 2, D)."""
-        x, v = states.split(self.positions, dim=-1)
-        x, v = x.double(), (v.double() - self.rest) * self.step_scale  # differences of close positions lose digits
-        ends = torch.stack((x[:, :, :-1], v[:, :, :-1], x[:, :, 1:], v[:, :, 1:]), dim=-1)  # (B, N, T - 1, P, 4)
-        places = (ends @ self.places.double()).to(states.dtype)
-        speeds = (ends @ self.tangents.double()).to(states.dtype) / self.step_scale + self.rest.unsqueeze(-1)
-        return torch.cat((places, speeds), dim=-2).movedim(-1, -2)
+    def _unfold(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Where every frame led as if walls let through, (B, N, T - 1, D), and where that is a mirror image, (..., P)."""
+        start, end = states[:, :, :-1], states[:, :, 1:]
+        x, v = start.split(self.positions, dim=-1)
+        wall = torch.where(v > self.rest, self.walls[1], self.walls[0])
+        image = torch.cat((2 * wall - end[..., : self.positions], 2 * self.rest - end[..., self.positions :]), dim=-1)
+
+        def off(end: Tensor) -> Tensor:
+            """Distance from uniform motion, per frame."""
+            place, speed = (end - start - self._drift(start)).split(self.positions, dim=-1)
+            return place.abs() + speed.abs() * self.step_scale
+
+        reflected = off(image) < off(end)
+        return torch.where(reflected.repeat(1, 1, 1, 2), image, end), reflected
+
+    def _reflect(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Coordinates and velocities (..., P) back between the walls, and where they were beyond."""
+        low, high = self.walls
+        beyond = (x < low) | (x > high)
+        wall = torch.where(x < low, low, high)
+        return torch.where(beyond, 2 * wall - x, x), torch.where(beyond, 2 * self.rest - v, v), beyond
+
+    def _between(self, states: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """States at the inner nodes of every frame, on cubics between the walls.
+
+        Args:
+            states: (B, N, T, D).
+            ends: where frames led as if walls let through, (B, N, T - 1, D).
+
+        Returns:
+            (B, N, T - 1, nodes - 2, D), and where a coordinate is a mirror image, (B, N, T - 1, nodes - 2, P).
+        """
+        p, rest = self.positions, self.rest.double()  # differences of close positions lose digits
+        start, end = states[:, :, :-1].double(), ends.double()
+        v0, v1 = (start[..., p:] - rest) * self.step_scale, (end[..., p:] - rest) * self.step_scale
+        cubic = torch.stack((start[..., :p], v0, end[..., :p], v1), dim=-1)  # (B, N, T - 1, P, 4)
+        places = (cubic @ self.places.double()).movedim(-1, -2).to(states.dtype)
+        speeds = (cubic @ self.tangents.double()).movedim(-1, -2).to(states.dtype) / self.step_scale + self.rest
+        places, speeds, beyond = self._reflect(places, speeds)
+        return torch.cat((places, speeds), dim=-1), beyond
 
     def messages(self, states: Tensor) -> Tensor:
         """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, D)."""
         t = states.shape[2]
-        sent = self._send(torch.cat((states, self._between(states).flatten(2, 3)), dim=2))  # (B, N, S, K, ., P)
-        ends, inner = sent[..., :t, :], sent[..., t:, :].unflatten(-2, (t - 1, -1))
-        nodes = torch.cat((ends[..., :-1, None, :], inner, ends[..., 1:, None, :]), dim=-2)  # (..., T - 1, nodes, P)
-        return (self._kernel() @ nodes).flatten(-2)
+        ends, reflected = self._unfold(states)
+        between, beyond = self._between(states, ends)
+        sent = self._send(torch.cat((states, between.flatten(2, 3)), dim=2))  # (B, N, S, K, ., P)
+        at, inner = sent[..., :t, :], sent[..., t:, :].unflatten(-2, (t - 1, -1))
+        nodes = torch.cat((at[..., :-1, None, :], inner, at[..., 1:, None, :]), dim=-2)  # (..., T - 1, nodes, P)
+        image = torch.cat((torch.zeros_like(reflected).unsqueeze(-2), beyond, reflected.unsqueeze(-2)), dim=-2)
+        sign = 1 - 2 * image.to(sent.dtype)  # a force on a mirror image is mirrored too
+        return (self._kernel() @ (nodes * sign[:, :, None, None])).flatten(-2)
 
     def _kernel(self) -> Tensor:
         """Weights of the nodes in the change of positions and of velocities, (2, nodes)."""
@@ -121,29 +170,49 @@ class ContinuousDynamics(ModularDynamics):
 
     def step(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
-        weights = one_hot(relations, self.num_edge_modules, states.dtype).unsqueeze(2)  # (B, N, 1, S K)
-        per_frame = self.change_scale[self.positions :]
-
-        def acceleration(x: Tensor, v: Tensor) -> Tensor:
-            sent = self._send(torch.cat((x, v), dim=-1))  # (B, N, S, K, T, P)
-            return (weights @ sent.flatten(2, 3).flatten(3)).view_as(x) * per_frame
-
-        x, v = states.split(self.positions, dim=-1)
-        v = v + self.lag * acceleration(x, v)
-        h, k = 1 / self.substeps, self.step_scale
-        for _ in range(self.substeps):
-            a1 = acceleration(x, v)
-            v2 = v + h / 2 * a1
-            a2 = acceleration(x + h / 2 * k * (v - self.rest), v2)
-            v3 = v + h / 2 * a2
-            a3 = acceleration(x + h / 2 * k * (v2 - self.rest), v3)
-            v4 = v + h * a3
-            a4 = acceleration(x + h * k * (v3 - self.rest), v4)
-            x = x + h * k * ((v + 2 * v2 + 2 * v3 + v4) / 6 - self.rest)
-            v = v + h / 6 * (a1 + 2 * a2 + 2 * a3 + a4)
-        v = v - self.lag * acceleration(x, v)
+        b, n, t, d = states.shape
         own = self._select(self._nodes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
-        return (torch.cat((x, v), dim=-1) + own * self.change_scale).clamp(-FAR, FAR)
+        weights = one_hot(relations, self.num_edge_modules, states.dtype).unsqueeze(2)  # (B, N, 1, S K)
+        weights = weights.unsqueeze(1).expand(b, t, *weights.shape[1:]).flatten(0, 1)  # (Q, N, 1, S K), Q = B T
+        x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
+        v = v + self.lag * self._accelerations(x, v, weights)
+        left = states.new_ones(b * t)  # of the frame
+        while (going := (left > 1e-6).nonzero().squeeze(-1)).numel():
+            x0, v0, rest = x[going], v[going], left[going]
+            h = torch.minimum(self._careful(x0, v0), rest)
+            x1, v1 = self._runge_kutta(x0, v0, weights[going], h.view(-1, 1, 1))
+            x1, v1, _ = self._reflect(x1, v1)
+            x, v, left = x.index_copy(0, going, x1), v.index_copy(0, going, v1), left.index_copy(0, going, rest - h)
+        v = v - self.lag * self._accelerations(x, v, weights)
+        moved = torch.cat((x, v), dim=-1).view(b, t, n, d).transpose(1, 2)
+        return (moved + own * self.change_scale).clamp(-FAR, FAR)
+
+    def _accelerations(self, x: Tensor, v: Tensor, weights: Tensor) -> Tensor:
+        """Of coordinates and velocities (Q, N, P) under one-hot structures (Q, N, 1, S K), per frame, within limits."""
+        sent = self._send(torch.cat((x, v), dim=-1).unsqueeze(2))  # (Q, N, S, K, 1, P)
+        sums = (weights @ sent.flatten(2, 3).flatten(3)).view_as(x) * self.change_scale[self.positions :]
+        return sums.clamp(-self.limit, self.limit)
+
+    @torch.no_grad()
+    def _careful(self, x: Tensor, v: Tensor) -> Tensor:
+        """Step (Q,), a fraction of a frame, in which no pair covers more than `reach` of its distance."""
+        first, second = torch.triu_indices(x.shape[1], x.shape[1], 1, device=x.device)
+        distance = (x[:, first] - x[:, second]).norm(dim=-1)
+        path = (v[:, first] - v[:, second]).norm(dim=-1) * self.step_scale.abs()
+        fraction = (self.reach * distance / path.clamp_min(1e-12)).amin(-1)
+        return fraction.clamp(1 / self.substeps, 1)
+
+    def _runge_kutta(self, x: Tensor, v: Tensor, weights: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates and velocities (Q, N, P) a step h (Q, 1, 1) later."""
+        k = self.step_scale
+        a1 = self._accelerations(x, v, weights)
+        v2 = v + h / 2 * a1
+        a2 = self._accelerations(x + h / 2 * k * (v - self.rest), v2, weights)
+        v3 = v + h / 2 * a2
+        a3 = self._accelerations(x + h / 2 * k * (v2 - self.rest), v3, weights)
+        v4 = v + h * a3
+        a4 = self._accelerations(x + h * k * (v3 - self.rest), v4, weights)
+        return x + h * k * ((v + 2 * v2 + 2 * v3 + v4) / 6 - self.rest), v + h / 6 * (a1 + 2 * a2 + 2 * a3 + a4)
 
 
 def _quadrature(nodes: int) -> dict[str, np.ndarray]:

@@ -79,6 +79,8 @@ class ModularDynamics(nn.Module):
         node_sizes = [d if additive else d + channels, *[node_hidden or hidden] * node_layers, d]
         self.edge_modules = GroupedMLP(k, edge_sizes, activation, linear_path and additive)
         self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
+        if isinstance(features, IsotropicFeatures):
+            self.decay = nn.Parameter(torch.zeros(k))  # answers fall with this power of the distance
         self.register_buffer("centre", torch.zeros(d))
         self.register_buffer("state_scale", torch.ones(d))
         self.register_buffer("change_scale", torch.ones(d))
@@ -110,7 +112,7 @@ class ModularDynamics(nn.Module):
         sent = self.edge_modules(pairs.flatten(0, -2))  # (K, B N S T, C)
         sent = sent.view(-1, *pairs.shape[:-1], sent.shape[-1])
         if isinstance(self.features, IsotropicFeatures):
-            sent = self.features.directed(sent, receiver, sender)
+            sent = self.features.directed(sent, receiver, sender, self.decay)
         if self.null_module:
             sent = torch.cat((torch.zeros_like(sent[:1]), sent[1:]))
         return sent.movedim(0, 3)

@@ -27,6 +27,22 @@ class AbsoluteFeatures:
         return torch.cat((receiver, sender), dim=-1)
 
 
+class ProductFeatures:
+    """Both states and every product of a feature of one with a feature of the other: 2 D + D^2 numbers a pair.
+
+    Angles add up by products of their sines and cosines, so that a law of phase differences is linear in these.
+    """
+
+    def size(self, num_features: int) -> int:
+        return 2 * num_features + num_features**2
+
+    def __call__(self, receiver: Tensor, sender: Tensor) -> Tensor:
+        """(..., D) and (..., D) to (..., 2 D + D^2)."""
+        receiver, sender = torch.broadcast_tensors(receiver, sender)
+        products = (receiver.unsqueeze(-1) * sender.unsqueeze(-2)).flatten(-2)
+        return torch.cat((receiver, sender, products), dim=-1)
+
+
 class RelativeFeatures:
     """Differences of states, with the distance and its logarithm: D + 2 numbers a pair.
 
@@ -75,9 +91,19 @@ class IsotropicFeatures:
         speed = velocity.norm(dim=-1, keepdim=True)
         return torch.cat((distance, distance.log(), speed, closing), dim=-1)
 
-    def directed(self, weights: Tensor, receiver: Tensor, sender: Tensor) -> Tensor:
-        """Weights (K, ..., C) of directions to vectors (K, ..., C), two directions for every group of coordinates."""
+    def directed(self, weights: Tensor, receiver: Tensor, sender: Tensor, decay: Tensor) -> Tensor:
+        """Weights of directions to vectors, two directions for every group of coordinates.
+
+        Args:
+            weights: (K, ..., C).
+            receiver, sender: states (..., D).
+            decay: power of the distance with which the pull of each module falls, (K,).
+
+        Returns:
+            (K, ..., C).
+        """
         place, velocity = (sender - receiver).split(self.positions, dim=-1)
-        towards = place / place.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
-        directions = torch.stack((towards, velocity), dim=-2)  # (..., 2, P)
+        distance = place.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
+        fall = (-(1 + decay.view(-1, *[1] * place.dim())) * distance.log()).exp()  # (K, ..., 1)
+        directions = torch.stack((place * fall, velocity.expand(len(decay), *velocity.shape)), dim=-2)  # (K, ..., 2, P)
         return (weights.unflatten(-1, (-1, 1, 2)) @ directions.unsqueeze(-3)).flatten(-3)
