@@ -3,8 +3,8 @@
     python -m benchmarks.ablation              # about 20 minutes on two cores; rows already measured are kept
     python -m benchmarks.ablation 50 0         # from 50 training tasks, seed 0
 
-Every row is a run of `train.py` as a user would start it; its metrics lie under `results/ablation`. The table is written
-to `results/ablation/charged5_TASKStasks_seedSEED.md`.
+Every row is a run of `train.py` as a user would start it; its metrics lie under `results/ablation`. The table is
+written to `results/ablation/charged5_TASKStasks_seedSEED.md`.
 """
 
 import json

@@ -23,6 +23,9 @@ from modmeta.structure.bank import StructureBank, random_structure
 
 Made = TypeVar("Made")
 
+# Of the run. From then on laws and structures are good enough to tell the paths of close pairs, and scales of errors
+# follow at once as laws get exact; a scale that shrinks early would end the annealing before its time.
+LATE = 0.7
 STUCK = 0.6  # agreement (Cohen's kappa) of structures from two halves of the frames, below which a run is in doubt
 
 
@@ -163,11 +166,12 @@ class BounceGrad(pl.LightningModule):
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
         logits = self.proposal(states)
         share = self.search.horizon == 1
-        messages = self.model.dynamics.messages(states) if share else None
+        structure = bank.get(tasks, self.device)
+        messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
         outcome = self.search.step(
             self.model,
             states,
-            bank.get(tasks, self.device),
+            structure,
             logits.detach(),
             temperature,
             generator,
@@ -179,6 +183,10 @@ class BounceGrad(pl.LightningModule):
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
+
+    @property
+    def _late(self) -> bool:
+        return int(self.steps_done) >= LATE * self.total_steps
 
     def _energy(self, states: Tensor, messages: Tensor | None, outcome: Outcome) -> Tensor:
         """Energy of the batch under its new structures, with gradients."""
@@ -200,6 +208,8 @@ class BounceGrad(pl.LightningModule):
         modules.zero_grad()
         proposal.zero_grad()
         self.manual_backward(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
+        if self._late:
+            self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         if not bool(torch.isfinite(norm)):
             raise UserError(

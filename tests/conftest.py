@@ -29,7 +29,15 @@ def make_model(kind: str = "additive", likelihood: str = "student_t", k: int = 2
     kind_of = ContinuousDynamics if kind == "continuous" else ModularDynamics
     dynamics = kind_of(4, k, num_node_modules=g, hidden=8, **DYNAMICS[kind])
     dynamics.set_scales(
-        Scales(torch.randn(4), torch.rand(4) + 0.5, torch.rand(4) + 0.5, torch.randn(4), torch.tensor(0.3), torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, 2), torch.full((2,), torch.inf))
+        Scales(
+            torch.randn(4),
+            torch.rand(4) + 0.5,
+            torch.rand(4) + 0.5,
+            torch.randn(4),
+            torch.tensor(0.3),
+            torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, 2),
+            torch.full((2,), 1.0),
+        )
     )
     wild = kind in ("isotropic", "continuous")  # long rollouts under large random laws diverge
     for parameter in dynamics.parameters():  # perceptrons beside a linear path start at zero

@@ -111,7 +111,8 @@ def test_relabelling_modules_changes_nothing(states: Tensor, kind: str) -> None:
     with torch.no_grad():
         before = model.energies(states, structure, 2)
         order = torch.tensor([2, 0, 1])  # module m becomes module order[m]
-        for parameter in model.dynamics.edge_modules.parameters():
+        decay = [model.dynamics.decay] if isinstance(model.dynamics.features, IsotropicFeatures) else []
+        for parameter in [*model.dynamics.edge_modules.parameters(), *decay]:
             parameter.copy_(parameter[order.argsort()])
         after = model.energies(states, Structure(order[structure.relations], structure.types), 2)
     torch.testing.assert_close(after, before)

@@ -228,7 +228,14 @@ def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_forecaster_learns_alone(tmp_path: Path) -> None:
     """The last epochs change nothing but the forecaster, whose forecasts get better."""
-    options = (*QUICK, "model=continuous", "model.hidden=16", "data=charged5", "data.batches_per_epoch=20")
+    options = (
+        *QUICK,
+        "model=continuous",
+        "model.hidden=16",
+        "model.substeps=1",
+        "data=charged5",
+        "data.batches_per_epoch=20",
+    )
     more = ("trainer.max_epochs=8", "bouncegrad.forecast_share=0.75", "bouncegrad.model.forecaster=${model}")
     run(tmp_path / "b", *options, *more, "trainer.check_val_every_n_epoch=1")
     history = json.loads((tmp_path / "b" / "curves.json").read_text())["history"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modmeta.data import files
+from modmeta.data.observation import add_noise, estimate_velocities
 from modmeta.data.scaling import Scales, Units, robust_scales
 from modmeta.data.simulators import World, generate
 from modmeta.data.trajectories import Trajectories
@@ -111,6 +112,9 @@ class TrajectoryDataModule(pl.LightningDataModule):
         batches_per_epoch: training batches an epoch; none for one pass over the tasks.
         eval_batch_size: tasks a batch in validation and test.
         order_seed: of the order of training tasks.
+        noise: standard deviation of noise added to all states, as a fraction of each feature's in the training set.
+        velocities: `given`, or `estimated` from positions, those of the data unseen.
+        observed_frames: in which structures are inferred; velocities are estimated within them.
     """
 
     def __init__(
@@ -135,6 +139,9 @@ class TrajectoryDataModule(pl.LightningDataModule):
         batches_per_epoch: int | None = 100,
         eval_batch_size: int = 50,
         order_seed: int = 0,
+        noise: float = 0.0,
+        velocities: str = "given",
+        observed_frames: int = 49,
     ) -> None:
         super().__init__()
         if (world is None) == (path is None):
@@ -144,6 +151,16 @@ class TrajectoryDataModule(pl.LightningDataModule):
         for name, value in (("num_tasks", num_tasks), ("valid", valid), ("test", test), ("batch_size", batch_size)):
             if value < 1:
                 raise DataError(f"data.{name}={value} must be at least 1")
+        if velocities not in ("given", "estimated"):
+            raise DataError(f"data.velocities={velocities!r} must be 'given' or 'estimated'")
+        if velocities == "estimated" and (not positions or num_features < 2 * positions or observed_frames < 3):
+            raise DataError(
+                f"data.velocities=estimated needs coordinates, as many velocities and 3 observed frames, not "
+                f"data.positions={positions}, data.num_features={num_features}, data.observed_frames={observed_frames}"
+            )
+        if not 0 <= noise < float("inf"):
+            raise DataError(f"data.noise={noise} must be a fraction of a standard deviation, at least 0")
+        self.noise, self.velocities, self.observed_frames = noise, velocities, observed_frames
         self.world, self.path, self.data_dir = world, path, Path(data_dir)
         self.num_tasks, self.counts = (
             num_tasks,
@@ -200,11 +217,24 @@ class TrajectoryDataModule(pl.LightningDataModule):
                 f"{self.file()} holds {train.num_tasks} training tasks, fewer than data.num_tasks={self.num_tasks}"
             )
         splits["train"] = train.take(self.num_tasks)
+        splits = self._observed(splits)
         if self.units is None:
             seen = splits["train"].states
             self.units = Units.of_range(seen.min((0, 1, 2)), seen.max((0, 1, 2)), self.positions)
         self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
         self.splits = {name: as_dataset(data, self.units) for name, data in splits.items()}
+
+    def _observed(self, splits: dict[str, Trajectories]) -> dict[str, Trajectories]:
+        """Splits as an observer sees them."""
+        if self.noise:
+            spread = splits["train"].states.std((0, 1, 2))
+            seeds = {name: self.seed * 1000 + number for number, name in enumerate(sorted(splits))}
+            splits = {name: add_noise(data, self.noise, spread, seeds[name]) for name, data in splits.items()}
+        if self.velocities == "estimated":
+            splits = {
+                name: estimate_velocities(data, self.positions, self.observed_frames) for name, data in splits.items()
+            }
+        return splits
 
     def _check(self, split: str, data: Trajectories) -> None:
         where = f"{self.file()}, split {split}"

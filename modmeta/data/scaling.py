@@ -98,7 +98,9 @@ def robust_scales(states: Tensor, positions: int, units: Units, frame_step: floa
         said = frame_step * units.scale[positions] / units.scale[0]
         step = said if abs(step / said - 1) < 0.01 else step  # exact, where it is what it says
     walls = find_walls(states, positions, rest, step)
-    return Scales(centre, scale(spread), scale(change), rest, torch.tensor(step), walls, fastest_change(states, walls, rest, step))
+    return Scales(
+        centre, scale(spread), scale(change), rest, torch.tensor(step), walls, fastest_change(states, walls, rest, step)
+    )
 
 
 def find_walls(states: Tensor, positions: int, rest: Tensor, step: float) -> Tensor:
@@ -139,7 +141,7 @@ def _step(states: Tensor, positions: int) -> float:
 
 
 def fastest_change(states: Tensor, walls: Tensor, rest: Tensor, step: float) -> Tensor:
-    """Largest change of a velocity in a frame, (positions,), of entities that uniform motion leaves between the walls."""
+    """Largest change of a velocity in a frame, (positions,), of entities that stay off the walls."""
     p = walls.shape[1]
     if step == 0:
         return torch.full((p,), torch.inf)

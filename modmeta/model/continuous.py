@@ -10,8 +10,12 @@ from torch.nn import functional as F
 from modmeta.data.scaling import Scales
 from modmeta.model.dynamics import ModularDynamics, one_hot
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
+from modmeta.structure.bank import Structure
 
-MARGIN = 1.1  # accelerations in forecasts stay below that times the fastest change ever seen: laws may have poles
+# Laws may have poles: accelerations in forecasts stay within this many times the fastest change, a mean over a frame.
+MARGIN = 1.5
+CLOSE = 0.5  # a pair is close where its Runge-Kutta steps are shorter than this fraction of a frame
+LEAPS = 2  # leapfrog steps between two nodes of a path
 FAR = 3.0  # forecasts stay within three times the range of the training set, lest one near-collision end in infinity
 
 
@@ -42,6 +46,7 @@ class ContinuousDynamics(ModularDynamics):
         node_layers: hidden layers of a node module.
         node_hidden: their width; none for `hidden`.
         nodes: points of the Gauss-Lobatto quadrature of a frame, both ends among them.
+        pieces: parts of the path of a close pair, Simpson's rule on each; 0 for cubics always.
         reach: largest fraction of its distance that a pair covers in one Runge-Kutta step of a forecast.
         substeps: of a frame in a forecast, at most.
         activation: elementwise function of the hidden layers.
@@ -55,6 +60,8 @@ class ContinuousDynamics(ModularDynamics):
     kernel: Tensor
     places: Tensor
     tangents: Tensor
+    fine_kernel: Tensor
+    times: Tensor
 
     def __init__(
         self,
@@ -66,6 +73,7 @@ class ContinuousDynamics(ModularDynamics):
         edge_layers: int = 2,
         node_layers: int = 2,
         nodes: int = 4,
+        pieces: int = 4,
         reach: float = 0.25,
         substeps: int = 64,
         activation: Callable[[Tensor], Tensor] = F.silu,
@@ -81,13 +89,13 @@ class ContinuousDynamics(ModularDynamics):
             num_features, num_edge_modules, features, num_node_modules, hidden, edge_layers, node_layers,
             activation=activation, channels=self.positions, null_module=null_module, node_hidden=node_hidden,
         )  # fmt: skip
-        self.reach, self.substeps = reach, substeps
+        self.pieces, self.reach, self.substeps = pieces, reach, substeps
         self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities are behind the positions
         self.register_buffer("step_scale", torch.ones(()))
         self.register_buffer("rest", torch.zeros(self.positions))
         self.register_buffer("limit", torch.full((self.positions,), torch.inf))
         self.register_buffer("walls", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, self.positions))
-        for name, values in _quadrature(nodes).items():
+        for name, values in (_quadrature(nodes) | _simpson(max(pieces, 1))).items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def set_scales(self, scales: Scales) -> None:
@@ -109,10 +117,9 @@ class ContinuousDynamics(ModularDynamics):
         return torch.cat((velocities * self.step_scale, torch.zeros_like(velocities)), dim=-1)
 
     def _unfold(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Where every frame led as if walls let through, (B, N, T - 1, D), and where that is a mirror image, (..., P)."""
+        """Where frames led as if walls let through, (B, N, T - 1, D), and whether that is a mirror image, (..., P)."""
         start, end = states[:, :, :-1], states[:, :, 1:]
-        x, v = start.split(self.positions, dim=-1)
-        wall = torch.where(v > self.rest, self.walls[1], self.walls[0])
+        wall = torch.where(start[..., self.positions :] > self.rest, self.walls[1], self.walls[0])
         image = torch.cat((2 * wall - end[..., : self.positions], 2 * self.rest - end[..., self.positions :]), dim=-1)
 
         def off(end: Tensor) -> Tensor:
@@ -149,8 +156,13 @@ class ContinuousDynamics(ModularDynamics):
         places, speeds, beyond = self._reflect(places, speeds)
         return torch.cat((places, speeds), dim=-1), beyond
 
-    def messages(self, states: Tensor) -> Tensor:
-        """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, D)."""
+    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+        """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, D).
+
+        Args:
+            states: observed.
+            structure: under which paths are integrated where a pair is close; without one, all paths are cubics.
+        """
         t = states.shape[2]
         ends, reflected = self._unfold(states)
         between, beyond = self._between(states, ends)
@@ -158,15 +170,69 @@ class ContinuousDynamics(ModularDynamics):
         at, inner = sent[..., :t, :], sent[..., t:, :].unflatten(-2, (t - 1, -1))
         nodes = torch.cat((at[..., :-1, None, :], inner, at[..., 1:, None, :]), dim=-2)  # (..., T - 1, nodes, P)
         image = torch.cat((torch.zeros_like(reflected).unsqueeze(-2), beyond, reflected.unsqueeze(-2)), dim=-2)
-        sign = 1 - 2 * image.to(sent.dtype)  # a force on a mirror image is mirrored too
-        return (self._kernel() @ (nodes * sign[:, :, None, None])).flatten(-2)
+        sent = (self._kernel(self.kernel) @ (nodes * _sign(image)[:, :, None, None])).flatten(-2)
+        if structure is None or not self.pieces:
+            return sent
+        tasks, frames = self._close(states)
+        starts, ends = states.transpose(1, 2)[tasks, frames], ends.transpose(1, 2)[tasks, frames]  # (Q, N, D)
+        close = self._close_messages(starts, ends, structure.relations[tasks])  # (Q, N, S, K, D)
+        return sent.movedim(4, 1).index_put((tasks, frames), close).movedim(1, 4)
 
-    def _kernel(self) -> Tensor:
+    def _close(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Tasks and frames in which some pair is so close that a cubic is far from its path, two times (Q,)."""
+        b, n, t, d = states.shape
+        x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
+        fraction = self._careful(x, v).view(b, t)
+        tasks, frames = (torch.minimum(fraction[:, :-1], fraction[:, 1:]) < CLOSE).nonzero(as_tuple=True)
+        return tasks, frames
+
+    def _close_messages(self, starts: Tensor, ends: Tensor, relations: Tensor) -> Tensor:
+        """Messages of single frames, from states (Q, N, D) to (Q, N, D), under structures (Q, N, S): (Q, N, S, K, D).
+
+        A path is that of the law as it is now, bent by the cubic that makes it end where it was seen to end; where the
+        law misses the end by more than uniform motion does, it is uniform motion that is bent.
+        """
+        with torch.no_grad():
+            places, speeds = self._path(starts, one_hot(relations, self.num_edge_modules, starts.dtype).unsqueeze(2))
+            free = starts[..., : self.positions].unsqueeze(2), starts[..., self.positions :].unsqueeze(2)
+            s = self.times.view(-1, 1)
+            straight = free[0] + s * self.step_scale * (free[1] - self.rest)
+            end_x, end_v = (end.unsqueeze(2) for end in ends.split(self.positions, dim=-1))
+
+            def miss(x: Tensor, v: Tensor) -> Tensor:
+                off = torch.cat((end_x - x[:, :, -1:], (end_v - v[:, :, -1:]) * self.step_scale), dim=-1)
+                return off.norm(dim=-1, keepdim=True)
+
+            lost = ~(miss(places, speeds) < miss(straight, free[1]))
+            places, speeds = torch.where(lost, straight, places), torch.where(lost, free[1], speeds)
+            off_x, off_v = end_x - places[:, :, -1:], (end_v - speeds[:, :, -1:]) * self.step_scale
+            places = places + off_x * (3 * s**2 - 2 * s**3) + off_v * (s**3 - s**2)
+            speeds = speeds + (off_x * (6 * s - 6 * s**2) + off_v * (3 * s**2 - 2 * s)) / self.step_scale
+            places, speeds, image = self._reflect(places, speeds)
+        sent = self._send(torch.cat((places, speeds), dim=-1))  # (Q, N, S, K, nodes, P)
+        return (self._kernel(self.fine_kernel) @ (sent * _sign(image)[:, :, None, None])).flatten(-2)
+
+    def _path(self, states: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates and velocities of a frame from states (Q, N, D), by leapfrog, each (Q, N, nodes, P)."""
+        x, v = states.split(self.positions, dim=-1)
+        v = v + self.lag * self._accelerations(x, v, weights)
+        places, speeds = [x], [v]
+        h = 1 / (LEAPS * (len(self.times) - 1))
+        for leap in range(1, LEAPS * (len(self.times) - 1) + 1):
+            x = x + h / 2 * self.step_scale * (v - self.rest)
+            v = v + h * self._accelerations(x, v, weights)
+            x = x + h / 2 * self.step_scale * (v - self.rest)
+            if leap % LEAPS == 0:
+                places.append(x)
+                speeds.append(v)
+        return torch.stack(places, dim=2), torch.stack(speeds, dim=2)
+
+    def _kernel(self, weights: Tensor) -> Tensor:
         """Weights of the nodes in the change of positions and of velocities, (2, nodes)."""
-        behind = torch.zeros_like(self.kernel)
+        behind = torch.zeros_like(weights)
         behind[:, 0] = 1
         behind[1, -1] = -1
-        return self.kernel + self.lag * behind
+        return weights + self.lag * behind
 
     def step(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
@@ -181,21 +247,26 @@ class ContinuousDynamics(ModularDynamics):
             x0, v0, rest = x[going], v[going], left[going]
             h = torch.minimum(self._careful(x0, v0), rest)
             x1, v1 = self._runge_kutta(x0, v0, weights[going], h.view(-1, 1, 1))
-            x1, v1, _ = self._reflect(x1, v1)
             x, v, left = x.index_copy(0, going, x1), v.index_copy(0, going, v1), left.index_copy(0, going, rest - h)
+        x, v, _ = self._reflect(x, v)
         v = v - self.lag * self._accelerations(x, v, weights)
         moved = torch.cat((x, v), dim=-1).view(b, t, n, d).transpose(1, 2)
         return (moved + own * self.change_scale).clamp(-FAR, FAR)
 
     def _accelerations(self, x: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-        """Of coordinates and velocities (Q, N, P) under one-hot structures (Q, N, 1, S K), per frame, within limits."""
-        sent = self._send(torch.cat((x, v), dim=-1).unsqueeze(2))  # (Q, N, S, K, 1, P)
+        """Of coordinates and velocities (Q, N, P) under one-hot structures (Q, N, 1, S K), per frame, within limits.
+
+        Beyond a wall they are those of the mirror image.
+        """
+        inside, speed, image = self._reflect(x, v)
+        sent = self._send(torch.cat((inside, speed), dim=-1).unsqueeze(2))  # (Q, N, S, K, 1, P)
         sums = (weights @ sent.flatten(2, 3).flatten(3)).view_as(x) * self.change_scale[self.positions :]
-        return sums.clamp(-self.limit, self.limit)
+        return _sign(image) * sums.clamp(-self.limit, self.limit)
 
     @torch.no_grad()
     def _careful(self, x: Tensor, v: Tensor) -> Tensor:
         """Step (Q,), a fraction of a frame, in which no pair covers more than `reach` of its distance."""
+        x, v, _ = self._reflect(x, v)
         first, second = torch.triu_indices(x.shape[1], x.shape[1], 1, device=x.device)
         distance = (x[:, first] - x[:, second]).norm(dim=-1)
         path = (v[:, first] - v[:, second]).norm(dim=-1) * self.step_scale.abs()
@@ -215,6 +286,11 @@ class ContinuousDynamics(ModularDynamics):
         return x + h * k * ((v + 2 * v2 + 2 * v3 + v4) / 6 - self.rest), v + h / 6 * (a1 + 2 * a2 + 2 * a3 + a4)
 
 
+def _sign(image: Tensor) -> Tensor:
+    """-1 where a force acts on a mirror image, which mirrors it, else 1."""
+    return 1 - 2 * image.to(torch.get_default_dtype())
+
+
 def _quadrature(nodes: int) -> dict[str, np.ndarray]:
     """Gauss-Lobatto rule on [0, 1]: its kernels, and the cubic of Hermite at its inner nodes.
 
@@ -232,3 +308,12 @@ def _quadrature(nodes: int) -> dict[str, np.ndarray]:
         "places": np.stack((2 * s**3 - 3 * s**2 + 1, s**3 - 2 * s**2 + s, -2 * s**3 + 3 * s**2, s**3 - s**2)),
         "tangents": np.stack((6 * s**2 - 6 * s, 3 * s**2 - 4 * s + 1, -6 * s**2 + 6 * s, 3 * s**2 - 2 * s)),
     }
+
+
+def _simpson(pieces: int) -> dict[str, np.ndarray]:
+    """Composite Simpson rule on [0, 1]: `times` (nodes,), and `fine_kernel` (2, nodes) as `kernel` above."""
+    times = np.linspace(0, 1, 2 * pieces + 1)
+    weights = np.ones(2 * pieces + 1)
+    weights[1::2], weights[2:-1:2] = 4, 2
+    weights /= 6 * pieces
+    return {"fine_kernel": np.stack((weights * (1 - times), weights)), "times": times}

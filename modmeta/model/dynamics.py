@@ -20,6 +20,9 @@ from torch.nn import functional as F
 from modmeta.data.scaling import Scales
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
+from modmeta.structure.bank import Structure
+
+GAIN = 5.0  # a power of 2 is far for a parameter that moves by the learning rate
 
 
 def one_hot(rows: Tensor, num_modules: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -80,7 +83,7 @@ class ModularDynamics(nn.Module):
         self.edge_modules = GroupedMLP(k, edge_sizes, activation, linear_path and additive)
         self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
         if isinstance(features, IsotropicFeatures):
-            self.decay = nn.Parameter(torch.zeros(k))  # answers fall with this power of the distance
+            self.decay = nn.Parameter(torch.zeros(k))  # times GAIN, the power of the distance with which answers fall
         self.register_buffer("centre", torch.zeros(d))
         self.register_buffer("state_scale", torch.ones(d))
         self.register_buffer("change_scale", torch.ones(d))
@@ -101,8 +104,13 @@ class ModularDynamics(nn.Module):
         """Observed changes (B, N, T - 1, D) in units of `change_scale`."""
         return states.diff(dim=2) / self.change_scale
 
-    def messages(self, states: Tensor) -> Tensor:
-        """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, C)."""
+    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+        """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, C).
+
+        Args:
+            states: observed.
+            structure: the best known, for dynamics whose messages depend on it; not here.
+        """
         return self._send(states[:, :, :-1])
 
     def _send(self, states: Tensor) -> Tensor:
@@ -110,9 +118,9 @@ class ModularDynamics(nn.Module):
         receiver, sender = pair_states(self.scaled(states))
         pairs = self.features(receiver, sender)  # (B, N, S, T, F)
         sent = self.edge_modules(pairs.flatten(0, -2))  # (K, B N S T, C)
-        sent = sent.view(-1, *pairs.shape[:-1], sent.shape[-1])
+        sent = sent.view(self.num_edge_modules, *pairs.shape[:-1], sent.shape[-1])
         if isinstance(self.features, IsotropicFeatures):
-            sent = self.features.directed(sent, receiver, sender, self.decay)
+            sent = self.features.directed(sent, receiver, sender, GAIN * self.decay)
         if self.null_module:
             sent = torch.cat((torch.zeros_like(sent[:1]), sent[1:]))
         return sent.movedim(0, 3)

@@ -5,9 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modmeta.model.continuous import ContinuousDynamics
 from modmeta.model.dynamics import ModularDynamics
+from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import Likelihood
+from modmeta.model.noise import ObservationNoise
 from modmeta.structure.bank import Structure
+
+# In units of the usual change. Larger scales tell how badly the path within a frame is known, not where it leads.
+LARGEST_DRAW = 0.3
 
 
 class RelationalModel(nn.Module):
@@ -23,17 +29,29 @@ class RelationalModel(nn.Module):
             squared error of rollouts small, which is another aim: where the future cannot be told (close encounters,
             walls) the mean of what may happen is best, and a law that predicts means would blur the evidence for
             structures.
+        members: of the ensemble whose mean is the forecast; 1 for a single rollout. Each goes its own way by errors
+            drawn from the likelihood, so that where close encounters make the future uncertain the mean of what may
+            happen is forecast, which has the least squared error.
+        noise: observations are noisy, by how much is learned (`ObservationNoise`; horizon 1 only).
     """
 
     forecasting: Tensor
 
     def __init__(
-        self, dynamics: ModularDynamics, likelihood: Likelihood, forecaster: ModularDynamics | None = None
+        self,
+        dynamics: ModularDynamics,
+        likelihood: Likelihood,
+        forecaster: ModularDynamics | None = None,
+        members: int = 1,
+        noise: bool = False,
     ) -> None:
         super().__init__()
+        if noise and not isinstance(dynamics, ContinuousDynamics):
+            raise ValueError("bouncegrad.model.noise=true needs model=continuous, which knows how noise propagates")
         self.dynamics = dynamics
         self.likelihood = likelihood
-        self.forecaster = forecaster
+        self.forecaster, self.members = forecaster, members
+        self.noise = ObservationNoise() if noise else None
         self.register_buffer("forecasting", torch.tensor(False))  # whether the forecaster has begun to learn
 
     def start_forecasting(self) -> None:
@@ -46,8 +64,12 @@ class RelationalModel(nn.Module):
         """Parameters for an optimiser: weight decay applies to the perceptrons of modules, not to affine paths."""
         dynamics = self.dynamics
         perceptrons = [*dynamics.edge_modules.layers.parameters(), *dynamics.node_modules.layers.parameters()]
+        if isinstance(dynamics.features, IsotropicFeatures) and dynamics.edge_modules.linear is not None:
+            perceptrons.append(dynamics.edge_modules.linear.weight)
         ours = {id(parameter) for parameter in perceptrons}
         inference = [*self.dynamics.parameters(), *self.likelihood.parameters()]
+        if self.noise is not None:
+            inference += self.noise.parameters()
         others = [parameter for parameter in inference if id(parameter) not in ours]
         return [{"params": perceptrons}, {"params": others, "weight_decay": 0.0}]
 
@@ -72,10 +94,13 @@ class RelationalModel(nn.Module):
         """
         change = self.dynamics.change(states[:, :, :-1], messages, rows, types)
         error = change - self.dynamics.targets(states).unsqueeze(2)
+        constant: Tensor | float = 0.0
+        if self.noise is not None:
+            error, constant = self.noise(error)
         scale = self.log_scale(states) if log_scale is None else log_scale
         if scale.dim() == 4:
             scale = scale.unsqueeze(2)
-        return self.likelihood.energy(error, scale).sum(dim=(-1, -2))
+        return self.likelihood.energy(error, scale).sum(dim=(-1, -2)) + constant
 
     def energies(self, states: Tensor, structure: Structure, horizon: int = 1) -> Tensor:
         """Energies of one structure a task: (B, N, T, D) to (B, N), summed over frames and features."""
@@ -94,9 +119,21 @@ class RelationalModel(nn.Module):
 
     @torch.no_grad()
     def forecast(self, states: Tensor, structure: Structure, steps: int) -> Tensor:
-        """Rollout from one frame (B, N, D): (B, N, steps, D)."""
+        """Forecast from one frame (B, N, D): (B, N, steps, D), always the same."""
         dynamics = self.forecaster if self.forecaster is not None and bool(self.forecasting) else self.dynamics
-        return dynamics.rollout(states.unsqueeze(2), structure.relations, structure.types, steps).squeeze(2)
+        if self.members == 1:
+            return dynamics.rollout(states.unsqueeze(2), structure.relations, structure.types, steps).squeeze(2)
+        generator = torch.Generator(states.device).manual_seed(0)
+        states = states.unsqueeze(2).repeat(1, 1, self.members, 1)  # (B, N, M, D)
+        frames = []
+        for _ in range(steps):
+            scale = (
+                self.likelihood.log_scale(dynamics.scaled(states)).exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale
+            )
+            drawn = scale * torch.randn(states.shape, generator=generator, device=states.device)
+            states = dynamics.step(states + drawn, structure.relations, structure.types)
+            frames.append(states.mean(2))
+        return torch.stack(frames, dim=2)
 
     def forecast_error(self, states: Tensor, structure: Structure, horizon: int, first: int = 0) -> Tensor:
         """Mean squared error of the forecaster's rollouts of `horizon` steps from every `horizon`-th frame on.

@@ -140,7 +140,7 @@ class Search:
         moving = self._moving(structure, generator)  # (B, N)
         if self.horizon == 1:
             if messages is None:
-                messages = model.dynamics.messages(states)
+                messages = model.dynamics.messages(states, structure)
             scores = model.receiver_energies(states, messages, candidates.rows, candidates.types)
             current, movable = candidates.current, moving
         else:
@@ -237,9 +237,9 @@ def infer(
     structure = random_structure(b, n, k, g, generator)
     needs = proposal is not None and search.needs_proposal(model, n)
     logits = proposal(states) if needs and proposal is not None else None
-    messages = dynamics.messages(states) if search.horizon == 1 else None
     zero = states.new_tensor(1e-30)
-    for _ in range(search.sweeps):
+    for sweep in range(search.sweeps):
+        messages = dynamics.messages(states, structure if sweep else None) if search.horizon == 1 else None
         outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy)
         structure = outcome.structure
     if search.horizon > 1:
