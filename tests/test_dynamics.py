@@ -4,14 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from modmeta.data.scaling import Units, robust_scales
-from modmeta.data.simulators import Charged, generate
-from modmeta.model.continuous import ContinuousDynamics
-from modmeta.model.features import IsotropicFeatures, RelativeFeatures
+from modmeta.model.features import IsotropicFeatures, ProductFeatures, RelativeFeatures
 from modmeta.model.grouped import GroupedMLP
 from modmeta.model.model import RelationalModel
 from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import from_matrix, senders, to_matrix
+from modmeta.structure.relations import senders, to_matrix
 from tests.conftest import make_model
 
 KINDS = ["additive", "mlp", "paper"]
@@ -139,49 +136,11 @@ def test_rotating_and_reflecting_the_world_rotates_messages(states: Tensor, kind
         )
 
 
-class ExactCharges(torch.nn.Module):
-    """The law of charged particles in the units of a `ContinuousDynamics`: module 0 repels, module 1 attracts."""
-
-    def __init__(self, dynamics: ContinuousDynamics, units: Units) -> None:
-        super().__init__()
-        length = float(dynamics.state_scale[0]) * units.scale[0]  # of one scaled unit of distance
-        per_frame = float(dynamics.change_scale[2]) * units.scale[2] / 0.1  # acceleration of one unit of output
-        self.strength = 1 / (length**2 * per_frame)
-
-    def forward(self, seen: Tensor) -> Tensor:
-        towards = self.strength / seen[:, :1].square()
-        nothing = torch.zeros_like(towards)
-        return torch.stack((torch.cat((-towards, nothing), 1), torch.cat((towards, nothing), 1)))
-
-
-@pytest.mark.parametrize("nodes", [4, 5])
-def test_the_exact_law_explains_and_forecasts_the_simulation(nodes: int) -> None:
-    """The weak form and the integrator hold on simulated charges, particles that meet or touch a wall left out."""
-    data = generate(Charged(), {"test": (200, 20)}, seed=5, progress=False)["test"]
-    units = Units.of_range(data.states.min((0, 1, 2)), data.states.max((0, 1, 2)), 2)
-    places = torch.from_numpy(data.states[..., :2])
-    apart = torch.cdist(places.transpose(1, 2), places.transpose(1, 2)) + 9 * torch.eye(5)
-    calm = (apart.flatten(1).amin(1) > 0.7) & (places.abs().flatten(1).amax(1) < 4.5)
-    assert calm.sum() >= 4
-    states = units.normalised(data.states)[calm]
-    structure = Structure(from_matrix(torch.from_numpy(data.relations))[calm], torch.zeros(int(calm.sum()), 5).long())
-    dynamics = ContinuousDynamics(4, 2, IsotropicFeatures(2), nodes=nodes)
-    dynamics.set_scales(robust_scales(states, 2, units, data.frame_step))
-    dynamics.edge_modules = ExactCharges(dynamics, units)
-    torch.nn.init.zeros_(dynamics.node_modules.linear.weight)
-    dynamics.lag.data.fill_(0.005)  # a kick comes half a step of 0.001 before the place it is stored with
-    with torch.no_grad():
-        change = dynamics.change(
-            states[:, :, :-1], dynamics.messages(states), structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
-        )
-        error = change.squeeze(2) - dynamics.targets(states)
-        assert error.square().mean() < 1e-6 * dynamics.targets(states).square().mean()
-        forecast = dynamics.rollout(states[:, :, :1], *structure, 10).squeeze(2)
-        assert (forecast - states[:, :, 1:11]).abs().max() < 1e-5
-
-
-def test_continuous_dynamics_refuse_what_they_cannot_do() -> None:
-    with pytest.raises(ValueError, match="velocity for every coordinate; 5 features"):
-        ContinuousDynamics(5, 2, IsotropicFeatures(2))
-    with pytest.raises(ValueError, match="nodes=1"):
-        ContinuousDynamics(4, 2, IsotropicFeatures(2), nodes=1)
+def test_the_sine_of_a_difference_is_linear_in_products() -> None:
+    phases = 6 * torch.rand(2, 50)
+    states = torch.stack((phases.sin(), phases.cos()), dim=-1)
+    seen = ProductFeatures()(states[0], states[1])
+    assert seen.shape == (50, ProductFeatures().size(2))
+    target = (phases[1] - phases[0]).sin()
+    weights = torch.linalg.lstsq(seen, target.unsqueeze(1)).solution
+    torch.testing.assert_close((seen @ weights).squeeze(1), target)

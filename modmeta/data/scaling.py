@@ -107,7 +107,8 @@ def find_walls(states: Tensor, positions: int, rest: Tensor, step: float) -> Ten
     """Where entities are reflected, low and high, (2, positions): infinite where the data show no wall.
 
     Uniform motion would take some entities past the furthest place that any is ever seen at. If most of them come out
-    with their velocity reversed there is a wall, halfway between where they would have gone and where they are.
+    with their velocity reversed there is a wall, and where follows from the length of their path to it and back, the
+    mean speed times the time.
 
     Args:
         states: (B, N, T, D), coordinates first, then their velocities.
@@ -125,7 +126,8 @@ def find_walls(states: Tensor, positions: int, rest: Tensor, step: float) -> Ten
             past = sign * ahead[..., axis] > (sign * x[..., axis]).max()
             before, after = v[:, :, :-1, axis][past], v[:, :, 1:, axis][past]
             if len(before) >= FEWEST_HITS and ((before + after).abs() < 0.1 * before.abs()).float().mean() > 0.5:
-                walls[side, axis] = ((ahead[..., axis] + x[:, :, 1:, axis])[past] / 2).median()
+                ends = (x[:, :, :-1, axis] + x[:, :, 1:, axis])[past]
+                walls[side, axis] = ((ends + step * (before - after) / 2) / 2).median()
     return walls
 
 

@@ -173,17 +173,18 @@ class ContinuousDynamics(ModularDynamics):
         sent = (self._kernel(self.kernel) @ (nodes * _sign(image)[:, :, None, None])).flatten(-2)
         if structure is None or not self.pieces:
             return sent
-        tasks, frames = self._close(states)
+        tasks, frames = self._close(states, reflected)
         starts, ends = states.transpose(1, 2)[tasks, frames], ends.transpose(1, 2)[tasks, frames]  # (Q, N, D)
         close = self._close_messages(starts, ends, structure.relations[tasks])  # (Q, N, S, K, D)
         return sent.movedim(4, 1).index_put((tasks, frames), close).movedim(1, 4)
 
-    def _close(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Tasks and frames in which some pair is so close that a cubic is far from its path, two times (Q,)."""
+    def _close(self, states: Tensor, reflected: Tensor) -> tuple[Tensor, Tensor]:
+        """Tasks and frames in which a pair is so close, or touches a wall, that forces need more nodes, each (Q,)."""
         b, n, t, d = states.shape
         x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
         fraction = self._careful(x, v).view(b, t)
-        tasks, frames = (torch.minimum(fraction[:, :-1], fraction[:, 1:]) < CLOSE).nonzero(as_tuple=True)
+        close = torch.minimum(fraction[:, :-1], fraction[:, 1:]) < CLOSE
+        tasks, frames = (close | reflected.any(-1).any(1)).nonzero(as_tuple=True)
         return tasks, frames
 
     def _close_messages(self, starts: Tensor, ends: Tensor, relations: Tensor) -> Tensor:
