@@ -226,6 +226,23 @@ def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.Capt
     assert json.loads((tmp_path / "results" / "springs5_12tasks_seed0.json").read_text()) == final
 
 
+def test_a_run_that_gains_no_more_ends_early(tmp_path: Path) -> None:
+    early = ("callbacks=early_stopping", "callbacks.early.patience=1", "callbacks.early.min_delta=1000")
+    run(tmp_path / "run", *QUICK, *early, "trainer.max_epochs=10", "trainer.check_val_every_n_epoch=1")
+    history = json.loads((tmp_path / "run" / "curves.json").read_text())["history"]
+    assert len(history) == 2  # the first validation, and one without a gain
+
+
+def test_noisy_positions_alone(tmp_path: Path) -> None:
+    """Noise and missing velocities reach the model, which learns how strong the noise is."""
+    options = (*QUICK, "experiment=springs5", "data.noise=0.05", "data.velocities=estimated")
+    measures = run(tmp_path / "run", *options, "bouncegrad.model.noise=true", "data.observed_frames=49")
+    assert math.isfinite(measures["test/mse_1"])
+    ratios = checkpoint(tmp_path / "run")["state_dict"]["model.noise.ratios"]
+    start = math.log(0.03) / 5
+    assert (ratios > start + 0.01).all()
+
+
 def test_the_forecaster_learns_alone(tmp_path: Path) -> None:
     """The last epochs change nothing but the forecaster, whose forecasts get better."""
     options = (
