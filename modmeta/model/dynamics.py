@@ -21,6 +21,7 @@ from modmeta.data.scaling import Scales
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
 from modmeta.structure.bank import Structure
+from modmeta.structure.relations import couples
 
 GAIN = 5.0  # a power of 2 is far for a parameter that moves by the learning rate
 
@@ -78,7 +79,8 @@ class ModularDynamics(nn.Module):
         self.num_edge_modules, self.num_node_modules, self.additive = k, g, additive
         self.robust, self.null_module = robust, null_module
         channels = channels or (d if additive else hidden)
-        edge_sizes = [features.size(d), *[hidden] * edge_layers, channels]
+        answers = features.answers(channels) if isinstance(features, IsotropicFeatures) else channels
+        edge_sizes = [features.size(d), *[hidden] * edge_layers, answers]
         node_sizes = [d if additive else d + channels, *[node_hidden or hidden] * node_layers, d]
         self.edge_modules = GroupedMLP(k, edge_sizes, activation, linear_path and additive)
         self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
@@ -115,15 +117,22 @@ class ModularDynamics(nn.Module):
 
     def _send(self, states: Tensor) -> Tensor:
         """Outputs of all edge modules at given states: (B, N, T, D) to (B, N, S, K, T, C)."""
-        receiver, sender = pair_states(self.scaled(states))
-        pairs = self.features(receiver, sender)  # (B, N, S, T, F)
-        sent = self.edge_modules(pairs.flatten(0, -2))  # (K, B N S T, C)
-        sent = sent.view(self.num_edge_modules, *pairs.shape[:-1], sent.shape[-1])
-        if isinstance(self.features, IsotropicFeatures):
-            sent = self.features.directed(sent, receiver, sender, GAIN * self.decay)
+        scaled, n = self.scaled(states), states.shape[1]
+        if not isinstance(self.features, IsotropicFeatures):
+            return self._answer(self.features(*pair_states(scaled))).movedim(0, 3)
+        first, second, couple, sign = couples(n, states.device)  # both ends see the same, and are sent the opposite
+        difference = scaled[:, second] - scaled[:, first]  # (B, N S / 2, T, D)
+        seen = self.features(difference)
+        sent = self.features.directed(self._answer(seen), seen, difference, GAIN * self.decay).transpose(0, 1)
+        both = sent.index_select(2, couple.flatten()).unflatten(2, couple.shape).movedim(1, 3)
+        return both * sign.view(n, n - 1, 1, 1, 1).to(both.dtype)
+
+    def _answer(self, pairs: Tensor) -> Tensor:
+        """Outputs of all edge modules, (..., F) to (K, ..., C)."""
+        out = self.edge_modules(pairs.flatten(0, -2))
         if self.null_module:
-            sent = torch.cat((torch.zeros_like(sent[:1]), sent[1:]))
-        return sent.movedim(0, 3)
+            out = torch.cat((torch.zeros_like(out[:1]), out[1:]))
+        return out.view(len(out), *pairs.shape[:-1], -1)
 
     def change(self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:
         """Change that candidate structures predict, in units of `change_scale`.

@@ -58,6 +58,11 @@ def measures_table(measures: dict[str, float], title: str) -> Table:
     return table
 
 
+def portable(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """A configuration whose paths within the run's directory are relative to it: figures travel, machines do not."""
+    return cast(dict[str, Any], json.loads(json.dumps(config).replace(str(directory), ".")))
+
+
 class RunRecord(pl.Callback):
     """Keeps the curves of a run and writes its results.
 
@@ -138,7 +143,7 @@ class RunRecord(pl.Callback):
             "seed": config.get("seed"),
             "hardware": hardware(),
             "commit": commit(),
-            "config": config,
+            "config": portable(config, self.directory),
         }
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.directory / "metrics.json", content)
