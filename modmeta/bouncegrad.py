@@ -258,7 +258,7 @@ class BounceGrad(pl.LightningModule):
     ) -> None:
         size = len(batch[TASK])
         values = {
-            "train/loss": loss.detach(),
+            "train/loss": loss.detach() + self.model.unit,
             "train/proposal_loss": proposal_loss.detach(),
             "train/changed": outcome.changed,
             "train/accepted_worse": outcome.accepted / outcome.worse.clamp_min(1),
@@ -317,7 +317,7 @@ class BounceGrad(pl.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
         inferred = self.infer(states)
-        energy = inferred.energies.mean() / states[0, :, 1:].numel()
+        energy = inferred.energies.mean() / states[0, :, 1:].numel() + self.model.unit
         self.log("val/energy", energy, batch_size=len(states), sync_dist=True)
         if inferred.gap is not None:
             self.log("val/gap", inferred.gap.median(), batch_size=len(states), sync_dist=True)

@@ -73,6 +73,11 @@ class RelationalModel(nn.Module):
         others = [parameter for parameter in inference if id(parameter) not in ours]
         return [{"params": perceptrons}, {"params": others, "weight_decay": 0.0}]
 
+    @property
+    def unit(self) -> Tensor:
+        """Added to the energy of an observed number, it makes protocol units of the model's own: models compare."""
+        return self.dynamics.change_scale.log().mean()
+
     def log_scale(self, states: Tensor) -> Tensor:
         """Log scale of the error of every change, broadcastable to (B, N, T - 1, D)."""
         return self.likelihood.log_scale(self.dynamics.scaled(states[:, :, :-1]))
