@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
-from modmeta.keys import RELATIONS, STATES, TASK
+from modmeta.keys import KNOWN, RELATIONS, STATES, TASK
 from modmeta.model.model import RelationalModel
 from modmeta.schedules import warmup_hold_decay
-from modmeta.search.search import Inferred, Outcome, Search, infer
+from modmeta.search.search import Inferred, Outcome, Search, clamped, infer, together
 from modmeta.search.temperature import Temperature
 from modmeta.structure.bank import StructureBank, random_structure
 
@@ -26,6 +26,7 @@ Made = TypeVar("Made")
 # Of the run. From then on laws and structures are good enough to tell the paths of close pairs, and scales of errors
 # follow at once as laws get exact; a scale that shrinks early would end the annealing before its time.
 LATE = 0.7
+EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (Cohen's kappa) of structures from two halves of the frames, below which a run is in doubt
 
 
@@ -114,6 +115,7 @@ class BounceGrad(pl.LightningModule):
         self.bank: StructureBank | None = None
         self.generator: torch.Generator | None = None
         self.config: dict[str, Any] = {}  # of the whole run; the part that composed this module travels in checkpoints
+        self.known = 0.0  # share of relations that the search is given
         self.total_steps = 1
         self._saved: dict[str, Any] = {}  # state of a checkpoint that waits for the bank to be made
 
@@ -139,6 +141,7 @@ class BounceGrad(pl.LightningModule):
         if int(self.steps_done) == 0:
             self.model.dynamics.set_scales(data.model_scales())
             self.mean_square_change.copy_(data.mean_square_change())
+        self.known = float(data.known)
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 1000 + self.global_rank)
         ids = data.owned_tasks()
         dynamics = self.model.dynamics
@@ -166,7 +169,8 @@ class BounceGrad(pl.LightningModule):
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
         logits = self.proposal(states)
         share = self.search.horizon == 1
-        structure = bank.get(tasks, self.device)
+        known = batch.get(KNOWN)
+        structure = clamped(bank.get(tasks, self.device), known)
         messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
         outcome = self.search.step(
             self.model,
@@ -176,6 +180,7 @@ class BounceGrad(pl.LightningModule):
             temperature,
             generator,
             messages.detach() if messages is not None else None,
+            known=known,
         )
         self.temperature.observe(outcome.worse, outcome.accepted)
         bank.put(tasks, outcome.structure, outcome.energies)
@@ -231,7 +236,7 @@ class BounceGrad(pl.LightningModule):
         progress = (int(self.steps_done) - self.total_steps) / steps
         horizon = min(1 + int(2 * progress * (self.forecast_horizon - 1)), self.forecast_horizon)
         first = int(torch.randint(horizon, (), generator=generator, device=states.device))
-        error = model.forecast_error(states, self.infer(states).structure, horizon, first).mean()
+        error = model.forecast_error(states, self.infer(states, batch.get(KNOWN)).structure, horizon, first).mean()
         forecaster, forecaster_parameters = self._optimizers()[-1], self._made(model.forecaster).parameters()
         forecaster.zero_grad()
         self.manual_backward(error / self.mean_square_change)
@@ -265,8 +270,9 @@ class BounceGrad(pl.LightningModule):
             "train/temperature": self.temperature.value,
         }
         if RELATIONS in batch:
-            self.searched.update(outcome.structure.relations, batch[RELATIONS])
-            self.proposed.update(logits.detach().argmax(-1), batch[RELATIONS])
+            asked = _asked(batch)
+            self.searched.update(outcome.structure.relations[asked], batch[RELATIONS][asked])
+            self.proposed.update(logits.detach().argmax(-1)[asked], batch[RELATIONS][asked])
             if self.trainer.is_last_batch:
                 self._log_accuracies()
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
@@ -291,7 +297,8 @@ class BounceGrad(pl.LightningModule):
     @property
     def priors(self) -> list[str]:
         """Structural priors in force."""
-        return self.search.priors + (["module 0 sends nothing"] if self.model.dynamics.null_module else [])
+        silent = ["module 0 sends nothing"] if self.model.dynamics.null_module else []
+        return self.search.priors + silent + ([f"known relations: {self.known:.0%}"] if self.known else [])
 
     @property
     def stuck(self) -> bool:
@@ -304,32 +311,45 @@ class BounceGrad(pl.LightningModule):
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
-    def infer(self, states: Tensor, proposal: bool = True) -> Inferred:
+    def infer(self, states: Tensor, known: Tensor | None = None, proposal: bool = True) -> Inferred:
         """Structures of new tasks from their observed frames (B, N, T, D); always the same for the same input.
+
+        Tasks are taken a few at a time, so that memory does not grow with their number, and activations stay in cache.
 
         Without its proposal network, which knows one number of frames, a search that cannot try every row samples
         uniformly.
         """
         generator = torch.Generator(states.device).manual_seed(self.seed)
         network = self.proposal if proposal else None
-        return infer(self.search, self.model, network, states[:, :, : self.observed_frames], generator)
+        n = states.shape[1]
+        size = max(1, EDGES_AT_ONCE // (n * (n - 1)))
+        parts = []
+        for first in range(0, len(states), size):
+            part = slice(first, first + size)
+            given = known[part] if known is not None else None
+            parts.append(
+                infer(self.search, self.model, network, states[part, :, : self.observed_frames], generator, given)
+            )
+        return together(parts)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
-        inferred = self.infer(states)
+        known = batch.get(KNOWN)
+        inferred = self.infer(states, known)
         energy = inferred.energies.mean() / states[0, :, 1:].numel() + self.model.unit
         self.log("val/energy", energy, batch_size=len(states), sync_dist=True)
         if inferred.gap is not None:
             self.log("val/gap", inferred.gap.median(), batch_size=len(states), sync_dist=True)
             half = states.shape[2] // 2
-            early, late = self.infer(states[:, :, : half + 1], False), self.infer(states[:, :, half:], False)
+            early, late = (self.infer(part, known, False) for part in (states[:, :, : half + 1], states[:, :, half:]))
             self.halves.update(early.structure.relations, late.structure.relations)
         if bool(self.model.forecasting) and states.shape[2] > self.forecast_horizon:
             errors = self.model.forecast_error(states, inferred.structure, self.forecast_horizon)
             steps = {f"val/mse_{step}": errors[step - 1] for step in (1, self.forecast_horizon)}
             self.log_dict(steps, batch_size=len(states), sync_dist=True)
         if RELATIONS in batch:
-            self.confusion.update(inferred.structure.relations, batch[RELATIONS])
+            asked = _asked(batch)
+            self.confusion.update(inferred.structure.relations[asked], batch[RELATIONS][asked])
 
     def on_validation_epoch_end(self) -> None:
         if self.halves.update_called:
@@ -347,8 +367,9 @@ class BounceGrad(pl.LightningModule):
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES]
-        inferred = self.infer(states)
-        self.measures.update(self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation)
+        known = batch.get(KNOWN)
+        inferred = self.infer(states, known)
+        self.measures.update(self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation, known)
 
     def on_test_epoch_end(self) -> None:
         self.log_dict({f"test/{name}": value for name, value in self.measures.compute().items()})
@@ -385,3 +406,8 @@ class BounceGrad(pl.LightningModule):
         if len(saved["generators"]) == self.trainer.world_size:  # another number of processes draws afresh
             generator.set_state(saved["generators"][self.global_rank].cpu())
             torch.set_rng_state(saved["torch_generators"][self.global_rank].cpu())
+
+
+def _asked(batch: dict[str, Tensor]) -> Tensor:
+    """Which relations of a batch the search is not given, (B, N, S) bool."""
+    return batch[KNOWN] < 0 if KNOWN in batch else torch.ones_like(batch[RELATIONS], dtype=torch.bool)

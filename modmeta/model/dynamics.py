@@ -31,6 +31,13 @@ def one_hot(rows: Tensor, num_modules: int, dtype: torch.dtype = torch.float32) 
     return F.one_hot(rows, num_modules).flatten(-2).to(dtype)
 
 
+def summed(messages: Tensor, rows: Tensor) -> Tensor:
+    """Messages (B, N, S, K, T, C) that candidate rows (B, N, M, S) select, summed over senders: (B, N, M, T, C)."""
+    b, n, s, k, t, c = messages.shape
+    weights = one_hot(rows, k, messages.dtype)  # (B, N, M, S K)
+    return (weights @ messages.reshape(b, n, s * k, t * c)).view(b, n, -1, t, c)
+
+
 class ModularDynamics(nn.Module):
     """K edge modules and G node modules that together predict the next frame.
 
@@ -146,14 +153,24 @@ class ModularDynamics(nn.Module):
         Returns:
             (B, N, M, T, D).
         """
-        b, n, s, k, t, c = messages.shape
-        weights = one_hot(rows, k, messages.dtype)  # (B, N, M, S K)
-        summed = (weights @ messages.reshape(b, n, s * k, t * c)).view(b, n, -1, t, c)  # (B, N, M, T, C)
+        return self.responder(states)(summed(messages, rows), types)
+
+    def responder(self, states: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """What turns summed messages (B, N, M, T, C) and node modules (B, N, M) into changes (B, N, M, T, D).
+
+        Args:
+            states: (B, N, T, D) of the receivers; what they alone decide is worked out once.
+        """
         own = self.scaled(states).unsqueeze(2)  # (B, N, 1, T, D)
         if self.additive:
-            return summed + self._select(self._nodes(own), types)
-        inputs = torch.cat((own.expand(*summed.shape[:-1], -1), summed), dim=-1)
-        return self._select(self._nodes(inputs), types)
+            free = self._nodes(own)
+            return lambda received, types: received + self._select(free, types)
+
+        def respond(received: Tensor, types: Tensor) -> Tensor:
+            inputs = torch.cat((own.expand(*received.shape[:-1], -1), received), dim=-1)
+            return self._select(self._nodes(inputs), types)
+
+        return respond
 
     def _nodes(self, inputs: Tensor) -> Tensor:
         out = self.node_modules(inputs.flatten(0, -2))  # (G, P, D)
