@@ -118,7 +118,9 @@ class RunRecord(pl.Callback):
             console.print(f"under structural priors: {', '.join(content['priors'])}")
         unused = [str(k) for k, share in enumerate(content["val/module_usage"]) if share < UNUSED]
         if unused:
-            console.print(f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; fewer would do")
+            console.print(
+                f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; fewer would do (`modmeta prune`)"
+            )
         if self.results is not None:
             self.results.mkdir(parents=True, exist_ok=True)
             name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
