@@ -15,7 +15,8 @@ from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import KNOWN, RELATIONS, STATES, TASK
-from modmeta.model.model import RelationalModel
+from modmeta.model.dynamics import summed
+from modmeta.model.model import RelationalModel, Score
 from modmeta.schedules import warmup_hold_decay
 from modmeta.search.search import Inferred, Outcome, Search, clamped, infer, together
 from modmeta.search.temperature import Temperature
@@ -172,6 +173,7 @@ class BounceGrad(pl.LightningModule):
         known = batch.get(KNOWN)
         structure = clamped(bank.get(tasks, self.device), known)
         messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
+        score = self.model.scorer(states) if share else None  # both serve the gradient step, too
         outcome = self.search.step(
             self.model,
             states,
@@ -181,10 +183,11 @@ class BounceGrad(pl.LightningModule):
             generator,
             messages.detach() if messages is not None else None,
             known=known,
+            score=score,
         )
         self.temperature.observe(outcome.worse, outcome.accepted)
         bank.put(tasks, outcome.structure, outcome.energies)
-        loss = self._energy(states, messages, outcome) / states[:, :, 1:].numel()
+        loss = self._energy(states, messages, score, outcome) / states[:, :, 1:].numel()
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
@@ -193,12 +196,12 @@ class BounceGrad(pl.LightningModule):
     def _late(self) -> bool:
         return int(self.steps_done) >= LATE * self.total_steps
 
-    def _energy(self, states: Tensor, messages: Tensor | None, outcome: Outcome) -> Tensor:
+    def _energy(self, states: Tensor, messages: Tensor | None, score: Score | None, outcome: Outcome) -> Tensor:
         """Energy of the batch under its new structures, with gradients."""
         relations, types = outcome.structure
-        if messages is None:
+        if messages is None or score is None:
             return self.model.energies(states, outcome.structure, self.search.horizon).sum()
-        return self.model.receiver_energies(states, messages, relations.unsqueeze(2), types.unsqueeze(2)).sum()
+        return score(summed(messages, relations.unsqueeze(2)), types.unsqueeze(2)).sum()
 
     def _proposal_loss(self, logits: Tensor, outcome: Outcome) -> Tensor:
         labels = outcome.structure.relations

@@ -16,6 +16,8 @@ from modmeta.structure.bank import Structure
 # In units of the usual change. Larger scales tell how badly the path within a frame is known, not where it leads.
 LARGEST_DRAW = 0.3
 
+Score = Callable[[Tensor, Tensor], Tensor]  # summed messages (B, N, M, T - 1, C), node modules (B, N, M) to (B, N, M)
+
 
 class RelationalModel(nn.Module):
     """Energies of structures on observed trajectories.
@@ -100,7 +102,7 @@ class RelationalModel(nn.Module):
         """
         return self.scorer(states, log_scale)(summed(messages, rows), types)
 
-    def scorer(self, states: Tensor, log_scale: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    def scorer(self, states: Tensor, log_scale: Tensor | None = None) -> Score:
         """What turns summed messages (B, N, M, T - 1, C) and node modules (B, N, M) into energies (B, N, M).
 
         Args:

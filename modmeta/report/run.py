@@ -119,7 +119,7 @@ class RunRecord(pl.Callback):
         unused = [str(k) for k, share in enumerate(content["val/module_usage"]) if share < UNUSED]
         if unused:
             console.print(
-                f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; fewer would do (`modmeta prune`)"
+                f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; `modmeta prune` drops them"
             )
         if self.results is not None:
             self.results.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from modmeta.model.dynamics import summed
-from modmeta.model.model import RelationalModel
+from modmeta.model.model import RelationalModel, Score
 from modmeta.search.candidates import Candidates, enumerate_rows, marginals, prior_energies, propose_rows
 from modmeta.search.selection import Selection, gibbs, greedy
 from modmeta.search.slots import draw_slots
@@ -140,6 +140,7 @@ class Search:
         messages: Tensor | None = None,
         selection: Selection | None = None,
         known: Tensor | None = None,
+        score: Score | None = None,
     ) -> Outcome:
         """Moves the structures of a batch once.
 
@@ -150,17 +151,18 @@ class Search:
             messages: of `model.dynamics.messages`, to share them with a gradient step (horizon 1).
             selection: in place of the search's own.
             known: modules that are given (B, N, S), -1 where they are not; `structure` has them already.
+            score: of `model.scorer`, likewise.
         """
         prior = self._prior(model.dynamics.num_edge_modules, states.device, known)
         if self.horizon == 1:
             messages = model.dynamics.messages(states, structure) if messages is None else messages
-            score = model.scorer(states)
+            score = model.scorer(states) if score is None else score
         how = selection or self.selection
         by_slots = self._by_slots(model, structure)
         candidates = self.candidates(model, structure, logits, generator)
         moving = self._moving(structure, generator)  # (B, N)
         if self.horizon == 1:
-            assert messages is not None
+            assert messages is not None and score is not None
             scores = score(summed(messages, candidates.rows), candidates.types)
             scores = scores + prior_energies(prior, candidates.rows)
             current, movable = candidates.current, moving
@@ -179,7 +181,7 @@ class Search:
         worse = (scores > scores.gather(-1, current.unsqueeze(-1))) & movable.unsqueeze(-1)
         offered, accepted = worse.sum(), worse.gather(-1, chosen.unsqueeze(-1)).sum()
         if by_slots:
-            assert messages is not None
+            assert messages is not None and score is not None
             g = model.dynamics.num_node_modules
             drawn = draw_slots(score, messages, new, prior, g, how, temperature, generator)
             new, slots, energies = drawn.structure, drawn.scores, drawn.energies

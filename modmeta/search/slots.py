@@ -1,12 +1,12 @@
 """Rows too long to enumerate: slots drawn one after another, each exactly, given the others (Gibbs sampling)."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modmeta.model.dynamics import summed
+from modmeta.model.model import Score
 from modmeta.search.selection import Selection
 from modmeta.structure.bank import Structure
 
@@ -29,7 +29,7 @@ class Drawn(NamedTuple):
 
 
 def draw_slots(
-    score: Callable[[Tensor, Tensor], Tensor],
+    score: Score,
     messages: Tensor,
     structure: Structure,
     prior: Tensor,
