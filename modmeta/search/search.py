@@ -162,7 +162,8 @@ class Search:
         candidates = self.candidates(model, structure, logits, generator)
         moving = self._moving(structure, generator)  # (B, N)
         if self.horizon == 1:
-            assert messages is not None and score is not None
+            assert messages is not None
+            assert score is not None
             scores = score(summed(messages, candidates.rows), candidates.types)
             scores = scores + prior_energies(prior, candidates.rows)
             current, movable = candidates.current, moving
@@ -181,7 +182,8 @@ class Search:
         worse = (scores > scores.gather(-1, current.unsqueeze(-1))) & movable.unsqueeze(-1)
         offered, accepted = worse.sum(), worse.gather(-1, chosen.unsqueeze(-1)).sum()
         if by_slots:
-            assert messages is not None and score is not None
+            assert messages is not None
+            assert score is not None
             g = model.dynamics.num_node_modules
             drawn = draw_slots(score, messages, new, prior, g, how, temperature, generator)
             new, slots, energies = drawn.structure, drawn.scores, drawn.energies
