@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from modmeta.cli import evaluate, generate
+from modmeta.cli import evaluate, generate, unseen
 from modmeta.errors import UserError
 
-COMMANDS = (generate, evaluate)  # modules that import what they need only when they run, so that --help is fast
+COMMANDS = (generate, evaluate, unseen)  # modules that import what they need only when they run, so that --help is fast
 
 
 def build_parser() -> argparse.ArgumentParser:
