@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.unseen.infer import Found
-from modmeta.unseen.measures import located
+from modmeta.unseen.measures import located, silent_modules
 from modmeta.unseen.result import Group, predicted_without
 
 SEEN, WITHOUT, HIDDEN = "tab:blue", "tab:red", "tab:orange"
@@ -79,7 +79,7 @@ def plot_tasks(module: BounceGrad, visible: Tensor, group: Group, truth: Tensor 
     figure = Figure(figsize=(3.6 * count, 6.6), layout="constrained")
     axes = figure.subplots(2, count, squeeze=False)
     without = predicted_without(module, visible[:count])
-    known = located(group.found, module.model).all(1)
+    known = located(group.found, module.model, silent_modules(module.model, visible)).all(1)
     for i in range(count):
         hidden = None if truth is None else truth[i]
         plot_scene(axes[0, i], visible[i], without[i], group.found.paths[i], hidden)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from modmeta.search.search import Search
 from modmeta.structure.bank import Structure
-from modmeta.unseen.paths import Linear, deviations, linearise, refit
+from modmeta.unseen.paths import Linear, deviations, linearise, refit, unlikeliness
 from modmeta.unseen.scene import Scene
 
-CHUNK = 8  # chains whose derivatives are worked out at once, so that activations stay in cache
+FRAMES = 400  # of all chains whose derivatives are worked out at once, so that activations stay in cache
 FRACTIONS = (1.0, 0.3, 0.1)  # of a step that are tried
 ENOUGH = 0.1  # nats a step must gain for the next one to be worth while
 EXPLAINED = 3.0  # median error of an entity, in units of its scale, that leaves nothing to explain
@@ -89,13 +89,14 @@ class Improver:
     def judged(self, chains: Chains, free: bool = True) -> Chains:
         """With their energies, every receiver under its best row."""
         parts = []
-        for part in _chunks(chains, 4 * CHUNK):
+        for part in _chunks(chains, 4 * FRAMES):
             scene = self._frames(part)
             rows, types, _ = self.candidates(part.structure, free)
             energies = self.model.receiver_energies(
                 scene.states(part.paths), scene.all_messages(part.paths), rows, types
             )
             least, best = energies.nan_to_num(torch.inf).min(-1)
+            least[:, -scene.hidden :] += unlikeliness(self._places(part.paths))
             structure = Structure(
                 rows.gather(2, best[..., None, None].expand(-1, -1, 1, rows.shape[-1])).squeeze(2),
                 types.gather(2, best.unsqueeze(-1)).squeeze(-1),
@@ -108,7 +109,7 @@ class Improver:
         going = torch.arange(len(chains.scene))
         for _ in range(steps):
             now = chains[going]
-            move = torch.cat([self._move(part) for part in _chunks(now, CHUNK)])
+            move = torch.cat([self._move(part) for part in _chunks(now, FRAMES)])
             new = now
             for fraction in FRACTIONS:
                 new = better(self.judged(now._replace(paths=now.paths + fraction * move), free), new)
@@ -129,7 +130,7 @@ class Improver:
             receivers: whose rows are tried, (r,).
             free: receivers then take their best rows.
         """
-        return joined([self._restructured(part, receivers, free) for part in _chunks(chains, 2)])
+        return joined([self._restructured(part, receivers, free) for part in _chunks(chains, FRAMES // 4)])
 
     def _restructured(self, chains: Chains, receivers: Tensor, free: bool) -> Chains:
         scene, (q, n) = self._frames(chains), chains.structure.types.shape
@@ -146,8 +147,8 @@ class Improver:
         )  # of Q C scenes
         each = len(place)
         log_scale = scene.log_scale(chains.paths).repeat_interleave(each, dim=0)
-        first = self._first(chains.paths).repeat_interleave(each, dim=0)
-        move, expected, _ = refit(picked, self.model.likelihood, log_scale, first, rounds=3)
+        places = self._places(chains.paths).transpose(1, 2).flatten(2).repeat_interleave(each, dim=0)
+        move, expected, _ = refit(picked, self.model.likelihood, log_scale, places, rounds=3)
         best = expected.view(q, each).topk(min(BEST, each), largest=False).indices  # (Q, best)
         move = self._unscaled(move, chains.paths).view(q, each, *chains.paths.shape[1:])
         result = chains
@@ -166,7 +167,7 @@ class Improver:
     def explained(self, chains: Chains, since: int = 0) -> Tensor:
         """Whether the errors of every entity are within their scale, from frame `since` on, (Q,)."""
         parts = []
-        for part in _chunks(chains, 4 * CHUNK):
+        for part in _chunks(chains, 4 * FRAMES):
             frames = slice(since, part.paths.shape[2])
             scene, paths = self.scene[part.scene].frames(frames.start, frames.stop), part.paths[:, :, frames]
             rows, types, _ = self.candidates(part.structure, free=False)
@@ -177,7 +178,7 @@ class Improver:
     def deviations(self, chains: Chains) -> Tensor:
         """Standard deviations of the hidden states given the structure, (Q, H, T, D)."""
         out = []
-        for part in _chunks(chains, CHUNK):
+        for part in _chunks(chains, FRAMES):
             *_, curvature = self._refit(part)
             out.append(self._unscaled(deviations(curvature), part.paths))
         return torch.cat(out)
@@ -189,14 +190,15 @@ class Improver:
         scene, (rows, types, _) = self._frames(chains), self.candidates(chains.structure, free=False)
         errors, start, end = linearise(scene, chains.paths, rows, types)
         linear = Linear(errors.squeeze(2), start.squeeze(3), end.squeeze(3))
-        return refit(linear, self.model.likelihood, scene.log_scale(chains.paths), self._first(chains.paths), rounds=2)
+        places = self._places(chains.paths).transpose(1, 2).flatten(2)
+        return refit(linear, self.model.likelihood, scene.log_scale(chains.paths), places, rounds=2)
 
     def _frames(self, chains: Chains) -> Scene:
         return self.scene[chains.scene].frames(0, chains.paths.shape[2])
 
-    def _first(self, paths: Tensor) -> Tensor:
-        dynamics = self.model.dynamics
-        return ((paths[:, :, 0] - dynamics.centre) / dynamics.state_scale).flatten(1).double()
+    def _places(self, paths: Tensor) -> Tensor:
+        """From the centre, in `state_scale`."""
+        return (paths - self.model.dynamics.centre) / self.model.dynamics.state_scale
 
     def _unscaled(self, moves: Tensor, paths: Tensor) -> Tensor:
         """Moves (C, T, H D) in `state_scale` as changes of paths (C, H, T, D)."""
@@ -204,7 +206,8 @@ class Improver:
         return (moves.unflatten(-1, (h, d)).transpose(1, 2) * self.model.dynamics.state_scale).to(paths.dtype)
 
 
-def _chunks(chains: Chains, size: int) -> list[Chains]:
+def _chunks(chains: Chains, frames: int) -> list[Chains]:
+    size = max(frames // chains.paths.shape[2], 1)
     return [chains[part] for part in torch.arange(len(chains.scene)).split(size)]
 
 

@@ -39,11 +39,19 @@ def silent_modules(model: RelationalModel, visible: Tensor) -> Tensor:
     return strength < SILENT * strength.max()
 
 
-def located(found: Found, model: RelationalModel) -> Tensor:
-    """Whether it is known where each hidden entity was, (B, H)."""
+def located(found: Found, model: RelationalModel, silent: Tensor) -> Tensor:
+    """Whether it is known where each hidden entity was, (B, H): it acts on a visible one, and few places would do.
+
+    Args:
+        found: inferred.
+        model: that it was inferred with.
+        silent: modules that stand for no relation (K,).
+    """
+    h = found.paths.shape[1]
+    acts = ~silent[to_matrix(found.structure.relations)[:, :-h, -h:]].all(1)
     positions = getattr(model.dynamics, "positions", found.paths.shape[-1])
     scaled = found.deviations[..., :positions] / model.dynamics.state_scale[:positions]
-    return scaled.square().mean((2, 3)).sqrt() < LOCATED
+    return acts & (scaled.square().mean((2, 3)).sqrt() < LOCATED)
 
 
 def matched(found: Found, truth: Truth) -> Found:

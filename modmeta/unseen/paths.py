@@ -14,7 +14,7 @@ from torch.func import jvp, vmap
 from modmeta.model.likelihood import Likelihood
 from modmeta.unseen.scene import Scene
 
-PRIOR = 3.0  # standard deviation of a hidden entity's first state, in robust scales of all states
+PRIOR = 3.0  # standard deviation of a hidden state, in robust scales of all states: a word where nothing else speaks
 LARGEST_MOVE = 2.0  # of a state in one step, likewise
 
 
@@ -68,7 +68,7 @@ def linearise(scene: Scene, paths: Tensor, rows: Tensor, types: Tensor) -> Linea
 
 
 def refit(
-    linear: Linear, likelihood: Likelihood, log_scale: Tensor, first: Tensor, rounds: int
+    linear: Linear, likelihood: Likelihood, log_scale: Tensor, places: Tensor, rounds: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moves of paths that minimise the energy as far as errors are linear, by reweighted least squares.
 
@@ -79,18 +79,18 @@ def refit(
         linear: C paths.
         likelihood: of errors.
         log_scale: of errors (C, N, T - 1, D).
-        first: first states of the paths, from the centre, in `state_scale` (C, m).
+        places: states of the paths, from the centre, in `state_scale` (C, T, m).
         rounds: of weighing and solving.
 
     Returns:
-        Moves (C, T, m), the energies expected (C,), and the curvature (C, T, m, T, m) of the last round.
+        Moves (C, T, m), the energies expected of the errors (C,), the curvature (C, T, m, T, m) of the last round.
     """
     errors = linear.errors
     move = curvature = torch.zeros(0)
     for _ in range(rounds):
         typical = (errors * (-log_scale).exp()).abs().flatten(2).median(-1).values.clamp_min(1)  # (C, N)
         weights = _weights(likelihood, errors, log_scale + typical.log()[..., None, None])
-        curvature, slope = _normal_equations(linear, weights, first)
+        curvature, slope = _normal_equations(linear, weights, places)
         move = _solve(curvature, slope)
         errors = linear.moved(move)
     return move, likelihood.energy(errors, log_scale).flatten(1).sum(1), curvature
@@ -105,7 +105,7 @@ def _weights(likelihood: Likelihood, errors: Tensor, log_scale: Tensor) -> Tenso
     return torch.where(errors.abs() > tiny, slope / errors, (-2 * log_scale).exp())
 
 
-def _normal_equations(linear: Linear, weights: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+def _normal_equations(linear: Linear, weights: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """Curvature (C, T, m, T, m) and slope (C, T, m) of half the weighted squared errors, in double precision."""
     root = weights.clamp_min(0).double().sqrt().transpose(1, 2).flatten(2)  # (C, T - 1, N D)
     errors = (linear.errors.double().transpose(1, 2).flatten(2) * root).unsqueeze(-1)
@@ -120,8 +120,8 @@ def _normal_equations(linear: Linear, weights: Tensor, first: Tensor) -> tuple[T
     curvature[:, after, :, at] = across.mT
     slope[:, :-1] += (start @ errors).squeeze(-1)
     slope[:, 1:] += (end @ errors).squeeze(-1)
-    curvature[:, 0, :, 0].diagonal(dim1=-1, dim2=-2).add_(PRIOR**-2)
-    slope[:, 0] += first * PRIOR**-2
+    curvature.flatten(3).flatten(1, 2).diagonal(dim1=1, dim2=2).add_(PRIOR**-2)
+    slope += places * PRIOR**-2
     return curvature, slope
 
 
@@ -133,6 +133,11 @@ def _solve(curvature: Tensor, slope: Tensor) -> Tensor:
     move = torch.where(fine.view(-1, 1, 1), move, 0.0)
     largest = move.abs().flatten(1).amax(1).clamp_min(LARGEST_MOVE)
     return move * (LARGEST_MOVE / largest).view(-1, 1, 1)
+
+
+def unlikeliness(places: Tensor) -> Tensor:
+    """Energy of where hidden entities are, were nothing known of them: places (Q, H, T, D) as above, to (Q, H)."""
+    return 0.5 * (places / PRIOR).square().flatten(2).sum(2)
 
 
 def deviations(curvature: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int |
     b, v, t, d = visible.shape
     h = max((group.found.paths.shape[1] for group in groups), default=0)
     m = max((group.found.others.shape[1] for group in groups), default=0)
+    silent = silent_modules(module.model, visible)
     scale, offset = np.array(units.scale), np.array(units.offset)
     out: dict[str, Any] = {
         "count": np.zeros(b, dtype=np.int64),
@@ -49,7 +50,7 @@ def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int |
         out["count"][at] = number
         out["states"][at, :number] = found.paths.numpy() * scale + offset
         out["deviations"][at, :number] = found.deviations.numpy() * scale
-        out["located"][at, :number] = located(found, module.model).numpy()
+        out["located"][at, :number] = located(found, module.model, silent).numpy()
         labels = to_matrix(module.module_to_relation[found.structure.relations]).numpy()
         out["relations"][at, : v + number, : v + number] = labels
         out["others"][at, :starts, :number] = found.others.numpy() * scale + offset
@@ -62,15 +63,15 @@ def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int |
 
 def content(groups: list[Group], module: BounceGrad, visible: Tensor, truth: Truth | None) -> dict[str, Any]:
     """What `unseen.json` says: measures where the truth is known, and of each task that it cannot be located."""
+    silent = silent_modules(module.model, visible)
     lost = [
         int(task)
         for group in groups
-        for task, known in zip(group.tasks, located(group.found, module.model).all(1), strict=True)
+        for task, known in zip(group.tasks, located(group.found, module.model, silent).all(1), strict=True)
         if not known
     ]
     out: dict[str, Any] = {"located": 1 - len(lost) / max(sum(len(group.tasks) for group in groups), 1)}
     if truth is not None:
-        silent = silent_modules(module.model, visible)
         out |= measures(groups[0].found, truth, module.module_to_relation, silent)
     if lost:
         out["cannot_be_located"] = sorted(lost)
