@@ -66,7 +66,9 @@ def count_entities(module: BounceGrad, states: Tensor, relations: Tensor, hidden
     """Share of tasks whose number of hidden entities is right; the first ones are hidden, or none at all."""
     states = states[:, :, : module.observed_frames]
     silent = torch.isin(relations, module.module_to_relation[silent_modules(module.model, states)])
-    number = (~silent[:, hidden:, :hidden]).sum(1).amin(1)  # relations of the hidden entity that has the fewest
+    number = torch.full((len(states),), states.shape[1])
+    if hidden:
+        number = (~silent[:, hidden:, :hidden]).sum(1).amin(1)  # relations of the hidden entity that has the fewest
     start = time.perf_counter()
     with Progress(transient=True) as progress:
         bar = progress.add_task("counting", total=(MOST + 1) * len(states))
@@ -74,6 +76,7 @@ def count_entities(module: BounceGrad, states: Tensor, relations: Tensor, hidden
             module.model, module.search, states[:, hidden:], seed, lambda done: progress.advance(bar, done)
         )
     right, many = counted.count == hidden, number >= 2
+    any_right = (counted.count > 0) == (hidden > 0)
     return {
         f"hidden_{hidden}_tasks": len(states),
         f"hidden_{hidden}_accuracy": float(right.double().mean()),
