@@ -76,7 +76,6 @@ def count_entities(module: BounceGrad, states: Tensor, relations: Tensor, hidden
             module.model, module.search, states[:, hidden:], seed, lambda done: progress.advance(bar, done)
         )
     right, many = counted.count == hidden, number >= 2
-    any_right = (counted.count > 0) == (hidden > 0)
     return {
         f"hidden_{hidden}_tasks": len(states),
         f"hidden_{hidden}_accuracy": float(right.double().mean()),
