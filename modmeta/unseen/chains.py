@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.search.search import Search
+from modmeta.search.candidates import propose_rows
+from modmeta.search.search import Search, infer
 from modmeta.structure.bank import Structure
 from modmeta.unseen.paths import Linear, deviations, linearise, refit, unlikeliness
 from modmeta.unseen.scene import Scene
@@ -14,6 +15,7 @@ FRAMES = 400  # of all chains whose derivatives are worked out at once, so that 
 FRACTIONS = (1.0, 0.3, 0.1)  # of a step that are tried
 ENOUGH = 0.1  # nats a step must gain for the next one to be worth while
 EXPLAINED = 3.0  # median error of an entity, in units of its scale, that leaves nothing to explain
+MANY = 64  # rows of a receiver, beyond which paths are refitted only to those that differ in one slot
 BEST = 4  # refitted structures whose energies are worked out exactly
 
 
@@ -86,6 +88,12 @@ class Improver:
         rows, types, current = self.search.candidates(self.model, structure, None, self.generator)
         return rows.expand(q, n, *rows.shape[2:]), types.expand(q, n, -1), current
 
+    def too_many(self, scene: Scene) -> Tensor | None:
+        """Where rows among visible entities are too many to try all, those that explain them best by themselves."""
+        if self.search is None or self.search.enumerates(self.model, scene.visible.shape[1]):
+            return None
+        return infer(self.search, self.model, None, scene.visible, self.generator).structure.relations
+
     def judged(self, chains: Chains, free: bool = True) -> Chains:
         """With their energies, every receiver under its best row."""
         parts = []
@@ -135,6 +143,9 @@ class Improver:
     def _restructured(self, chains: Chains, receivers: Tensor, free: bool) -> Chains:
         scene, (q, n) = self._frames(chains), chains.structure.types.shape
         rows, types, current = self.candidates(chains.structure)
+        if rows.shape[2] > MANY:
+            k, g = self.model.dynamics.num_edge_modules, self.model.dynamics.num_node_modules
+            rows, types, current = propose_rows(chains.structure, None, 0, True, k, g, self.generator)
         m = rows.shape[2]
         linear = linearise(scene, chains.paths, rows, types)
         chosen = current.unsqueeze(1).expand(q, len(receivers) * m, n).clone()  # (Q, C, N)

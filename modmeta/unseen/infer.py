@@ -120,7 +120,8 @@ def _where(chosen: Tensor, chains: Chains, change: Callable[[Chains], Chains]) -
 def _start(improver: Improver, relations: Tensor | None, window: int, starts: int, keep: int) -> Chains:
     scene = improver.scene.frames(0, window)
     b, v, n = len(scene.visible), scene.visible.shape[1], scene.num_entities
-    best = guess(scene, starts, keep, improver.generator, None if relations is None else relations[:, :v])
+    known = None if relations is None else relations[:, :v]
+    best = guess(scene, starts, keep, improver.generator, known, improver.too_many(scene))
     task = torch.arange(b).repeat_interleave(keep)
     if relations is None:
         rows = torch.cat((best.rows, best.rows.new_zeros(b, keep, n - v, n - 1)), dim=2).flatten(0, 1)

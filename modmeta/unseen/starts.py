@@ -29,7 +29,12 @@ class Starts(NamedTuple):
 
 
 def guess(
-    scene: Scene, count: int, keep: int, generator: torch.Generator, rows: Tensor | None = None, every: bool = True
+    scene: Scene,
+    count: int,
+    keep: int,
+    generator: torch.Generator,
+    rows: Tensor | None = None,
+    seen: Tensor | None = None,
 ) -> Starts:
     """Draws straight paths and keeps those under which visible entities are explained best.
 
@@ -43,14 +48,14 @@ def guess(
         keep: of them, at most `count`.
         generator: of the draws.
         rows: of the visible entities (B, V, S), where they are known.
-        every: try all rows among visible entities; otherwise those that explain them best without hidden ones.
+        seen: relations among visible entities (B, V, V - 1), where there are too many to try them all.
     """
     paths = draw(scene, count, generator)
-    seen, hidden, every_row = _choices(scene, rows, every)
+    seen_rows, hidden, every_row = _choices(scene, rows, seen)
     dynamics = scene.model.dynamics
     types = torch.zeros(1, 1, 1, dtype=torch.long, device=paths.device)
     weights = (-scene.model.log_scale(scene.visible)).exp().unsqueeze(2)
-    change = dynamics.change(scene.visible[:, :, :-1], scene.messages, seen, types.expand(*seen.shape[:3]))
+    change = dynamics.change(scene.visible[:, :, :-1], scene.messages, seen_rows, types.expand(*seen_rows.shape[:3]))
     base = ((change - dynamics.targets(scene.visible).unsqueeze(2)) * weights).flatten(3)  # (B, V, R, n)
     scores, codes = [], []
     for task in range(len(paths)):  # the messages of one task's guesses fill the cache
@@ -92,7 +97,7 @@ def _straight(dynamics: ModularDynamics, first: Tensor, frames: int) -> Tensor:
     return torch.cat((x, v), dim=-1)
 
 
-def _choices(scene: Scene, rows: Tensor | None, every: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _choices(scene: Scene, rows: Tensor | None, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Candidate rows among visible entities, their relations to hidden ones, and both together, hidden ones last.
 
     Returns:
@@ -102,13 +107,10 @@ def _choices(scene: Scene, rows: Tensor | None, every: bool) -> tuple[Tensor, Te
     if rows is not None:
         return rows[..., None, : v - 1], rows[..., None, v - 1 :], rows.unsqueeze(2)
     hidden = all_rows(h, k)[None, None]
-    if every:
-        seen = all_rows(v - 1, k)[None, None]
-    else:
-        raise NotImplementedError
-    u, r = hidden.shape[2], seen.shape[2]
-    both = torch.cat((seen.repeat(1, 1, u, 1), hidden.repeat_interleave(r, dim=2)), dim=-1)
-    return seen, hidden, both
+    among = all_rows(v - 1, k)[None, None] if seen is None else seen.unsqueeze(2)
+    u, r = hidden.shape[2], among.shape[2]
+    hidden_rows = hidden.expand(*among.shape[:2], u, h).repeat_interleave(r, dim=2)
+    return among, hidden, torch.cat((among.repeat(1, 1, u, 1), hidden_rows), dim=-1)
 
 
 def _hidden_sums(scene: Scene, paths: Tensor, hidden: Tensor) -> Tensor:
