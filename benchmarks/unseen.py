@@ -75,16 +75,16 @@ def count_entities(module: BounceGrad, states: Tensor, relations: Tensor, hidden
         counted = count_hidden(
             module.model, module.search, states[:, hidden:], seed, lambda done: progress.advance(bar, done)
         )
-    right, many = counted.count == hidden, number >= 2
+    right, many = counted.number == hidden, number >= 2
     return {
         f"hidden_{hidden}_tasks": len(states),
         f"hidden_{hidden}_accuracy": float(right.double().mean()),
         f"hidden_{hidden}_accuracy_two_relations": float(right[many].double().mean()),
         f"hidden_{hidden}_any_accuracy_two_relations": float(
-            ((counted.count > 0) == (hidden > 0))[many].double().mean()
+            ((counted.number > 0) == (hidden > 0))[many].double().mean()
         ),
         f"hidden_{hidden}_tasks_two_relations": int(many.sum()),
-        f"hidden_{hidden}_counts": counted.count.bincount(minlength=MOST + 1).tolist(),
+        f"hidden_{hidden}_counts": counted.number.bincount(minlength=MOST + 1).tolist(),
         f"hidden_{hidden}_seconds": round(time.perf_counter() - start, 1),
     }
 

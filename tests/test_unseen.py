@@ -28,7 +28,7 @@ from modmeta.unseen.paths import PRIOR, Linear, linearise, refit
 from modmeta.unseen.scene import Scene
 from modmeta.unseen.starts import _distinct, guess
 from tests.conftest import make_model
-from tests.runs import QUICK, run
+from tests.runs import QUICK, ROOT, run
 
 FRAMES = 30
 
@@ -173,9 +173,9 @@ def test_hidden_particles_are_counted(springs: tuple[RelationalModel, Tensor, Te
     model, states, _ = springs
     search = Search(greedy)
     complete = count_hidden(model, search, states)
-    assert complete.count.tolist() == [0] * 4
+    assert complete.number.tolist() == [0] * 4
     assert complete.energies[:, 1:].isnan().all()
-    assert count_hidden(model, search, states[2:, :4]).count.tolist() == [1, 1]
+    assert count_hidden(model, search, states[2:, :4]).number.tolist() == [1, 1]
 
 
 def test_the_least_number_that_suffices_is_chosen() -> None:
@@ -223,7 +223,7 @@ def test_two_hidden_entities_have_no_names() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A short run, and a file of three tasks."""
     directory = tmp_path_factory.mktemp("unseen")
-    run(directory / "run", "experiment=springs5", *QUICK, "search.sweeps=1")
+    run(directory / "run", "experiment=springs5", *QUICK, "search.sweeps=1", "bouncegrad.observed_frames=14")
     tasks = generate(Springs(), {"test": (3, 49)}, seed=8, progress=False)
     files.save(directory / "tasks.npz", tasks)
     return directory / "run", directory / "tasks.npz"
@@ -248,7 +248,7 @@ def test_the_truth_changes_no_estimate(trained: tuple[Path, Path], tmp_path: Pat
     assert first.keys() == second.keys()
     for key, array in first.items():
         np.testing.assert_array_equal(array, second[key])
-    assert first["states"].shape == (3, 1, 49, 4)
+    assert first["states"].shape == (3, 1, 14, 4)
     assert first["relations"].shape == (3, 5, 5)
     scores = [json.loads((tmp_path / name / "unseen.json").read_text())["mse"] for name in ("first", "second")]
     assert scores[0] != scores[1]
@@ -292,3 +292,15 @@ def test_results_are_not_overwritten(
     assert main(["unseen", str(model), str(data), "-o", str(tmp_path)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "unseen.npz").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(trained: tuple[Path, Path]) -> None:
+    """All its code, on another model."""
+    notebook = json.loads((ROOT / "notebooks" / "unseen.ipynb").read_text())
+    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    place = 'RUN = sorted(Path("../runs/springs5").glob("*"))[-1]'
+    assert place in code
+    values: dict[str, object] = {}
+    exec(compile(code.replace(place, f"RUN = Path({str(trained[0])!r})"), "unseen.ipynb", "exec"), values)
+    assert values["figure"] is not None

@@ -129,7 +129,7 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
     groups, counted = _search(args, module, visible, known)
     result = content(groups, module, visible, truth)
     if counted is not None:
-        numbers = counted.count.bincount(minlength=counted.energies.shape[1])
+        numbers = counted.number.bincount(minlength=counted.energies.shape[1])
         result["tasks_by_count"] = {str(number): int(tasks) for number, tasks in enumerate(numbers)}
     args.output.mkdir(parents=True, exist_ok=True)
     saved = arrays(groups, module, visible, args.hide, units)
@@ -171,7 +171,7 @@ def _search(
         if args.count == "auto":
             bar = progress.add_task("counting", total=(MOST + 1) * len(visible))
             counted = count_hidden(model, search, visible, args.seed, lambda done: progress.advance(bar, done))
-            count = counted.count
+            count = counted.number
         else:
             count = torch.full((len(visible),), int(args.count))
         bar = progress.add_task("searching", total=int((count > 0).sum()))

@@ -26,8 +26,8 @@ def plot_scene(ax: Axes, visible: Tensor, without: Tensor, paths: Tensor, truth:
     kinds: list[tuple[Tensor | None, str, str, str]] = [
         (without, WITHOUT, ":", "predicted without it"),
         (visible, SEEN, "-", "seen"),
-        (truth, "black", "--", "hidden"),
         (paths, HIDDEN, "-", "inferred"),
+        (truth, "black", "--", "hidden"),
     ]
     for states, colour, style, label in kinds:
         for i, path in enumerate(states if states is not None else ()):

@@ -34,7 +34,8 @@ class Chains(NamedTuple):
     structure: Structure
     energies: Tensor
 
-    def __getitem__(self, chosen: Tensor) -> "Chains":  # type: ignore[override]
+    def at(self, chosen: Tensor) -> "Chains":
+        """The chosen ones."""
         relations, types = self.structure
         structure = Structure(relations[chosen], types[chosen])
         return Chains(self.scene[chosen], self.paths[chosen], structure, self.energies[chosen])
@@ -116,7 +117,7 @@ class Improver:
         """After Gauss-Newton steps of their paths, every receiver taking its best row as they go."""
         going = torch.arange(len(chains.scene))
         for _ in range(steps):
-            now = chains[going]
+            now = chains.at(going)
             move = torch.cat([self._move(part) for part in _chunks(now, FRAMES)])
             new = now
             for fraction in FRACTIONS:
@@ -219,7 +220,7 @@ class Improver:
 
 def _chunks(chains: Chains, frames: int) -> list[Chains]:
     size = max(frames // chains.paths.shape[2], 1)
-    return [chains[part] for part in torch.arange(len(chains.scene)).split(size)]
+    return [chains.at(part) for part in torch.arange(len(chains.scene)).split(size)]
 
 
 def put(chains: Chains, places: Tensor, new: Chains) -> Chains:

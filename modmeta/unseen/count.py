@@ -20,11 +20,11 @@ GAIN = 0.1  # nats per number kept back, by which a further entity must lower th
 
 class Counted(NamedTuple):
     """Attributes:
-    count: hidden entities of every task (B,).
+    number: of hidden entities of every task (B,).
     energies: per number kept back, with 0, 1, ... hidden entities (B, MOST + 1); NaN where fewer explain all.
     """
 
-    count: Tensor
+    number: Tensor
     energies: Tensor
 
 
@@ -46,7 +46,7 @@ def count_hidden(
         search: whose candidate rows are tried.
         visible: states.
         seed: of the guesses.
-        advance: told of the number of tasks finished, now and again; every task once for each number.
+        advance: told of the number of tasks finished, now and again; every task once for each number from 0 to `MOST`.
     """
     b = len(visible)
     energies = visible.new_full((b, MOST + 1), torch.nan)
@@ -56,7 +56,7 @@ def count_hidden(
             energy, explained = _held_out(model, search, visible[open_tasks], hidden, seed, advance)
             energies[open_tasks, hidden] = energy
             open_tasks = open_tasks[~explained]
-        advance(b - len(open_tasks) if hidden == MOST else 0)
+            advance(int(explained.sum()) * (MOST - hidden) + (0 if hidden else b))
     return Counted(choose(energies), energies)
 
 

@@ -114,7 +114,7 @@ def _restructured(improver: Improver, chains: Chains) -> Chains:
 def _where(chosen: Tensor, chains: Chains, change: Callable[[Chains], Chains]) -> Chains:
     """Chains, the chosen ones changed."""
     places = chosen.nonzero().squeeze(1)
-    return put(chains, places, change(chains[places])) if len(places) else chains
+    return put(chains, places, change(chains.at(places))) if len(places) else chains
 
 
 def _start(improver: Improver, relations: Tensor | None, window: int, starts: int, keep: int) -> Chains:
@@ -137,7 +137,7 @@ def _taken_on(improver: Improver, chains: Chains, window: int) -> Chains:
     done, v = chains.paths.shape[2], improver.scene.visible.shape[1]
     longer = improver.scene[chains.scene].extended(chains.paths, chains.structure, window)
     longer = improver.judged(chains._replace(paths=longer), free=False)
-    lost = longer[(~improver.explained(longer, done - 1)).nonzero().squeeze(1)]
+    lost = longer.at((~improver.explained(longer, done - 1)).nonzero().squeeze(1))
     if not len(lost.scene):
         return longer
     later, rows = improver.scene[lost.scene].frames(done - 1, window), lost.structure.relations[:, :v]
@@ -151,7 +151,7 @@ def _best(chains: Chains, keep: int) -> Chains:
     order = order[chains.scene[order].argsort(stable=True)]  # by task, then by energy
     task = chains.scene[order]
     rank = torch.arange(len(task)) - torch.searchsorted(task, task)
-    return chains[order[rank < keep]]
+    return chains.at(order[rank < keep])
 
 
 def _summary(improver: Improver, chains: Chains) -> Found:

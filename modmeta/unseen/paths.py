@@ -60,7 +60,7 @@ def linearise(scene: Scene, paths: Tensor, rows: Tensor, types: Tensor) -> Linea
     def errors(paths: Tensor) -> Tensor:
         return scene.errors(paths, rows, types)
 
-    value, change = vmap(lambda move: jvp(errors, (paths,), (move,)), out_dims=(None, 0))(moves)
+    value, change = vmap(lambda move: jvp(errors, (paths,), (move,)), out_dims=(None, 0))(moves)  # type: ignore[arg-type, misc]
     change = change.unflatten(0, (2, -1)).movedim(2, 1)  # (2, Q, m, N, M, T - 1, D)
     from_even = even[:-1] == 1
     start = torch.where(from_even, change[0], change[1])

@@ -54,7 +54,8 @@ def guess(
     seen_rows, hidden, every_row = _choices(scene, rows, seen)
     dynamics = scene.model.dynamics
     types = torch.zeros(1, 1, 1, dtype=torch.long, device=paths.device)
-    weights = (-scene.model.log_scale(scene.visible)).exp().unsqueeze(2)
+    b, v, t, d = scene.visible.shape
+    weights = (-scene.model.log_scale(scene.visible)).exp().expand(b, v, t - 1, d).unsqueeze(2)
     change = dynamics.change(scene.visible[:, :, :-1], scene.messages, seen_rows, types.expand(*seen_rows.shape[:3]))
     base = ((change - dynamics.targets(scene.visible).unsqueeze(2)) * weights).flatten(3)  # (B, V, R, n)
     scores, codes = [], []
