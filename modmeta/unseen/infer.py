@@ -135,8 +135,8 @@ def _taken_on(improver: Improver, chains: Chains, window: int) -> Chains:
     """Chains as the model continues them; where that does not explain later frames also with a jump to a place that
     does, a start of its own."""
     done, v = chains.paths.shape[2], improver.scene.visible.shape[1]
-    longer = improver.scene[chains.scene].extended(chains.paths, chains.structure, window)
-    longer = improver.judged(chains._replace(paths=longer), free=False)
+    paths = improver.scene[chains.scene].extended(chains.paths, chains.structure, window)
+    longer = improver.judged(chains._replace(paths=paths), free=False)
     lost = longer.at((~improver.explained(longer, done - 1)).nonzero().squeeze(1))
     if not len(lost.scene):
         return longer
