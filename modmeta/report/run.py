@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modmeta.bouncegrad import BounceGrad
+from modmeta.durable import write_durably
 from modmeta.report.curves import plot_curves
 
 UNUSED = 0.01  # share of edges below which a module counts as unused
@@ -21,9 +22,7 @@ UNUSED = 0.01  # share of edges below which a module counts as unused
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file in one piece: whoever reads it finds all of the old content or all of the new."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, path)
+    write_durably(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def hardware() -> dict[str, Any]:
@@ -82,12 +81,15 @@ class RunRecord(pl.Callback):
         self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        module, fresh = cast(BounceGrad, pl_module), trainer.current_epoch + 1
+        validated = fresh % (trainer.check_val_every_n_epoch or 1) == 0
+        values = {  # those of an earlier epoch or validation are not repeated
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name in module.logged or (validated and name.startswith("val/"))
+        }
         tasks = trainer.datamodule.num_tasks  # type: ignore[attr-defined]
-        steps = int(cast(BounceGrad, pl_module).steps_done)
-        fresh = trainer.current_epoch + 1
-        if fresh % (trainer.check_val_every_n_epoch or 1) != 0:  # values of an earlier validation are not repeated
-            values = {name: value for name, value in values.items() if not name.startswith("val/")}
+        steps = int(module.steps_done)
         seconds = self._elapsed()
         size = trainer.train_dataloader.sampler.size * trainer.world_size  # type: ignore[union-attr]
         before = self.history[-1] if self.history else {"seconds": 0.0, "steps": 0}
@@ -98,6 +100,8 @@ class RunRecord(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds, self._since = self._elapsed(), None
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self._write(trainer, pl_module, {})
 
