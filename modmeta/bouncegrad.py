@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from modmeta.callbacks.checkpoints import Checkpoints
 from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
@@ -151,8 +152,9 @@ class BounceGrad(pl.LightningModule):
             self.model.dynamics.set_scales(data.model_scales())
             self.mean_square_change.copy_(data.mean_square_change())
         check_same_config(self.config)
-        place = (self.seed, self.global_rank, int(self.steps_done))  # another number of processes draws afresh
-        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(*place))
+        place = self.seed * 1000 + self.global_rank
+        done = int(self.steps_done)  # a run that goes on with another number of processes draws other numbers
+        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(place, done) if done else place)
         ids = data.owned_tasks()
         dynamics = self.model.dynamics
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
@@ -186,20 +188,23 @@ class BounceGrad(pl.LightningModule):
         share = self.search.horizon == 1
         structure = bank.get(tasks, self.device)
         messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
-        outcome = self.search.step(
-            self.model,
-            states,
-            structure,
-            logits.detach(),
-            temperature,
-            generator,
-            messages.detach() if messages is not None else None,
-        )
+        try:
+            outcome = self.search.step(
+                self.model,
+                states,
+                structure,
+                logits.detach(),
+                temperature,
+                generator,
+                messages.detach() if messages is not None else None,
+            )
+        except RuntimeError as error:  # there is nothing to draw from where energies are not numbers
+            raise (self._not_finite(tasks, "energies are") if "probability" in str(error) else error) from None
         self.temperature.observe(over_processes(outcome.worse), over_processes(outcome.accepted))
         bank.put(tasks, outcome.structure, outcome.energies)
         loss = self._energy(states, messages, outcome) / states[:, :, 1:].numel()
         proposal_loss = self._proposal_loss(logits, outcome)
-        self._descend(loss, proposal_loss)
+        self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
 
     @property
@@ -221,7 +226,7 @@ class BounceGrad(pl.LightningModule):
             return (each * weight).sum() / (weight.sum() * each[0].numel()).clamp_min(1)
         return each.mean()
 
-    def _descend(self, loss: Tensor, proposal_loss: Tensor) -> None:
+    def _descend(self, loss: Tensor, proposal_loss: Tensor, tasks: Tensor) -> None:
         modules, proposal = self._optimizers()[:2]
         modules.zero_grad()
         proposal.zero_grad()
@@ -230,15 +235,23 @@ class BounceGrad(pl.LightningModule):
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         if not bool(torch.isfinite(norm)):
-            raise UserError(
-                f"training stopped at step {int(self.steps_done)}: the gradient is not finite; "
-                "lower optimizer.modules.lr, or look for extreme values in the data"
-            )
+            raise self._not_finite(tasks, f"loss {float(loss):g}: the gradient is")
         modules.step()
         proposal.step()
         if self.make_scheduler is not None and not isinstance(self._schedulers()[0], ReduceLROnPlateau):
             self._schedulers()[0].step()  # type: ignore[call-arg]
         self.steps_done += 1
+
+    def _not_finite(self, tasks: Tensor, what: str) -> UserError:
+        """What to tell where numbers are not finite any more."""
+        paths = [part.path for part in self.trainer.checkpoint_callbacks if isinstance(part, Checkpoints)]
+        kept = [f"the last good checkpoint is {path}" for path in paths if path.exists()]
+        return UserError(
+            f"training stopped at step {int(self.steps_done)} (epoch {self.current_epoch}, batch "
+            f"{self.trainer.fit_loop.batch_idx}, training tasks {tasks.tolist()}): {what} not finite; "
+            f"{(*kept, 'no checkpoint was written before')[0]}. Lower optimizer.modules.lr, or look for extreme values "
+            "in these tasks"
+        )
 
     def _backward(self, loss: Tensor) -> None:
         """Several processes wait for a gradient of every parameter, also of one that a task of theirs never uses."""

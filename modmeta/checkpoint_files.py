@@ -5,6 +5,7 @@ import os
 import pickle
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def check(path: Path) -> None:
             wrong = archive.testzip()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; name a run directory or a checkpoint") from error
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise Damaged(f"{path} is damaged: it is truncated or altered; use an earlier one") from error

@@ -58,9 +58,12 @@ def settle(config: DictConfig) -> DictConfig:
         raise UserError(_nothing_to_resume(Path(config.resume)))
     with open_dict(config):
         config.run_id = secrets.token_hex(4)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(record.with_name("overrides.yaml"), OmegaConf.to_yaml(HydraConfig.get().overrides.task).encode())
-    write_durably(record, OmegaConf.to_yaml(config).encode())
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(record.with_name("overrides.yaml"), OmegaConf.to_yaml(HydraConfig.get().overrides.task).encode())
+        write_durably(record, OmegaConf.to_yaml(config).encode())
+    except OSError as error:
+        raise UserError(f"{config.directory} cannot be written to ({error}); choose another, hydra.run.dir") from error
     return config
 
 

@@ -1,10 +1,12 @@
 """What a run leaves behind: `metrics.json` and `curves.png` in its directory, a table on the terminal."""
 
+import io
 import json
 import os
 import platform
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,13 +105,13 @@ class RunRecord(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._write(trainer, pl_module, {})
+            self._write(self._content(trainer, pl_module, {}))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         measures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        content = self._write(trainer, pl_module, measures)
+        content = self._content(trainer, pl_module, measures)
         shown = {name: value for name, value in content.items() if name.startswith(("test/", "train/"))}
         console = Console()
         console.print(measures_table(shown, "results"))
@@ -118,18 +120,15 @@ class RunRecord(pl.Callback):
         unused = [str(k) for k, share in enumerate(content["val/module_usage"]) if share < UNUSED]
         if unused:
             console.print(f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; fewer would do")
-        if self.results is not None:
-            self.results.mkdir(parents=True, exist_ok=True)
-            name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
-            write_json(self.results / name, content)
-        console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
+        if self._write(content):
+            console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
 
-    def _write(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
+    def _content(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
         config = cast(BounceGrad, module).config
         last: dict[str, float] = {}
         for row in self.history:
             last |= row
-        content = measures | {
+        return measures | {
             "train/tasks": trainer.datamodule.num_tasks,  # type: ignore[attr-defined]
             "train/seconds": round(self.seconds, 2),
             "train/steps": last.get("steps", 0),
@@ -144,12 +143,29 @@ class RunRecord(pl.Callback):
             "commit": commit(),
             "config": config,
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.directory / "metrics.json", content)
-        write_json(self.directory / "curves.json", {"history": self.history})
-        if self.history:
-            plot_curves(self.history).savefig(self.directory / "curves.png", dpi=150)
-        return content
+
+    def _write(self, content: dict[str, Any]) -> bool:
+        """Writes results and curves; what a full disk refuses is warned of, for the run is worth more."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_json(self.directory / "curves.json", {"history": self.history})
+            if self.history:
+                image = io.BytesIO()
+                plot_curves(self.history).savefig(image, dpi=150)
+                write_durably(self.directory / "curves.png", image.getvalue())
+            if self.results is not None and any(name.startswith("test/") for name in content):
+                self.results.mkdir(parents=True, exist_ok=True)
+                name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
+                write_json(self.results / name, content)
+            write_json(self.directory / "metrics.json", content)  # the last, for it says that the run is finished
+        except OSError as error:
+            warnings.warn(
+                f"results could not be written ({error}); free some space and take the run up: "
+                f"python train.py resume={self.directory}",
+                stacklevel=2,
+            )
+            return False
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "seconds": self._elapsed()}
