@@ -106,25 +106,6 @@ def test_wandb_offline_and_command_line(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
-def test_two_processes_share_the_tasks(tmp_path: Path) -> None:
-    """Real DDP over gloo: both processes train, each keeps its own tasks, the checkpoint holds all of them."""
-    quick = [word for word in QUICK if "devices" not in word and "progress" not in word]
-    done = command(
-        str(ROOT / "train.py"),
-        *quick,
-        "trainer.devices=2",
-        "+trainer.strategy=ddp",
-        f"data_dir={tmp_path}/data",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    content = torch.load(next(tmp_path.glob("runs/**/last.ckpt")), weights_only=True)
-    bank = content["modmeta"]["bank"]
-    assert sorted(bank["task_ids"].tolist()) == list(range(12))
-    assert (bank["visits"] > 0).all()  # 20 steps, two tasks a step on either rank
-    assert len(content["modmeta"]["generators"]) == 2
-
-
 def test_batches_are_passes_in_random_order() -> None:
     sampler = TaskBatches(10, 3, 4, seed=1)
     served = []
