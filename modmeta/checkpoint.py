@@ -1,5 +1,6 @@
 """Loading a trained model: nothing in a checkpoint is executed, and its config may name modmeta's own parts only."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ ALLOWED = (
     "torch.nn.",
     "torch.optim.",
 )
+FUNCTIONS = ("modmeta.search.", "modmeta.schedules.", "torch.")  # elsewhere it may name classes only
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -69,15 +71,15 @@ def check_targets(config: Any, file: Path, allowed: tuple[str, ...] = ALLOWED) -
 
 
 def _defined_in(target: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a name stands for a class or function of these modules; `modmeta.model.model.torch.hub.load` does not."""
+    """Whether a name is a class or function of these modules; `modmeta.model.model.torch.hub.load` does not."""
     if not target.startswith(allowed):
         return False
     try:
         found = hydra.utils.get_object(target)
     except Exception:  # nothing of that name
         return False
-    home = getattr(found, "__module__", None) if callable(found) else None
-    return home is not None and f"{home}.".startswith(allowed)
+    home = f"{getattr(found, '__module__', '')}."
+    return home.startswith(allowed) and (inspect.isclass(found) or home.startswith(FUNCTIONS))
 
 
 def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:

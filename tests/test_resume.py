@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import load_model
 from modmeta.checkpoint_files import Damaged, find_newest, load, save
 from modmeta.errors import Preempted, UserError
@@ -32,6 +33,21 @@ class KilledAt(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, i: int) -> None:
         if trainer.current_epoch == self.epoch and i == self.batch:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class KilledInRestart(pl.Callback):
+    """Breaks off the first restart at an epoch's start."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: BounceGrad) -> None:  # type: ignore[override]
+        if pl_module.seed and trainer.current_epoch == 2:
+            raise Stop
+
+
+class KilledInTest(pl.Callback):
+    """Breaks off when training is over and nothing is measured yet."""
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise Stop
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +111,22 @@ def test_a_directory_belongs_to_its_run(whole: Path, tmp_path: Path) -> None:
         run(whole, *QUICK, "seed=1")
     with pytest.raises(UserError, match="no run was begun there"):
         run(tmp_path / "empty", *QUICK, f"resume={tmp_path / 'empty'}")
+
+
+def test_restarts_and_early_stopping_go_on(tmp_path: Path) -> None:
+    """Broken off in a restart, then before the test: the same attempts, the same winner; stopped early stays stopped."""
+    options = (*QUICK, "restarts=1", "trainer.max_epochs=8", "trainer.check_val_every_n_epoch=1")
+    options = (*options, "callbacks=early_stopping", "callbacks.progress=null", "callbacks.early.min_delta=1000")
+    options = (*options, "callbacks.early.patience=2")
+    measures = run(tmp_path / "whole", *options)
+    with accompanied(KilledInRestart()), pytest.raises(Stop):
+        run(tmp_path / "parts", *options)
+    with accompanied(KilledInTest()), pytest.raises(Stop):
+        run(tmp_path / "parts", *options)
+    assert run(tmp_path / "parts", *options) == pytest.approx(measures, nan_ok=True)
+    for part in (".", "restart_1"):
+        same_run(tmp_path / "whole" / part, tmp_path / "parts" / part)
+        assert checkpoint(tmp_path / "parts" / part)["epoch"] == 2
 
 
 def test_a_new_run_from_the_state_of_another(whole: Path, tmp_path: Path) -> None:
