@@ -114,7 +114,7 @@ def test_a_directory_belongs_to_its_run(whole: Path, tmp_path: Path) -> None:
 
 
 def test_restarts_and_early_stopping_go_on(tmp_path: Path) -> None:
-    """Broken off in a restart, then before the test: the same attempts, the same winner; stopped early stays stopped."""
+    """Broken off in a restart, then before the test: the same attempts and winner; what stopped early stays so."""
     options = (*QUICK, "restarts=1", "trainer.max_epochs=8", "trainer.check_val_every_n_epoch=1")
     options = (*options, "callbacks=early_stopping", "callbacks.progress=null", "callbacks.early.min_delta=1000")
     options = (*options, "callbacks.early.patience=2")

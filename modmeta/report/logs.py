@@ -44,6 +44,8 @@ class CSVCurves(Logger):
 
     @rank_zero_only
     def save(self) -> None:
+        if not self.rows:
+            return
         text = io.StringIO()
         names = dict.fromkeys(name for row in self.rows.values() for name in row)
         writer = csv.DictWriter(text, list(names))
@@ -56,5 +58,4 @@ class CSVCurves(Logger):
             warnings.warn(f"{self.path} could not be written ({error}); it is tried again later", stacklevel=2)
 
     def finalize(self, status: str) -> None:
-        if self.rows:
-            self.save()
+        self.save()
