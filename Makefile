@@ -1,8 +1,9 @@
 # Every target works as the first command on a machine with python3 and make: it creates .venv and installs into it.
 PYTHON ?= python3
+KILLS ?= 200
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint bench clean
+.PHONY: train test test-slow lint bench crash clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=springs5
@@ -23,6 +24,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+crash: .venv/installed
+	$(BIN)/python -m tests.crash --kills $(KILLS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -7,11 +7,14 @@ from pathlib import Path
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from modmeta.errors import UserError
-from modmeta.runs import ADVICE, Fit, check_resume, promote, restarted
+from modmeta.errors import Preempted, UserError
+from modmeta.resume import finished, settle, starting_point
+from modmeta.runs import ADVICE, Fit, as_single_run, attempt, promote
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -19,25 +22,30 @@ def train(config: DictConfig) -> dict[str, float]:
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
     if config.threads:
         torch.set_num_threads(config.threads)
-    check_resume(config.ckpt_path)
-    best = last = fit(config)
+    config = settle(config)
+    directory = Path(config.directory)
+    done = finished(directory)
+    if done is not None:
+        print(f"{directory} is finished; its results are in metrics.json")
+        return done
+    best = last = fit(attempt(config, 0))
     seconds = last.record.seconds
     for number in range(1, config.restarts + 1):
         if not last.module.stuck:
             break
         print(f"structures look arbitrary (agreement {float(last.module.agreement):.2f}): restart {number}")
         last.finish()
-        last = fit(restarted(config, number))
+        last = fit(attempt(config, number))
         seconds += last.record.seconds
-        if last.energy < best.energy:
-            promote(last, Path(config.directory))
-            best = last
+        best = min(best, last, key=lambda fitted: fitted.energy)
+    if best.module.seed != config.seed:
+        promote(best, directory)
     best.record.seconds = seconds  # of all attempts
     best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
     last.finish()
     if best.module.stuck:
         print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
-    return {name: float(value) for name, value in best.trainer.callback_metrics.items()}
+    return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}
 
 
 def fit(config: DictConfig) -> Fit:
@@ -46,14 +54,16 @@ def fit(config: DictConfig) -> Fit:
     data = hydra.utils.instantiate(config.data)
     module = hydra.utils.instantiate(config.bouncegrad)
     module.config = OmegaConf.to_container(config, resolve=True)
+    path = starting_point(config, module)
     callbacks = [hydra.utils.instantiate(part) for part in (config.callbacks or {}).values() if part]
     loggers = [hydra.utils.instantiate(part) for part in (config.logger or {}).values() if part]
     trainer = hydra.utils.instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     fitted = Fit(trainer, module, Path(config.directory))
+    as_single_run()
     try:
         for logger in loggers:
             logger.log_hyperparams(module.config)
-        trainer.fit(module, data, ckpt_path=config.ckpt_path, weights_only=True)
+        trainer.fit(module, data, ckpt_path=path, weights_only=True)
     except BaseException:
         fitted.finish()
         raise
@@ -64,11 +74,16 @@ def fit(config: DictConfig) -> Fit:
 def main(config: DictConfig) -> float | None:
     """What a sweep optimises is the energy of validation tasks, which needs no labels."""
     try:
-        return train(config).get("val/energy")
+        return train(config)["val/energy"]
     except (UserError, InstantiationException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValueError | TypeError) else error
         print(f"error: {cause}", file=sys.stderr)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return float("nan")  # the other runs of a sweep go on
         sys.exit(2)
+    except Preempted as asked:
+        print(f"asked to go; the run is saved. Take it up with: python train.py resume={asked}", file=sys.stderr)
+        sys.exit(0)
 
 
 if __name__ == "__main__":

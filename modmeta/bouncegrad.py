@@ -11,12 +11,22 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from modmeta.callbacks.checkpoints import Checkpoints
+from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import KNOWN, RELATIONS, STATES, TASK
 from modmeta.model.dynamics import summed
 from modmeta.model.model import RelationalModel, Score
+from modmeta.processes import (
+    check_same_config,
+    gather,
+    generator_states,
+    mixed_seed,
+    over_processes,
+    set_generator_states,
+)
 from modmeta.schedules import warmup_hold_decay
 from modmeta.search.search import Inferred, Outcome, Search, clamped, infer, together
 from modmeta.search.temperature import Temperature
@@ -118,6 +128,8 @@ class BounceGrad(pl.LightningModule):
         self.config: dict[str, Any] = {}  # of the whole run; the part that composed this module travels in checkpoints
         self.known = 0.0  # share of relations that the search is given
         self.total_steps = 1
+        self.sums: dict[str, Tensor] = {}  # of what is logged, over the epoch so far, each with its weight
+        self.logged: set[str] = set()  # names of what was logged of the last epoch
         self._saved: dict[str, Any] = {}  # state of a checkpoint that waits for the bank to be made
 
     # ---- set-up ----------------------------------------------------------------------------------------------------
@@ -143,7 +155,10 @@ class BounceGrad(pl.LightningModule):
             self.model.dynamics.set_scales(data.model_scales())
             self.mean_square_change.copy_(data.mean_square_change())
         self.known = float(data.known)
-        self.generator = torch.Generator(self.device).manual_seed(self.seed * 1000 + self.global_rank)
+        check_same_config(self.config)
+        place = self.seed * 1000 + self.global_rank
+        done = int(self.steps_done)  # a run that goes on with another number of processes draws other numbers
+        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(place, done) if done else place)
         ids = data.owned_tasks()
         dynamics = self.model.dynamics
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
@@ -154,6 +169,11 @@ class BounceGrad(pl.LightningModule):
         if self._saved:
             self._restore(self._saved)
             self._saved = {}
+
+    def on_train_start(self) -> None:
+        loop = self.trainer.fit_loop
+        if loop.restarted_mid_epoch:  # Lightning puts back only loaders that are made after the checkpoint is read
+            cast(TaskLoader, self.trainer.train_dataloader).load_state_dict({"served": loop.batch_idx + 1})
 
     @staticmethod
     def _made(part: Made | None) -> Made:
@@ -174,22 +194,25 @@ class BounceGrad(pl.LightningModule):
         structure = clamped(bank.get(tasks, self.device), known)
         messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
         score = self.model.scorer(states) if share else None  # both serve the gradient step, too
-        outcome = self.search.step(
-            self.model,
-            states,
-            structure,
-            logits.detach(),
-            temperature,
-            generator,
-            messages.detach() if messages is not None else None,
-            known=known,
-            score=score,
-        )
-        self.temperature.observe(outcome.worse, outcome.accepted)
+        try:
+            outcome = self.search.step(
+                self.model,
+                states,
+                structure,
+                logits.detach(),
+                temperature,
+                generator,
+                messages.detach() if messages is not None else None,
+                known=known,
+                score=score,
+            )
+        except RuntimeError as error:  # there is nothing to draw from where energies are not numbers
+            raise (self._not_finite(tasks, "energies are") if "probability" in str(error) else error) from None
+        self.temperature.observe(over_processes(outcome.worse), over_processes(outcome.accepted))
         bank.put(tasks, outcome.structure, outcome.energies)
         loss = self._energy(states, messages, score, outcome) / states[:, :, 1:].numel()
         proposal_loss = self._proposal_loss(logits, outcome)
-        self._descend(loss, proposal_loss)
+        self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
 
     @property
@@ -211,24 +234,38 @@ class BounceGrad(pl.LightningModule):
             return (each * weight).sum() / (weight.sum() * each[0].numel()).clamp_min(1)
         return each.mean()
 
-    def _descend(self, loss: Tensor, proposal_loss: Tensor) -> None:
+    def _descend(self, loss: Tensor, proposal_loss: Tensor, tasks: Tensor) -> None:
         modules, proposal = self._optimizers()[:2]
         modules.zero_grad()
         proposal.zero_grad()
-        self.manual_backward(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
+        self._backward(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
         if self._late:
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         if not bool(torch.isfinite(norm)):
-            raise UserError(
-                f"training stopped at step {int(self.steps_done)}: the gradient is not finite; "
-                "lower optimizer.modules.lr, or look for extreme values in the data"
-            )
+            raise self._not_finite(tasks, f"loss {float(loss):g}: the gradient is")
         modules.step()
         proposal.step()
         if self.make_scheduler is not None and not isinstance(self._schedulers()[0], ReduceLROnPlateau):
             self._schedulers()[0].step()  # type: ignore[call-arg]
         self.steps_done += 1
+
+    def _not_finite(self, tasks: Tensor, what: str) -> UserError:
+        """What to tell where numbers are not finite any more."""
+        paths = [part.path for part in self.trainer.checkpoint_callbacks if isinstance(part, Checkpoints)]
+        kept = [f"the last good checkpoint is {path}" for path in paths if path.exists()]
+        return UserError(
+            f"training stopped at step {int(self.steps_done)} (epoch {self.current_epoch}, batch "
+            f"{self.trainer.fit_loop.batch_idx}, training tasks {tasks.tolist()}): {what} not finite; "
+            f"{(*kept, 'no checkpoint was written before')[0]}. Lower optimizer.modules.lr, or look for extreme values "
+            "in these tasks"
+        )
+
+    def _backward(self, loss: Tensor) -> None:
+        """Several processes wait for a gradient of every parameter, also of one that a task of theirs never uses."""
+        if self.trainer.world_size > 1:
+            loss = loss + sum(0 * parameter.sum() for parameter in self.parameters())
+        self.manual_backward(loss)
 
     def _forecast_step(self, batch: dict[str, Tensor]) -> None:
         """A gradient step of the forecaster, under the structures that the model finds best now that it rests."""
@@ -242,7 +279,7 @@ class BounceGrad(pl.LightningModule):
         error = model.forecast_error(states, self.infer(states, batch.get(KNOWN)).structure, horizon, first).mean()
         forecaster, forecaster_parameters = self._optimizers()[-1], self._made(model.forecaster).parameters()
         forecaster.zero_grad()
-        self.manual_backward(error / self.mean_square_change)
+        self._backward(error / self.mean_square_change)
         norm = nn.utils.clip_grad_norm_(forecaster_parameters, self.gradient_clip)
         if bool(torch.isfinite(norm)):  # else a near-collision threw its particles out: the batch teaches nothing
             forecaster.step()
@@ -250,7 +287,7 @@ class BounceGrad(pl.LightningModule):
         self.steps_done += 1
         values = {"train/forecast_error": error.detach(), "train/forecast_horizon": torch.tensor(float(horizon))}
         values["train/forecast_skipped"] = (~torch.isfinite(norm)).float()
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(states))
+        self._keep_means(values, len(states))
 
     def _optimizers(self) -> list[LightningOptimizer]:
         return cast(list[LightningOptimizer], self.optimizers())
@@ -276,9 +313,23 @@ class BounceGrad(pl.LightningModule):
             asked = _asked(batch)
             self.searched.update(outcome.structure.relations[asked], batch[RELATIONS][asked])
             self.proposed.update(logits.detach().argmax(-1)[asked], batch[RELATIONS][asked])
-            if self.trainer.is_last_batch:
-                self._log_accuracies()
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
+        self._keep_means(values, size)
+
+    def _keep_means(self, values: dict[str, Tensor], size: int) -> None:
+        """Adds to the means of the epoch. They are not left to Lightning, whose checkpoints forget half an epoch."""
+        for name, value in values.items():
+            weighted = torch.stack((value.double() * size, value.new_tensor(size, dtype=torch.float64)))
+            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        if not (self.trainer.is_last_batch or self.trainer.should_stop):
+            return
+        for name, (total, weight) in self.sums.items():
+            self.log(name, total / weight, on_step=False, on_epoch=True, batch_size=int(weight), sync_dist=True)
+        self.sums, self.logged = {}, set(self.sums)
+        if self.searched.update_called:
+            self._log_accuracies()
+            self.logged |= {"train/edge_accuracy", "train/proposal_accuracy"}
 
     def _log_accuracies(self) -> None:
         """Accuracy of the structures found in this epoch, with labels matched on themselves: a curve, not a result."""
@@ -384,19 +435,12 @@ class BounceGrad(pl.LightningModule):
         checkpoint["modmeta"] = {"config": self.config.get("bouncegrad"), "data": self.trainer.datamodule.description()}  # type: ignore[attr-defined]
         if self.bank is None or self.generator is None:
             return
-        mine = {
-            "bank": self.bank.state_dict(),
-            "generator": self.generator.get_state(),
-            "torch_generator": torch.get_rng_state(),
-        }
-        shards: list[Any] = [mine]
-        if self.trainer.world_size > 1:
-            shards = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shards, mine)
-        names = mine["bank"].keys()  # type: ignore[attr-defined]
-        checkpoint["modmeta"]["bank"] = {name: torch.cat([shard["bank"][name] for shard in shards]) for name in names}
-        checkpoint["modmeta"]["generators"] = [shard["generator"] for shard in shards]
-        checkpoint["modmeta"]["torch_generators"] = [shard["torch_generator"] for shard in shards]
+        shards = gather(self.bank.state_dict())
+        checkpoint["modmeta"]["bank"] = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+        checkpoint["modmeta"]["generators"] = gather(generator_states(self.generator))
+        checkpoint["modmeta"]["epoch"] = gather(
+            {"sums": self.sums, "searched": self.searched.counts, "proposed": self.proposed.counts}
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint.get("modmeta", {})  # the bank is made later, when the tasks are known
@@ -406,9 +450,15 @@ class BounceGrad(pl.LightningModule):
             return
         bank, generator = self._made(self.bank), self._made(self.generator)
         bank.load_state_dict(saved["bank"])
-        if len(saved["generators"]) == self.trainer.world_size:  # another number of processes draws afresh
-            generator.set_state(saved["generators"][self.global_rank].cpu())
-            torch.set_rng_state(saved["torch_generators"][self.global_rank].cpu())
+        rank = self.global_rank
+        if len(saved["generators"]) == self.trainer.world_size:
+            set_generator_states(generator, saved["generators"][rank])
+        for part in saved["epoch"][rank :: self.trainer.world_size]:  # sums may be added up by any process
+            for name, values in part["sums"].items():
+                self.sums[name] = self.sums.get(name, torch.zeros(())) + values.to(self.device)
+            for counts, now in ((part["searched"], self.searched), (part["proposed"], self.proposed)):
+                now.counts += counts.to(self.device)
+                now._update_count += bool(counts.sum())
 
 
 def _asked(batch: dict[str, Tensor]) -> Tensor:

@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """A mistake in a data file or in the settings of data."""
+
+
+class Preempted(Exception):
+    """The run was asked to go (SIGTERM) and has saved its state; its argument is the run's directory."""

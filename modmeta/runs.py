@@ -1,16 +1,20 @@
-"""Care of a run around its training."""
+"""Care of a run around its training: processes beside this one, attempts, their results."""
 
+import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.loggers import WandbLogger
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import read_checkpoint
-from modmeta.errors import UserError
+from modmeta.durable import write_durably
 from modmeta.report.run import RunRecord
 
 ADVICE = (
@@ -21,17 +25,23 @@ ADVICE = (
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
 
 
-def check_resume(path: str | None) -> None:
-    """Reads the checkpoint that a run is to take up, before anything long starts.
+def group_of(mode: Any, sweep: str, name: str) -> str:
+    """The name under which a dashboard shows runs together: that of the sweep's directory, or of the run."""
+    return Path(sweep).name if str(mode).endswith("MULTIRUN") else name
 
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    if path is None:
+
+OmegaConf.register_new_resolver("run_directory", lambda resume, fresh: resume or fresh, replace=True)
+OmegaConf.register_new_resolver("group_of", group_of, replace=True)
+
+
+def as_single_run() -> None:
+    """In a sweep, the processes that Lightning starts beside this one do this run alone, not the sweep once more."""
+    running: Any = HydraConfig.instance().cfg
+    if running is None or running.hydra.mode != RunMode.MULTIRUN:
         return
-    if Path(path).is_dir():
-        raise UserError(f"ckpt_path={path} is a directory; name the file, {path}/checkpoints/last.ckpt")
-    read_checkpoint(path)
+    sys.argv = [sys.argv[0], *running.hydra.overrides.task]
+    with open_dict(running):
+        running.hydra.run.dir = running.hydra.runtime.output_dir
 
 
 @dataclass
@@ -45,7 +55,8 @@ class Fit:
     @property
     def energy(self) -> float:
         """Energy of validation tasks, which needs no labels."""
-        return float(self.trainer.callback_metrics.get("val/energy", float("inf")))
+        known = [row["val/energy"] for row in self.record.history if "val/energy" in row]
+        return known[-1] if known else float("inf")
 
     @property
     def record(self) -> RunRecord:
@@ -60,26 +71,36 @@ class Fit:
         self.trainer.loggers = []
 
 
-def restarted(config: DictConfig, number: int) -> DictConfig:
-    """The configuration of a restart: other initial modules and draws of the search, the same data."""
+def attempt(config: DictConfig, number: int) -> DictConfig:
+    """The configuration of an attempt: of a restart, other initial modules and draws of the search, the same data."""
     again = config.copy()
-    again.bouncegrad.seed = config.seed + 1000 * number
-    again.directory = f"{config.directory}/restart_{number}"
+    moved = Path(config.directory) / f"restart_{number}"
+    if number == 0 and not moved.exists():
+        return again
+    again.directory = str(moved)
+    if number:
+        again.bouncegrad.seed = config.seed + 1000 * number
+        again.run_id = f"{config.run_id}-{number}"
     return again
 
 
 def promote(winner: Fit, directory: Path) -> None:
-    """Puts the results of a restart in the run's own directory; those of the first attempt move to `restart_0`."""
-    first = directory / "restart_0"
+    """Puts the results of a restart in the run's own directory; those of the first attempt move to `restart_0`.
+
+    May be broken off anywhere and done again.
+    """
+    first, partial = directory / "restart_0", directory / "restart_0.partial"
     if not first.exists():
-        first.mkdir()
-        for name in RESULTS:
-            if (directory / name).exists():
-                shutil.move(directory / name, first / name)
-    for name in RESULTS:
-        source, target = winner.directory / name, directory / name
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        elif source.exists():
-            shutil.copy2(source, target)
+        shutil.rmtree(partial, ignore_errors=True)
+        _copy(directory, partial)
+        os.replace(partial, first)
+    _copy(winner.directory, directory)
     winner.record.directory = directory
+
+
+def _copy(source: Path, target: Path) -> None:
+    (target / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for name in RESULTS:
+        part = source / name
+        for file in sorted(part.glob("*.ckpt")) if part.is_dir() else [part] if part.exists() else []:
+            write_durably(target / file.relative_to(source), file.read_bytes())

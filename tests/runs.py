@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+import pytest
+import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
@@ -47,6 +51,20 @@ def run(directory: Path, *overrides: str) -> dict[str, float]:
     return train(compose(directory, *overrides))
 
 
+@contextmanager
+def accompanied(*callbacks: pl.Callback) -> Iterator[None]:
+    """Further callbacks for the runs of this process, which their configuration does not know."""
+    original = pl.Trainer.fit
+
+    def fit(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        trainer.callbacks[:0] = callbacks  # type: ignore[attr-defined]
+        original(trainer, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pl.Trainer, "fit", fit)
+        yield
+
+
 def command(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """A command of the project as a user would run it, in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
@@ -58,3 +76,37 @@ def command(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 def checkpoint(directory: Path) -> dict[str, Any]:
     """The last checkpoint of a run."""
     return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def same(a: object, b: object, where: str = "checkpoint") -> None:
+    """Fails where two nested values differ by a single bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        assert a.keys() == b.keys(), where
+        for key in a:
+            same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list | tuple)
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert a.numpy().tobytes() == b.numpy().tobytes(), where
+    else:
+        assert a == b or (a != a and b != b), f"{where}: {a} is not {b}"
+
+
+def same_run(one: Path, other: Path) -> None:
+    """Fails where the states that two runs ended with differ, but for seconds and directories."""
+    whole, parts = checkpoint(one), checkpoint(other)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        same(whole[part], parts[part], part)
+    for part in ("bank", "generators", "epoch"):
+        same(whole["modmeta"][part], parts["modmeta"][part], part)
+    histories = [content["callbacks"]["RunRecord"]["history"] for content in (whole, parts)]
+    for row in [row for history in histories for row in history]:
+        row.pop("seconds")
+        row.pop("train/tasks_per_second")
+    same(histories[0], histories[1], "curves")

@@ -1,5 +1,7 @@
 """Mistakes of users: one clear error each, before anything long starts, nothing overwritten."""
 
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +136,46 @@ def test_checkpoints_that_cannot_be_trusted(trained: Path, tmp_path: Path) -> No
     torch.save({"state_dict": {}, "modmeta": Payload()}, tmp_path / "payload.ckpt")
     with pytest.raises(UserError, match="could run code"):
         load_model(tmp_path / "payload.ckpt")
+    with pytest.raises(UserError, match="could run code"):
+        run(tmp_path / "run", *QUICK, f"ckpt_path={tmp_path / 'payload.ckpt'}")
+    with open(tmp_path / "plain.ckpt", "wb") as plain:
+        pickle.dump(Payload(), plain)
+    with pytest.raises(UserError, match="could run code"):
+        load_model(tmp_path / "plain.ckpt")
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("target", ["os.system", "torch.hub.load", "modmeta.data.files.save", "torchvision.models.vgg"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "torch.hub.load",
+        "modmeta.data.files.save",
+        "torchvision.models.vgg",
+        "modmeta.model.model.torch.hub.load",
+        "torch.nn.modules.module.warnings.warn",
+    ],
+)
 def test_a_config_may_only_name_our_own(trained: Path, tmp_path: Path, target: str) -> None:
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     content["modmeta"]["config"]["search"]["selection"] = {"_target_": target, "_partial_": True}
     torch.save(content, tmp_path / "named.ckpt")
     with pytest.raises(UserError, match=target):
         load_model(tmp_path / "named.ckpt")
+    with pytest.raises(UserError, match=target):
+        run(tmp_path / "run", *QUICK, f"ckpt_path={tmp_path / 'named.ckpt'}")
+
+
+def test_a_run_to_resume_may_only_name_our_own(trained: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(trained, copied)
+    record = copied / ".hydra" / "config.yaml"
+    content = record.read_text()
+    record.write_text(content.replace("modmeta.callbacks.room.Room", "os.makedirs"))
+    with pytest.raises(UserError, match=r"config\.yaml.*os\.makedirs"):
+        run(copied, *QUICK)
+    record.write_text(content)
+    assert "test/edge_accuracy" in run(copied, *QUICK)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import hydra
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from modmeta.checkpoint import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.data.datamodule import TaskBatches
 from modmeta.model.noise import GAIN
-from tests.runs import QUICK, ROOT, checkpoint, command, compose, run
-from train import train
+from tests.runs import QUICK, ROOT, checkpoint, command, compose, run, same
 
 EXPERIMENTS = sorted(
     str(path.relative_to(ROOT / "conf/experiment"))[:-5] for path in (ROOT / "conf/experiment").rglob("*.yaml")
@@ -22,25 +20,6 @@ EXPERIMENTS = sorted(
 
 
 WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"simulated"})
-
-
-def same(a: object, b: object, where: str = "checkpoint") -> None:
-    """Fails where two nested values differ by a single bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert isinstance(b, dict)
-        assert a.keys() == b.keys(), where
-        for key in a:
-            same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert isinstance(b, list | tuple)
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{where}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b or (a != a and b != b), f"{where}: {a} is not {b}"
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -89,45 +68,6 @@ def test_a_run_learns_and_repeats(tmp_path: Path) -> None:
     assert first["test/mse_1"] < static / 5
 
 
-def test_continued_equals_uninterrupted(tmp_path: Path) -> None:
-    """Four epochs at once, and two epochs, a new process's worth of objects, and two more: the same to the last bit."""
-    run(tmp_path / "whole", *QUICK, "trainer.check_val_every_n_epoch=1")
-
-    class Stop(Exception):
-        pass
-
-    seen = []
-    original = pl.Trainer.fit
-
-    def fit_until_epoch_two(trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
-        class Breaker(pl.Callback):
-            def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-                seen.append(trainer.current_epoch)
-                if trainer.current_epoch == 2:
-                    raise Stop
-
-        trainer.callbacks.append(Breaker())
-        original(trainer, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pl.Trainer, "fit", fit_until_epoch_two)
-        with pytest.raises(Stop):
-            train(compose(tmp_path / "half", *QUICK, "trainer.check_val_every_n_epoch=1"))
-    torch.manual_seed(12345)  # a new process would not be at the same point of the stream
-    path = tmp_path / "half" / "checkpoints" / "last.ckpt"
-    resumed = run(tmp_path / "resumed", *QUICK, "trainer.check_val_every_n_epoch=1", f"ckpt_path={path}")
-    whole, taken_up = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "resumed")
-    assert seen[-1] == 2
-    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-        same(whole[part], taken_up[part], part)
-    for part in ("bank", "generators", "torch_generators"):
-        same(whole["modmeta"][part], taken_up["modmeta"][part], part)
-    assert all(math.isfinite(value) for value in resumed.values())
-    history = [json.loads((tmp_path / name / "curves.json").read_text())["history"] for name in ("whole", "resumed")]
-    losses = [[row["train/loss"] for row in rows] for rows in history]
-    assert losses[0] == losses[1]  # the curve goes on where it broke off
-
-
 def test_a_checkpoint_reproduces_its_measures(tmp_path: Path) -> None:
     measures = run(tmp_path / "run", *QUICK)
     file = next((tmp_path / "data").glob("*.npz"))
@@ -165,25 +105,6 @@ def test_wandb_offline_and_command_line(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "out.json" in refused.stderr
     assert "Traceback" not in refused.stderr
-
-
-def test_two_processes_share_the_tasks(tmp_path: Path) -> None:
-    """Real DDP over gloo: both processes train, each keeps its own tasks, the checkpoint holds all of them."""
-    quick = [word for word in QUICK if "devices" not in word and "progress" not in word]
-    done = command(
-        str(ROOT / "train.py"),
-        *quick,
-        "trainer.devices=2",
-        "+trainer.strategy=ddp",
-        f"data_dir={tmp_path}/data",
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    content = torch.load(next(tmp_path.glob("runs/**/last.ckpt")), weights_only=True)
-    bank = content["modmeta"]["bank"]
-    assert sorted(bank["task_ids"].tolist()) == list(range(12))
-    assert (bank["visits"] > 0).all()  # 20 steps, two tasks a step on either rank
-    assert len(content["modmeta"]["generators"]) == 2
 
 
 def test_batches_are_passes_in_random_order() -> None:

@@ -66,6 +66,7 @@ class TaskBatches(Sampler[list[int]]):
         self.size = min(max(batch_size // world_size, 1), num_tasks // world_size)
         whole_pass = num_tasks // world_size // self.size  # the same on every rank
         self.batches, self.seed, self.rank, self.epoch = batches or whole_pass, seed, rank, 0
+        self.served = self.skipped = 0  # batches of this epoch; those that a run which is taken up has had before
         if seed is None:
             self.batches = -(-len(self.ids) // self.size)
 
@@ -83,13 +84,27 @@ class TaskBatches(Sampler[list[int]]):
             return
         per_pass = len(self.ids) // self.size
         order, known = self.ids, -1
-        for batch in range(self.epoch * self.batches, (self.epoch + 1) * self.batches):
+        self.served, self.skipped = self.skipped, 0
+        for batch in range(self.epoch * self.batches + self.served, (self.epoch + 1) * self.batches):
             number, place = divmod(batch, per_pass)
             if number != known:
                 mixed = np.random.SeedSequence((self.seed, self.rank, number)).generate_state(1, np.uint64)
                 generator = torch.Generator().manual_seed(int(mixed[0] >> 1))
                 order, known = self.ids[torch.randperm(len(self.ids), generator=generator)], number
+            self.served += 1
             yield order[place * self.size : (place + 1) * self.size].tolist()
+
+
+class TaskLoader(DataLoader[dict[str, Tensor]]):
+    """Serves batches in this process; Lightning saves and restores its place in the epoch."""
+
+    sampler: TaskBatches
+
+    def state_dict(self) -> dict[str, int]:
+        return {"served": self.sampler.served}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.skipped = state["served"]
 
 
 class TrajectoryDataModule(pl.LightningDataModule):
@@ -292,20 +307,20 @@ class TrajectoryDataModule(pl.LightningDataModule):
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def train_dataloader(self) -> TaskLoader:
         return self._loader("train", self.batch_size, self.batches_per_epoch, self.order_seed)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def val_dataloader(self) -> TaskLoader:
         return self._loader("valid", self.eval_batch_size, None, None)
 
-    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def test_dataloader(self) -> TaskLoader:
         return self._loader("test", self.eval_batch_size, None, None)
 
-    def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> DataLoader[dict[str, Tensor]]:
+    def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> TaskLoader:
         data = self.splits[split]
         sampler = TaskBatches(len(data), size, batches, seed, *self._process())
         own = torch.Generator()  # a loader draws a number for each pass; not from the stream that dropout uses
-        return DataLoader(data, sampler=sampler, batch_size=None, generator=own)
+        return TaskLoader(data, sampler=sampler, batch_size=None, generator=own)
 
 
 def as_dataset(data: Trajectories, units: Units) -> TaskDataset:

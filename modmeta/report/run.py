@@ -1,10 +1,12 @@
 """What a run leaves behind: `metrics.json` and `curves.png` in its directory, a table on the terminal."""
 
+import io
 import json
 import os
 import platform
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modmeta.bouncegrad import BounceGrad
+from modmeta.durable import write_durably
 from modmeta.report.curves import plot_curves
 
 UNUSED = 0.01  # share of edges below which a module counts as unused
@@ -21,9 +24,7 @@ UNUSED = 0.01  # share of edges below which a module counts as unused
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file in one piece: whoever reads it finds all of the old content or all of the new."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, path)
+    write_durably(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def hardware() -> dict[str, Any]:
@@ -87,12 +88,15 @@ class RunRecord(pl.Callback):
         self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        module, fresh = cast(BounceGrad, pl_module), trainer.current_epoch + 1
+        validated = fresh % (trainer.check_val_every_n_epoch or 1) == 0
+        values = {  # those of an earlier epoch or validation are not repeated
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name in module.logged or (validated and name.startswith("val/"))
+        }
         tasks = trainer.datamodule.num_tasks  # type: ignore[attr-defined]
-        steps = int(cast(BounceGrad, pl_module).steps_done)
-        fresh = trainer.current_epoch + 1
-        if fresh % (trainer.check_val_every_n_epoch or 1) != 0:  # values of an earlier validation are not repeated
-            values = {name: value for name, value in values.items() if not name.startswith("val/")}
+        steps = int(module.steps_done)
         seconds = self._elapsed()
         size = trainer.train_dataloader.sampler.size * trainer.world_size  # type: ignore[union-attr]
         before = self.history[-1] if self.history else {"seconds": 0.0, "steps": 0}
@@ -103,14 +107,16 @@ class RunRecord(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds, self._since = self._elapsed(), None
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._write(trainer, pl_module, {})
+            self._write(self._content(trainer, pl_module, {}))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         measures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        content = self._write(trainer, pl_module, measures)
+        content = self._content(trainer, pl_module, measures)
         shown = {name: value for name, value in content.items() if name.startswith(("test/", "train/"))}
         console = Console()
         console.print(measures_table(shown, "results"))
@@ -121,18 +127,15 @@ class RunRecord(pl.Callback):
             console.print(
                 f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; `modmeta prune` drops them"
             )
-        if self.results is not None:
-            self.results.mkdir(parents=True, exist_ok=True)
-            name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
-            write_json(self.results / name, content)
-        console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
+        if self._write(content):
+            console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
 
-    def _write(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
+    def _content(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
         config = cast(BounceGrad, module).config
         last: dict[str, float] = {}
         for row in self.history:
             last |= row
-        content = measures | {
+        return measures | {
             "train/tasks": trainer.datamodule.num_tasks,  # type: ignore[attr-defined]
             "train/seconds": round(self.seconds, 2),
             "train/steps": last.get("steps", 0),
@@ -147,12 +150,29 @@ class RunRecord(pl.Callback):
             "commit": commit(),
             "config": portable(config, self.directory),
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.directory / "metrics.json", content)
-        write_json(self.directory / "curves.json", {"history": self.history})
-        if self.history:
-            plot_curves(self.history).savefig(self.directory / "curves.png", dpi=150)
-        return content
+
+    def _write(self, content: dict[str, Any]) -> bool:
+        """Writes results and curves; what a full disk refuses is warned of, for the run is worth more."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_json(self.directory / "curves.json", {"history": self.history})
+            if self.history:
+                image = io.BytesIO()
+                plot_curves(self.history).savefig(image, dpi=150)
+                write_durably(self.directory / "curves.png", image.getvalue())
+            if self.results is not None and any(name.startswith("test/") for name in content):
+                self.results.mkdir(parents=True, exist_ok=True)
+                name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
+                write_json(self.results / name, content)
+            write_json(self.directory / "metrics.json", content)  # the last, for it says that the run is finished
+        except OSError as error:
+            warnings.warn(
+                f"results could not be written ({error}); free some space and take the run up: "
+                f"python train.py resume={self.directory}",
+                stacklevel=2,
+            )
+            return False
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "seconds": self._elapsed()}

@@ -70,10 +70,11 @@ class StructureBank:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes back the tasks that are owned here; a saved bank may hold more, or fewer, in any order."""
-        known = {int(task): row for row, task in enumerate(state["task_ids"])}
-        pairs = [(here, known[int(task)]) for here, task in enumerate(self.task_ids) if int(task) in known]
-        if not pairs:
+        order = state["task_ids"].argsort()
+        known = state["task_ids"][order]
+        if not len(known):
             return
-        here, there = torch.tensor(pairs).unbind(1)
+        place = torch.searchsorted(known, self.task_ids).clamp_max(len(known) - 1)
+        here = known[place] == self.task_ids
         for name in ("relations", "types", "energies", "visits"):
-            getattr(self, name)[here] = state[name][there]
+            getattr(self, name)[here] = state[name][order[place[here]]]

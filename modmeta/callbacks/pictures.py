@@ -1,0 +1,62 @@
+"""Pictures for dashboards: wandb and TensorBoard show them beside the curves."""
+
+from typing import cast
+
+import pytorch_lightning as pl
+import torch
+from matplotlib.figure import Figure
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+
+from modmeta.bouncegrad import BounceGrad
+from modmeta.checkpoint_files import LAST
+from modmeta.data.datamodule import TrajectoryDataModule
+from modmeta.keys import RELATIONS, STATES
+from modmeta.report.pictures import laws_figure, pixels, relations_figure, usage_figure
+
+
+class Pictures(pl.Callback):
+    """Shows relations of validation tasks, laws, and use of the modules after every validation.
+
+    Where wandb is online the checkpoint is stored there as well, as the run's artifact, when training ends.
+
+    Args:
+        tasks: validation tasks whose relations are shown.
+    """
+
+    def __init__(self, tasks: int = 4) -> None:
+        self.tasks = tasks
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger | TensorBoardLogger)]
+        if not loggers or not trainer.is_global_zero:
+            return
+        for name, figure in self._figures(trainer, cast(BounceGrad, pl_module)).items():
+            image = pixels(figure)
+            for logger in loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.log_image(f"pictures/{name}", [image])
+                else:
+                    logger.experiment.add_image(f"pictures/{name}", image, trainer.global_step, dataformats="HWC")
+
+    def _figures(self, trainer: pl.Trainer, module: BounceGrad) -> dict[str, Figure]:
+        data = cast(TrajectoryDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        batch = data.splits["valid"][list(range(min(self.tasks, len(data.splits["valid"]))))]
+        with torch.no_grad():
+            found = module.infer(batch[STATES].to(module.device)).structure.relations
+        relations = module.module_to_relation[found] if RELATIONS in batch else found
+        figures = {"relations": relations_figure(relations, batch.get(RELATIONS), data.num_relations)}
+        dynamics = module.model.dynamics
+        if data.positions and dynamics.additive:
+            figures["laws"] = laws_figure(dynamics, data.positions)
+        if module.bank is not None:
+            figures["usage"] = usage_figure(module.bank.relations, dynamics.num_edge_modules)
+        return figures
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and not logger._offline and trainer.is_global_zero:
+                import wandb
+
+                artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", type="model")
+                artifact.add_file(str(cast(BounceGrad, pl_module).config["directory"]) + f"/checkpoints/{LAST}")
+                logger.experiment.log_artifact(artifact)

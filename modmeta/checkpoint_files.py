@@ -1,0 +1,140 @@
+"""Checkpoints on disk: written in one piece, the last two kept, their checksums tested, nothing in them executed."""
+
+import io
+import os
+import pickle
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io import CheckpointIO
+
+from modmeta.durable import sync_directory, write_partial
+from modmeta.errors import UserError
+
+LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
+
+
+class Damaged(UserError):
+    """A checkpoint that was cut short or altered."""
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint; the one that was there stays as `previous.ckpt`.
+
+    At every moment one of the two is whole: the new one is complete on the disk before it takes the name.
+
+    Raises:
+        OSError: the disk is full, or the directory cannot be written to. Then nothing has changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    partial = write_partial(path, memory.getvalue())
+    if path.name == LAST and path.exists():
+        _keep(path, path.with_name(PREVIOUS))
+    os.replace(partial, path)
+    sync_directory(path.parent)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """A second name for the current checkpoint, which keeps its first until the next one takes it."""
+    link = previous.with_name(previous.name + ".partial")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links
+        link = path
+    os.replace(link, previous)
+
+
+def load(path: Path) -> Any:
+    """The contents of a checkpoint, plain values and tensors, after its checksums were tested.
+
+    Raises:
+        Damaged: it was cut short or altered.
+        UserError: it is missing, or holds pickled code.
+    """
+    check(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than plain values and tensors; it is not loaded: it could run code"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise Damaged(f"{path} cannot be read as a checkpoint: it is damaged; use an earlier one") from error
+
+
+def check(path: Path) -> None:
+    """Tests the checksum (CRC-32) of every part of a checkpoint.
+
+    Raises:
+        Damaged: one is wrong, or the file was cut short.
+        UserError: it is missing, or no checkpoint.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+        if start not in (b"", b"P", b"PK", b"\0", b"\0\0"):
+            raise UserError(f"{path} is not a checkpoint of `python train.py`; it is not loaded: it could run code")
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; name a run directory or a checkpoint") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise Damaged(f"{path} is damaged: it is truncated or altered; use an earlier one") from error
+    if wrong is not None:
+        raise Damaged(f"{path} is damaged: the checksum of its part {wrong} is wrong; use an earlier one")
+
+
+def find_newest(directory: Path) -> Path | None:
+    """The newest whole checkpoint of a directory; none where there is no checkpoint.
+
+    Warns where the last one is damaged and the one before it is taken.
+
+    Raises:
+        Damaged: none is whole.
+        UserError: the last one is no checkpoint.
+    """
+    last, previous = directory / LAST, directory / PREVIOUS
+    if not last.exists():
+        return previous if previous.exists() else None
+    try:
+        check(last)
+    except Damaged as error:
+        if not previous.exists():
+            raise
+        check(previous)
+        warnings.warn(f"{error}: {previous.name}, the one before it, is used", stacklevel=2)
+        return previous
+    return last
+
+
+class DurableCheckpoints(CheckpointIO):
+    """How Lightning writes and reads checkpoints.
+
+    A checkpoint that cannot be written, because the disk is full, say, is warned of, and training goes on; the next
+    one tries again.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        try:
+            save(checkpoint, Path(path))
+        except OSError as error:
+            warnings.warn(
+                f"{path} could not be written ({error.strerror or error}); the checkpoint before it is kept, training "
+                "goes on and tries again after the next epoch: free some space",
+                stacklevel=2,
+            )
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)

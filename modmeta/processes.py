@@ -1,0 +1,73 @@
+"""What the processes of a run share, what each has of its own, and what must be the same for all of them."""
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor, distributed
+
+from modmeta.configs import differences, flat
+from modmeta.errors import UserError
+
+Value = TypeVar("Value")
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes files; known before the processes know each other."""
+    return not int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
+def gather(value: Value) -> list[Value]:
+    """The values of all processes, by rank."""
+    if not _several():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def over_processes(count: Tensor) -> Tensor:
+    """The sum of a count over all processes."""
+    if _several():
+        count = count.clone()
+        distributed.all_reduce(count)
+    return count
+
+
+def check_same_config(config: dict[str, Any]) -> None:
+    """Refuses to train processes together that were started with different settings.
+
+    Raises:
+        UserError: naming the keys that differ.
+    """
+    configs = gather(flat(config))
+    for rank, other in enumerate(configs):
+        if other != configs[0]:
+            raise UserError(
+                f"processes 0 and {rank} were started with different settings: {differences(configs[0], other)}; "
+                "start all of them with the same command"
+            )
+
+
+def mixed_seed(*numbers: int) -> int:
+    """A seed that depends on all of these."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator_states(search: torch.Generator) -> dict[str, Any]:
+    """The generators of this process: the search's and torch's own, which dropout uses. Nothing else is drawn from."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return {"search": search.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_generator_states(search: torch.Generator, states: dict[str, Any]) -> None:
+    """Puts the generators of this process back to where `generator_states` found them."""
+    search.set_state(states["search"].cpu())
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(states["cuda"].cpu())

@@ -1,0 +1,112 @@
+"""What goes wrong around a run: full disks, places that cannot be written to, numbers that are not finite."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from modmeta.bouncegrad import BounceGrad
+from modmeta.callbacks import room
+from modmeta.checkpoint_files import load
+from modmeta.errors import UserError
+from modmeta.resume import finished
+from tests.runs import QUICK, accompanied, checkpoint, run
+
+
+class FullDisk(pl.Callback):
+    """No file can grow beyond a few bytes while epochs 1 and 2 last: the system refuses to write, as on a full disk."""
+
+    def __init__(self) -> None:
+        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.kept: list[int] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        full = trainer.current_epoch in (1, 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 if full else self.limits[0], self.limits[1]))
+        path = Path(str(trainer.default_root_dir)) / "checkpoints" / "last.ckpt"
+        self.kept.append(load(path)["epoch"] if path.exists() else -1)
+
+
+def test_a_disk_that_fills_up_is_survived(tmp_path: Path) -> None:
+    watch = FullDisk()
+    with accompanied(watch), pytest.warns(UserWarning, match="could not be written") as told:
+        measures = run(tmp_path / "run", *QUICK)
+    assert watch.kept == [-1, 0, 0, 0]  # the checkpoint of epoch 0 stayed whole
+    assert sum("last.ckpt could not" in str(warning.message) for warning in told) == 2
+    assert checkpoint(tmp_path / "run")["epoch"] == 3
+    assert finished(tmp_path / "run") == pytest.approx(measures, nan_ok=True)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    with pytest.raises(UserError, match=r"run cannot be written to.*hydra\.run\.dir"):
+        run(tmp_path / "run", *QUICK)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/run cannot be written to"):
+        run(tmp_path / "file" / "run", *QUICK)
+
+
+def test_a_disk_too_small_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LOGS", 1e18)  # no disk has an exabyte
+    with pytest.raises(UserError, match=r"need about 1,000,000,000,\d+ MB, but [\d,]+ MB are free"):
+        run(tmp_path / "run", *QUICK)
+
+
+class Estimates(pl.Callback):
+    """Measures what the first gradient step keeps for its backward pass, and what the estimates say of it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, int] = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: object, i: int) -> None:
+        if not self.kept:
+            states = trainer.datamodule.splits["train"].states  # type: ignore[attr-defined]
+            self.told = room.step_bytes(pl_module, states, 4), room.checkpoint_bytes(pl_module, states)
+            self.hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda kept: kept)
+            self.hooks.__enter__()
+
+    def _note(self, kept: torch.Tensor) -> torch.Tensor:
+        self.kept[kept.untyped_storage().data_ptr()] = kept.untyped_storage().nbytes()
+        return kept
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: object, batch: object, i: int) -> None:
+        if i == 0 and trainer.current_epoch == 0:
+            self.hooks.__exit__()
+
+
+@pytest.mark.parametrize("model", ["default", "continuous"])
+def test_estimates_are_of_the_right_size(model: str, tmp_path: Path) -> None:
+    watch = Estimates()
+    with accompanied(watch):
+        run(tmp_path / "run", *QUICK, f"model={model}", "model.hidden=64", "trainer.max_epochs=1")
+    memory, disk = watch.told
+    assert 0.5 < memory / (2 * sum(watch.kept.values())) < 2  # gradients take as much again
+    assert 0.5 < disk / (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_size < 2
+
+
+class Poison(pl.Callback):
+    """A weight, of the laws or of the likelihood, that is not a number from one batch on."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: BounceGrad, batch: Any, i: int) -> None:  # type: ignore[override]
+        if trainer.current_epoch == 1 and i == 2:
+            self.tasks = batch["task"].tolist()
+            next(getattr(pl_module.model, self.part).parameters()).data.fill_(torch.nan)
+
+
+@pytest.mark.parametrize(("part", "options"), [("dynamics", ()), ("likelihood", ("likelihood=gaussian",))])
+def test_numbers_that_are_not_finite_name_their_tasks(part: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    watch = Poison(part)
+    with accompanied(watch), pytest.raises(UserError, match=r"step 7 \(epoch 1, batch 2, .*not finite") as told:
+        run(tmp_path / "run", *QUICK, *options)
+    assert f"training tasks {watch.tasks}" in str(told.value)
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert f"the last good checkpoint is {path}" in str(told.value)
+    assert all(bool(torch.isfinite(part).all()) for part in load(path)["state_dict"].values() if part.numel() > 9)
