@@ -73,7 +73,7 @@ class Search:
         selection: Selection,
         receivers: str = "all",
         horizon: int = 1,
-        enumerate_up_to: int = 128,
+        enumerate_up_to: int = 1024,
         samples: int = 8,
         flips: bool = True,
         uniform: bool = False,
