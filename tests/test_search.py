@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from modmeta.search import slots
 from modmeta.search.candidates import enumerate_rows, marginals, propose_rows
 from modmeta.search.search import Search, clamped, infer
 from modmeta.search.selection import gibbs, greedy, metropolis
@@ -136,9 +137,13 @@ def test_greedy_paper_search_never_gets_worse(states: Tensor) -> None:
     assert energies[-1].sum() < energies[0].sum()
 
 
+@pytest.mark.parametrize("combinations", [2, 16])
 @pytest.mark.parametrize("kind", ["additive", "mlp"])
-def test_slots_drawn_in_turn_have_the_boltzmann_distribution(states: Tensor, kind: str) -> None:
-    """Many chains of one task, G = 2, against all rows weighed one by one; energies account for the whole row."""
+def test_slots_drawn_in_turn_have_the_boltzmann_distribution(
+    states: Tensor, kind: str, combinations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One slot at a time, and a row at once. Many chains of one task, G = 2, against all rows weighed one by one; energies account for the whole row."""
+    monkeypatch.setattr(slots, "COMBINATIONS", combinations)
     model, chains = make_model(kind, k=2, g=2), 4000
     states = states[:1, :3]
     every = enumerate_rows(random_structure(1, 3, 2, 2, seeded()), 2, 2)
@@ -160,7 +165,10 @@ def test_slots_drawn_in_turn_have_the_boltzmann_distribution(states: Tensor, kin
 
 
 @pytest.mark.parametrize("enumerate_up_to", [1024, 0])
-def test_known_relations_are_never_touched(states: Tensor, enumerate_up_to: int) -> None:
+def test_known_relations_are_never_touched(
+    states: Tensor, enumerate_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "COMBINATIONS", 2)
     model = make_model()
     search = Search(gibbs, enumerate_up_to=enumerate_up_to, uniform=True)
     truth = random_structure(3, 4, 2, 1, seeded(7)).relations
@@ -186,8 +194,11 @@ def test_known_relations_are_never_touched(states: Tensor, enumerate_up_to: int)
 
 
 @pytest.mark.parametrize("enumerate_up_to", [1024, 0])
-def test_inference_finds_the_least_energy(states: Tensor, enumerate_up_to: int) -> None:
-    """By all rows at once, and by flips and samples over several sweeps of an additive, squared energy."""
+def test_inference_finds_the_least_energy(
+    states: Tensor, enumerate_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all rows at once, and slot by slot over several sweeps of an additive, squared energy."""
+    monkeypatch.setattr(slots, "COMBINATIONS", 2)
     model = make_model("additive", "squared")
     search = Search(gibbs, enumerate_up_to=enumerate_up_to, samples=8, uniform=True, sweeps=20)
     inferred = infer(search, model, None, states, seeded())

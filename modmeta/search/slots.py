@@ -1,24 +1,31 @@
-"""Rows too long to enumerate: slots drawn one after another, each exactly, given the others (Gibbs sampling)."""
+"""Rows too long to enumerate: a few slots drawn at a time, exactly, given the others (blocked Gibbs sampling)."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from modmeta.model.dynamics import summed
+from modmeta.model.dynamics import one_hot, summed
 from modmeta.model.model import Score
 from modmeta.search.selection import Selection
 from modmeta.structure.bank import Structure
+from modmeta.structure.relations import all_rows
+
+# Combinations of a block. One slot at a time gets caught: where two modules are each other's opposite, two wrong edges
+# may cancel, and either one alone makes it worse.
+COMBINATIONS = 16
 
 
 class Drawn(NamedTuple):
-    """A structure drawn slot by slot.
+    """A structure drawn block by block.
 
     Attributes:
         structure: after the pass.
-        scores: energies of every module in every slot, given the other slots as they were then, (B, N, S, K).
+        scores: free energies of every module in every slot, over what the rest of its block may be, given the other
+            blocks as they were then, (B, N, S, K).
         energies: of the receivers at the end, (B, N).
-        worse: number of slots in which a module of higher energy was on offer, and `accepted` of them that took one.
+        worse: number of combinations of higher energy that were on offer, and `accepted` of them that were taken.
     """
 
     structure: Structure
@@ -40,8 +47,9 @@ def draw_slots(
 ) -> Drawn:
     """One pass over the slots of all receivers at once, then over their node modules.
 
-    The sum of messages is kept and corrected, so that a slot costs K energies whatever the length of the row: a pass
-    costs about as much as the messages did, and time per edge does not grow with the number of entities.
+    The sum of messages is kept and corrected, so that a block costs its combinations whatever the length of the row: a
+    pass costs about as much as the messages did, and time per edge does not grow with the number of entities. Blocks
+    are slots in random order, as many as have `COMBINATIONS` modules together.
 
     Args:
         score: of `RelationalModel.scorer`.
@@ -59,15 +67,24 @@ def draw_slots(
     received = summed(messages, relations.unsqueeze(2))  # (B, N, 1, T, C)
     scores = messages.new_empty(b, n, s, k)
     worse = accepted = torch.zeros((), dtype=torch.long, device=messages.device)
-    for slot in range(s):  # each draw depends on those before it
-        sent, here = messages[:, :, slot], relations[:, :, slot]  # (B, N, K, T, C), (B, N)
-        others = received - _of(sent, here)
-        scores[:, :, slot] = score(others + sent, types.unsqueeze(2).expand(b, n, k)) + prior[:, :, slot]
-        chosen = selection(scores[:, :, slot], here, temperature, generator)
-        higher = scores[:, :, slot] > _of(scores[:, :, slot], here)
+    size = max(1, min(s, int(math.log(COMBINATIONS, k)))) if k > 1 else s
+    order = torch.randperm(s, generator=generator, device=messages.device)
+    for block in order.split(size):  # each draw depends on those before it
+        rows = all_rows(len(block), k, messages.device)  # (M, block)
+        sent, here = messages[:, :, block], relations[:, :, block]  # (B, N, block, K, T, C), (B, N, block)
+        current = (here * k ** torch.arange(len(block) - 1, -1, -1, device=here.device)).sum(-1)
+        others = received - summed(sent, here.unsqueeze(2))
+        weights = one_hot(rows, k, messages.dtype)  # (M, block K)
+        energies = score(others + summed(sent, rows[None, None]), types.unsqueeze(2).expand(b, n, len(rows)))
+        energies = energies + prior[:, :, block].flatten(2) @ weights.T  # (B, N, M)
+        chosen = selection(energies, current, temperature, generator)
+        higher = energies > _of(energies, current)
         worse, accepted = worse + higher.sum(), accepted + higher.gather(-1, chosen.unsqueeze(-1)).sum()
-        received = others + _of(sent, chosen)
-        relations[:, :, slot] = chosen
+        relations[:, :, block] = rows[chosen]
+        received = others + summed(sent, rows[chosen].unsqueeze(2))
+        excluded = torch.where(weights > 0, 0.0, torch.inf)  # (M, block K)
+        free = -(-energies.unsqueeze(-1) - excluded).logsumexp(2)
+        scores[:, :, block] = free.unflatten(-1, (len(block), k))
     energies = score(received.expand(-1, -1, num_node_modules, -1, -1), _every(num_node_modules, types))  # (B, N, G)
     types = selection(energies, types, temperature, generator) if num_node_modules > 1 else types
     paid = _of(prior, relations).flatten(2).sum(-1)
