@@ -142,7 +142,7 @@ def test_greedy_paper_search_never_gets_worse(states: Tensor) -> None:
 def test_slots_drawn_in_turn_have_the_boltzmann_distribution(
     states: Tensor, kind: str, combinations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One slot at a time, and a row at once. Many chains of one task, G = 2, against all rows weighed one by one; energies account for the whole row."""
+    """One slot at a time, or all at once: many chains of one task, G = 2, against all rows weighed one by one."""
     monkeypatch.setattr(slots, "COMBINATIONS", combinations)
     model, chains = make_model(kind, k=2, g=2), 4000
     states = states[:1, :3]
