@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,13 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the model cannot be read or pruned, or the output exists.
     """
-    import torch
-
     from modmeta.checkpoint import read_checkpoint
+    from modmeta.checkpoint_files import save
 
     if args.output.exists() and not args.overwrite:
         raise UserError(f"{args.output} exists; choose another name for --output, or add --overwrite")
     if not args.output.parent.is_dir():
         raise UserError(f"{args.output.parent} is not a directory; create it first, or choose another place")
     content, kept = pruned(read_checkpoint(args.model), args.below)
-    partial = args.output.with_name(args.output.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, args.output)
+    save(content, args.output)
     print(f"{args.output}: edge modules {', '.join(map(str, kept))} kept, as {len(kept)} modules numbered from 0")
