@@ -5,13 +5,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import generation
+from benchmarks import generation, step
 from modmeta.report.run import commit, hardware, write_json
 
 
 def main() -> None:
     """Measures, prints and writes."""
-    figures = generation.run(full=True)
+    figures = generation.run(full=True) | step.run("experiment=springs5")
     table = Table(title="benchmarks")
     table.add_column("figure")
     table.add_column("value", justify="right")

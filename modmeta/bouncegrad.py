@@ -16,8 +16,9 @@ from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
-from modmeta.keys import RELATIONS, STATES, TASK
-from modmeta.model.model import RelationalModel
+from modmeta.keys import KNOWN, RELATIONS, STATES, TASK
+from modmeta.model.dynamics import summed
+from modmeta.model.model import RelationalModel, Score
 from modmeta.processes import (
     check_same_config,
     gather,
@@ -27,7 +28,7 @@ from modmeta.processes import (
     set_generator_states,
 )
 from modmeta.schedules import warmup_hold_decay
-from modmeta.search.search import Inferred, Outcome, Search, infer
+from modmeta.search.search import Inferred, Outcome, Search, clamped, infer, together
 from modmeta.search.temperature import Temperature
 from modmeta.structure.bank import StructureBank, random_structure
 
@@ -36,6 +37,7 @@ Made = TypeVar("Made")
 # Of the run. From then on laws and structures are good enough to tell the paths of close pairs, and scales of errors
 # follow at once as laws get exact; a scale that shrinks early would end the annealing before its time.
 LATE = 0.7
+EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (Cohen's kappa) of structures from two halves of the frames, below which a run is in doubt
 
 
@@ -124,6 +126,7 @@ class BounceGrad(pl.LightningModule):
         self.bank: StructureBank | None = None
         self.generator: torch.Generator | None = None
         self.config: dict[str, Any] = {}  # of the whole run; the part that composed this module travels in checkpoints
+        self.known = 0.0  # share of relations that the search is given
         self.total_steps = 1
         self.sums: dict[str, Tensor] = {}  # of what is logged, over the epoch so far, each with its weight
         self.logged: set[str] = set()  # names of what was logged of the last epoch
@@ -151,6 +154,7 @@ class BounceGrad(pl.LightningModule):
         if int(self.steps_done) == 0:
             self.model.dynamics.set_scales(data.model_scales())
             self.mean_square_change.copy_(data.mean_square_change())
+        self.known = float(data.known)
         check_same_config(self.config)
         place = self.seed * 1000 + self.global_rank
         done = int(self.steps_done)  # a run that goes on with another number of processes draws other numbers
@@ -186,8 +190,10 @@ class BounceGrad(pl.LightningModule):
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
         logits = self.proposal(states)
         share = self.search.horizon == 1
-        structure = bank.get(tasks, self.device)
+        known = batch.get(KNOWN)
+        structure = clamped(bank.get(tasks, self.device), known)
         messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
+        score = self.model.scorer(states) if share else None  # both serve the gradient step, too
         try:
             outcome = self.search.step(
                 self.model,
@@ -197,12 +203,14 @@ class BounceGrad(pl.LightningModule):
                 temperature,
                 generator,
                 messages.detach() if messages is not None else None,
+                known=known,
+                score=score,
             )
         except RuntimeError as error:  # there is nothing to draw from where energies are not numbers
             raise (self._not_finite(tasks, "energies are") if "probability" in str(error) else error) from None
         self.temperature.observe(over_processes(outcome.worse), over_processes(outcome.accepted))
         bank.put(tasks, outcome.structure, outcome.energies)
-        loss = self._energy(states, messages, outcome) / states[:, :, 1:].numel()
+        loss = self._energy(states, messages, score, outcome) / states[:, :, 1:].numel()
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
@@ -211,12 +219,12 @@ class BounceGrad(pl.LightningModule):
     def _late(self) -> bool:
         return int(self.steps_done) >= LATE * self.total_steps
 
-    def _energy(self, states: Tensor, messages: Tensor | None, outcome: Outcome) -> Tensor:
+    def _energy(self, states: Tensor, messages: Tensor | None, score: Score | None, outcome: Outcome) -> Tensor:
         """Energy of the batch under its new structures, with gradients."""
         relations, types = outcome.structure
-        if messages is None:
+        if messages is None or score is None:
             return self.model.energies(states, outcome.structure, self.search.horizon).sum()
-        return self.model.receiver_energies(states, messages, relations.unsqueeze(2), types.unsqueeze(2)).sum()
+        return score(summed(messages, relations.unsqueeze(2)), types.unsqueeze(2)).sum()
 
     def _proposal_loss(self, logits: Tensor, outcome: Outcome) -> Tensor:
         labels = outcome.structure.relations
@@ -268,7 +276,7 @@ class BounceGrad(pl.LightningModule):
         progress = (int(self.steps_done) - self.total_steps) / steps
         horizon = min(1 + int(2 * progress * (self.forecast_horizon - 1)), self.forecast_horizon)
         first = int(torch.randint(horizon, (), generator=generator, device=states.device))
-        error = model.forecast_error(states, self.infer(states).structure, horizon, first).mean()
+        error = model.forecast_error(states, self.infer(states, batch.get(KNOWN)).structure, horizon, first).mean()
         forecaster, forecaster_parameters = self._optimizers()[-1], self._made(model.forecaster).parameters()
         forecaster.zero_grad()
         self._backward(error / self.mean_square_change)
@@ -295,15 +303,16 @@ class BounceGrad(pl.LightningModule):
     ) -> None:
         size = len(batch[TASK])
         values = {
-            "train/loss": loss.detach(),
+            "train/loss": loss.detach() + self.model.unit,
             "train/proposal_loss": proposal_loss.detach(),
             "train/changed": outcome.changed,
             "train/accepted_worse": outcome.accepted / outcome.worse.clamp_min(1),
             "train/temperature": self.temperature.value,
         }
         if RELATIONS in batch:
-            self.searched.update(outcome.structure.relations, batch[RELATIONS])
-            self.proposed.update(logits.detach().argmax(-1), batch[RELATIONS])
+            asked = _asked(batch)
+            self.searched.update(outcome.structure.relations[asked], batch[RELATIONS][asked])
+            self.proposed.update(logits.detach().argmax(-1)[asked], batch[RELATIONS][asked])
         self._keep_means(values, size)
 
     def _keep_means(self, values: dict[str, Tensor], size: int) -> None:
@@ -350,7 +359,8 @@ class BounceGrad(pl.LightningModule):
     @property
     def priors(self) -> list[str]:
         """Structural priors in force."""
-        return self.search.priors + (["module 0 sends nothing"] if self.model.dynamics.null_module else [])
+        silent = ["module 0 sends nothing"] if self.model.dynamics.null_module else []
+        return self.search.priors + silent + ([f"known relations: {self.known:.0%}"] if self.known else [])
 
     @property
     def stuck(self) -> bool:
@@ -363,32 +373,45 @@ class BounceGrad(pl.LightningModule):
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
-    def infer(self, states: Tensor, proposal: bool = True) -> Inferred:
+    def infer(self, states: Tensor, known: Tensor | None = None, proposal: bool = True) -> Inferred:
         """Structures of new tasks from their observed frames (B, N, T, D); always the same for the same input.
+
+        Tasks are taken a few at a time, so that memory does not grow with their number, and activations stay in cache.
 
         Without its proposal network, which knows one number of frames, a search that cannot try every row samples
         uniformly.
         """
         generator = torch.Generator(states.device).manual_seed(self.seed)
         network = self.proposal if proposal else None
-        return infer(self.search, self.model, network, states[:, :, : self.observed_frames], generator)
+        n = states.shape[1]
+        size = max(1, EDGES_AT_ONCE // (n * (n - 1)))
+        parts = []
+        for first in range(0, len(states), size):
+            part = slice(first, first + size)
+            given = known[part] if known is not None else None
+            parts.append(
+                infer(self.search, self.model, network, states[part, :, : self.observed_frames], generator, given)
+            )
+        return together(parts)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
-        inferred = self.infer(states)
-        energy = inferred.energies.mean() / states[0, :, 1:].numel()
+        known = batch.get(KNOWN)
+        inferred = self.infer(states, known)
+        energy = inferred.energies.mean() / states[0, :, 1:].numel() + self.model.unit
         self._keep_means({"val/energy": energy}, len(states))
         if inferred.gap is not None:
             self._keep_means({"val/gap": inferred.gap.median()}, len(states))
             half = states.shape[2] // 2
-            early, late = self.infer(states[:, :, : half + 1], False), self.infer(states[:, :, half:], False)
+            early, late = (self.infer(part, known, False) for part in (states[:, :, : half + 1], states[:, :, half:]))
             self.halves.update(early.structure.relations, late.structure.relations)
         if bool(self.model.forecasting) and states.shape[2] > self.forecast_horizon:
             errors = self.model.forecast_error(states, inferred.structure, self.forecast_horizon)
             steps = {f"val/mse_{step}": errors[step - 1] for step in (1, self.forecast_horizon)}
             self._keep_means(steps, len(states))
         if RELATIONS in batch:
-            self.confusion.update(inferred.structure.relations, batch[RELATIONS])
+            asked = _asked(batch)
+            self.confusion.update(inferred.structure.relations[asked], batch[RELATIONS][asked])
 
     def on_validation_epoch_end(self) -> None:
         self._log_means("val/")
@@ -407,8 +430,9 @@ class BounceGrad(pl.LightningModule):
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES]
-        inferred = self.infer(states)
-        self.measures.update(self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation)
+        known = batch.get(KNOWN)
+        inferred = self.infer(states, known)
+        self.measures.update(self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation, known)
 
     def on_test_epoch_end(self) -> None:
         self.log_dict({f"test/{name}": value for name, value in self.measures.compute().items()})
@@ -444,3 +468,8 @@ class BounceGrad(pl.LightningModule):
             for counts, now in ((part["searched"], self.searched), (part["proposed"], self.proposed)):
                 now.counts += counts.to(self.device)
                 now._update_count += bool(counts.sum())
+
+
+def _asked(batch: dict[str, Tensor]) -> Tensor:
+    """Which relations of a batch the search is not given, (B, N, S) bool."""
+    return batch[KNOWN] < 0 if KNOWN in batch else torch.ones_like(batch[RELATIONS], dtype=torch.bool)

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from modmeta.search import slots
 from modmeta.search.candidates import enumerate_rows, marginals, propose_rows
-from modmeta.search.search import Search, infer
+from modmeta.search.search import Search, clamped, infer
 from modmeta.search.selection import gibbs, greedy, metropolis
+from modmeta.search.slots import draw_slots
 from modmeta.search.symmetric import choose_symmetric, symmetric_rows
 from modmeta.search.temperature import AcceptanceSteered, Annealed
 from modmeta.structure.bank import Structure, random_structure
@@ -135,9 +137,68 @@ def test_greedy_paper_search_never_gets_worse(states: Tensor) -> None:
     assert energies[-1].sum() < energies[0].sum()
 
 
+@pytest.mark.parametrize("combinations", [2, 16])
+@pytest.mark.parametrize("kind", ["additive", "mlp"])
+def test_slots_drawn_in_turn_have_the_boltzmann_distribution(
+    states: Tensor, kind: str, combinations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One slot at a time, or all at once: many chains of one task, G = 2, against all rows weighed one by one."""
+    monkeypatch.setattr(slots, "COMBINATIONS", combinations)
+    model, chains = make_model(kind, k=2, g=2), 4000
+    states = states[:1, :3]
+    every = enumerate_rows(random_structure(1, 3, 2, 2, seeded()), 2, 2)
+    heat, generator = torch.tensor(50.0), seeded()
+    with torch.no_grad():
+        messages = model.dynamics.messages(states)
+        scores = model.receiver_energies(states, messages, every.rows, every.types)  # (1, N, M)
+        score, many = model.scorer(states), messages.expand(chains, *messages.shape[1:])
+        structure, prior = random_structure(chains, 3, 2, 2, generator), torch.zeros(1, 1, 1, 2)
+        for _ in range(8):
+            drawn = draw_slots(score, many, structure, prior, 2, gibbs, heat, generator)
+            structure = drawn.structure
+    index = (structure.relations * torch.tensor([4, 2])).sum(-1) + structure.types  # (chains, N)
+    torch.testing.assert_close(drawn.energies, scores[0].gather(1, index.T).T, rtol=1e-3, atol=1e-2)
+    for receiver in range(3):
+        expected = (-scores[0, receiver] / heat).softmax(0)
+        found = torch.bincount(index[:, receiver], minlength=8) / chains
+        assert ((found - expected).abs() < 4.5 * (expected * (1 - expected) / chains).sqrt() + 1e-3).all()
+
+
 @pytest.mark.parametrize("enumerate_up_to", [1024, 0])
-def test_inference_finds_the_least_energy(states: Tensor, enumerate_up_to: int) -> None:
-    """By all rows at once, and by flips and samples over several sweeps of an additive, squared energy."""
+def test_known_relations_are_never_touched(
+    states: Tensor, enumerate_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "COMBINATIONS", 2)
+    model = make_model()
+    search = Search(gibbs, enumerate_up_to=enumerate_up_to, uniform=True)
+    truth = random_structure(3, 4, 2, 1, seeded(7)).relations
+    known = torch.where(torch.rand(truth.shape, generator=seeded(8)) < 0.5, truth, -1)
+    free = infer(search, model, None, states, seeded()).structure.relations
+    found = infer(search, model, None, states, seeded(), known)
+    given = known >= 0
+    assert (free[given] != truth[given]).any()
+    assert torch.equal(found.structure.relations[given], truth[given])
+    assert (found.probabilities.gather(-1, truth.unsqueeze(-1)).squeeze(-1)[given] > 0.999).all()
+    hot = search.step(
+        model, states, clamped(random_structure(3, 4, 2, 1, seeded()), known), None, ONE * 1e4, seeded(), known=known
+    )
+    assert torch.equal(hot.structure.relations[given], truth[given])
+    assert (hot.structure.relations[~given] != found.structure.relations[~given]).any()
+    every = enumerate_rows(hot.structure, 2, 1).rows[0, 0]
+    scores = model.receiver_energies(
+        states, model.dynamics.messages(states), every[None, None], every[None, None, :, 0] * 0
+    )
+    fits = ((known.unsqueeze(2) == every) | (known.unsqueeze(2) < 0)).all(-1)  # (B, N, M)
+    least = scores.masked_fill(~fits, torch.inf).amin(-1).sum(-1)
+    torch.testing.assert_close(found.energies, least.detach())
+
+
+@pytest.mark.parametrize("enumerate_up_to", [1024, 0])
+def test_inference_finds_the_least_energy(
+    states: Tensor, enumerate_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all rows at once, and slot by slot over several sweeps of an additive, squared energy."""
+    monkeypatch.setattr(slots, "COMBINATIONS", 2)
     model = make_model("additive", "squared")
     search = Search(gibbs, enumerate_up_to=enumerate_up_to, samples=8, uniform=True, sweeps=20)
     inferred = infer(search, model, None, states, seeded())

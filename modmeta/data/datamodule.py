@@ -19,7 +19,7 @@ from modmeta.data.scaling import Scales, Units, robust_scales
 from modmeta.data.simulators import World, generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from modmeta.keys import RELATIONS, STATES, TASK
+from modmeta.keys import KNOWN, RELATIONS, STATES, TASK
 from modmeta.structure.relations import from_matrix
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class TaskDataset(Dataset[dict[str, Tensor]]):
     """All tasks of a split in memory; indexed by a list of task ids, it gives a batch."""
 
-    def __init__(self, states: Tensor, relations: Tensor | None) -> None:
-        self.states, self.relations = states, relations
+    def __init__(self, states: Tensor, relations: Tensor | None, known: Tensor | None = None) -> None:
+        self.states, self.relations, self.known = states, relations, known
 
     def __len__(self) -> int:
         return len(self.states)
@@ -39,6 +39,8 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
         batch = {TASK: task, STATES: self.states[task]}
         if self.relations is not None:
             batch[RELATIONS] = self.relations[task].long()
+        if self.known is not None:
+            batch[KNOWN] = self.known[task].long()
         return batch
 
 
@@ -130,6 +132,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
         noise: standard deviation of noise added to all states, as a fraction of each feature's in the training set.
         velocities: `given`, or `estimated` from positions, those of the data unseen.
         observed_frames: in which structures are inferred; velocities are estimated within them.
+        known: fraction of relations, drawn at random, that the search is given in every split; the measures count the
+            others.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         noise: float = 0.0,
         velocities: str = "given",
         observed_frames: int = 49,
+        known: float = 0.0,
     ) -> None:
         super().__init__()
         if (world is None) == (path is None):
@@ -175,7 +180,9 @@ class TrajectoryDataModule(pl.LightningDataModule):
             )
         if not 0 <= noise < float("inf"):
             raise DataError(f"data.noise={noise} must be a fraction of a standard deviation, at least 0")
-        self.noise, self.velocities, self.observed_frames = noise, velocities, observed_frames
+        if not 0 <= known < 1:
+            raise DataError(f"data.known={known} must be a fraction of the relations, below 1")
+        self.noise, self.velocities, self.observed_frames, self.known = noise, velocities, observed_frames, known
         self.world, self.path, self.data_dir = world, path, Path(data_dir)
         self.num_tasks, self.counts = (
             num_tasks,
@@ -238,6 +245,13 @@ class TrajectoryDataModule(pl.LightningDataModule):
             self.units = Units.of_range(seen.min((0, 1, 2)), seen.max((0, 1, 2)), self.positions)
         self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
         self.splits = {name: as_dataset(data, self.units) for name, data in splits.items()}
+        if self.known:
+            generator = torch.Generator().manual_seed(self.seed)
+            for name, tasks in self.splits.items():
+                if tasks.relations is None:
+                    raise DataError(f"{self.file()}, split {name} has no relations; data.known={self.known} needs them")
+                given = torch.rand(tasks.relations.shape, generator=generator) < self.known
+                tasks.known = torch.where(given, tasks.relations, -1)
 
     def _observed(self, splits: dict[str, Trajectories]) -> dict[str, Trajectories]:
         """Splits as an observer sees them."""

@@ -1,5 +1,6 @@
 """The measures of the evaluation protocol on test tasks."""
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassF1Score
@@ -42,16 +43,21 @@ class ProtocolMeasures(nn.Module):
         states: Tensor,
         relations: Tensor | None,
         module_to_relation: Tensor,
+        known: Tensor | None = None,
     ) -> None:
-        """Takes in a batch: states (B, N, T, D) and, if labels are known, relations (B, N, S)."""
+        """Takes in a batch: states (B, N, T, D) and, if there are labels, relations (B, N, S).
+
+        Relations `known` to the search, (B, N, S) and not -1, do not count, except that a task must have all right.
+        """
         if relations is not None:
             found = module_to_relation[inferred.structure.relations]
-            self.confusion.update(found, relations)
+            asked = torch.ones_like(found, dtype=torch.bool) if known is None else known < 0
+            self.confusion.update(found[asked], relations[asked])
             self.whole.update((found == relations).flatten(1).all(dim=1).float())
-            self.f1.update(found.flatten(), relations.flatten())
+            self.f1.update(found[asked], relations[asked])
             chance = inferred.probabilities @ nn.functional.one_hot(module_to_relation, self.num_relations).float()
             for measure in self.binary.values():
-                measure.update(chance[..., 1].flatten(), relations.flatten())
+                measure.update(chance[..., 1][asked], relations[asked])
         start = self.observed_frames
         reachable = [step for step in self.steps if start + step < states.shape[2]]
         if not reachable:

@@ -21,6 +21,7 @@ from modmeta.data.scaling import Scales
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
 from modmeta.structure.bank import Structure
+from modmeta.structure.relations import couples
 
 GAIN = 5.0  # a power of 2 is far for a parameter that moves by the learning rate
 
@@ -28,6 +29,13 @@ GAIN = 5.0  # a power of 2 is far for a parameter that moves by the learning rat
 def one_hot(rows: Tensor, num_modules: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Rows of modules (..., S) to weights of messages (..., S K)."""
     return F.one_hot(rows, num_modules).flatten(-2).to(dtype)
+
+
+def summed(messages: Tensor, rows: Tensor) -> Tensor:
+    """Messages (B, N, S, K, T, C) that candidate rows (B, N, M, S) select, summed over senders: (B, N, M, T, C)."""
+    b, n, s, k, t, c = messages.shape
+    weights = one_hot(rows, k, messages.dtype)  # (B, N, M, S K)
+    return (weights @ messages.reshape(b, n, s * k, t * c)).view(b, n, -1, t, c)
 
 
 class ModularDynamics(nn.Module):
@@ -78,7 +86,8 @@ class ModularDynamics(nn.Module):
         self.num_edge_modules, self.num_node_modules, self.additive = k, g, additive
         self.robust, self.null_module = robust, null_module
         channels = channels or (d if additive else hidden)
-        edge_sizes = [features.size(d), *[hidden] * edge_layers, channels]
+        answers = features.answers(channels) if isinstance(features, IsotropicFeatures) else channels
+        edge_sizes = [features.size(d), *[hidden] * edge_layers, answers]
         node_sizes = [d if additive else d + channels, *[node_hidden or hidden] * node_layers, d]
         self.edge_modules = GroupedMLP(k, edge_sizes, activation, linear_path and additive)
         self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
@@ -115,15 +124,22 @@ class ModularDynamics(nn.Module):
 
     def _send(self, states: Tensor) -> Tensor:
         """Outputs of all edge modules at given states: (B, N, T, D) to (B, N, S, K, T, C)."""
-        receiver, sender = pair_states(self.scaled(states))
-        pairs = self.features(receiver, sender)  # (B, N, S, T, F)
-        sent = self.edge_modules(pairs.flatten(0, -2))  # (K, B N S T, C)
-        sent = sent.view(self.num_edge_modules, *pairs.shape[:-1], sent.shape[-1])
-        if isinstance(self.features, IsotropicFeatures):
-            sent = self.features.directed(sent, receiver, sender, GAIN * self.decay)
+        scaled, n = self.scaled(states), states.shape[1]
+        if not isinstance(self.features, IsotropicFeatures):
+            return self._answer(self.features(*pair_states(scaled))).movedim(0, 3)
+        first, second, couple, sign = couples(n, states.device)  # both ends see the same, and are sent the opposite
+        difference = scaled[:, second] - scaled[:, first]  # (B, N S / 2, T, D)
+        seen = self.features(difference)
+        sent = self.features.directed(self._answer(seen), seen, difference, GAIN * self.decay).transpose(0, 1)
+        both = sent.index_select(2, couple.flatten()).unflatten(2, couple.shape).movedim(1, 3)
+        return both * sign.view(n, n - 1, 1, 1, 1).to(both.dtype)
+
+    def _answer(self, pairs: Tensor) -> Tensor:
+        """Outputs of all edge modules, (..., F) to (K, ..., C)."""
+        out = self.edge_modules(pairs.flatten(0, -2))
         if self.null_module:
-            sent = torch.cat((torch.zeros_like(sent[:1]), sent[1:]))
-        return sent.movedim(0, 3)
+            out = torch.cat((torch.zeros_like(out[:1]), out[1:]))
+        return out.view(len(out), *pairs.shape[:-1], -1)
 
     def change(self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:
         """Change that candidate structures predict, in units of `change_scale`.
@@ -137,14 +153,24 @@ class ModularDynamics(nn.Module):
         Returns:
             (B, N, M, T, D).
         """
-        b, n, s, k, t, c = messages.shape
-        weights = one_hot(rows, k, messages.dtype)  # (B, N, M, S K)
-        summed = (weights @ messages.reshape(b, n, s * k, t * c)).view(b, n, -1, t, c)  # (B, N, M, T, C)
+        return self.responder(states)(summed(messages, rows), types)
+
+    def responder(self, states: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """What turns summed messages (B, N, M, T, C) and node modules (B, N, M) into changes (B, N, M, T, D).
+
+        Args:
+            states: (B, N, T, D) of the receivers; what they alone decide is worked out once.
+        """
         own = self.scaled(states).unsqueeze(2)  # (B, N, 1, T, D)
         if self.additive:
-            return summed + self._select(self._nodes(own), types)
-        inputs = torch.cat((own.expand(*summed.shape[:-1], -1), summed), dim=-1)
-        return self._select(self._nodes(inputs), types)
+            free = self._nodes(own)
+            return lambda received, types: received + self._select(free, types)
+
+        def respond(received: Tensor, types: Tensor) -> Tensor:
+            inputs = torch.cat((own.expand(*received.shape[:-1], -1), received), dim=-1)
+            return self._select(self._nodes(inputs), types)
+
+        return respond
 
     def _nodes(self, inputs: Tensor) -> Tensor:
         out = self.node_modules(inputs.flatten(0, -2))  # (G, P, D)

@@ -83,27 +83,30 @@ class IsotropicFeatures:
     def size(self, num_features: int) -> int:
         return 4
 
-    def __call__(self, receiver: Tensor, sender: Tensor) -> Tensor:
-        """(..., D) and (..., D) to (..., 4)."""
-        place, velocity = (sender - receiver).split(self.positions, dim=-1)
+    def answers(self, channels: int) -> int:
+        """Numbers that make up a message of so many channels: two weights for every group of coordinates."""
+        return 2 * (channels // self.positions)
+
+    def __call__(self, difference: Tensor) -> Tensor:
+        """Sender minus receiver (..., D) to (..., 4)."""
+        place, velocity = difference.split(self.positions, dim=-1)
         distance = place.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
         closing = (place * velocity).sum(-1, keepdim=True) / distance
-        speed = velocity.norm(dim=-1, keepdim=True)
-        return torch.cat((distance, distance.log(), speed, closing), dim=-1)
+        return torch.cat((distance, distance.log(), velocity.norm(dim=-1, keepdim=True), closing), dim=-1)
 
-    def directed(self, weights: Tensor, receiver: Tensor, sender: Tensor, decay: Tensor) -> Tensor:
-        """Weights of directions to vectors, two directions for every group of coordinates.
+    def directed(self, weights: Tensor, seen: Tensor, difference: Tensor, decay: Tensor) -> Tensor:
+        """Weights of directions to vectors.
 
         Args:
-            weights: (K, ..., C).
-            receiver, sender: states (..., D).
+            weights: towards the sender and along the relative velocity, for every group of coordinates (K, ..., 2 C/P).
+            seen: of the pair (..., 4).
+            difference: sender minus receiver (..., D).
             decay: power of the distance with which the pull of each module falls, (K,).
 
         Returns:
             (K, ..., C).
         """
-        place, velocity = (sender - receiver).split(self.positions, dim=-1)
-        distance = place.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
-        fall = (-(1 + decay.view(-1, *[1] * place.dim())) * distance.log()).exp()  # (K, ..., 1)
-        directions = torch.stack((place * fall, velocity.expand(len(decay), *velocity.shape)), dim=-2)  # (K, ..., 2, P)
-        return (weights.unflatten(-1, (-1, 1, 2)) @ directions.unsqueeze(-3)).flatten(-3)
+        fall = (-(1 + decay.view(-1, *[1] * seen.dim())) * seen[..., 1:2]).exp()  # (K, ..., 1), over the distance
+        place, velocity = difference.unsqueeze(-2).split(self.positions, dim=-1)
+        pull, drag = (weights[..., ::2] * fall).unsqueeze(-1), weights[..., 1::2].unsqueeze(-1)  # (K, ..., C/P, 1)
+        return torch.addcmul(pull * place, drag, velocity).flatten(-2)

@@ -1,7 +1,8 @@
 """Likelihoods of observed changes, used alike by search and by gradient steps.
 
 A likelihood turns errors, in units of the dynamics' `change_scale`, into negative log-likelihoods. The scale of the
-error may depend on the state but never on the candidate structure, so that candidates are compared on their errors.
+error may depend on the state but never on the candidate structure, so that candidates are compared on their errors. All
+are densities with their constants, so that energies of held-out frames choose between likelihoods, too.
 """
 
 import math
@@ -21,7 +22,7 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
-        """Negative log-likelihood of each error (..., D), up to a constant, of the same shape."""
+        """Negative log-likelihood of each error (..., D), of the same shape."""
         raise NotImplementedError
 
     def follow(self) -> None:
@@ -29,7 +30,7 @@ class Likelihood(nn.Module):
 
 
 class FixedGaussian(Likelihood):
-    """Squared error, the paper's energy: a normal density of fixed scale, constants left out.
+    """Squared error, the paper's energy but for a constant: a normal density of fixed scale.
 
     Args:
         scale: standard deviation of an error, in units of `change_scale`.
@@ -43,7 +44,7 @@ class FixedGaussian(Likelihood):
         return states.new_full((1, 1, 1, 1), math.log(self.scale))
 
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
-        return 0.5 * (error * (-log_scale).exp()).square()
+        return 0.5 * (error * (-log_scale).exp()).square() + (log_scale + 0.5 * math.log(2 * math.pi))
 
 
 class Gaussian(FixedGaussian):
@@ -55,9 +56,6 @@ class Gaussian(FixedGaussian):
 
     def log_scale(self, states: Tensor) -> Tensor:
         return self.log_scales
-
-    def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
-        return super().energy(error, log_scale) + log_scale
 
 
 class StudentT(Likelihood):
@@ -78,6 +76,7 @@ class StudentT(Likelihood):
     def __init__(self, num_features: int, positions: int, degrees: float = 3.0, hidden: int = 32) -> None:
         super().__init__()
         self.degrees = degrees
+        self.constant = math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2) + 0.5 * math.log(degrees * math.pi)
         self.features = RelativeFeatures(positions)
         self.pair = GroupedMLP(1, [self.features.size(num_features), hidden, hidden])
         self.own = GroupedMLP(1, [num_features + hidden, hidden, 1])
@@ -94,7 +93,7 @@ class StudentT(Likelihood):
 
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
         nu = self.degrees
-        return 0.5 * (nu + 1) * torch.log1p((error * (-log_scale).exp()).square() / nu) + log_scale
+        return 0.5 * (nu + 1) * torch.log1p((error * (-log_scale).exp()).square() / nu) + (log_scale + self.constant)
 
     @torch.no_grad()
     def follow(self) -> None:

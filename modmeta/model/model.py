@@ -1,12 +1,13 @@
 """A model is a dynamics and a likelihood: together they give structures their energies."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modmeta.model.continuous import ContinuousDynamics
-from modmeta.model.dynamics import ModularDynamics
+from modmeta.model.dynamics import ModularDynamics, summed
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import Likelihood
 from modmeta.model.noise import ObservationNoise
@@ -14,6 +15,8 @@ from modmeta.structure.bank import Structure
 
 # In units of the usual change. Larger scales tell how badly the path within a frame is known, not where it leads.
 LARGEST_DRAW = 0.3
+
+Score = Callable[[Tensor, Tensor], Tensor]  # summed messages (B, N, M, T - 1, C), node modules (B, N, M) to (B, N, M)
 
 
 class RelationalModel(nn.Module):
@@ -73,6 +76,11 @@ class RelationalModel(nn.Module):
         others = [parameter for parameter in inference if id(parameter) not in ours]
         return [{"params": perceptrons}, {"params": others, "weight_decay": 0.0}]
 
+    @property
+    def unit(self) -> Tensor:
+        """Added to the energy of an observed number, it makes protocol units of the model's own: models compare."""
+        return self.dynamics.change_scale.log().mean()
+
     def log_scale(self, states: Tensor) -> Tensor:
         """Log scale of the error of every change, broadcastable to (B, N, T - 1, D)."""
         return self.likelihood.log_scale(self.dynamics.scaled(states[:, :, :-1]))
@@ -92,15 +100,27 @@ class RelationalModel(nn.Module):
         Returns:
             (B, N, M), summed over frames and features.
         """
-        change = self.dynamics.change(states[:, :, :-1], messages, rows, types)
-        error = change - self.dynamics.targets(states).unsqueeze(2)
-        constant: Tensor | float = 0.0
-        if self.noise is not None:
-            error, constant = self.noise(error)
+        return self.scorer(states, log_scale)(summed(messages, rows), types)
+
+    def scorer(self, states: Tensor, log_scale: Tensor | None = None) -> Score:
+        """What turns summed messages (B, N, M, T - 1, C) and node modules (B, N, M) into energies (B, N, M).
+
+        Args:
+            states: observed (B, N, T, D).
+            log_scale: of `log_scale(states)`, if it is at hand.
+        """
+        respond, targets = self.dynamics.responder(states[:, :, :-1]), self.dynamics.targets(states).unsqueeze(2)
         scale = self.log_scale(states) if log_scale is None else log_scale
         if scale.dim() == 4:
             scale = scale.unsqueeze(2)
-        return self.likelihood.energy(error, scale).sum(dim=(-1, -2)) + constant
+
+        def score(received: Tensor, types: Tensor) -> Tensor:
+            error, constant = respond(received, types) - targets, torch.zeros(())
+            if self.noise is not None:
+                error, constant = self.noise(error)
+            return self.likelihood.energy(error, scale).sum(dim=(-1, -2)) + constant.to(error.device)
+
+        return score
 
     def energies(self, states: Tensor, structure: Structure, horizon: int = 1) -> Tensor:
         """Energies of one structure a task: (B, N, T, D) to (B, N), summed over frames and features."""

@@ -59,6 +59,11 @@ def measures_table(measures: dict[str, float], title: str) -> Table:
     return table
 
 
+def portable(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """A configuration whose paths within the run's directory are relative to it: figures travel, machines do not."""
+    return cast(dict[str, Any], json.loads(json.dumps(config).replace(str(directory), ".")))
+
+
 class RunRecord(pl.Callback):
     """Keeps the curves of a run and writes its results.
 
@@ -119,7 +124,9 @@ class RunRecord(pl.Callback):
             console.print(f"under structural priors: {', '.join(content['priors'])}")
         unused = [str(k) for k, share in enumerate(content["val/module_usage"]) if share < UNUSED]
         if unused:
-            console.print(f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; fewer would do")
+            console.print(
+                f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; `modmeta prune` drops them"
+            )
         if self._write(content):
             console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
 
@@ -141,7 +148,7 @@ class RunRecord(pl.Callback):
             "seed": config.get("seed"),
             "hardware": hardware(),
             "commit": commit(),
-            "config": config,
+            "config": portable(config, self.directory),
         }
 
     def _write(self, content: dict[str, Any]) -> bool:

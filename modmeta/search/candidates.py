@@ -74,6 +74,12 @@ def propose_rows(
     return Candidates(torch.cat(rows, 2), torch.cat(node_types, 2), torch.zeros_like(types))
 
 
+def prior_energies(prior: Tensor, rows: Tensor) -> Tensor:
+    """Sum over slots of the prior energies (B or 1, N or 1, S or 1, K) of rows (B or 1, N or 1, M, S): (..., M)."""
+    chosen = F.one_hot(rows, prior.shape[-1]).to(prior.dtype)  # (B, N, M, S, K)
+    return (chosen * prior.unsqueeze(2)).sum((-1, -2))
+
+
 def marginals(candidates: Candidates, energies: Tensor, num_edge_modules: int) -> Tensor:
     """Probability of every module on every edge, (B, N, S, K): candidates weigh exp(-energy), energies (B, N, M)."""
     weights = (-energies).softmax(-1)

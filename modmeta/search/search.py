@@ -5,19 +5,24 @@ and how one is selected. `conf/search` holds the paper's (one random receiver, o
 rollouts of ten steps, Metropolis) and ours (all receivers, all rows, horizon 1, Gibbs).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from modmeta.model.model import RelationalModel
-from modmeta.search.candidates import Candidates, enumerate_rows, marginals, propose_rows
-from modmeta.search.selection import greedy
+from modmeta.model.dynamics import summed
+from modmeta.model.model import RelationalModel, Score
+from modmeta.search.candidates import Candidates, enumerate_rows, marginals, prior_energies, propose_rows
+from modmeta.search.selection import Selection, gibbs, greedy
+from modmeta.search.slots import draw_slots
 from modmeta.search.symmetric import choose_symmetric
 from modmeta.structure.bank import Structure, random_structure
 
-Selection = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+IMPOSSIBLE = 1e9  # nats against a module that a known relation rules out
+# Inference slot by slot begins at random and cools down over so many passes, lest it end in the nearest minimum.
+PASSES, HOT = 8, 1000.0
 
 
 class Outcome(NamedTuple):
@@ -28,6 +33,7 @@ class Outcome(NamedTuple):
         energies: of the new structures, (B,).
         candidates: that were scored.
         scores: energies of the candidates, (B, N, M), or (B, 1, M) where whole structures were scored.
+        slots: energies of the modules in every slot, given the others, (B, N, S, K), where slots were drawn in turn.
         moved: whether the structure of a task changed, (B,).
         changed: fraction of the moving receivers that took another row.
         worse: number of moves to a higher energy that were on offer, and `accepted` of them that were taken.
@@ -37,6 +43,7 @@ class Outcome(NamedTuple):
     energies: Tensor
     candidates: Candidates
     scores: Tensor
+    slots: Tensor | None
     moved: Tensor
     changed: Tensor
     worse: Tensor
@@ -53,7 +60,8 @@ class Search:
             scored exactly; beyond, candidates are whole structures, accepted or rejected for the task at once.
         enumerate_up_to: all rows of a receiver are candidates where they are no more than this (horizon 1 only).
         samples: otherwise, rows sampled from the proposal for each receiver.
-        flips: and all rows that differ from the current one in one slot.
+        flips: and all rows that differ from the current one in one slot; where all receivers move at horizon 1, slot
+            after slot (`draw_slots`).
         uniform: samples come from the uniform distribution instead of the proposal network.
         sweeps: search steps of an inference with modules frozen; they accept improvements only.
         symmetric: prior that relations are mutual, z_ij = z_ji, found jointly (needs all rows, all receivers, Gibbs).
@@ -113,7 +121,12 @@ class Search:
                 f"search.symmetric=true weighs all rows of a receiver, here {k}^{structure.types.shape[1] - 1}, but "
                 f"search.enumerate_up_to={self.enumerate_up_to}"
             )
-        return propose_rows(structure, None if self.uniform else logits, self.samples, self.flips, k, g, generator)
+        flips = self.flips and not self._by_slots(model, structure)
+        return propose_rows(structure, None if self.uniform else logits, self.samples, flips, k, g, generator)
+
+    def _by_slots(self, model: RelationalModel, structure: Structure) -> bool:
+        alone = self.receivers == "all" and self.horizon == 1
+        return alone and self.flips and not self.enumerates(model, structure.types.shape[1])
 
     @torch.no_grad()
     def step(
@@ -126,6 +139,8 @@ class Search:
         generator: torch.Generator,
         messages: Tensor | None = None,
         selection: Selection | None = None,
+        known: Tensor | None = None,
+        score: Score | None = None,
     ) -> Outcome:
         """Moves the structures of a batch once.
 
@@ -135,38 +150,65 @@ class Search:
             logits: of the proposal (B, N, S, K), where it is needed.
             messages: of `model.dynamics.messages`, to share them with a gradient step (horizon 1).
             selection: in place of the search's own.
+            known: modules that are given (B, N, S), -1 where they are not; `structure` has them already.
+            score: of `model.scorer`, likewise.
         """
+        prior = self._prior(model.dynamics.num_edge_modules, states.device, known)
+        if self.horizon == 1:
+            messages = model.dynamics.messages(states, structure) if messages is None else messages
+            score = model.scorer(states) if score is None else score
+        how = selection or self.selection
+        by_slots = self._by_slots(model, structure)
         candidates = self.candidates(model, structure, logits, generator)
         moving = self._moving(structure, generator)  # (B, N)
         if self.horizon == 1:
-            if messages is None:
-                messages = model.dynamics.messages(states, structure)
-            scores = model.receiver_energies(states, messages, candidates.rows, candidates.types)
+            assert messages is not None
+            assert score is not None
+            scores = score(summed(messages, candidates.rows), candidates.types)
+            scores = scores + prior_energies(prior, candidates.rows)
             current, movable = candidates.current, moving
         else:
             scores = self._score_whole(model, states, structure, candidates, moving).unsqueeze(1)
+            paid = prior_energies(prior, candidates.rows) * moving.unsqueeze(2)
+            scores = scores + paid.sum(1, keepdim=True)
             current, movable = candidates.current[:, :1], moving.any(1, keepdim=True)
-        if self.edge_cost:
-            cost = self.edge_cost * (candidates.rows != 0).sum(-1)  # (B, N, M)
-            scores = scores + (cost if self.horizon == 1 else (cost * moving.unsqueeze(2)).sum(1, keepdim=True))
         if self.symmetric:
-            chosen = self._choose_symmetric(model, scores, temperature, generator, selection or self.selection)
+            chosen = self._choose_symmetric(model, scores, temperature, generator, how)
         else:
-            chosen = (selection or self.selection)(scores, current, temperature, generator)  # (B, N) or (B, 1)
+            chosen = how(scores, current, temperature, generator)  # (B, N) or (B, 1)
         chosen = torch.where(movable, chosen, current)
         new = _take(candidates, torch.where(moving, chosen, candidates.current))
-        changed = (new.relations != structure.relations).any(-1) | (new.types != structure.types)
+        energies, slots = scores.gather(-1, chosen.unsqueeze(-1)).flatten(1), None
         worse = (scores > scores.gather(-1, current.unsqueeze(-1))) & movable.unsqueeze(-1)
+        offered, accepted = worse.sum(), worse.gather(-1, chosen.unsqueeze(-1)).sum()
+        if by_slots:
+            assert messages is not None
+            assert score is not None
+            g = model.dynamics.num_node_modules
+            drawn = draw_slots(score, messages, new, prior, g, how, temperature, generator)
+            new, slots, energies = drawn.structure, drawn.scores, drawn.energies
+            offered, accepted = offered + drawn.worse, accepted + drawn.accepted
+        changed = (new.relations != structure.relations).any(-1) | (new.types != structure.types)
         return Outcome(
             structure=new,
-            energies=scores.gather(-1, chosen.unsqueeze(-1)).flatten(1).sum(-1),
+            energies=energies.sum(-1),
             candidates=candidates,
             scores=scores,
+            slots=slots,
             moved=changed.any(-1),
             changed=changed.sum() / moving.sum(),
-            worse=worse.sum(),
-            accepted=worse.gather(-1, chosen.unsqueeze(-1)).sum(),
+            worse=offered,
+            accepted=accepted,
         )
+
+    def _prior(self, num_modules: int, device: torch.device, known: Tensor | None) -> Tensor:
+        """Energy of every module in every slot before a frame is seen, (B or 1, N or 1, S or 1, K)."""
+        modules = torch.arange(num_modules, device=device)
+        prior = self.edge_cost * (modules != 0).float().view(1, 1, 1, -1)
+        if known is None:
+            return prior
+        given = known.unsqueeze(-1)
+        return prior + IMPOSSIBLE * ((given >= 0) & (given != modules))
 
     def _choose_symmetric(
         self, model: RelationalModel, scores: Tensor, temperature: Tensor, generator: torch.Generator, how: Selection
@@ -229,22 +271,35 @@ def infer(
     proposal: Callable[[Tensor], Tensor] | None,
     states: Tensor,
     generator: torch.Generator,
+    known: Tensor | None = None,
 ) -> Inferred:
-    """Structures of a batch (B, N, T, D), searched from random ones for `search.sweeps` steps that only improve."""
+    """Structures of a batch (B, N, T, D), searched from random ones for `search.sweeps` steps.
+
+    Steps only improve, but for passes slot by slot, which cool down to it.
+    """
     b, n = states.shape[:2]
     dynamics = model.dynamics
     k, g = dynamics.num_edge_modules, dynamics.num_node_modules
-    structure = random_structure(b, n, k, g, generator)
+    structure = clamped(random_structure(b, n, k, g, generator), known)
     needs = proposal is not None and search.needs_proposal(model, n)
     logits = proposal(states) if needs and proposal is not None else None
     zero = states.new_tensor(1e-30)
     for sweep in range(search.sweeps):
         messages = dynamics.messages(states, structure if sweep else None) if search.horizon == 1 else None
-        outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy)
+        if search._by_slots(model, structure):
+            for heat in torch.logspace(math.log10(HOT), 0, PASSES, device=states.device):
+                structure = search.step(
+                    model, states, structure, logits, heat, generator, messages, gibbs, known
+                ).structure
+        outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy, known)
         structure = outcome.structure
     if search.horizon > 1:
         certain = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)
         return Inferred(structure, certain, outcome.energies, None)
+    if outcome.slots is not None:
+        least = outcome.slots.topk(min(2, k), dim=-1, largest=False).values
+        gap = (least[..., -1] - least[..., 0]).amin(-1)
+        return Inferred(structure, (-outcome.slots).softmax(-1), outcome.energies, gap)
     least = outcome.scores.topk(min(2, outcome.scores.shape[-1]), dim=-1, largest=False).values
     return Inferred(
         structure,
@@ -252,3 +307,18 @@ def infer(
         outcome.energies,
         least[..., -1] - least[..., 0],
     )
+
+
+def together(parts: list[Inferred]) -> Inferred:
+    """Inferred structures of several batches as those of one."""
+    structures, probabilities, energies, gaps = zip(*parts, strict=True)
+    structure = Structure(*(torch.cat(slots) for slots in zip(*structures, strict=True)))
+    gap = None if gaps[0] is None else torch.cat(gaps)
+    return Inferred(structure, torch.cat(probabilities), torch.cat(energies), gap)
+
+
+def clamped(structure: Structure, known: Tensor | None) -> Structure:
+    """A structure with the modules that are given, (B, N, S), -1 where they are not."""
+    if known is None:
+        return structure
+    return Structure(torch.where(known >= 0, known, structure.relations), structure.types)

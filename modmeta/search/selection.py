@@ -1,7 +1,11 @@
 """Which candidate is taken: energies of all (..., M) and the index of the current one (...) to an index (...)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Selection = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 
 
 def greedy(energies: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:

@@ -23,6 +23,19 @@ def senders(num_entities: int, device: torch.device | str = "cpu") -> Tensor:
     return _senders(num_entities).to(device)
 
 
+@lru_cache(maxsize=64)
+def couples(num_entities: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pairs without regard to who receives: their ends, first < second, each (N S / 2,); for every receiver and slot
+    the couple that it belongs to, (N, S), and 1 where the receiver is its first end, -1 where it is the second, (N, S).
+    """
+    n = num_entities
+    first, second = torch.triu_indices(n, n, 1, device=device)
+    number = torch.zeros(n, n, dtype=torch.long, device=device)
+    number[first, second] = number[second, first] = torch.arange(len(first), device=device)
+    receiver, sender = torch.arange(n, device=device).unsqueeze(1), senders(n, device)
+    return first, second, number.gather(1, sender), torch.where(sender > receiver, 1, -1)
+
+
 def to_matrix(rows: Tensor) -> Tensor:
     """Rows (..., N, S) to matrices (..., N, N) `[receiver, sender]`; the diagonal is zero."""
     n = rows.shape[-2]

@@ -1,0 +1,156 @@
+"""A roofline for one BounceGrad step: how much of the attainable matrix-product rate its parts achieve.
+
+    python -m benchmarks.step                               # the default experiment, springs5
+    python -m benchmarks.step experiment=paper/springs5     # any other, with overrides of train.py
+
+Every matrix product that a part of the step executes is recorded with its shapes and its place in memory, then replayed
+alone: the time of the replay is what that part would take if it did nothing but its matrix products at the rate that
+this machine attains for those shapes. A share is that time over the time of the part. Floating-point operations are
+counted by formula from the sizes of the networks, and by torch's counter; the test compares the two.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import hydra
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from modmeta.bouncegrad import BounceGrad
+from modmeta.model.grouped import GroupedMLP
+from modmeta.structure.bank import random_structure
+
+PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
+REPEATS = 15
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the matrix products that pass, with operands of the same shapes and strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().split(".")[0] in PRODUCTS:
+            like = tuple(torch.randn_like(a) if isinstance(a, Tensor) else a for a in args)
+            self.calls.append((func, like, dict(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+    def replay(self) -> None:
+        """The products alone."""
+        for func, args, kwargs in self.calls:
+            func(*args, **kwargs)
+
+
+def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Median time of a call, after two that do not count."""
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def mlp_flops(network: GroupedMLP, rows: int) -> int:
+    """Operations of the products of a forward pass over so many rows: two for each weight."""
+    weights = [layer.weight for layer in network.layers]
+    if network.linear is not None:
+        weights.append(network.linear.weight)
+    return sum(2 * rows * weight.numel() for weight in weights)
+
+
+def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], object]]:
+    """The parts of a training step on a batch of states (B, N, T, D), each a call."""
+    model, search, generator = module.model, module.search, torch.Generator().manual_seed(0)
+    dynamics = model.dynamics
+    b, n = states.shape[:2]
+    structure = random_structure(b, n, dynamics.num_edge_modules, dynamics.num_node_modules, generator)
+    logits = module.proposal(states).detach()
+    exact = search.horizon == 1
+    messages = dynamics.messages(states).detach() if exact else None
+    score = model.scorer(states) if exact else None
+    labels = structure.relations.flatten()
+
+    def gradient() -> None:
+        if exact:
+            loss = model.receiver_energies(
+                states, dynamics.messages(states), structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+            ).sum()
+        else:
+            loss = model.energies(states, structure, search.horizon).sum()
+        loss.backward()
+
+    def propose() -> None:
+        torch.nn.functional.cross_entropy(module.proposal(states).flatten(0, -2), labels).backward()
+
+    heat = torch.tensor(1.0)
+    return {
+        "search": lambda: search.step(model, states, structure, logits, heat, generator, messages, score=score),
+        "gradient": gradient,
+        "proposal": propose,
+    }
+
+
+def measure(module: BounceGrad, states: Tensor) -> dict[str, dict[str, float]]:
+    """Operations, time, time of the products alone and their ratio, of every part of a step."""
+    figures = {}
+    for name, work in parts_of(module, states).items():
+        with FlopCounterMode(display=False) as counter:
+            work()
+        with Recorder() as recorder:
+            work()
+        took, alone = seconds(work), seconds(recorder.replay)
+        flops = float(counter.get_total_flops())
+        figures[name] = {"flops": flops, "ms": 1e3 * took, "products_ms": 1e3 * alone, "share": alone / took}
+    return figures
+
+
+def make(*overrides: str) -> tuple[BounceGrad, Tensor]:
+    """A fresh module and a batch of its training tasks, as `train.py OVERRIDES` would make them."""
+    root = Path(__file__).resolve().parents[1]
+    with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        config = hydra.compose("train", [*overrides, "data.valid=2", "data.test=2", f"directory={mkdtemp()}"])
+    torch.manual_seed(0)
+    data = hydra.utils.instantiate(config.data)
+    data.prepare_data()
+    data.setup()
+    module = hydra.utils.instantiate(config.bouncegrad)
+    module.model.dynamics.set_scales(data.model_scales())
+    return module.train(), next(iter(data.train_dataloader()))["states"]
+
+
+def run(*overrides: str) -> dict[str, float]:
+    """Prints the table of an experiment and returns the shares by name."""
+    module, states = make(*overrides)
+    figures = measure(module, states)
+    name = next((word.split("=")[1] for word in overrides if word.startswith("experiment=")), "default")
+    table = Table(title=f"one step of {name}, {len(states)} tasks, {torch.get_num_threads()} threads")
+    for column in ("part", "MFLOP", "ms", "products alone, ms", "GFLOP/s attainable", "share"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, of in figures.items():
+        rate = of["flops"] / of["products_ms"] / 1e6
+        table.add_row(
+            part,
+            f"{of['flops'] / 1e6:.0f}",
+            f"{of['ms']:.2f}",
+            f"{of['products_ms']:.2f}",
+            f"{rate:.0f}",
+            f"{of['share']:.0%}",
+        )
+    Console().print(table)
+    return {f"{part}_share": of["share"] for part, of in figures.items()}
+
+
+if __name__ == "__main__":
+    run(*(sys.argv[1:] or ["experiment=springs5"]))

@@ -1,0 +1,73 @@
+"""`modmeta prune`: a trained model without the edge modules that nothing uses."""
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any
+
+from modmeta.errors import UserError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser("prune", help="drop edge modules that hardly any validation edge uses")
+    parser.add_argument("model", help="run directory or checkpoint")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="checkpoint to write, for inference only")
+    parser.add_argument("--below", type=float, default=0.01, help="share of edges below which a module is dropped")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.set_defaults(run=run)
+
+
+def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[int]]:
+    """A checkpoint for inference with the edge modules kept whose share of validation edges is at least `below`.
+
+    Args:
+        content: of a checkpoint.
+        below: share of edges.
+
+    Returns:
+        The new content, and the indices of the modules kept.
+
+    Raises:
+        UserError: the run was never validated, or no module or every module would go.
+    """
+    state = content["state_dict"]
+    usage = state["usage"]
+    if bool(usage.isnan().any()):
+        raise UserError("the checkpoint knows no usage of its modules: it was saved before the first validation")
+    keep = (usage >= below).nonzero().squeeze(-1)
+    shares = ", ".join(f"{k}: {share:.1%}" for k, share in enumerate(usage.tolist()))
+    if len(keep) == len(usage):
+        raise UserError(f"every edge module is used ({shares}); nothing to prune below {below:g}")
+    if len(keep) == 0:
+        raise UserError(f"no edge module has a share of {below:g} ({shares}); lower --below")
+    state = dict(state)
+    for name, value in state.items():
+        if ".edge_modules." in name or name.endswith("dynamics.decay"):
+            state[name] = value[keep]
+    for name in ("module_to_relation", "usage", "proposal.out.weight", "proposal.out.bias"):
+        if name in state:
+            state[name] = state[name][keep]
+    config = copy.deepcopy(content["modmeta"]["config"])
+    for part in (config["model"]["dynamics"], config["model"].get("forecaster"), config["proposal"]):
+        if part:
+            part["num_edge_modules"] = len(keep)
+    return {"state_dict": state, "modmeta": {"config": config, "data": content["modmeta"]["data"]}}, keep.tolist()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the smaller checkpoint.
+
+    Raises:
+        UserError: the model cannot be read or pruned, or the output exists.
+    """
+    from modmeta.checkpoint import read_checkpoint
+    from modmeta.checkpoint_files import save
+
+    if args.output.exists() and not args.overwrite:
+        raise UserError(f"{args.output} exists; choose another name for --output, or add --overwrite")
+    if not args.output.parent.is_dir():
+        raise UserError(f"{args.output.parent} is not a directory; create it first, or choose another place")
+    content, kept = pruned(read_checkpoint(args.model), args.below)
+    save(content, args.output)
+    print(f"{args.output}: edge modules {', '.join(map(str, kept))} kept, as {len(kept)} modules numbered from 0")

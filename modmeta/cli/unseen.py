@@ -1,0 +1,187 @@
+"""`modmeta unseen`: entities that nobody observed, from those that were."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modmeta.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modmeta.bouncegrad import BounceGrad
+    from modmeta.data.trajectories import Trajectories
+    from modmeta.unseen.count import Counted
+    from modmeta.unseen.result import Group
+
+OUTPUTS = ("unseen.npz", "unseen.json", "unseen.png")
+DRAWN = 5  # tasks in the figure
+
+EPILOG = """\
+examples:
+  modmeta unseen RUN FILE -o DIR                    one hidden entity in every task
+  modmeta unseen RUN FILE -o DIR --hide 0           entity 0 taken out, to score what is inferred of it
+  modmeta unseen RUN FILE -o DIR --count auto       none, one or two, whatever forecasts best
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser(
+        "unseen",
+        help="infer entities that were not observed",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="run directory or checkpoint")
+    parser.add_argument("data", type=Path, help="data file; of several splits, `test` is used")
+    parser.add_argument("-o", "--output", required=True, type=Path, help=f"directory for {', '.join(OUTPUTS)}")
+    parser.add_argument("--split", default=None, help="split of the file to use")
+    parser.add_argument("--tasks", type=int, default=None, help="the first so many tasks only")
+    parser.add_argument("--hide", type=int, default=None, metavar="ENTITY", help="take this one out, for scoring")
+    parser.add_argument(
+        "--relations", choices=("known", "unknown"), default="unknown", help="known: those of the file, with --hide"
+    )
+    parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities of a task")
+    parser.add_argument("--seed", type=int, default=0, help="of the guesses")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Infers, writes the files, prints the table.
+
+    Raises:
+        UserError: model or data cannot be read or do not fit each other, or the output exists.
+    """
+    taken = [args.output / name for name in OUTPUTS if (args.output / name).exists()]
+    if taken and not args.overwrite:
+        raise UserError(f"{taken[0]} exists; choose another directory for -o, or add --overwrite")
+    if args.output.exists() and not args.output.is_dir():
+        raise UserError(f"{args.output} is not a directory; choose another one for -o")
+    if args.hide is not None and args.count != "1":
+        raise UserError(f"--hide takes out one entity, so --count {args.count} cannot be scored; leave one of them out")
+    if args.relations == "known" and args.hide is None:
+        raise UserError("--relations known needs --hide: a file says nothing of the relations of who is not in it")
+    from modmeta.checkpoint import load_model
+
+    module, trained = load_model(args.model)
+    tasks = _read(args, module, trained)
+    _infer(args, module.requires_grad_(False), tasks, trained)
+
+
+def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any]) -> "Trajectories":
+    """The tasks of the file, checked against the model."""
+    from modmeta.data import files
+
+    splits = files.load(args.data)
+    name = args.split or ("test" if "test" in splits else next(iter(splits)))
+    if name not in splits:
+        raise DataError(f"{args.data} has no split {name!r}; choose one of {sorted(splits)} with --split")
+    tasks = splits[name]
+    if args.tasks is not None:
+        tasks = tasks.take(args.tasks)
+    if tasks.num_features != trained["num_features"]:
+        raise DataError(
+            f"{args.data}: {tasks.num_features} features, but the model was trained on {trained['num_features']}"
+        )
+    if tasks.num_frames < module.observed_frames:
+        raise DataError(
+            f"{args.data}: {tasks.num_frames} frames, but the model looks at {module.observed_frames} of a task"
+        )
+    if args.hide is not None and not 0 <= args.hide < tasks.num_entities:
+        raise UserError(f"--hide {args.hide}: entities of {args.data} are numbered 0 to {tasks.num_entities - 1}")
+    if tasks.num_entities - (args.hide is not None) < 2:
+        raise DataError(f"{args.data}: fewer than 2 entities are left to be seen, too few to tell of another one")
+    if args.relations == "known" and tasks.relations is None:
+        raise DataError(f"{args.data} holds no relations; leave --relations known out")
+    if not module.model.dynamics.additive:
+        raise UserError(
+            f"{args.model}: its messages do not add up; train with model=continuous, or model.additive=true"
+        )
+    return tasks
+
+
+def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories", trained: dict[str, Any]) -> None:
+    """Infers, writes and prints."""
+    import torch
+    from rich.console import Console
+
+    from modmeta.data.archive import write_arrays
+    from modmeta.data.datamodule import as_dataset
+    from modmeta.data.scaling import Units
+    from modmeta.report.run import commit, hardware, measures_table, write_json
+    from modmeta.report.unseen import plot_tasks
+    from modmeta.structure.relations import from_matrix
+    from modmeta.unseen.measures import Truth, modules_of
+    from modmeta.unseen.result import arrays, content
+
+    units = Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"]))
+    states = as_dataset(tasks, units).states[:, :, : module.observed_frames]
+    order = [entity for entity in range(tasks.num_entities) if entity != args.hide]
+    visible, truth, known = states[:, order], None, None
+    if args.hide is not None:
+        order.append(args.hide)
+        matrix = None if tasks.relations is None else torch.from_numpy(tasks.relations)[:, order][:, :, order].long()
+        truth = Truth(states[:, [args.hide]], matrix)
+        if args.relations == "known" and matrix is not None:
+            known = modules_of(module.module_to_relation, from_matrix(matrix))
+    groups, counted = _search(args, module, visible, known)
+    result = content(groups, module, visible, truth)
+    if counted is not None:
+        numbers = counted.number.bincount(minlength=counted.energies.shape[1])
+        result["tasks_by_count"] = {str(number): int(tasks) for number, tasks in enumerate(numbers)}
+    args.output.mkdir(parents=True, exist_ok=True)
+    saved = arrays(groups, module, visible, args.hide, units)
+    if counted is not None:
+        saved["held_out_energies"] = counted.energies.numpy()
+    write_arrays(args.output / "unseen.npz", saved, overwrite=True)
+    settings = {name: getattr(args, name) for name in ("hide", "relations", "count", "seed")}
+    settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
+    write_json(args.output / "unseen.json", result | settings)
+    if groups:
+        group = groups[0]
+        drawn = None if truth is None else truth.states[group.tasks]
+        figure = plot_tasks(module, visible[group.tasks], group, drawn, min(DRAWN, len(group.tasks)))
+        figure.savefig(args.output / "unseen.png", dpi=120)
+    console = Console()
+    numbers_only = {name: value for name, value in result.items() if isinstance(value, float)}
+    console.print(measures_table(numbers_only, f"hidden entities of {args.data}"))
+    if "tasks_by_count" in result:
+        console.print(f"tasks by number of hidden entities: {result['tasks_by_count']}")
+    if "statement" in result:
+        console.print(f"{result['statement']}: {result['cannot_be_located']}", highlight=False)
+    console.print(f"written to {args.output}", soft_wrap=True)
+
+
+def _search(
+    args: argparse.Namespace, module: "BounceGrad", visible: "Tensor", known: "Tensor | None"
+) -> "tuple[list[Group], Counted | None]":
+    """Hidden entities of all tasks, in groups of as many, and how their number was found."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from modmeta.unseen.count import MOST, count_hidden
+    from modmeta.unseen.infer import find
+    from modmeta.unseen.result import Group
+
+    model, search, counted, groups = module.model, module.search, None, []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        if args.count == "auto":
+            bar = progress.add_task("counting", total=(MOST + 1) * len(visible))
+            counted = count_hidden(model, search, visible, args.seed, lambda done: progress.advance(bar, done))
+            count = counted.number
+        else:
+            count = torch.full((len(visible),), int(args.count))
+        bar = progress.add_task("searching", total=int((count > 0).sum()))
+        for number in range(1, int(count.max()) + 1):
+            tasks = (count == number).nonzero().squeeze(1)
+            if not len(tasks):
+                continue
+            rows = None if known is None else known[tasks]
+            found = find(
+                model, search, visible[tasks], number, rows, args.seed, lambda done: progress.advance(bar, done)
+            )
+            groups.append(Group(tasks, found))
+    return groups, counted

@@ -1,0 +1,105 @@
+"""Rows too long to enumerate: a few slots drawn at a time, exactly, given the others (blocked Gibbs sampling)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.model.dynamics import one_hot, summed
+from modmeta.model.model import Score
+from modmeta.search.selection import Selection
+from modmeta.structure.bank import Structure
+from modmeta.structure.relations import all_rows
+
+# Combinations of a block. One slot at a time gets caught: where two modules are each other's opposite, two wrong edges
+# may cancel, and either one alone makes it worse.
+COMBINATIONS = 16
+
+
+class Drawn(NamedTuple):
+    """A structure drawn block by block.
+
+    Attributes:
+        structure: after the pass.
+        scores: free energies of every module in every slot, over what the rest of its block may be, given the other
+            blocks as they were then, (B, N, S, K).
+        energies: of the receivers at the end, (B, N).
+        worse: number of combinations of higher energy that were on offer, and `accepted` of them that were taken.
+    """
+
+    structure: Structure
+    scores: Tensor
+    energies: Tensor
+    worse: Tensor
+    accepted: Tensor
+
+
+def draw_slots(
+    score: Score,
+    messages: Tensor,
+    structure: Structure,
+    prior: Tensor,
+    num_node_modules: int,
+    selection: Selection,
+    temperature: Tensor,
+    generator: torch.Generator,
+) -> Drawn:
+    """One pass over the slots of all receivers at once, then over their node modules.
+
+    The sum of messages is kept and corrected, so that a block costs its combinations whatever the length of the row: a
+    pass costs about as much as the messages did, and time per edge does not grow with the number of entities. Blocks
+    are slots in random order, as many as have `COMBINATIONS` modules together.
+
+    Args:
+        score: of `RelationalModel.scorer`.
+        messages: (B, N, S, K, T, C).
+        structure: current (B, N, S), (B, N).
+        prior: energy of each module in each slot before any frame is seen, (B or 1, N or 1, S or 1, K).
+        num_node_modules: G.
+        selection: function of `modmeta.search.selection`.
+        temperature: of the draws.
+        generator: of the draws.
+    """
+    b, n, s, k = messages.shape[:4]
+    relations, types = structure.relations.clone(), structure.types
+    prior = prior.expand(b, n, s, k)
+    received = summed(messages, relations.unsqueeze(2))  # (B, N, 1, T, C)
+    scores = messages.new_empty(b, n, s, k)
+    worse = accepted = torch.zeros((), dtype=torch.long, device=messages.device)
+    size = max(1, min(s, int(math.log(COMBINATIONS, k)))) if k > 1 else s
+    order = torch.randperm(s, generator=generator, device=messages.device)
+    for block in order.split(size):  # each draw depends on those before it
+        rows = all_rows(len(block), k, messages.device)  # (M, block)
+        sent, here = messages[:, :, block], relations[:, :, block]  # (B, N, block, K, T, C), (B, N, block)
+        current = (here * k ** torch.arange(len(block) - 1, -1, -1, device=here.device)).sum(-1)
+        others = received - summed(sent, here.unsqueeze(2))
+        weights = one_hot(rows, k, messages.dtype)  # (M, block K)
+        energies = score(others + summed(sent, rows[None, None]), types.unsqueeze(2).expand(b, n, len(rows)))
+        energies = energies + prior[:, :, block].flatten(2) @ weights.T  # (B, N, M)
+        chosen = selection(energies, current, temperature, generator)
+        higher = energies > _of(energies, current)
+        worse, accepted = worse + higher.sum(), accepted + higher.gather(-1, chosen.unsqueeze(-1)).sum()
+        relations[:, :, block] = rows[chosen]
+        received = others + summed(sent, rows[chosen].unsqueeze(2))
+        excluded = torch.where(weights > 0, 0.0, torch.inf)  # (M, block K)
+        free = -(-energies.unsqueeze(-1) - excluded).logsumexp(2)
+        scores[:, :, block] = free.unflatten(-1, (len(block), k))
+    energies = score(received.expand(-1, -1, num_node_modules, -1, -1), _every(num_node_modules, types))  # (B, N, G)
+    types = selection(energies, types, temperature, generator) if num_node_modules > 1 else types
+    paid = _of(prior, relations).flatten(2).sum(-1)
+    return Drawn(Structure(relations, types), scores, _of(energies, types).squeeze(-1) + paid, worse, accepted)
+
+
+def _of(options: Tensor, index: Tensor) -> Tensor:
+    """The chosen of K options: (..., K, *), (...) to (..., 1, *)."""
+    rest = options.dim() - index.dim() - 1
+    place = index.view(*index.shape, 1, *[1] * rest)
+    return options.gather(index.dim(), place.expand(*index.shape, 1, *options.shape[index.dim() + 1 :]))
+
+
+def _every(num_node_modules: int, types: Tensor) -> Tensor:
+    """All node modules as candidates of every receiver, (B, N, G); the current one where there is no other."""
+    if num_node_modules == 1:
+        return types.unsqueeze(2)
+    return torch.arange(num_node_modules, device=types.device).expand(*types.shape, -1)

@@ -1,0 +1,1 @@
+"""Entities that nobody observed: where they were, and how they are related to those that were seen."""

@@ -1,0 +1,237 @@
+"""Chains: paths and structures that are improved together, many of each task at once."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.search.candidates import propose_rows
+from modmeta.search.search import Search, infer
+from modmeta.structure.bank import Structure
+from modmeta.unseen.paths import Linear, deviations, linearise, refit, unlikeliness
+from modmeta.unseen.scene import Scene
+
+FRAMES = 400  # of all chains whose derivatives are worked out at once, so that activations stay in cache
+FRACTIONS = (1.0, 0.3, 0.1)  # of a step that are tried
+ENOUGH = 0.1  # nats a step must gain for the next one to be worth while
+EXPLAINED = 3.0  # median error of an entity, in units of its scale, that leaves nothing to explain
+MANY = 64  # rows of a receiver, beyond which paths are refitted only to those that differ in one slot
+BEST = 4  # refitted structures whose energies are worked out exactly
+
+
+class Chains(NamedTuple):
+    """Q hypotheses.
+
+    Attributes:
+        scene: index of the scene of each, (Q,).
+        paths: of the hidden entities (Q, H, T, D).
+        structure: relations (Q, N, S), types (Q, N).
+        energies: of the receivers (Q, N).
+    """
+
+    scene: Tensor
+    paths: Tensor
+    structure: Structure
+    energies: Tensor
+
+    def at(self, chosen: Tensor) -> "Chains":
+        """The chosen ones."""
+        relations, types = self.structure
+        structure = Structure(relations[chosen], types[chosen])
+        return Chains(self.scene[chosen], self.paths[chosen], structure, self.energies[chosen])
+
+    @property
+    def energy(self) -> Tensor:
+        """(Q,)."""
+        return self.energies.sum(1)
+
+
+def joined(parts: list[Chains]) -> Chains:
+    """All chains of several batches."""
+    structure = Structure(*(torch.cat(field) for field in zip(*(part.structure for part in parts), strict=True)))
+    return Chains(
+        torch.cat([part.scene for part in parts]),
+        torch.cat([part.paths for part in parts]),
+        structure,
+        torch.cat([part.energies for part in parts]),
+    )
+
+
+def better(new: Chains, old: Chains) -> Chains:
+    """Of two versions of the same chains the one of lower energy."""
+    wins = new.energy < old.energy  # false for NaN
+    structure = Structure(
+        torch.where(wins.view(-1, 1, 1), new.structure.relations, old.structure.relations),
+        torch.where(wins.view(-1, 1), new.structure.types, old.structure.types),
+    )
+    energies = torch.where(wins.view(-1, 1), new.energies, old.energies)
+    return Chains(old.scene, torch.where(wins.view(-1, 1, 1, 1), new.paths, old.paths), structure, energies)
+
+
+class Improver:
+    """Moves of chains. Relations are known, or each receiver takes the best row that the search offers.
+
+    Args:
+        scene: of all tasks.
+        search: whose candidates are tried; none where relations are known.
+        generator: of candidates that are drawn.
+    """
+
+    def __init__(self, scene: Scene, search: Search | None, generator: torch.Generator) -> None:
+        self.scene, self.search, self.generator = scene, search, generator
+        self.model = scene.model
+
+    def candidates(self, structure: Structure, free: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (Q, N, M, S), types (Q, N, M) and the place of the current ones (Q, N)."""
+        q, n = structure.types.shape
+        if self.search is None or not free:
+            return structure.relations.unsqueeze(2), structure.types.unsqueeze(2), torch.zeros_like(structure.types)
+        rows, types, current = self.search.candidates(self.model, structure, None, self.generator)
+        return rows.expand(q, n, *rows.shape[2:]), types.expand(q, n, -1), current
+
+    def too_many(self, scene: Scene) -> Tensor | None:
+        """Where rows among visible entities are too many to try all, those that explain them best by themselves."""
+        if self.search is None or self.search.enumerates(self.model, scene.visible.shape[1]):
+            return None
+        return infer(self.search, self.model, None, scene.visible, self.generator).structure.relations
+
+    def judged(self, chains: Chains, free: bool = True) -> Chains:
+        """With their energies, every receiver under its best row."""
+        parts = []
+        for part in _chunks(chains, 4 * FRAMES):
+            scene = self._frames(part)
+            rows, types, _ = self.candidates(part.structure, free)
+            energies = self.model.receiver_energies(
+                scene.states(part.paths), scene.all_messages(part.paths), rows, types
+            )
+            least, best = energies.nan_to_num(torch.inf).min(-1)
+            least[:, -scene.hidden :] += unlikeliness(self._places(part.paths))
+            structure = Structure(
+                rows.gather(2, best[..., None, None].expand(-1, -1, 1, rows.shape[-1])).squeeze(2),
+                types.gather(2, best.unsqueeze(-1)).squeeze(-1),
+            )
+            parts.append(Chains(part.scene, part.paths, structure, least))
+        return joined(parts)
+
+    def refined(self, chains: Chains, steps: int, free: bool = True) -> Chains:
+        """After Gauss-Newton steps of their paths, every receiver taking its best row as they go."""
+        going = torch.arange(len(chains.scene))
+        for _ in range(steps):
+            now = chains.at(going)
+            move = torch.cat([self._move(part) for part in _chunks(now, FRAMES)])
+            new = now
+            for fraction in FRACTIONS:
+                new = better(self.judged(now._replace(paths=now.paths + fraction * move), free), new)
+            chains = put(chains, going, new)
+            going = going[now.energy - new.energy > ENOUGH]
+            if not len(going):
+                break
+        return chains
+
+    def restructured(self, chains: Chains, receivers: Tensor, free: bool = True) -> Chains:
+        """After a move of one receiver's row each: all rows are tried, the path refitted to every one of them.
+
+        A path that has settled on a wrong row makes that row look right; only when the path moves along does the true
+        one show. The refit is that of the linearised errors; the best few are then judged exactly.
+
+        Args:
+            chains: Q.
+            receivers: whose rows are tried, (r,).
+            free: receivers then take their best rows.
+        """
+        return joined([self._restructured(part, receivers, free) for part in _chunks(chains, FRAMES // 4)])
+
+    def _restructured(self, chains: Chains, receivers: Tensor, free: bool) -> Chains:
+        scene, (q, n) = self._frames(chains), chains.structure.types.shape
+        rows, types, current = self.candidates(chains.structure)
+        if rows.shape[2] > MANY:
+            k, g = self.model.dynamics.num_edge_modules, self.model.dynamics.num_node_modules
+            rows, types, current = propose_rows(chains.structure, None, 0, True, k, g, self.generator)
+        m = rows.shape[2]
+        linear = linearise(scene, chains.paths, rows, types)
+        chosen = current.unsqueeze(1).expand(q, len(receivers) * m, n).clone()  # (Q, C, N)
+        place = torch.arange(len(receivers) * m)
+        chosen[:, place, receivers.repeat_interleave(m)] = torch.arange(m).repeat(len(receivers))
+        chain, entity = torch.arange(q).view(-1, 1, 1), torch.arange(n)
+        picked = Linear(
+            linear.errors[chain, entity, chosen].flatten(0, 1),
+            *(part.movedim(1, -1)[chain, entity, chosen].movedim(-1, 2).flatten(0, 1) for part in linear[1:]),
+        )  # of Q C scenes
+        each = len(place)
+        log_scale = scene.log_scale(chains.paths).repeat_interleave(each, dim=0)
+        places = self._places(chains.paths).transpose(1, 2).flatten(2).repeat_interleave(each, dim=0)
+        move, expected, _ = refit(picked, self.model.likelihood, log_scale, places, rounds=3)
+        best = expected.view(q, each).topk(min(BEST, each), largest=False).indices  # (Q, best)
+        move = self._unscaled(move, chains.paths).view(q, each, *chains.paths.shape[1:])
+        result = chains
+        for rank in best.T:
+            at = torch.arange(q)
+            pick = chosen[at, rank]  # (Q, N)
+            structure = Structure(
+                rows.gather(2, pick[..., None, None].expand(-1, -1, 1, rows.shape[-1])).squeeze(2),
+                types.gather(2, pick.unsqueeze(-1)).squeeze(-1),
+            )
+            for fraction in FRACTIONS[:2]:
+                new = Chains(chains.scene, chains.paths + fraction * move[at, rank], structure, chains.energies)
+                result = better(self.judged(new, free), result)
+        return result
+
+    def explained(self, chains: Chains, since: int = 0) -> Tensor:
+        """Whether the errors of every entity are within their scale, from frame `since` on, (Q,)."""
+        parts = []
+        for part in _chunks(chains, 4 * FRAMES):
+            frames = slice(since, part.paths.shape[2])
+            scene, paths = self.scene[part.scene].frames(frames.start, frames.stop), part.paths[:, :, frames]
+            rows, types, _ = self.candidates(part.structure, free=False)
+            errors = scene.errors(paths, rows, types).squeeze(2) * (-scene.log_scale(paths)).exp()
+            parts.append((errors.abs().flatten(2).median(-1).values < EXPLAINED).all(1))
+        return torch.cat(parts)
+
+    def deviations(self, chains: Chains) -> Tensor:
+        """Standard deviations of the hidden states given the structure, (Q, H, T, D)."""
+        out = []
+        for part in _chunks(chains, FRAMES):
+            *_, curvature = self._refit(part)
+            out.append(self._unscaled(deviations(curvature), part.paths))
+        return torch.cat(out)
+
+    def _move(self, chains: Chains) -> Tensor:
+        return self._unscaled(self._refit(chains)[0], chains.paths)
+
+    def _refit(self, chains: Chains) -> tuple[Tensor, Tensor, Tensor]:
+        scene, (rows, types, _) = self._frames(chains), self.candidates(chains.structure, free=False)
+        errors, start, end = linearise(scene, chains.paths, rows, types)
+        linear = Linear(errors.squeeze(2), start.squeeze(3), end.squeeze(3))
+        places = self._places(chains.paths).transpose(1, 2).flatten(2)
+        return refit(linear, self.model.likelihood, scene.log_scale(chains.paths), places, rounds=2)
+
+    def _frames(self, chains: Chains) -> Scene:
+        return self.scene[chains.scene].frames(0, chains.paths.shape[2])
+
+    def _places(self, paths: Tensor) -> Tensor:
+        """From the centre, in `state_scale`."""
+        return (paths - self.model.dynamics.centre) / self.model.dynamics.state_scale
+
+    def _unscaled(self, moves: Tensor, paths: Tensor) -> Tensor:
+        """Moves (C, T, H D) in `state_scale` as changes of paths (C, H, T, D)."""
+        h, d = paths.shape[1], paths.shape[3]
+        return (moves.unflatten(-1, (h, d)).transpose(1, 2) * self.model.dynamics.state_scale).to(paths.dtype)
+
+
+def _chunks(chains: Chains, frames: int) -> list[Chains]:
+    size = max(frames // chains.paths.shape[2], 1)
+    return [chains.at(part) for part in torch.arange(len(chains.scene)).split(size)]
+
+
+def put(chains: Chains, places: Tensor, new: Chains) -> Chains:
+    """Chains, those at some places replaced."""
+    relations, types = chains.structure
+    structure = Structure(
+        relations.index_copy(0, places, new.structure.relations), types.index_copy(0, places, new.structure.types)
+    )
+    return Chains(
+        chains.scene,
+        chains.paths.index_copy(0, places, new.paths),
+        structure,
+        chains.energies.index_copy(0, places, new.energies),
+    )

@@ -1,0 +1,168 @@
+"""Inference of hidden entities: random starts, refined on growing windows, the best kept, others drawn anew."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.model.model import RelationalModel
+from modmeta.search.search import Search
+from modmeta.structure.bank import Structure
+from modmeta.unseen.chains import Chains, Improver, joined, put
+from modmeta.unseen.scene import Scene
+from modmeta.unseen.starts import guess
+
+AGAIN = 256  # guesses of a chain that has lost its way
+MOVES = 2  # of a chain's structure on each window, as long as it does not explain everything
+WINDOWS = (12, 24)  # frames looked at, before all of them
+TASKS = 10  # worked on together; more leave the cache
+
+
+class Effort(NamedTuple):
+    """Attributes:
+    starts: guesses of a task.
+    keep: chains of a task on the first window, on the next ones, on all frames.
+    """
+
+    starts: int
+    keep: tuple[int, int, int]
+
+
+KNOWN, UNKNOWN = Effort(256, (4, 2, 2)), Effort(1024, (16, 4, 2))  # relations
+
+
+class Found(NamedTuple):
+    """What is inferred of B tasks; visible entities come first, then H hidden ones.
+
+    Attributes:
+        paths: of the hidden entities (B, H, T, D); frame 0 is the state that is asked for.
+        structure: relations (B, N, S), types (B, N).
+        energies: of the receivers (B, N).
+        deviations: standard deviations of the hidden states, given the structure (B, H, T, D).
+        others: paths that other starts led to, best first, the chosen one among them (B, M, H, T, D).
+        excess: their energies above the least (B, M).
+    """
+
+    paths: Tensor
+    structure: Structure
+    energies: Tensor
+    deviations: Tensor
+    others: Tensor
+    excess: Tensor
+
+
+@torch.no_grad()
+def find(
+    model: RelationalModel,
+    search: Search,
+    visible: Tensor,
+    hidden: int = 1,
+    relations: Tensor | None = None,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda tasks: None,
+) -> Found:
+    """Hidden entities of tasks, from their visible ones alone.
+
+    Args:
+        model: trained, frozen.
+        search: whose candidate rows are tried.
+        visible: states (B, V, T, D).
+        hidden: H.
+        relations: modules on all edges (B, N, S), hidden entities last, where they are known.
+        seed: of the guesses.
+        advance: told of the number of tasks finished, now and again.
+    """
+    parts = []
+    for tasks in torch.arange(len(visible)).split(TASKS):
+        generator = torch.Generator(visible.device).manual_seed(seed * 1_000_003 + int(tasks[0]))
+        known = None if relations is None else relations[tasks]
+        parts.append(_find(Scene(model, visible[tasks], hidden), search, known, generator))
+        advance(len(tasks))
+    structure = Structure(*(torch.cat(field) for field in zip(*(part.structure for part in parts), strict=True)))
+    fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in Found._fields if name != "structure"}
+    return Found(structure=structure, **fields)
+
+
+def _find(scene: Scene, search: Search, relations: Tensor | None, generator: torch.Generator) -> Found:
+    frames, everyone = scene.visible.shape[2], torch.arange(scene.num_entities)
+    windows = [window for window in WINDOWS if window < frames] + [frames]
+    improver = Improver(scene, search if relations is None else None, generator)
+    starts, keep = UNKNOWN if relations is None else KNOWN
+    chains = _start(improver, relations, windows[0], starts, keep[0])
+    if relations is None:  # every start has relations of its own, and keeps them until its path has had a chance
+        chains = improver.restructured(chains, everyone[-scene.hidden :], free=False)
+        chains = improver.refined(chains, 3, free=False)
+    chains = _best(improver.refined(improver.judged(chains), 4), keep[1])
+    for window in windows:
+        if window > chains.paths.shape[2]:
+            chains = improver.judged(_taken_on(improver, chains, window))
+            chains = _best(improver.refined(chains, 4), keep[1] if window < frames else keep[2])
+        if relations is None:
+            chains = _where(~improver.explained(chains), chains, lambda some: _restructured(improver, some))
+    chains = _best(improver.refined(chains, 4), keep[2])
+    return _summary(improver, chains)
+
+
+def _restructured(improver: Improver, chains: Chains) -> Chains:
+    everyone = torch.arange(improver.scene.num_entities)
+    for _ in range(MOVES):
+        chains = improver.refined(improver.restructured(chains, everyone), 3)
+    return chains
+
+
+def _where(chosen: Tensor, chains: Chains, change: Callable[[Chains], Chains]) -> Chains:
+    """Chains, the chosen ones changed."""
+    places = chosen.nonzero().squeeze(1)
+    return put(chains, places, change(chains.at(places))) if len(places) else chains
+
+
+def _start(improver: Improver, relations: Tensor | None, window: int, starts: int, keep: int) -> Chains:
+    scene = improver.scene.frames(0, window)
+    b, v, n = len(scene.visible), scene.visible.shape[1], scene.num_entities
+    known = None if relations is None else relations[:, :v]
+    best = guess(scene, starts, keep, improver.generator, known, improver.too_many(scene))
+    task = torch.arange(b).repeat_interleave(keep)
+    if relations is None:
+        rows = torch.cat((best.rows, best.rows.new_zeros(b, keep, n - v, n - 1)), dim=2).flatten(0, 1)
+    else:
+        rows = relations[task]
+    structure = Structure(rows, rows.new_zeros(len(task), n))
+    return improver.judged(Chains(task, best.paths.flatten(0, 1), structure, torch.zeros(len(task), n)), free=False)
+
+
+def _taken_on(improver: Improver, chains: Chains, window: int) -> Chains:
+    """Chains as the model continues them; where that does not explain later frames also with a jump to a place that
+    does, a start of its own."""
+    done, v = chains.paths.shape[2], improver.scene.visible.shape[1]
+    paths = improver.scene[chains.scene].extended(chains.paths, chains.structure, window)
+    longer = improver.judged(chains._replace(paths=paths), free=False)
+    lost = longer.at((~improver.explained(longer, done - 1)).nonzero().squeeze(1))
+    if not len(lost.scene):
+        return longer
+    later, rows = improver.scene[lost.scene].frames(done - 1, window), lost.structure.relations[:, :v]
+    again = guess(later, AGAIN, 1, improver.generator, rows).paths[:, 0, :, 1:]
+    return joined([longer, lost._replace(paths=torch.cat((lost.paths[:, :, :done], again), dim=2))])
+
+
+def _best(chains: Chains, keep: int) -> Chains:
+    """The best chains of every task, in order."""
+    order = chains.energy.argsort()
+    order = order[chains.scene[order].argsort(stable=True)]  # by task, then by energy
+    task = chains.scene[order]
+    rank = torch.arange(len(task)) - torch.searchsorted(task, task)
+    return chains.at(order[rank < keep])
+
+
+def _summary(improver: Improver, chains: Chains) -> Found:
+    best = _best(chains, 1)
+    b = len(best.scene)
+    energy = chains.energy.view(b, -1)
+    return Found(
+        best.paths,
+        best.structure,
+        best.energies,
+        improver.deviations(best),
+        chains.paths.view(b, -1, *chains.paths.shape[1:]),
+        energy - energy[:, :1],
+    )

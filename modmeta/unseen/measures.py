@@ -1,0 +1,115 @@
+"""How close inferred entities and relations are to the truth, which is looked at here alone."""
+
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.model.model import RelationalModel
+from modmeta.structure.relations import from_matrix, to_matrix
+from modmeta.unseen.infer import Found
+
+SILENT = 0.05  # share of the strongest module's mean message below which a module stands for no relation
+LOCATED = 0.5  # standard deviation of a place, in robust scales of all places, up to which an entity is located
+
+
+class Truth(NamedTuple):
+    """What hidden entities really did.
+
+    Attributes:
+        states: of the hidden entities (B, H, T, D).
+        relations: all of them, hidden entities last, (B, N, N) `[receiver, sender]`, where they are known.
+    """
+
+    states: Tensor
+    relations: Tensor | None
+
+
+def modules_of(module_to_relation: Tensor, relations: Tensor) -> Tensor:
+    """The module that stands for each relation; of several the first."""
+    relation = torch.arange(int(max(module_to_relation.max(), relations.max())) + 1)
+    return (module_to_relation == relation.unsqueeze(1)).to(torch.int8).argmax(1)[relations]
+
+
+@torch.no_grad()
+def silent_modules(model: RelationalModel, visible: Tensor) -> Tensor:
+    """Which edge modules stand for no relation, (K,): between entities (B, V, T, D) they send next to nothing."""
+    strength = model.dynamics.messages(visible[:50]).abs().movedim(3, 0).flatten(1).median(1).values
+    return strength < SILENT * strength.max()
+
+
+def located(found: Found, model: RelationalModel, silent: Tensor) -> Tensor:
+    """Whether it is known where each hidden entity was, (B, H): it acts on a visible one, and few places would do.
+
+    Args:
+        found: inferred.
+        model: that it was inferred with.
+        silent: modules that stand for no relation (K,).
+    """
+    h = found.paths.shape[1]
+    acts = ~silent[to_matrix(found.structure.relations)[:, :-h, -h:]].all(1)
+    positions = getattr(model.dynamics, "positions", found.paths.shape[-1])
+    scaled = found.deviations[..., :positions] / model.dynamics.state_scale[:positions]
+    return acts & (scaled.square().mean((2, 3)).sqrt() < LOCATED)
+
+
+def matched(found: Found, truth: Truth) -> Found:
+    """With the hidden entities of every task in the order that is closest to the truth: they have no names."""
+    h, n = truth.states.shape[1], found.structure.types.shape[1]
+    if h == 1:
+        return found
+    orders = torch.tensor(list(permutations(range(h))))
+    errors = (found.paths[:, orders] - truth.states.unsqueeze(1)).square().flatten(2).mean(2)  # (B, h!)
+    order = orders[errors.argmin(1)]  # (B, H)
+    task = torch.arange(len(order)).unsqueeze(1)
+    everyone = torch.cat((torch.arange(n - h).expand(len(order), -1), n - h + order), dim=1)  # (B, N)
+    matrix = to_matrix(found.structure.relations)[task.unsqueeze(2), everyone.unsqueeze(2), everyone.unsqueeze(1)]
+    structure = found.structure._replace(relations=from_matrix(matrix))
+    return found._replace(paths=found.paths[task, order], deviations=found.deviations[task, order], structure=structure)
+
+
+def measures(found: Found, truth: Truth, module_to_relation: Tensor, silent: Tensor) -> dict[str, Any]:
+    """Mean squared errors of hidden states over all frames, in the units of the states, and accuracies of relations.
+
+    Args:
+        found: hidden entities last.
+        truth: likewise.
+        module_to_relation: relation of every module (K,).
+        silent: modules that stand for no relation (K,).
+
+    Returns:
+        `mse` and `median` over tasks; with relations also `mse_connected` and `median_connected`, over tasks whose
+        hidden entities act on a visible one each, `mse_by_relations`, by the number of visible entities that the hidden
+        ones act on, and accuracies: `visible_accuracy`, `hidden_accuracy` (between hidden and visible entities, both
+        directions), `to_visible_accuracy` and `to_hidden_accuracy`.
+    """
+    found = matched(found, truth)
+    error = (found.paths - truth.states).square().flatten(1).mean(1).double()
+    out: dict[str, Any] = {"tasks": len(error), "mse": float(error.mean()), "median": float(error.median())}
+    if truth.relations is None:
+        return out
+    h = truth.states.shape[1]
+    v = truth.relations.shape[1] - h
+    none = torch.isin(truth.relations, module_to_relation[silent])  # (B, N, N)
+    acts = ~none[:, :v, v:]  # (B, V, H)
+    connected, number = acts.any(1).all(1), acts.any(2).sum(1)
+    if connected.any():
+        out |= {"mse_connected": float(error[connected].mean()), "median_connected": float(error[connected].median())}
+    right = to_matrix(module_to_relation[found.structure.relations]) == truth.relations
+    off_diagonal = ~torch.eye(v, dtype=torch.bool)
+    seen, down, up = right[:, :v, :v][:, off_diagonal], right[:, :v, v:], right[:, v:, :v]
+    accuracies = {"visible": seen, "hidden": torch.stack((down, up.mT)), "to_visible": down, "to_hidden": up}
+    out |= {f"{name}_accuracy": float(part.double().mean()) for name, part in accuracies.items()}
+    out["mse_by_relations"] = {
+        str(relations): {
+            "tasks": int(chosen.sum()),
+            "mse": float(error[chosen].mean()),
+            "median": float(error[chosen].median()),
+            "visible_accuracy": float(seen[chosen].double().mean()),
+            "hidden_accuracy": float(torch.stack((down, up.mT))[:, chosen].double().mean()),
+        }
+        for relations in range(v + 1)
+        if bool((chosen := number == relations).any())
+    }
+    return out

@@ -1,0 +1,148 @@
+"""Paths of hidden entities: Gauss-Newton on all their frames at once, multiple shooting with segments of one frame.
+
+The hidden states of all frames are unknown, and the law that ties each to the next is one more term of the energy, that
+of the hidden entity as a receiver. A step depends on two frames only, so that the curvature is block tridiagonal, and
+nothing is ever rolled out further than a frame: stiff scenes are no harder than others.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from modmeta.model.likelihood import Likelihood
+from modmeta.unseen.scene import Scene
+
+PRIOR = 3.0  # standard deviation of a hidden state, in robust scales of all states: a word where nothing else speaks
+LARGEST_MOVE = 2.0  # of a state in one step, likewise
+
+
+class Linear(NamedTuple):
+    """Errors near a path: errors(t) + start(t) d(t) + end(t) d(t + 1) where the path moves by d, in `state_scale`.
+
+    Attributes:
+        errors: (..., N, T - 1, D).
+        start: their derivatives by the m = H D hidden numbers of the frame that a step starts from, (..., m, N, T - 1,
+            D).
+        end: and of the frame that it leads to.
+    """
+
+    errors: Tensor
+    start: Tensor
+    end: Tensor
+
+    def moved(self, by: Tensor) -> Tensor:
+        """Errors (C, N, T - 1, D) where paths move by (C, T, m)."""
+        by = by.to(self.errors.dtype)
+        start = torch.einsum("cmntd,ctm->cntd", self.start, by[:, :-1])
+        return self.errors + start + torch.einsum("cmntd,ctm->cntd", self.end, by[:, 1:])
+
+
+def linearise(scene: Scene, paths: Tensor, rows: Tensor, types: Tensor) -> Linear:
+    """Errors and derivatives for candidate rows: all even frames move at once, then all odd ones.
+
+    Args:
+        scene: Q scenes.
+        paths: of the hidden entities (Q, H, T, D).
+        rows: (Q, N, M, S), Q and N may be 1.
+        types: (Q, N, M), likewise.
+
+    Returns:
+        Errors (Q, N, M, T - 1, D), derivatives (Q, m, N, M, T - 1, D).
+    """
+    h, t, d = paths.shape[1:]
+    numbers = torch.eye(h * d, device=paths.device).unflatten(1, (h, 1, d))  # (m, H, 1, D)
+    even = (torch.arange(t, device=paths.device) % 2 == 0).to(paths.dtype).view(-1, 1)
+    moves = torch.stack((numbers * even, numbers * (1 - even))).flatten(0, 1) * scene.model.dynamics.state_scale
+    moves = moves.unsqueeze(1).expand(-1, *paths.shape)  # (2 m, Q, H, T, D)
+
+    def errors(paths: Tensor) -> Tensor:
+        return scene.errors(paths, rows, types)
+
+    value, change = vmap(lambda move: jvp(errors, (paths,), (move,)), out_dims=(None, 0))(moves)  # type: ignore[arg-type, misc]
+    change = change.unflatten(0, (2, -1)).movedim(2, 1)  # (2, Q, m, N, M, T - 1, D)
+    from_even = even[:-1] == 1
+    start = torch.where(from_even, change[0], change[1])
+    return Linear(value, start, torch.where(from_even, change[1], change[0]))
+
+
+def refit(
+    linear: Linear, likelihood: Likelihood, log_scale: Tensor, places: Tensor, rounds: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Moves of paths that minimise the energy as far as errors are linear, by reweighted least squares.
+
+    A receiver whose errors exceed their scale throughout is given one that fits them: it then has a say in where the
+    path goes, which the heavy tails of a likelihood would deny it.
+
+    Args:
+        linear: C paths.
+        likelihood: of errors.
+        log_scale: of errors (C, N, T - 1, D).
+        places: states of the paths, from the centre, in `state_scale` (C, T, m).
+        rounds: of weighing and solving.
+
+    Returns:
+        Moves (C, T, m), the energies expected of the errors (C,), the curvature (C, T, m, T, m) of the last round.
+    """
+    errors = linear.errors
+    move = curvature = torch.zeros(0)
+    for _ in range(rounds):
+        typical = (errors * (-log_scale).exp()).abs().flatten(2).median(-1).values.clamp_min(1)  # (C, N)
+        weights = _weights(likelihood, errors, log_scale + typical.log()[..., None, None])
+        curvature, slope = _normal_equations(linear, weights, places)
+        move = _solve(curvature, slope)
+        errors = linear.moved(move)
+    return move, likelihood.energy(errors, log_scale).flatten(1).sum(1), curvature
+
+
+def _weights(likelihood: Likelihood, errors: Tensor, log_scale: Tensor) -> Tensor:
+    """Of squared errors in the parabola that touches the energy where the errors are."""
+    with torch.enable_grad():
+        at = errors.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(likelihood.energy(at, log_scale).sum(), at)
+    tiny = torch.finfo(errors.dtype).tiny ** 0.5
+    return torch.where(errors.abs() > tiny, slope / errors, (-2 * log_scale).exp())
+
+
+def _normal_equations(linear: Linear, weights: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Curvature (C, T, m, T, m) and slope (C, T, m) of half the weighted squared errors, in double precision."""
+    root = weights.clamp_min(0).double().sqrt().transpose(1, 2).flatten(2)  # (C, T - 1, N D)
+    errors = (linear.errors.double().transpose(1, 2).flatten(2) * root).unsqueeze(-1)
+    start, end = (part.double().permute(0, 3, 1, 2, 4).flatten(3) * root.unsqueeze(2) for part in linear[1:])
+    c, steps, m = start.shape[:3]  # (C, T - 1, m, N D)
+    curvature, slope = start.new_zeros(c, steps + 1, m, steps + 1, m), start.new_zeros(c, steps + 1, m)
+    at, after = torch.arange(steps), torch.arange(1, steps + 1)
+    across = (start @ end.mT).transpose(0, 1)
+    curvature[:, at, :, at] += (start @ start.mT).transpose(0, 1)
+    curvature[:, after, :, after] += (end @ end.mT).transpose(0, 1)
+    curvature[:, at, :, after] = across
+    curvature[:, after, :, at] = across.mT
+    slope[:, :-1] += (start @ errors).squeeze(-1)
+    slope[:, 1:] += (end @ errors).squeeze(-1)
+    curvature.flatten(3).flatten(1, 2).diagonal(dim1=1, dim2=2).add_(PRIOR**-2)
+    slope += places * PRIOR**-2
+    return curvature, slope
+
+
+def _solve(curvature: Tensor, slope: Tensor) -> Tensor:
+    """The minimum (C, T, m), within reach; paths whose curvature is singular stay."""
+    factor, failed = torch.linalg.cholesky_ex(curvature.flatten(3).flatten(1, 2))
+    move = -torch.cholesky_solve(slope.flatten(1).unsqueeze(-1), factor).view_as(slope)
+    fine = (failed == 0) & move.isfinite().flatten(1).all(1)
+    move = torch.where(fine.view(-1, 1, 1), move, 0.0)
+    largest = move.abs().flatten(1).amax(1).clamp_min(LARGEST_MOVE)
+    return move * (LARGEST_MOVE / largest).view(-1, 1, 1)
+
+
+def unlikeliness(places: Tensor) -> Tensor:
+    """Energy of where hidden entities are, were nothing known of them: places (Q, H, T, D) as above, to (Q, H)."""
+    return 0.5 * (places / PRIOR).square().flatten(2).sum(2)
+
+
+def deviations(curvature: Tensor) -> Tensor:
+    """Standard deviations (C, T, m) of the hidden states by Laplace's approximation, in `state_scale`."""
+    c, t, m = curvature.shape[:3]
+    factor, failed = torch.linalg.cholesky_ex(curvature.flatten(3).flatten(1, 2))
+    variance = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2).view(c, t, m)
+    return torch.where((failed == 0).view(-1, 1, 1), variance.clamp_min(0).sqrt(), torch.inf)

@@ -1,0 +1,22 @@
+"""The roofline of a step counts what it should."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.step import Recorder, mlp_flops
+from modmeta.model.grouped import GroupedMLP
+
+
+def test_operations_by_formula_and_by_torch() -> None:
+    network, rows = GroupedMLP(3, [4, 16, 16, 2], torch.nn.functional.silu, linear_path=True), torch.randn(50, 4)
+    with FlopCounterMode(display=False) as counter, Recorder() as recorder:
+        out = network(rows)
+    assert counter.get_total_flops() == mlp_flops(network, 50) == 2 * 3 * 50 * (4 * 16 + 16 * 16 + 16 * 2 + 4 * 2)
+    assert len(recorder.calls) == 4
+    with FlopCounterMode(display=False) as replayed:
+        recorder.replay()
+    assert replayed.get_total_flops() == counter.get_total_flops()
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()  # the products of both operands' gradients, none for the data itself
+    first = 2 * 3 * 50 * (4 * 16 + 4 * 2)
+    assert backward.get_total_flops() == 2 * counter.get_total_flops() - first
