@@ -316,17 +316,25 @@ class BounceGrad(pl.LightningModule):
         self._keep_means(values, size)
 
     def _keep_means(self, values: dict[str, Tensor], size: int) -> None:
-        """Adds to the means of the epoch. They are not left to Lightning, whose checkpoints forget half an epoch."""
+        """Adds to the means of an epoch. Lightning's own are not in checkpoints, and round weights over processes."""
         for name, value in values.items():
             weighted = torch.stack((value.double() * size, value.new_tensor(size, dtype=torch.float64)))
             self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
 
+    def _log_means(self, split: str) -> set[str]:
+        """Logs the means of a split over all processes, and begins them anew; their names are returned."""
+        mine = {name: self.sums.pop(name).cpu() for name in list(self.sums) if name.startswith(split)}
+        totals: dict[str, Tensor] = {}
+        for part in gather(mine):
+            for name, weighted in part.items():
+                totals[name] = totals.get(name, torch.zeros(())) + weighted
+        self.log_dict({name: total / weight for name, (total, weight) in totals.items()}, on_step=False, on_epoch=True)
+        return set(totals)
+
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
         if not (self.trainer.is_last_batch or self.trainer.should_stop):
             return
-        for name, (total, weight) in self.sums.items():
-            self.log(name, total / weight, on_step=False, on_epoch=True, batch_size=int(weight), sync_dist=True)
-        self.sums, self.logged = {}, set(self.sums)
+        self.logged = self._log_means("train/")
         if self.searched.update_called:
             self._log_accuracies()
             self.logged |= {"train/edge_accuracy", "train/proposal_accuracy"}
@@ -391,21 +399,22 @@ class BounceGrad(pl.LightningModule):
         known = batch.get(KNOWN)
         inferred = self.infer(states, known)
         energy = inferred.energies.mean() / states[0, :, 1:].numel() + self.model.unit
-        self.log("val/energy", energy, batch_size=len(states), sync_dist=True)
+        self._keep_means({"val/energy": energy}, len(states))
         if inferred.gap is not None:
-            self.log("val/gap", inferred.gap.median(), batch_size=len(states), sync_dist=True)
+            self._keep_means({"val/gap": inferred.gap.median()}, len(states))
             half = states.shape[2] // 2
             early, late = (self.infer(part, known, False) for part in (states[:, :, : half + 1], states[:, :, half:]))
             self.halves.update(early.structure.relations, late.structure.relations)
         if bool(self.model.forecasting) and states.shape[2] > self.forecast_horizon:
             errors = self.model.forecast_error(states, inferred.structure, self.forecast_horizon)
             steps = {f"val/mse_{step}": errors[step - 1] for step in (1, self.forecast_horizon)}
-            self.log_dict(steps, batch_size=len(states), sync_dist=True)
+            self._keep_means(steps, len(states))
         if RELATIONS in batch:
             asked = _asked(batch)
             self.confusion.update(inferred.structure.relations[asked], batch[RELATIONS][asked])
 
     def on_validation_epoch_end(self) -> None:
+        self._log_means("val/")
         if self.halves.update_called:
             counts = self.halves.compute()
             self.agreement.copy_(agreement(counts))
