@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pytorch_lightning.loggers import WandbLogger
 
 from modmeta.bouncegrad import BounceGrad
@@ -40,7 +40,7 @@ def as_single_run() -> None:
     if running is None or running.hydra.mode != RunMode.MULTIRUN:
         return
     sys.argv = [sys.argv[0], *running.hydra.overrides.task]
-    with open_dict(running):
+    with read_write(running.hydra), open_dict(running.hydra):
         running.hydra.run.dir = running.hydra.runtime.output_dir
 
 

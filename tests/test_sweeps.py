@@ -26,6 +26,19 @@ def results(sweep: Path) -> dict[str, int]:
     return {run.name: (run / "metrics.json").stat().st_mtime_ns for run in runs if finished(run)}
 
 
+def test_a_sweep_done_again_does_nothing(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    words = ("-m", *SHORT, "trainer.max_epochs=1", "seed=0,1", f"hydra.sweep.dir={sweep}", f"data_dir={tmp_path}/data")
+    first = command(TRAIN, *words, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    known = results(sweep)
+    assert set(known) == {"0", "1"}
+    again = command(TRAIN, *words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is finished") == 2
+    assert results(sweep) == known
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     """Twelve runs, killed three times: in the end there are twelve results, and none was reached twice."""
