@@ -10,6 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from modmeta.data.filemodule import settled
 from modmeta.errors import UserError
 from modmeta.runs import ADVICE, Fit, check_resume, promote, restarted
 
@@ -20,6 +21,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if config.threads:
         torch.set_num_threads(config.threads)
     check_resume(config.ckpt_path)
+    config = settled(config)
     best = last = fit(config)
     seconds = last.record.seconds
     for number in range(1, config.restarts + 1):

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
-from modmeta.keys import RELATIONS, STATES, TASK
+from modmeta.keys import MASK, RELATIONS, STATES, TASK
 from modmeta.model.model import RelationalModel
 from modmeta.schedules import warmup_hold_decay
 from modmeta.search.search import Inferred, Outcome, Search, infer
@@ -176,10 +176,11 @@ class BounceGrad(pl.LightningModule):
             temperature,
             generator,
             messages.detach() if messages is not None else None,
+            mask=batch.get(MASK),
         )
         self.temperature.observe(outcome.worse, outcome.accepted)
         bank.put(tasks, outcome.structure, outcome.energies)
-        loss = self._energy(states, messages, outcome) / states[:, :, 1:].numel()
+        loss = self._energy(states, messages, outcome, batch.get(MASK)) / _numbers(states, batch.get(MASK))
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
@@ -188,12 +189,13 @@ class BounceGrad(pl.LightningModule):
     def _late(self) -> bool:
         return int(self.steps_done) >= LATE * self.total_steps
 
-    def _energy(self, states: Tensor, messages: Tensor | None, outcome: Outcome) -> Tensor:
+    def _energy(self, states: Tensor, messages: Tensor | None, outcome: Outcome, mask: Tensor | None) -> Tensor:
         """Energy of the batch under its new structures, with gradients."""
         relations, types = outcome.structure
         if messages is None:
             return self.model.energies(states, outcome.structure, self.search.horizon).sum()
-        return self.model.receiver_energies(states, messages, relations.unsqueeze(2), types.unsqueeze(2)).sum()
+        rows, types = relations.unsqueeze(2), types.unsqueeze(2)
+        return self.model.receiver_energies(states, messages, rows, types, mask=mask).sum()
 
     def _proposal_loss(self, logits: Tensor, outcome: Outcome) -> Tensor:
         labels = outcome.structure.relations
@@ -304,25 +306,31 @@ class BounceGrad(pl.LightningModule):
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
-    def infer(self, states: Tensor, proposal: bool = True) -> Inferred:
+    def infer(self, states: Tensor, proposal: bool = True, mask: Tensor | None = None) -> Inferred:
         """Structures of new tasks from their observed frames (B, N, T, D); always the same for the same input.
 
         Without its proposal network, which knows one number of frames, a search that cannot try every row samples
-        uniformly.
+        uniformly. Steps outside `mask`, (B, T - 1), do not count.
         """
         generator = torch.Generator(states.device).manual_seed(self.seed)
         network = self.proposal if proposal else None
-        return infer(self.search, self.model, network, states[:, :, : self.observed_frames], generator)
+        seen = states[:, :, : self.observed_frames]
+        mask = None if mask is None else mask[:, : seen.shape[2] - 1]
+        return infer(self.search, self.model, network, seen, generator, mask)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
-        inferred = self.infer(states)
-        energy = inferred.energies.mean() / states[0, :, 1:].numel()
+        mask = batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
+        inferred = self.infer(states, mask=mask)
+        energy = inferred.energies.sum() / _numbers(states, mask)
         self.log("val/energy", energy, batch_size=len(states), sync_dist=True)
         if inferred.gap is not None:
             self.log("val/gap", inferred.gap.median(), batch_size=len(states), sync_dist=True)
             half = states.shape[2] // 2
-            early, late = self.infer(states[:, :, : half + 1], False), self.infer(states[:, :, half:], False)
+            before, after = (None, None) if mask is None else (mask[:, :half], mask[:, half:])
+            early = self.infer(states[:, :, : half + 1], False, before)
+            late = self.infer(states[:, :, half:], False, after)
+            self.log("val/held_out", self._held_out(states[:, :, half:], early, after), batch_size=len(states))
             self.halves.update(early.structure.relations, late.structure.relations)
         if bool(self.model.forecasting) and states.shape[2] > self.forecast_horizon:
             errors = self.model.forecast_error(states, inferred.structure, self.forecast_horizon)
@@ -330,6 +338,13 @@ class BounceGrad(pl.LightningModule):
             self.log_dict(steps, batch_size=len(states), sync_dist=True)
         if RELATIONS in batch:
             self.confusion.update(inferred.structure.relations, batch[RELATIONS])
+
+    def _held_out(self, states: Tensor, inferred: Inferred, mask: Tensor | None) -> Tensor:
+        """Energy of frames that had no part in finding the structures, nats a number; more modules may raise it."""
+        relations, types = inferred.structure
+        rows, types = relations.unsqueeze(2), types.unsqueeze(2)
+        messages = self.model.dynamics.messages(states, inferred.structure)
+        return self.model.receiver_energies(states, messages, rows, types, mask=mask).sum() / _numbers(states, mask)
 
     def on_validation_epoch_end(self) -> None:
         if self.halves.update_called:
@@ -347,7 +362,7 @@ class BounceGrad(pl.LightningModule):
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES]
-        inferred = self.infer(states)
+        inferred = self.infer(states, mask=batch.get(MASK))
         self.measures.update(self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation)
 
     def on_test_epoch_end(self) -> None:
@@ -385,3 +400,9 @@ class BounceGrad(pl.LightningModule):
         if len(saved["generators"]) == self.trainer.world_size:  # another number of processes draws afresh
             generator.set_state(saved["generators"][self.global_rank].cpu())
             torch.set_rng_state(saved["torch_generators"][self.global_rank].cpu())
+
+
+def _numbers(states: Tensor, mask: Tensor | None) -> Tensor | int:
+    """Observed changes of features in states (B, N, T, D) that count."""
+    b, n, t, d = states.shape
+    return b * n * (t - 1) * d if mask is None else mask.sum().clamp_min(1) * n * d

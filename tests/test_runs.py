@@ -20,7 +20,7 @@ EXPERIMENTS = sorted(
 )
 
 
-WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"simulated"})
+WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"simulated", "files"})
 
 
 def same(a: object, b: object, where: str = "checkpoint") -> None:

@@ -115,7 +115,8 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
         if how.relations is not None:
             data = with_relations(data, Path(how.relations), where)
         splits[name] = data.validate(where)
-    return splits
+    usual = ("train", "valid", "test")  # in this order, others after them as they come
+    return dict(sorted(splits.items(), key=lambda item: usual.index(item[0]) if item[0] in usual else len(usual)))
 
 
 def _load_arrays(path: Path, split: str | None) -> dict[str, Trajectories]:

@@ -26,7 +26,11 @@ class _Datasets(Mapping[str, np.ndarray]):
     def __getitem__(self, key: str) -> np.ndarray:
         if key in self.places:
             data = self.file[self.places[key]]
-            return np.array(data.asstr()[()]) if h5py.check_string_dtype(data.dtype) else np.asarray(data[()])
+            return (
+                np.asarray(data.asstr()[()]).astype(str)
+                if h5py.check_string_dtype(data.dtype)
+                else np.asarray(data[()])
+            )
         value = np.asarray(self.file.attrs[key])
         return value.astype(str) if value.dtype.kind in "OS" else value
 

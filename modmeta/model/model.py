@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modmeta.errors import UserError
 from modmeta.model.continuous import ContinuousDynamics
 from modmeta.model.dynamics import ModularDynamics
 from modmeta.model.features import IsotropicFeatures
@@ -78,8 +79,9 @@ class RelationalModel(nn.Module):
         return self.likelihood.log_scale(self.dynamics.scaled(states[:, :, :-1]))
 
     def receiver_energies(
-        self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor, log_scale: Tensor | None = None
-    ) -> Tensor:
+        self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,
+        log_scale: Tensor | None = None, mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Energies of candidate rows of every receiver at horizon 1, where receivers do not depend on one another.
 
         Args:
@@ -88,6 +90,7 @@ class RelationalModel(nn.Module):
             rows: (B, N, M, S), B and N may be 1.
             types: (B, N, M), likewise.
             log_scale: of `log_scale(states)`, if it is at hand.
+            mask: steps that count, (B, T - 1); none for all.
 
         Returns:
             (B, N, M), summed over frames and features.
@@ -100,7 +103,14 @@ class RelationalModel(nn.Module):
         scale = self.log_scale(states) if log_scale is None else log_scale
         if scale.dim() == 4:
             scale = scale.unsqueeze(2)
-        return self.likelihood.energy(error, scale).sum(dim=(-1, -2)) + constant
+        energy = self.likelihood.energy(error, scale)
+        if mask is not None:
+            if self.noise is not None:
+                raise UserError(
+                    "bouncegrad.model.noise=true follows errors from frame to frame, so none may be missing"
+                )
+            energy = energy * mask[:, None, None, :, None]
+        return energy.sum(dim=(-1, -2)) + constant
 
     def energies(self, states: Tensor, structure: Structure, horizon: int = 1) -> Tensor:
         """Energies of one structure a task: (B, N, T, D) to (B, N), summed over frames and features."""

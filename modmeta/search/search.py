@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.errors import UserError
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import Candidates, enumerate_rows, marginals, propose_rows
 from modmeta.search.selection import greedy
@@ -126,6 +127,7 @@ class Search:
         generator: torch.Generator,
         messages: Tensor | None = None,
         selection: Selection | None = None,
+        mask: Tensor | None = None,
     ) -> Outcome:
         """Moves the structures of a batch once.
 
@@ -135,15 +137,18 @@ class Search:
             logits: of the proposal (B, N, S, K), where it is needed.
             messages: of `model.dynamics.messages`, to share them with a gradient step (horizon 1).
             selection: in place of the search's own.
+            mask: steps that count, (B, T - 1), at horizon 1; none for all.
         """
         candidates = self.candidates(model, structure, logits, generator)
         moving = self._moving(structure, generator)  # (B, N)
         if self.horizon == 1:
             if messages is None:
                 messages = model.dynamics.messages(states, structure)
-            scores = model.receiver_energies(states, messages, candidates.rows, candidates.types)
+            scores = model.receiver_energies(states, messages, candidates.rows, candidates.types, mask=mask)
             current, movable = candidates.current, moving
         else:
+            if mask is not None:
+                raise UserError(f"search.horizon={self.horizon} rolls through all frames, so none may be missing")
             scores = self._score_whole(model, states, structure, candidates, moving).unsqueeze(1)
             current, movable = candidates.current[:, :1], moving.any(1, keepdim=True)
         if self.edge_cost:
@@ -229,8 +234,12 @@ def infer(
     proposal: Callable[[Tensor], Tensor] | None,
     states: Tensor,
     generator: torch.Generator,
+    mask: Tensor | None = None,
 ) -> Inferred:
-    """Structures of a batch (B, N, T, D), searched from random ones for `search.sweeps` steps that only improve."""
+    """Structures of a batch (B, N, T, D), searched from random ones for `search.sweeps` steps that only improve.
+
+    Steps outside `mask`, (B, T - 1), do not count.
+    """
     b, n = states.shape[:2]
     dynamics = model.dynamics
     k, g = dynamics.num_edge_modules, dynamics.num_node_modules
@@ -240,7 +249,7 @@ def infer(
     zero = states.new_tensor(1e-30)
     for sweep in range(search.sweeps):
         messages = dynamics.messages(states, structure if sweep else None) if search.horizon == 1 else None
-        outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy)
+        outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy, mask)
         structure = outcome.structure
     if search.horizon > 1:
         certain = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)
