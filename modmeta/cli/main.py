@@ -4,10 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from modmeta.cli import evaluate, generate
+from modmeta.cli import evaluate, generate, infer, inspect
 from modmeta.errors import UserError
 
-COMMANDS = (generate, evaluate)  # modules that import what they need only when they run, so that --help is fast
+COMMANDS = (
+    generate,
+    inspect,
+    infer,
+    evaluate,
+)  # modules that import what they need only when they run, so that --help is fast
 
 
 def build_parser() -> argparse.ArgumentParser:
