@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint bench clean
+.PHONY: train test test-slow lint bench pretrained clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=springs5
@@ -23,6 +23,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+pretrained: .venv/installed
+	$(BIN)/python -m benchmarks.pretrained
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -53,7 +53,7 @@ class Forecasts:
 
     Attributes:
         mean: of an ensemble.
-        low, high: bounds that nine of ten of its members keep.
+        low, high: bounds that hold nine of ten of its members, were they normally distributed.
     """
 
     mean: Any
@@ -135,7 +135,7 @@ class Model:
         """Whether the proposal network, which knows one number of frames, can help."""
         return frames == self.module.observed_frames and self.module.search.needs_proposal(self.module.model, entities)
 
-    def forecast(self, states: Array, relations: Relations, steps: int, members: int = 32) -> Forecasts:
+    def forecast(self, states: Array, relations: Relations, steps: int, members: int = 12) -> Forecasts:
         """The frames after the last one, by an ensemble.
 
         Args:

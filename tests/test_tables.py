@@ -95,8 +95,8 @@ def test_order_of_rows_means_nothing_and_names_come_back(seed: int, names: str, 
         assert [str(name) for name in back.task_names] == expected
     for here, task in enumerate(place):
         own = [f"{prefix}{10 * task + entity}" for entity in range(4)]
-        assert sorted(own) == sorted(back.entity_names[here].tolist())
-        index = [own.index(name) for name in back.entity_names[here].tolist()]
+        assert sorted(own) == sorted(map(str, back.entity_names[here]))
+        index = [own.index(str(name)) for name in back.entity_names[here]]
         np.testing.assert_array_equal(back.states[here], data.states[task, index])
     assert back.frame_step == 2.0
     assert back.mask is None

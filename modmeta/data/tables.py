@@ -132,7 +132,7 @@ def _trajectories(source: Source, layout: Layout, states: np.ndarray, seen: np.n
     rows = np.flatnonzero(layout.of_task // len(layout.tasks) == number)
     if len(rows) < len(states):
         states, seen = states[rows], seen[rows]
-    names = np.array(layout.tasks.to_pylist())[layout.of_task[rows] % len(layout.tasks)]
+    names = _as_numbers(np.array(layout.tasks.to_pylist()))[layout.of_task[rows] % len(layout.tasks)]
     entities = _entity_names(layout, rows, states.shape[1])
     data = Trajectories(states, None, source.features, how.frame_step or layout.step or 1.0, {}, seen, names, entities)
     if how.missing == "error":
@@ -174,6 +174,15 @@ def _names(column: pa.ChunkedArray) -> pa.Array:
     return unique.take(pc.sort_indices(unique))
 
 
+def _as_numbers(names: np.ndarray) -> np.ndarray:
+    """Names as integers where all are written as such."""
+    try:
+        numbers = names.astype(np.int64)
+    except (ValueError, OverflowError):
+        return names
+    return numbers if (numbers.astype(str) == names.astype(str)).all() else names
+
+
 def _index(column: pa.ChunkedArray, names: pa.Array) -> np.ndarray:
     return pc.index_in(column, value_set=names).to_numpy().astype(np.int64)
 
@@ -187,7 +196,7 @@ def _task_code(table: pa.Table, how: Reading, splits: list[str] | None, tasks: p
 
 def _entity_names(layout: Layout, rows: np.ndarray, n: int) -> np.ndarray:
     """Names of the entities of tasks, (rows, n)."""
-    names = np.array(layout.entities.to_pylist())
+    names = _as_numbers(np.array(layout.entities.to_pylist()))
     task, entity = np.divmod(layout.pairs, len(names))
     first = np.searchsorted(layout.pairs, np.arange(len(layout.of_task)) * len(names))
     out = np.zeros((len(layout.of_task), n), names.dtype)

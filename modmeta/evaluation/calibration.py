@@ -12,7 +12,7 @@ from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search, infer
 
 WINDOWS = (10, 20, 49)  # frames
-TEMPERATURES = np.geomspace(0.3, 3000, 81)  # tried
+TEMPERATURES = np.geomspace(1, 3000, 61)  # tried; never surer than the likelihood itself
 TASKS = 100  # at most
 
 

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from modmeta.model.model import LARGEST_DRAW, RelationalModel
 
+BAND = 1.645  # standard deviations that hold nine of ten
+
 
 class Forecast(NamedTuple):
     """Forecast frames, each (B, N, steps, D).
 
     Attributes:
         mean: of all members.
-        low, high: bounds that nine of ten members keep.
+        low, high: bounds that hold nine of ten members, were they normally distributed.
     """
 
     mean: Tensor
@@ -28,7 +30,7 @@ def ensemble(
     probabilities: Tensor,
     steps: int,
     generator: torch.Generator,
-    members: int = 32,
+    members: int = 12,
 ) -> Forecast:
     """Rollouts of members that each have a structure and errors of their own.
 
@@ -53,5 +55,5 @@ def ensemble(
         now = dynamics.step(now, relations, types)
         frames.append(now)
     paths = torch.cat(frames, dim=2).unflatten(0, (b, members))  # (B, M, N, steps, D)
-    low, high = paths.quantile(torch.tensor([0.05, 0.95]), dim=1)
-    return Forecast(paths.mean(1), low, high)
+    mean, spread = paths.mean(1), paths.std(1)
+    return Forecast(mean, mean - BAND * spread, mean + BAND * spread)

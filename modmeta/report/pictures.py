@@ -41,11 +41,9 @@ def plot_trajectories(
             ahead = np.concatenate((path[-1:, :2], mean[entity, :, :2]))
             ax.plot(*ahead.T, "--", color=shade, linewidth=1.2)
         if low is not None and high is not None:
-            width = (high - low)[entity, :, :2] / 2
-            centre = (high + low)[entity, :, :2] / 2
-            ax.errorbar(
-                *centre.T, xerr=width[:, 0], yerr=width[:, 1], fmt="none", ecolor=shade, alpha=0.25, linewidth=3
-            )
+            width, centre = (high - low)[entity, :, :2] / 2, (high + low)[entity, :, :2] / 2
+            x, y, dx, dy = centre[:, 0], centre[:, 1], width[:, 0], width[:, 1]
+            ax.errorbar(x, y, yerr=dy, xerr=dx, fmt="none", ecolor=shade, alpha=0.25, linewidth=3)
         if truth is not None:
             ax.plot(*truth[entity, :, :2].T, ":", color=shade, linewidth=1.5)
     ax.autoscale()
