@@ -81,13 +81,14 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
         DataError: the file does not fit the model.
     """
     from modmeta.data import files
-    from modmeta.data.describe import find_positions, frame_motion, in_order, with_room_for_velocities
+    from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order, with_room_for_velocities
     from modmeta.data.observation import estimate_velocities
 
     splits = files.load(args.file, args.split, reading_of(args, relations=args.relations))
     data = in_order(splits["test"] if "test" in splits else next(iter(splits.values())))
     if len(splits) > 1 and args.split is None and "test" not in splits:
         raise DataError(f"{args.file} has splits {sorted(splits)}; choose one with --split")
+    check_moving(data, str(args.file))
     observed = data.num_frames if args.observed is None else args.observed
     if not 3 <= observed <= data.num_frames:
         raise DataError(f"{args.file}: {observed} frames to observe, of {data.num_frames}; at least 3 are needed")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from modmeta.data.trajectories import Trajectories
+from modmeta.errors import DataError
 
 FOLLOWS = 0.9  # share of the coordinates' changes that velocities explain, where they are velocities
 SAMPLE = 500  # tasks looked at
@@ -19,6 +20,16 @@ def in_order(data: Trajectories) -> Trajectories:
     if tuple(order) == names or len(set(names)) < len(names):
         return data
     return replace(data, states=data.states[..., [names.index(name) for name in order]], features=tuple(order))
+
+
+def check_moving(data: Trajectories, where: str) -> None:
+    """Refuses trajectories in which nothing ever changes.
+
+    Raises:
+        DataError: all states are those of the first frame.
+    """
+    if (data.states == data.states[:, :, :1]).all():
+        raise DataError(f"{where}: entities never move; relations show in motion only, so check what the features are")
 
 
 def find_positions(data: Trajectories) -> tuple[int, bool]:

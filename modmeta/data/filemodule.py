@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modmeta.data import files
 from modmeta.data.datamodule import TrajectoryDataModule
-from modmeta.data.describe import find_positions, in_order, with_room_for_velocities
+from modmeta.data.describe import check_moving, find_positions, in_order, with_room_for_velocities
 from modmeta.data.reading import Reading
 from modmeta.data.scaling import Scales, robust_scales
 from modmeta.data.trajectories import Trajectories
@@ -126,6 +126,8 @@ def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float,
     file = Path(path)
     changed = file.stat().st_mtime_ns if file.exists() else 0
     splits = dict(_loaded(path, reading, changed))
+    for name, data in splits.items():
+        check_moving(data, f"{path}, split {name}")
     if len(splits) == 1:
         splits = _drawn(path, next(iter(splits.values())), valid_share, test_share, seed)
     for name in SPLITS:
