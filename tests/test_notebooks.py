@@ -17,12 +17,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    needed = [
-        name
-        for name in ("springs5", "charged5", "kuramoto5")
-        if f'load("{name}")' in path.read_text().replace("\\", "")
-    ]
-    if lacking := set(needed) - set(pretrained()):
-        pytest.skip(f"{lacking} not made yet: make pretrained")
+    code = "".join(cell.source for cell in notebook.cells)
+    if 'load("charged5")' in code and "charged5" not in pretrained():
+        pytest.skip("charged5 is not made yet: make pretrained")
     assert all(not cell.get("outputs") for cell in notebook.cells), "notebooks are kept without outputs"
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
