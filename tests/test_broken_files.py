@@ -131,7 +131,7 @@ CSV = [
     ("a row too long", "task,frame,entity,x\n0,0,a,1,9\n0,0,b,2\n", "Expected 4 columns, got 5"),
     ("a name twice", "task,frame,entity,x,x\n0,0,a,1,2\n", "'x' is there twice"),
     ("another delimiter", "task;frame;entity;x\n0;0;a;1\n", "no column 'task'"),
-    ("no header", "0,0,a,1.5\n0,0,b,2\n", "no column 'task'"),
+    ("no header", "0,1,a,1.5\n0,1,b,2\n", "no column 'task'"),
     ("cut short", "task,frame,entity,x\n0,0,a,1\n0,0,b,2\n0,1,a,3\n0,1,", "Expected 4 columns"),
     ("no task in a row", "task,frame,entity,x\n,0,a,1\n0,0,b,2\n", "has no task"),
     ("decimal commas", 'task,frame,entity,x\n0,0,a,"1,5"\n0,0,b,"2,5"\n', "1,5"),

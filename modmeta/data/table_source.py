@@ -1,5 +1,6 @@
 """Open tables, CSV and Parquet, as batches of rows, their columns checked."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,6 @@ def _parsing(path: Path) -> csv.ParseOptions:
 
 def _unreadable(path: Path, error: Any) -> DataError:
     if isinstance(error, OSError) and error.errno is not None:
-        return DataError(f"{path} cannot be read ({error.strerror}); check the name")
+        return DataError(f"{path} cannot be read ({os.strerror(error.errno)}); check the name")
     said = " ".join(str(error).split())
     return DataError(f"{path} cannot be read as a table: {said[:300]}")
