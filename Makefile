@@ -3,7 +3,7 @@ PYTHON ?= python3
 KILLS ?= 200
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint bench crash clean
+.PHONY: train test test-slow lint bench crash pretrained clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=springs5
@@ -27,6 +27,9 @@ bench: .venv/installed
 
 crash: .venv/installed
 	$(BIN)/python -m tests.crash --kills $(KILLS)
+
+pretrained: .venv/installed
+	$(BIN)/python -m benchmarks.pretrained
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

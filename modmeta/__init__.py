@@ -1,3 +1,18 @@
 """Neural relational inference by modular meta-learning (Alet, Weng, Lozano-Pérez, Kaelbling, NeurIPS 2019)."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modmeta.api import Forecasts, Model, Relations, fit, load, pretrained
+
 __version__ = "0.1.0"
+__all__ = ["Forecasts", "Model", "Relations", "fit", "load", "pretrained"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the Python interface, which takes seconds, when it is first asked for."""
+    if name in __all__:
+        from modmeta import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'modmeta' has no attribute {name!r}")

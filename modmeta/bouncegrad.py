@@ -16,7 +16,7 @@ from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
-from modmeta.keys import KNOWN, RELATIONS, STATES, TASK
+from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK
 from modmeta.model.dynamics import summed
 from modmeta.model.model import RelationalModel, Score
 from modmeta.processes import (
@@ -193,7 +193,8 @@ class BounceGrad(pl.LightningModule):
         known = batch.get(KNOWN)
         structure = clamped(bank.get(tasks, self.device), known)
         messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
-        score = self.model.scorer(states) if share else None  # both serve the gradient step, too
+        mask = batch.get(MASK)
+        score = self.model.scorer(states, mask=mask) if share else None  # both serve the gradient step, too
         try:
             outcome = self.search.step(
                 self.model,
@@ -210,7 +211,7 @@ class BounceGrad(pl.LightningModule):
             raise (self._not_finite(tasks, "energies are") if "probability" in str(error) else error) from None
         self.temperature.observe(over_processes(outcome.worse), over_processes(outcome.accepted))
         bank.put(tasks, outcome.structure, outcome.energies)
-        loss = self._energy(states, messages, score, outcome) / states[:, :, 1:].numel()
+        loss = self._energy(states, messages, score, outcome) / _numbers(states, mask)
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
@@ -373,37 +374,42 @@ class BounceGrad(pl.LightningModule):
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
-    def infer(self, states: Tensor, known: Tensor | None = None, proposal: bool = True) -> Inferred:
+    def infer(
+        self, states: Tensor, known: Tensor | None = None, proposal: bool = True, mask: Tensor | None = None
+    ) -> Inferred:
         """Structures of new tasks from their observed frames (B, N, T, D); always the same for the same input.
 
         Tasks are taken a few at a time, so that memory does not grow with their number, and activations stay in cache.
 
         Without its proposal network, which knows one number of frames, a search that cannot try every row samples
-        uniformly.
+        uniformly. Steps outside `mask`, (B, T - 1), do not count.
         """
         generator = torch.Generator(states.device).manual_seed(self.seed)
         network = self.proposal if proposal else None
-        n = states.shape[1]
+        seen, n = states[:, :, : self.observed_frames], states.shape[1]
+        mask = None if mask is None else mask[:, : seen.shape[2] - 1]
         size = max(1, EDGES_AT_ONCE // (n * (n - 1)))
         parts = []
         for first in range(0, len(states), size):
             part = slice(first, first + size)
-            given = known[part] if known is not None else None
-            parts.append(
-                infer(self.search, self.model, network, states[part, :, : self.observed_frames], generator, given)
-            )
+            given, steps = (None if of is None else of[part] for of in (known, mask))
+            parts.append(infer(self.search, self.model, network, seen[part], generator, given, steps))
         return together(parts)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
-        known = batch.get(KNOWN)
-        inferred = self.infer(states, known)
-        energy = inferred.energies.mean() / states[0, :, 1:].numel() + self.model.unit
+        known, mask = batch.get(KNOWN), batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
+        inferred = self.infer(states, known, mask=mask)
+        energy = inferred.energies.sum() / _numbers(states, mask) + self.model.unit
         self._keep_means({"val/energy": energy}, len(states))
         if inferred.gap is not None:
             self._keep_means({"val/gap": inferred.gap.median()}, len(states))
             half = states.shape[2] // 2
-            early, late = (self.infer(part, known, False) for part in (states[:, :, : half + 1], states[:, :, half:]))
+            before, after = (None, None) if mask is None else (mask[:, :half], mask[:, half:])
+            early = self.infer(states[:, :, : half + 1], known, False, before)
+            late = self.infer(states[:, :, half:], known, False, after)
+            held_out = self._held_out(states[:, :, half:], early, after)
+            self._keep_means({"val/held_out": held_out + self.model.unit}, len(states))
             self.halves.update(early.structure.relations, late.structure.relations)
         if bool(self.model.forecasting) and states.shape[2] > self.forecast_horizon:
             errors = self.model.forecast_error(states, inferred.structure, self.forecast_horizon)
@@ -412,6 +418,13 @@ class BounceGrad(pl.LightningModule):
         if RELATIONS in batch:
             asked = _asked(batch)
             self.confusion.update(inferred.structure.relations[asked], batch[RELATIONS][asked])
+
+    def _held_out(self, states: Tensor, inferred: Inferred, mask: Tensor | None) -> Tensor:
+        """Energy of frames that had no part in finding the structures, nats a number; more modules may raise it."""
+        relations, types = inferred.structure
+        rows, types = relations.unsqueeze(2), types.unsqueeze(2)
+        messages = self.model.dynamics.messages(states, inferred.structure)
+        return self.model.receiver_energies(states, messages, rows, types, mask=mask).sum() / _numbers(states, mask)
 
     def on_validation_epoch_end(self) -> None:
         self._log_means("val/")
@@ -431,7 +444,7 @@ class BounceGrad(pl.LightningModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES]
         known = batch.get(KNOWN)
-        inferred = self.infer(states, known)
+        inferred = self.infer(states, known, mask=batch.get(MASK))
         self.measures.update(self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation, known)
 
     def on_test_epoch_end(self) -> None:
@@ -473,3 +486,9 @@ class BounceGrad(pl.LightningModule):
 def _asked(batch: dict[str, Tensor]) -> Tensor:
     """Which relations of a batch the search is not given, (B, N, S) bool."""
     return batch[KNOWN] < 0 if KNOWN in batch else torch.ones_like(batch[RELATIONS], dtype=torch.bool)
+
+
+def _numbers(states: Tensor, mask: Tensor | None) -> Tensor | int:
+    """Observed changes of features in states (B, N, T, D) that count."""
+    b, n, t, d = states.shape
+    return b * n * (t - 1) * d if mask is None else mask.sum().clamp_min(1) * n * d

@@ -98,6 +98,7 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
         module.load_state_dict(content["state_dict"])
     except (RuntimeError, TypeError, hydra.errors.InstantiationException) as error:
         raise UserError(
-            f"{path} was written by another version of modmeta and does not fit this one: {error}"
+            f"{path} was written by another version of modmeta and does not fit this one: "
+            + " ".join(str(error).split())
         ) from error
     return module.eval(), data

@@ -6,5 +6,6 @@ H hidden width, M candidates of a receiver, S = N - 1 senders of a receiver, C c
 
 TASK = "task"  # (B,) int64: index of the task in its split
 STATES = "states"  # (B, N, T, D) float32: normalised as in the protocol
+MASK = "mask"  # (B, T - 1) bool: steps whose both frames were observed; absent where all were
 RELATIONS = "relations"  # (B, N, S) int64: true relations, for measures only; absent where the data has no labels
 KNOWN = "known"  # (B, N, S) int64: relations that the search is given, -1 for others; absent where none is given

@@ -19,7 +19,7 @@ EXPERIMENTS = sorted(
 )
 
 
-WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"simulated"})
+WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"simulated", "files"})
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -11,7 +11,7 @@ from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint_files import LAST
 from modmeta.data.datamodule import TrajectoryDataModule
 from modmeta.keys import RELATIONS, STATES
-from modmeta.report.pictures import laws_figure, pixels, relations_figure, usage_figure
+from modmeta.report.dashboards import laws_figure, pixels, relations_figure, usage_figure
 
 
 class Pictures(pl.Callback):

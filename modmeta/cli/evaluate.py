@@ -42,7 +42,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     from modmeta.data import files
     from modmeta.data.datamodule import as_dataset
     from modmeta.data.scaling import Units
-    from modmeta.keys import RELATIONS, STATES
+    from modmeta.keys import MASK, RELATIONS, STATES
 
     module, trained = load_model(model)
     splits = files.load(data)
@@ -67,7 +67,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     with torch.no_grad():
         for ids in track(torch.arange(len(dataset)).split(50), description="inferring", transient=True):
             batch = dataset[ids.tolist()]
-            inferred = module.infer(batch[STATES])
+            inferred = module.infer(batch[STATES], mask=batch.get(MASK))
             module.measures.update(
                 module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation
             )

@@ -150,7 +150,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None], overwrite: 
     check_free(path, overwrite)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:  # HDF5 reads what it writes
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modmeta.data import files
+from modmeta.data.describe import frame_motion
+from modmeta.data.gaps import steps_seen
 from modmeta.data.observation import add_noise, estimate_velocities
 from modmeta.data.scaling import Scales, Units, robust_scales
 from modmeta.data.simulators import World, generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from modmeta.keys import KNOWN, RELATIONS, STATES, TASK
+from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK
 from modmeta.structure.relations import from_matrix
 
 log = logging.getLogger(__name__)
@@ -28,8 +30,10 @@ log = logging.getLogger(__name__)
 class TaskDataset(Dataset[dict[str, Tensor]]):
     """All tasks of a split in memory; indexed by a list of task ids, it gives a batch."""
 
-    def __init__(self, states: Tensor, relations: Tensor | None, known: Tensor | None = None) -> None:
-        self.states, self.relations, self.known = states, relations, known
+    def __init__(
+        self, states: Tensor, relations: Tensor | None, mask: Tensor | None = None, known: Tensor | None = None
+    ) -> None:
+        self.states, self.relations, self.mask, self.known = states, relations, mask, known
 
     def __len__(self) -> int:
         return len(self.states)
@@ -41,6 +45,8 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
             batch[RELATIONS] = self.relations[task].long()
         if self.known is not None:
             batch[KNOWN] = self.known[task].long()
+        if self.mask is not None:
+            batch[MASK] = self.mask[task]
         return batch
 
 
@@ -218,6 +224,10 @@ class TrajectoryDataModule(pl.LightningDataModule):
                 self.file(), generate(self.world, self.counts, seed=self.seed, stream=self.stream), overwrite=True
             )
 
+    def load(self) -> dict[str, Trajectories]:
+        """All splits of the file."""
+        return files.load(self.file())
+
     def setup(self, stage: str | None = None) -> None:
         """Loads and normalises all splits.
 
@@ -226,7 +236,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         """
         if self.splits:
             return
-        splits = files.load(self.file())
+        splits = self.load()
         for name in ("train", "valid", "test"):
             if name not in splits:
                 raise DataError(
@@ -244,6 +254,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
             seen = splits["train"].states
             self.units = Units.of_range(seen.min((0, 1, 2)), seen.max((0, 1, 2)), self.positions)
         self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
+        self.meta |= {"velocities": self.velocities, "labelled": train.relations is not None}
+        self.meta["frame_motion"] = frame_motion(splits["train"], self.positions)[0]
         self.splits = {name: as_dataset(data, self.units) for name, data in splits.items()}
         if self.known:
             generator = torch.Generator().manual_seed(self.seed)
@@ -328,4 +340,5 @@ def as_dataset(data: Trajectories, units: Units) -> TaskDataset:
     relations = None
     if data.relations is not None:
         relations = from_matrix(torch.from_numpy(data.relations)).to(torch.int8)
-    return TaskDataset(units.normalised(data.states), relations)
+    mask = None if data.mask is None else torch.from_numpy(steps_seen(data.mask))
+    return TaskDataset(units.normalised(data.states), relations, mask)

@@ -10,6 +10,11 @@ One `.npz` holds all splits, as plain arrays that any NumPy reads (nothing is pi
 | `frame_step` | time units between two frames |
 | `settings` | where the data came from, a JSON object |
 | `format` | version of this layout, 1 |
+| `{split}_mask` | (tasks, entities, frames) bool, where an entity was observed; where not everywhere |
+| `{split}_task_names`, `{split}_entity_names` | (tasks,) and (tasks, entities) integers or strings |
+
+HDF5 (`.h5`, `.hdf5`) holds the same arrays. CSV and Parquet hold one row for each entity in each frame of each task,
+columns `task`, `frame`, `entity` and one for every feature (`modmeta.data.tables`).
 
 The least that is read is a single array: `states` in a `.npz` (`relations` beside it, if known) or a `.npy` file; it
 becomes the split `test`, or the one asked for. The published layout, `modmeta.data.nri`, is recognised by its keys.
@@ -17,6 +22,7 @@ becomes the split `test`, or the one asked for. The published layout, `modmeta.d
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +30,25 @@ import numpy as np
 
 from modmeta.data import nri
 from modmeta.data.archive import as_float, as_labels, check_free, open_arrays, write_arrays
+from modmeta.data.gaps import masked, resampled
+from modmeta.data.hdf5 import open_hdf5, write_hdf5
+from modmeta.data.labels import with_relations
+from modmeta.data.reading import HDF5, TABLES, Reading
+from modmeta.data.table_output import save_table
+from modmeta.data.tables import read_table
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
 FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"
+OPTIONAL = ("mask", "task_names", "entity_names")
 
 
 def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False) -> None:
-    """Writes one `.npz`, completely or not at all.
+    """Writes one file, `.npz`, or by its ending HDF5, CSV or Parquet, completely or not at all.
 
     Args:
-        path: of the file; its directory exists.
+        path: of the file; its directory exists. Tables hold no relations.
         splits: trajectories by name; features, frame step and settings are the same in all.
         overwrite: replace a file that is there.
 
@@ -45,14 +58,20 @@ def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool =
     path = Path(path)
     check_free(path, overwrite)
     first = _agreeing(path, splits)
+    if path.suffix.lower() in TABLES:
+        save_table(path, splits, overwrite)
+        return
     arrays: dict[str, np.ndarray] = {}
     for name, data in splits.items():
         arrays[name + STATES] = data.states
         if data.relations is not None:
             arrays[name + RELATIONS] = data.relations
+        for what in OPTIONAL:
+            if (array := getattr(data, what)) is not None:
+                arrays[f"{name}_{what}"] = array
     arrays |= {"features": np.array(first.features), "frame_step": np.array(float(first.frame_step))}
     arrays |= {"settings": np.array(_json(path, first.settings)), "format": np.array(FORMAT)}
-    write_arrays(path, arrays, overwrite)
+    (write_hdf5 if path.suffix.lower() in HDF5 else write_arrays)(path, arrays, overwrite)
 
 
 def _agreeing(path: Path, splits: Mapping[str, Trajectories]) -> Trajectories:
@@ -72,12 +91,13 @@ def _agreeing(path: Path, splits: Mapping[str, Trajectories]) -> Trajectories:
     return first
 
 
-def load(path: Path | str, split: str | None = None) -> dict[str, Trajectories]:
+def load(path: Path | str, split: str | None = None, how: Reading | None = None) -> dict[str, Trajectories]:
     """Reads a file, or a directory in the published layout, and validates what it holds.
 
     Args:
-        path: `.npz` or `.npy` file, or directory.
+        path: `.npz`, `.npy`, HDF5, CSV or Parquet file, or directory.
         split: read this one only; also the name that a single array gets.
+        how: names of columns, and what to do about what is missing or uneven.
 
     Returns:
         Trajectories by split.
@@ -85,18 +105,43 @@ def load(path: Path | str, split: str | None = None) -> dict[str, Trajectories]:
     Raises:
         DataError: the file is missing, damaged, pickled, of an unknown layout, or its values do not make sense.
     """
-    path = Path(path)
-    if path.is_dir():
-        splits = nri.load_directory(path, split)
-    else:
-        with open_arrays(path) as arrays:
-            if nri.recognises(arrays.keys()):
-                splits = nri.from_arrays(path, arrays, split)
-            else:
-                splits = _from_arrays(path, arrays, split)
+    path, how = Path(path), how or Reading()
+    table = path.suffix.lower() in TABLES and not path.is_dir()
+    splits = read_table(path, split, how) if table else _load_arrays(path, split)
     for name, data in splits.items():
-        data.validate(f"{path}, split {name}")
-    return splits
+        where = f"{path}, split {name}"
+        if not table:
+            data = _as_asked(data, how, where)
+        if how.relations is not None:
+            data = with_relations(data, Path(how.relations), where)
+        splits[name] = data.validate(where)
+    usual = ("train", "valid", "test")  # in this order, others after them as they come
+    return dict(sorted(splits.items(), key=lambda item: usual.index(item[0]) if item[0] in usual else len(usual)))
+
+
+def _load_arrays(path: Path, split: str | None) -> dict[str, Trajectories]:
+    if path.is_dir():
+        return nri.load_directory(path, split)
+    with (open_hdf5 if path.suffix.lower() in HDF5 else open_arrays)(path) as arrays:
+        return (nri.from_arrays if nri.recognises(arrays.keys()) else _from_arrays)(path, arrays, split)
+
+
+def _as_asked(data: Trajectories, how: Reading, where: str) -> Trajectories:
+    """Arrays, which say less of themselves than tables, in the way that was asked for."""
+    step = how.frame_step or data.frame_step
+    data = replace(data, frame_step=step)
+    if how.features is not None:
+        lacking = [name for name in how.features if name not in data.features]
+        if lacking:
+            raise DataError(f"{where}: no feature {lacking[0]!r} among {list(data.features)}")
+        chosen = [data.features.index(name) for name in how.features]
+        data = replace(data, states=data.states[..., chosen], features=how.features)
+    if data.states.ndim == 4 and how.missing == "mask":
+        data = masked(data)
+    if how.resample is not None:
+        data.validate(where)
+        data = resampled(data, np.tile(step * np.arange(data.num_frames), (data.num_tasks, 1)), how.resample, where)
+    return data
 
 
 def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None) -> dict[str, Trajectories]:
@@ -121,7 +166,8 @@ def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None
             known = prefix + "relations" in arrays
             relations = as_labels(f"{path}, key {prefix}relations", arrays[prefix + "relations"]) if known else None
             features = _features(path, arrays, states)
-            splits[name] = Trajectories(states, relations, features, step, settings)
+            more = {what: arrays[prefix + what] for what in OPTIONAL if prefix + what in arrays}
+            splits[name] = Trajectories(states, relations, features, step, settings, **more)
     return splits
 
 

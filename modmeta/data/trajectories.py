@@ -22,6 +22,10 @@ class Trajectories:
         frame_step: time units between two frames.
         settings: where the data came from, in plain JSON types. `edge_values`, if there, is the value that the
             published layout stores for every relation label (`modmeta.data.nri`).
+        mask: (tasks, N, T) bool, where an entity was observed; None for everywhere. States elsewhere are fillers. An
+            entity that a task lacks was never observed and comes after those that it has.
+        task_names: (tasks,) names of the tasks in their file, integers or strings; None for 0, 1, ...
+        entity_names: (tasks, N) names of the entities, likewise; those of entities that a task lacks mean nothing.
     """
 
     states: np.ndarray
@@ -29,6 +33,9 @@ class Trajectories:
     features: tuple[str, ...]
     frame_step: float
     settings: dict[str, Any] = field(default_factory=dict)
+    mask: np.ndarray | None = None
+    task_names: np.ndarray | None = None
+    entity_names: np.ndarray | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -49,10 +56,24 @@ class Trajectories:
     def __len__(self) -> int:
         return self.num_tasks
 
-    def __getitem__(self, tasks: slice) -> "Trajectories":
-        """The tasks of a slice, as views."""
-        relations = None if self.relations is None else self.relations[tasks]
-        return replace(self, states=self.states[tasks], relations=relations)
+    def __getitem__(self, tasks: slice | np.ndarray) -> "Trajectories":
+        """The tasks of a slice, as views; an array of indices gives copies."""
+        per_task = ("states", "relations", "mask", "task_names", "entity_names")
+        parts = {name: getattr(self, name) for name in per_task}
+        return replace(self, **{name: part[tasks] for name, part in parts.items() if part is not None})
+
+    def frames(self, stop: int) -> "Trajectories":
+        """The first `stop` frames, as views."""
+        mask = None if self.mask is None else self.mask[:, :, :stop]
+        return replace(self, states=self.states[:, :, :stop], mask=mask)
+
+    def task_name(self, task: int) -> Any:
+        """What a file calls a task."""
+        return task if self.task_names is None else self.task_names[task]
+
+    def entity_name(self, task: int, entity: int) -> Any:
+        """What a file calls an entity."""
+        return entity if self.entity_names is None else self.entity_names[task, entity]
 
     def take(self, count: int) -> "Trajectories":
         """The first `count` tasks.
@@ -93,6 +114,11 @@ class Trajectories:
         if not (np.isfinite(self.frame_step) and self.frame_step > 0):
             raise DataError(f"{where}: frame_step is {self.frame_step}; give the positive time between two frames")
         self._validate_states(where)
+        if self.mask is not None and (self.mask.shape != self.states.shape[:3] or self.mask.dtype != bool):
+            raise DataError(
+                f"{where}: the mask is {self.mask.dtype} of shape {self.mask.shape}; give it as booleans "
+                f"(tasks, entities, frames), {self.states.shape[:3]}"
+            )
         self._validate_relations(where)
         return self
 
@@ -103,8 +129,9 @@ class Trajectories:
                 task, entity, frame, feature = np.argwhere(~finite)[0].tolist()
                 value = self.states[start + task, entity, frame, feature]
                 raise DataError(
-                    f"{where}: task {start + task}, entity {entity}, frame {frame}, feature {self.features[feature]!r} "
-                    f"is {value}; every state must be a finite number, so remove or repair this task"
+                    f"{where}: task {self.task_name(start + task)}, entity {self.entity_name(start + task, entity)}, "
+                    f"frame {frame}, feature {self.features[feature]!r} is {value}; every state must be a finite "
+                    "number, so repair it, or have such frames left out (missing=mask)"
                 )
 
     def _validate_relations(self, where: str) -> None:

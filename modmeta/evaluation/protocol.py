@@ -70,8 +70,8 @@ class ProtocolMeasures(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """Measures by name; those without data are left out."""
         out: dict[str, Tensor] = {}
-        counts = self.confusion.compute()
-        if counts.sum() > 0:
+        if self.confusion.update_called:
+            counts = self.confusion.compute()
             out["edge_accuracy"] = counts.diagonal().sum() / counts.sum()
             out["tasks_all_right"] = self.whole.compute()
             if self.num_relations > 2:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modmeta.errors import UserError
 from modmeta.model.continuous import ContinuousDynamics
 from modmeta.model.dynamics import ModularDynamics, summed
 from modmeta.model.features import IsotropicFeatures
@@ -86,8 +87,9 @@ class RelationalModel(nn.Module):
         return self.likelihood.log_scale(self.dynamics.scaled(states[:, :, :-1]))
 
     def receiver_energies(
-        self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor, log_scale: Tensor | None = None
-    ) -> Tensor:
+        self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,
+        log_scale: Tensor | None = None, mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Energies of candidate rows of every receiver at horizon 1, where receivers do not depend on one another.
 
         Args:
@@ -96,29 +98,36 @@ class RelationalModel(nn.Module):
             rows: (B, N, M, S), B and N may be 1.
             types: (B, N, M), likewise.
             log_scale: of `log_scale(states)`, if it is at hand.
+            mask: steps that count, (B, T - 1); none for all.
 
         Returns:
             (B, N, M), summed over frames and features.
         """
-        return self.scorer(states, log_scale)(summed(messages, rows), types)
+        return self.scorer(states, log_scale, mask)(summed(messages, rows), types)
 
-    def scorer(self, states: Tensor, log_scale: Tensor | None = None) -> Score:
+    def scorer(self, states: Tensor, log_scale: Tensor | None = None, mask: Tensor | None = None) -> Score:
         """What turns summed messages (B, N, M, T - 1, C) and node modules (B, N, M) into energies (B, N, M).
 
         Args:
             states: observed (B, N, T, D).
             log_scale: of `log_scale(states)`, if it is at hand.
+            mask: steps that count, (B, T - 1); none for all.
         """
         respond, targets = self.dynamics.responder(states[:, :, :-1]), self.dynamics.targets(states).unsqueeze(2)
         scale = self.log_scale(states) if log_scale is None else log_scale
         if scale.dim() == 4:
             scale = scale.unsqueeze(2)
+        if mask is not None and self.noise is not None:
+            raise UserError("bouncegrad.model.noise=true follows errors from frame to frame, so none may be missing")
 
         def score(received: Tensor, types: Tensor) -> Tensor:
             error, constant = respond(received, types) - targets, torch.zeros(())
             if self.noise is not None:
                 error, constant = self.noise(error)
-            return self.likelihood.energy(error, scale).sum(dim=(-1, -2)) + constant.to(error.device)
+            energy = self.likelihood.energy(error, scale)
+            if mask is not None:
+                energy = energy * mask[:, None, None, :, None]
+            return energy.sum(dim=(-1, -2)) + constant.to(error.device)
 
         return score
 

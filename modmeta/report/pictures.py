@@ -1,77 +1,163 @@
-"""Pictures of what a run has learned so far: relations of single tasks, laws of its modules, use of its modules."""
+"""Pictures of inferred relations; every function draws on `ax` and returns it."""
+
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from torch import Tensor
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
 
-from modmeta.model.dynamics import ModularDynamics
-from modmeta.structure.relations import to_matrix
+COLOURS = ("#9aa0a6", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
 
 
-def plot_matrix(ax: Axes, relations: Tensor, num_relations: int, title: str) -> Axes:
-    """Draws the relations (N, S) of one task as a matrix of receivers and senders on `ax`, and returns it."""
-    matrix = to_matrix(relations.unsqueeze(0).cpu())[0].double()
-    matrix.fill_diagonal_(torch.nan)
-    ax.imshow(matrix.numpy(), vmin=0, vmax=max(num_relations - 1, 1), cmap="viridis")
-    ax.set(title=title, xlabel="sender", ylabel="receiver", xticks=range(len(matrix)), yticks=range(len(matrix)))
+def colour(index: int) -> str:
+    """Of a relation, or an entity."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def plot_trajectories(
+    ax: Axes,
+    states: np.ndarray,
+    names: Sequence[object],
+    mean: np.ndarray | None = None,
+    low: np.ndarray | None = None,
+    high: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+) -> Axes:
+    """Paths of entities in the plane, later frames darker, and where they go on with their bands.
+
+    Args:
+        states: (N, T, D), of which the first two features are coordinates.
+        names: of the entities.
+        mean, low, high: forecasts (N, steps, D).
+        truth: what came, (N, steps, D), dotted.
+    """
+    for entity, path in enumerate(states):
+        shade = colour(entity + 1)
+        parts = np.stack((path[:-1, :2], path[1:, :2]), axis=1)
+        ax.add_collection(LineCollection(list(parts), colors=shade, alpha=list(np.linspace(0.25, 1, len(parts)))))
+        ax.plot(*path[-1, :2], "o", color=shade, markersize=5, label=str(names[entity]))
+        if mean is not None:
+            ahead = np.concatenate((path[-1:, :2], mean[entity, :, :2]))
+            ax.plot(*ahead.T, "--", color=shade, linewidth=1.2)
+        if low is not None and high is not None:
+            width, centre = (high - low)[entity, :, :2] / 2, (high + low)[entity, :, :2] / 2
+            x, y, dx, dy = centre[:, 0], centre[:, 1], width[:, 0], width[:, 1]
+            ax.errorbar(x, y, yerr=dy, xerr=dx, fmt="none", ecolor=shade, alpha=0.25, linewidth=3)
+        if truth is not None:
+            ax.plot(*truth[entity, :, :2].T, ":", color=shade, linewidth=1.5)
+    ax.autoscale()
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.legend(fontsize=7, loc="best")
     return ax
 
 
-def relations_figure(found: Tensor, truth: Tensor | None, num_relations: int) -> Figure:
-    """Relations found (B, N, S), those of the labels below them where there are any."""
-    rows = [("found", found)] + ([("true", truth)] if truth is not None else [])
-    figure = Figure(figsize=(2.2 * len(found), 2.4 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), len(found), squeeze=False)
-    for (name, relations), line in zip(rows, axes, strict=True):
-        for task, (ax, row) in enumerate(zip(line, relations, strict=True)):
-            plot_matrix(ax, row, num_relations, f"task {task}, {name}")
-    return figure
+def plot_series(
+    ax: Axes, states: np.ndarray, names: Sequence[object], mean: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> Axes:
+    """One feature (N, T) over frames, and its forecast (N, steps) with bands."""
+    t, steps = states.shape[1], mean.shape[1]
+    ahead = np.arange(t - 1, t + steps)
+    for entity in range(len(states)):
+        shade, last = colour(entity + 1), states[entity, -1:]
+        ax.plot(np.arange(t), states[entity], color=shade, label=str(names[entity]))
+        ax.plot(ahead, np.concatenate((last, mean[entity])), "--", color=shade)
+        bounds = [np.concatenate((last, bound[entity])) for bound in (low, high)]
+        ax.fill_between(ahead, bounds[0], bounds[1], color=shade, alpha=0.2, linewidth=0)
+    ax.axvline(t - 1, color="black", linewidth=0.6)
+    ax.set_xlabel("frame")
+    return ax
 
 
-@torch.no_grad()
-def pull(dynamics: ModularDynamics, positions: int, distances: Tensor) -> Tensor:
-    """What each module sends to an entity at rest from one at each distance: (K, distances).
+def plot_matrix(ax: Axes, relations: np.ndarray, probabilities: np.ndarray, names: Sequence[object]) -> Axes:
+    """Relations (N, N) as colours, each with its probability, (N, N, R)."""
+    n = len(relations)
+    for receiver, sender in np.ndindex(n, n):
+        if receiver == sender:
+            continue
+        relation = int(relations[receiver, sender])
+        chance = float(probabilities[receiver, sender, relation])
+        ax.add_patch(_square(sender, receiver, colour(relation), chance))
+        if n <= 12:
+            ax.text(sender, receiver, f"{relation}\n{chance:.2f}", ha="center", va="center", fontsize=7)
+    ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="sender", ylabel="receiver", aspect="equal")
+    ax.set_xticks(range(n), [str(name) for name in names], rotation=90 if n > 8 else 0)
+    ax.set_yticks(range(n), [str(name) for name in names])
+    return ax
 
-    The component towards the sender, of the velocity where there is one, in units of the usual change.
-    """
-    d, device = dynamics.centre.numel(), dynamics.centre.device
-    states = dynamics.centre.expand(1, 2, len(distances), d).clone()
-    states[0, 1, :, 0] += distances.to(device)
-    sent = dynamics._send(states)[0, 0, 0]  # (K, distances, C)
-    return sent[..., positions if sent.shape[-1] >= 2 * positions else 0].cpu()
+
+def plot_graph(
+    ax: Axes, positions: np.ndarray, relations: np.ndarray, probabilities: np.ndarray, names: Sequence[object]
+) -> Axes:
+    """Arrows from sender to receiver over positions (N, 2), relation 0 thin and grey, the less sure the fainter."""
+    for receiver, sender in np.ndindex(*relations.shape):
+        relation = int(relations[receiver, sender])
+        if receiver == sender:
+            continue
+        chance = float(probabilities[receiver, sender, relation])
+        style = {"color": colour(relation), "alpha": max(chance, 0.1) * (0.35 if relation == 0 else 1.0)}
+        arrow = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=0.12", "shrinkA": 9, "shrinkB": 9, **style}
+        arrow["linewidth"] = 0.8 if relation == 0 else 1.6
+        ax.annotate("", tuple(positions[receiver]), tuple(positions[sender]), arrowprops=arrow)
+    ax.scatter(positions[:, 0], positions[:, 1], s=220, color="white", edgecolor="black", zorder=3)
+    for place, name in zip(positions, names, strict=True):
+        ax.text(place[0], place[1], str(name), ha="center", va="center", fontsize=7, zorder=4)
+    ax.margins(0.15)
+    ax.set_aspect("equal", adjustable="datalim")
+    return ax
 
 
-def laws_figure(dynamics: ModularDynamics, positions: int, farthest: float = 1.0) -> Figure:
-    """The pull of every module over the distance, up to `farthest` in units of the protocol."""
-    distances = torch.linspace(0.02, farthest, 100)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.subplots()
-    for k, values in enumerate(pull(dynamics, positions, distances)):
-        ax.plot(distances.numpy(), values.numpy(), label=f"module {k}")
-    ax.set(xlabel="distance", ylabel="pull towards the sender, usual changes", title="laws of the edge modules")
+def plot_laws(
+    ax: Axes, distances: np.ndarray, pulls: np.ndarray, labels: Sequence[str], logarithmic: bool = False
+) -> Axes:
+    """Pull of every module (K, points) over the distance (points,); on log axes, its magnitude."""
+    for module, (pull, label) in enumerate(zip(pulls, labels, strict=True)):
+        ax.plot(distances, np.abs(pull) if logarithmic else pull, color=colour(module), label=label)
+    if logarithmic:
+        ax.set(xscale="log", yscale="log", ylabel="magnitude of the message")
+    else:
+        ax.axhline(0, color="black", linewidth=0.6)
+        ax.set_ylabel("pull towards the sender, a frame")
+    ax.set_xlabel("distance")
     ax.grid(alpha=0.3)
     ax.legend()
-    return figure
+    return ax
 
 
-def usage_figure(relations: Tensor, num_modules: int) -> Figure:
-    """Share of edges of the training tasks (B, N, S) on which each module sits, and how it spreads over tasks."""
-    shares = torch.nn.functional.one_hot(relations.long().flatten(1), num_modules).double().mean(1)  # (B, K)
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.bar(range(num_modules), shares.mean(0).numpy())
-    left.set(xlabel="module", ylabel="share of edges", xticks=range(num_modules), title="use of the edge modules")
-    right.hist(shares.numpy(), bins=np.linspace(0, 1, 21), label=[f"module {k}" for k in range(num_modules)])
-    right.set(xlabel="share of a task's edges", ylabel="tasks", title="over tasks")
-    right.legend()
-    return figure
+def plot_energies(ax: Axes, energies: np.ndarray, temperatures: np.ndarray) -> Axes:
+    """Energies of chains (sweeps, chains) over sweeps, with the temperature on an axis of its own."""
+    ax.plot(energies - energies.min(), linewidth=1)
+    ax.set(xlabel="sweep", ylabel="energy above the least, nats", yscale="symlog")
+    heat = ax.twinx()
+    heat.plot(temperatures, color="black", linestyle="--", linewidth=1)
+    heat.set(ylabel="temperature (dashed)", yscale="log")
+    return ax
 
 
-def pixels(figure: Figure) -> np.ndarray:
-    """A figure as an image (height, width, 3) uint8."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+def plot_usage(ax: Axes, usage: np.ndarray, labels: Sequence[str]) -> Axes:
+    """Share of edges of every module, (K,)."""
+    ax.bar(range(len(usage)), usage, color=[colour(module) for module in range(len(usage))])
+    ax.set_xticks(range(len(usage)), labels)
+    ax.set(ylim=(0, 1), ylabel="share of edges")
+    return ax
+
+
+def plot_reliability(ax: Axes, confidence: np.ndarray, right: np.ndarray, count: np.ndarray) -> Axes:
+    """How often relations are right over how sure the model was, by bin; dots grow with the number of edges."""
+    ax.plot((0, 1), (0, 1), color="black", linewidth=0.6)
+    known = count > 0
+    size = 12 + 150 * count[known] / max(count.sum(), 1)
+    ax.plot(confidence[known], right[known], color=colour(1), linewidth=1)
+    ax.scatter(confidence[known], right[known], s=size, color=colour(1))
+    ax.set(
+        xlim=(0, 1.02),
+        ylim=(0, 1.02),
+        xlabel="probability of the relation named",
+        ylabel="share that is right",
+        aspect="equal",
+    )
+    return ax
+
+
+def _square(x: int, y: int, shade: str, chance: float) -> Rectangle:
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=shade, alpha=0.15 + 0.7 * chance, edgecolor="white")

@@ -141,6 +141,7 @@ class RunRecord(pl.Callback):
             "train/steps": last.get("steps", 0),
             "val/edge_accuracy": last.get("val/edge_accuracy"),
             "val/energy": last.get("val/energy"),
+            "val/held_out": last.get("val/held_out"),
             "val/agreement": last.get("val/agreement"),
             "val/gap": last.get("val/gap"),
             "val/module_usage": cast(BounceGrad, module).usage.tolist(),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.errors import UserError
 from modmeta.model.dynamics import summed
 from modmeta.model.model import RelationalModel, Score
 from modmeta.search.candidates import Candidates, enumerate_rows, marginals, prior_energies, propose_rows
@@ -272,10 +273,15 @@ def infer(
     states: Tensor,
     generator: torch.Generator,
     known: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Inferred:
     """Structures of a batch (B, N, T, D), searched from random ones for `search.sweeps` steps.
 
-    Steps only improve, but for passes slot by slot, which cool down to it.
+    Steps only improve, but for passes slot by slot, which cool down to it. Relations `known`, (B, N, S) and not -1,
+    stay; frame steps outside `mask`, (B, T - 1), do not count.
+
+    Raises:
+        UserError: rollouts of several frames are asked for where some are missing.
     """
     b, n = states.shape[:2]
     dynamics = model.dynamics
@@ -284,14 +290,17 @@ def infer(
     needs = proposal is not None and search.needs_proposal(model, n)
     logits = proposal(states) if needs and proposal is not None else None
     zero = states.new_tensor(1e-30)
+    if search.horizon > 1 and mask is not None:
+        raise UserError(f"search.horizon={search.horizon} rolls through all frames, so none may be missing")
+    score = model.scorer(states, mask=mask) if search.horizon == 1 else None
     for sweep in range(search.sweeps):
         messages = dynamics.messages(states, structure if sweep else None) if search.horizon == 1 else None
         if search._by_slots(model, structure):
             for heat in torch.logspace(math.log10(HOT), 0, PASSES, device=states.device):
                 structure = search.step(
-                    model, states, structure, logits, heat, generator, messages, gibbs, known
+                    model, states, structure, logits, heat, generator, messages, gibbs, known, score
                 ).structure
-        outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy, known)
+        outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy, known, score)
         structure = outcome.structure
     if search.horizon > 1:
         certain = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)

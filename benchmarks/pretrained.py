@@ -1,0 +1,71 @@
+"""Makes the models that come with the package: trains the experiments, keeps what inference needs, writes their cards.
+
+python -m benchmarks.pretrained                                  # trains all three, about half an hour on two cores
+python -m benchmarks.pretrained springs5=runs/springs5/<date>    # from runs that are there already
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from modmeta.checkpoint import read_checkpoint
+from modmeta.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ("springs5", "charged5", "kuramoto5")
+LARGEST = 1_000_000  # bytes
+
+
+def make(name: str, run: Path) -> None:
+    """Writes `modmeta/pretrained/NAME.ckpt` and its card from a run.
+
+    Raises:
+        UserError: the run has no results, or its model is too large.
+    """
+    if not (run / "metrics.json").exists():
+        raise UserError(f"{run} has no metrics.json; name the directory of a run that ended")
+    content = read_checkpoint(run)
+    kept = {key: content["modmeta"][key] for key in ("config", "data", "calibration") if key in content["modmeta"]}
+    path = ROOT / "modmeta" / "pretrained" / f"{name}.ckpt"
+    torch.save({"state_dict": content["state_dict"], "modmeta": kept}, path)
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"{path} is larger than {LARGEST} bytes")
+    path.with_suffix(".md").write_text(card(name, json.loads((run / "metrics.json").read_text()), kept))
+    print(f"{path}: {path.stat().st_size} bytes")
+
+
+def card(name: str, metrics: dict, kept: dict) -> str:
+    """What the model is, and its figures."""
+    data, calibration = kept["data"], kept.get("calibration")
+    figures = {key: value for key, value in metrics.items() if key.startswith("test/")}
+    rows = "".join(f"| {key.removeprefix('test/')} | {value:.4g} |\n" for key, value in figures.items())
+    heat = ", ".join(
+        f"{t:.3g} at {frames} frames"
+        for frames, t in zip(calibration["frames"], calibration["temperatures"], strict=True)
+    ) if calibration else "not calibrated: 1"  # fmt: skip
+    tests = metrics["config"]["data"]["test"]
+    return (
+        f"# {name}\n\nMade by `python train.py experiment={name}`, seed {metrics['seed']}, commit {metrics['commit']}, "
+        f"{metrics['train/tasks']} training tasks.\n\n"
+        f"Takes {data['num_features']} features, {', '.join(data['features'])}, in the units of the simulated world, a "
+        f"frame every {data['frame_step']:g} time units. Trained on {data['num_entities']} entities; applies to any "
+        f"number. Temperature of the posterior: {heat}.\n\n| on {tests} test tasks | |\n|---|---|\n{rows}"
+    )
+
+
+def main(words: list[str]) -> None:
+    """Trains what is not given."""
+    given = dict(word.split("=", 1) for word in words)
+    for name in given or MODELS:
+        run = Path(given[name]) if name in given else ROOT / "runs" / "pretrained" / name
+        if name not in given:
+            command = [sys.executable, "train.py", f"experiment={name}", f"hydra.run.dir={run}", "~logger.wandb"]
+            subprocess.run(command, cwd=ROOT, check=True)
+        make(name, run)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

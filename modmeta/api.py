@@ -1,0 +1,257 @@
+"""The Python interface: `modmeta.load`, `modmeta.fit`, `Model.infer`, `Model.forecast`."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modmeta.bouncegrad import BounceGrad
+from modmeta.checkpoint import load_model, read_checkpoint
+from modmeta.data.scaling import Units
+from modmeta.errors import DataError, UserError
+from modmeta.evaluation.calibration import Calibration, to_relations
+from modmeta.evaluation.forecasts import ensemble
+from modmeta.evaluation.posterior import enumerable, exact, sample, scorer, table
+from modmeta.search.search import infer
+from modmeta.structure.bank import Structure
+from modmeta.structure.relations import from_matrix, to_matrix
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+BATCH = 50  # tasks at a time
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Relations of B tasks of N entities, as matrices `[task, receiver, sender]`; the diagonal means nothing.
+
+    Attributes:
+        probabilities: of every relation, (B, N, N, R), calibrated on the model's validation tasks.
+        relations: the most probable ones, (B, N, N) integers.
+        energies: of the structures found, (B,), nats.
+        evidence: of every entity, (B, N): nats by which its best row of incoming relations beats the second best.
+        r_hat: split R-hat where relations were sampled, (B, N, N); None where they were weighed one by one.
+        modules: probabilities of the model's edge modules, (B, N, N, K), that forecasts draw from.
+    """
+
+    probabilities: Any
+    relations: Any
+    energies: Any
+    evidence: Any
+    r_hat: Any | None
+    modules: Any
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Frames to come, each (B, N, steps, D) in the units of the data.
+
+    Attributes:
+        mean: of an ensemble.
+        low, high: bounds that hold nine of ten of its members, were they normally distributed.
+    """
+
+    mean: Any
+    low: Any
+    high: Any
+
+
+class Model:
+    """A trained model: relations and forecasts of trajectories.
+
+    Args:
+        module: trained.
+        data: what its checkpoint says of the data that it was trained on.
+        calibration: temperatures of its posterior.
+    """
+
+    def __init__(self, module: BounceGrad, data: dict[str, Any], calibration: Calibration) -> None:
+        self.module, self.data, self.calibration = module.eval(), data, calibration
+        self.units = Units(tuple(data["units"]["offset"]), tuple(data["units"]["scale"]))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, in the order that `infer` expects."""
+        return tuple(self.data["features"])
+
+    @property
+    def num_relations(self) -> int:
+        """R."""
+        return int(self.module.module_to_relation.max()) + 1
+
+    @torch.no_grad()
+    def infer(self, states: Array, mask: Any = None, sampling: bool = False) -> Relations:
+        """Relations of tasks of any number of entities, from all of their frames.
+
+        Args:
+            states: (B, N, T, D), or (N, T, D) for one task, in the units of the data that the model was trained on.
+            mask: (B, T - 1) bool, steps that count; none for all.
+            sampling: sample structures even where all can be weighed.
+
+        Returns:
+            NumPy arrays where states are one, else tensors.
+
+        Raises:
+            DataError: the states do not fit the model.
+        """
+        given = self._normalised(states)
+        steps = None if mask is None else torch.as_tensor(mask)
+        generator = torch.Generator().manual_seed(self.module.seed)
+        parts = [
+            self._infer(given[i : i + BATCH], None if steps is None else steps[i : i + BATCH], sampling, generator)
+            for i in range(0, len(given), BATCH)
+        ]
+        whole = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+        return Relations(*[value if value is None or isinstance(states, Tensor) else value.numpy() for value in whole])
+
+    def _infer(
+        self, states: Tensor, mask: Tensor | None, sampling: bool, generator: torch.Generator
+    ) -> tuple[Tensor | None, ...]:
+        module, model = self.module, self.module.model
+        k, n, t = model.dynamics.num_edge_modules, states.shape[1], states.shape[2]
+        found = infer(module.search, model, module.proposal if self._fits(n, t) else None, states, generator, mask=mask)
+        frames = t if mask is None else int(mask.sum(1).median()) + 1
+        structure, r_hat = found.structure, None
+        if module.search.horizon > 1:
+            probabilities = found.probabilities
+        else:
+            score, heat = scorer(model, states, structure, mask), self.calibration.at(frames)
+            if enumerable(n, k) and not sampling:
+                probabilities = exact(table(score, structure, k), structure, k, heat)
+            else:
+                chains = sample(score, structure, k, heat, generator)
+                probabilities, r_hat = chains.probabilities, to_matrix(chains.r_hat)
+        modules = torch.stack([to_matrix(probabilities[..., i]) for i in range(k)], dim=-1)
+        chances = to_relations(modules, module.module_to_relation)
+        gap = torch.full((len(states), n), torch.nan) if found.gap is None else found.gap
+        return chances, chances.argmax(-1), found.energies, gap, r_hat, modules
+
+    def _fits(self, entities: int, frames: int) -> bool:
+        """Whether the proposal network, which knows one number of frames, can help."""
+        return frames == self.module.observed_frames and self.module.search.needs_proposal(self.module.model, entities)
+
+    def forecast(self, states: Array, relations: Relations, steps: int, members: int = 12) -> Forecasts:
+        """The frames after the last one, by an ensemble.
+
+        Args:
+            states: (B, N, T, D), or (N, T, D); the last frame is gone on from.
+            relations: of the same tasks.
+            steps: frames.
+            members: rollouts, each with relations drawn from their probabilities and errors drawn from the likelihood.
+        """
+        if steps < 1:
+            raise DataError(f"steps={steps}: forecast at least one frame")
+        last = self._normalised(states)[:, :, -1]
+        matrices = torch.as_tensor(relations.modules)
+        rows = torch.stack([from_matrix(matrices[..., i]) for i in range(matrices.shape[-1])], dim=-1)
+        generator = torch.Generator().manual_seed(self.module.seed)
+        parts = [
+            ensemble(self.module.model, last[i : i + BATCH], rows[i : i + BATCH], steps, generator, members)
+            for i in range(0, len(last), BATCH)
+        ]
+        whole = [self._physical(torch.cat(column)) for column in zip(*parts, strict=True)]
+        return Forecasts(*[value if isinstance(states, Tensor) else value.numpy() for value in whole])
+
+    def trace(self, states: Array, relations: Relations) -> tuple[np.ndarray, np.ndarray]:
+        """Energies (sweeps, chains, B) and temperatures (sweeps,) of chains that search for relations from nothing."""
+        given = self._normalised(states)
+        modules = torch.as_tensor(relations.modules).argmax(-1)
+        structure = Structure(from_matrix(modules), modules.new_zeros(given.shape[:2]))
+        score, k = scorer(self.module.model, given, structure), self.module.model.dynamics.num_edge_modules
+        generator = torch.Generator().manual_seed(self.module.seed)
+        chains = sample(score, structure, k, self.calibration.at(given.shape[2]), generator)
+        return chains.energies.numpy(), chains.temperatures.numpy()
+
+    def _normalised(self, states: Any) -> Tensor:
+        array = states.detach().cpu().numpy() if isinstance(states, Tensor) else np.asarray(states)
+        array = array[None] if array.ndim == 3 else array
+        expected = int(self.data["num_features"])
+        if array.ndim != 4 or array.shape[1] < 2 or array.shape[2] < 3 or array.shape[3] != expected:
+            raise DataError(
+                f"states have shape {array.shape}; this model takes (tasks, entities, frames, features), at least 2 "
+                f"entities and 3 frames, with {expected} features: {', '.join(self.features)}"
+            )
+        if not np.isfinite(array).all():
+            task, entity, frame, feature = np.argwhere(~np.isfinite(array))[0].tolist()
+            raise DataError(f"states: task {task}, entity {entity}, frame {frame}, feature {feature} is not finite")
+        return self.units.normalised(array.astype(np.float64))
+
+    def _physical(self, states: Tensor) -> Tensor:
+        return states * torch.tensor(self.units.scale) + torch.tensor(self.units.offset)
+
+
+def pretrained() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(
+        Path(str(item)).stem for item in resources("modmeta.pretrained").iterdir() if item.name.endswith(".ckpt")
+    )
+
+
+def load(model: str | Path) -> Model:
+    """A trained model.
+
+    Args:
+        model: run directory, checkpoint, or the name of a model that comes with the package.
+
+    Raises:
+        UserError: there is none, or it cannot be trusted.
+    """
+    path = Path(model)
+    if not path.exists() and str(model) in pretrained():
+        path = Path(str(resources("modmeta.pretrained") / f"{model}.ckpt"))
+    elif not path.exists():
+        raise UserError(
+            f"{model} does not exist; name a run directory, a checkpoint, or one of the models that come along: "
+            f"{', '.join(pretrained())}"
+        )
+    module, data = load_model(path)
+    saved = read_checkpoint(path)["modmeta"].get("calibration")
+    calibration = Calibration(tuple(saved["frames"]), tuple(saved["temperatures"])) if saved else Calibration()
+    return Model(module, data, calibration)
+
+
+def fit(
+    states: Any,
+    relations: Any = None,
+    features: Sequence[str] | None = None,
+    frame_step: float = 1.0,
+    modules: int = 2,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+) -> Model:
+    """Trains a model, as `python train.py data=files` does.
+
+    Args:
+        states: (B, N, T, D): coordinates, then their velocities, then other features.
+        relations: true ones, (B, N, N) integers, which give measures and names to modules; none if unknown.
+        features: names; none for x, y, vx, vy where there are four.
+        frame_step: time units between two frames.
+        modules: kinds of relation to look for.
+        seed: of everything random.
+        overrides: further settings of the configuration, such as `trainer.max_epochs=20`.
+
+    Raises:
+        UserError: data or settings make no sense.
+    """
+    from modmeta.data import files
+    from modmeta.data.trajectories import Trajectories
+    from modmeta.training import fit_file
+
+    array = np.asarray(states.detach().cpu() if isinstance(states, Tensor) else states, dtype=np.float64)
+    if array.ndim != 4:
+        raise DataError(f"states have shape {array.shape}; give them as (tasks, entities, frames, features)")
+    labels = None if relations is None else np.asarray(relations).astype(np.int64)
+    d = array.shape[-1]
+    names = (
+        tuple(features) if features else ("x", "y", "vx", "vy") if d == 4 else tuple(f"feature{i}" for i in range(d))
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "states.npz"
+        files.save(path, {"all": Trajectories(array, labels, names, frame_step)})
+        settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
+        return load(fit_file(path, Path(directory) / "run", settings))

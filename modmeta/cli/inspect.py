@@ -1,0 +1,102 @@
+"""`modmeta inspect`: what a file of trajectories holds, before anyone trains on it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from modmeta.cli.reading import add_reading, reading_of
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser("inspect", help="tell what a file of trajectories holds, and suggest settings")
+    parser.add_argument("file", type=Path, help=".npz, .npy, HDF5, CSV or Parquet, or a directory in NRI's layout")
+    add_reading(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints tables and suggestions; what is missing is counted, not refused."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from modmeta.data import files
+    from modmeta.data.describe import in_order
+    from modmeta.errors import DataError
+
+    args.missing = "mask"
+    splits = {name: in_order(data) for name, data in files.load(args.file, args.split, reading_of(args)).items()}
+    if not splits:
+        raise DataError(f"{args.file} holds no trajectories")
+    console = Console()
+    table = Table(title=escape(str(args.file)))
+    for column in ("split", "tasks", "entities", "frames", "frame step", "missing states", "relations"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, data in splits.items():
+        table.add_row(name, *_row(data))
+    console.print(table)
+    first = next(iter(splits.values()))
+    console.print(_ranges(first))
+    for line in suggestions(args.file, splits):
+        console.print(escape(line), soft_wrap=True)
+
+
+def _row(data: Any) -> list[str]:
+    absent = 0 if data.mask is None else int((~data.mask).sum())
+    counts = None if data.mask is None else data.mask.any(axis=2).sum(axis=1)
+    entities = str(data.num_entities)
+    if counts is not None and counts.min() < counts.max():
+        entities = f"{counts.min()} to {counts.max()}"
+    known = "unknown" if data.relations is None else f"{int(data.relations.max()) + 1} kinds"
+    return [str(data.num_tasks), entities, str(data.num_frames), f"{data.frame_step:g}", str(absent), known]
+
+
+def _ranges(data: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(title="features")
+    for column in ("feature", "least", "median", "greatest", "standard deviation"):
+        table.add_column(column, justify="left" if column == "feature" else "right")
+    import numpy as np
+
+    seen = data.states if data.mask is None else data.states[data.mask]
+    flat = seen.reshape(-1, data.num_features)
+    for name, values in zip(data.features, flat.T, strict=True):
+        table.add_row(
+            name, *(f"{value:.4g}" for value in (values.min(), np.median(values), values.max(), values.std()))
+        )
+    return table
+
+
+def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
+    """What to mind, and the command to train with."""
+    from modmeta.data.describe import find_positions, frame_motion
+
+    first = next(iter(splits.values()))
+    positions, moving = find_positions(first)
+    lines, words = [], [f"python train.py data=files data.path={file}"]
+    if moving:
+        motion, explained = frame_motion(first, positions)
+        lines.append(
+            f"{', '.join(first.features[:positions])} are coordinates; their velocities follow ({explained:.1%} of the "
+            f"motion explained, {motion:.4g} time units a frame)"
+        )
+        words += ["model=continuous search.sweeps=3 optimizer.modules.lr=1e-2"]
+    elif positions:
+        lines.append(f"{', '.join(first.features[:positions])} are coordinates without velocities: estimate them")
+        words += ["data.velocities=estimated model=continuous search.sweeps=3 optimizer.modules.lr=1e-2"]
+    else:
+        lines.append("no feature is a coordinate by its name; if the first P are, say so with data.positions=P")
+        words += ["features@model.features=absolute"]
+    if any(data.mask is not None for data in splits.values()):
+        lines.append("states are missing: steps beside them are left out of all energies")
+        words += ["data.reading.missing=mask"]
+    if len(splits) == 1 and first.num_tasks < 3:
+        lines.append("fewer than three tasks: enough to infer from, too few to train on")
+    if first.relations is None:
+        lines.append(
+            "relations are unknown: to choose how many kinds there are, add -m model.num_edge_modules=1,2,3,4 and take "
+            "the least val/held_out, the energy of frames that structures were not inferred from"
+        )
+    return [*lines, "", " ".join(words)]

@@ -1,0 +1,30 @@
+"""Options of commands that read a file of trajectories."""
+
+import argparse
+from typing import Any
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Registers them."""
+    group = parser.add_argument_group("reading the file")
+    group.add_argument("--task", default="task", metavar="COLUMN", help="column of a table that names the task")
+    group.add_argument("--frame", default="frame", metavar="COLUMN", help="column of frame numbers or times")
+    group.add_argument("--entity", default="entity", metavar="COLUMN", help="column that names the entity")
+    group.add_argument("--features", metavar="A,B,...", help="columns to use, coordinates first; all others by default")
+    group.add_argument("--missing", choices=("error", "mask"), default="error", help="what to do about missing frames")
+    group.add_argument("--resample", type=float, metavar="STEP", help="interpolate to frames so far apart in time")
+    group.add_argument(
+        "--frame-step", type=float, metavar="STEP", help="time between frames, where the file does not say"
+    )
+    group.add_argument("--split", help="split of the file; test, or the only one, by default")
+
+
+def reading_of(args: argparse.Namespace, **more: Any) -> Any:
+    """What the options ask for."""
+    from modmeta.data.reading import Reading
+
+    features = tuple(args.features.split(",")) if args.features else None
+    return Reading(
+        task=args.task, frame=args.frame, entity=args.entity, features=features, missing=args.missing,
+        resample=args.resample, frame_step=args.frame_step, **more,
+    )  # fmt: skip

@@ -1,0 +1,73 @@
+"""What trajectories say of themselves: which features are coordinates, which are velocities, how far a frame is."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from modmeta.data.trajectories import Trajectories
+from modmeta.errors import DataError
+
+FOLLOWS = 0.9  # share of the coordinates' changes that velocities explain, where they are velocities
+SAMPLE = 500  # tasks looked at
+
+
+def in_order(data: Trajectories) -> Trajectories:
+    """Trajectories with coordinates first, then their velocities, then the rest; `vx` is the velocity of `x`."""
+    names = data.features
+    places = [name for name in names if f"v{name}" in names]
+    order = [*places, *(f"v{name}" for name in places)]
+    order += [name for name in names if name not in order]
+    if tuple(order) == names or len(set(names)) < len(names):
+        return data
+    return replace(data, states=data.states[..., [names.index(name) for name in order]], features=tuple(order))
+
+
+def check_moving(data: Trajectories, where: str) -> None:
+    """Refuses trajectories in which nothing ever changes.
+
+    Raises:
+        DataError: all states are those of the first frame.
+    """
+    if (data.states == data.states[:, :, :1]).all():
+        raise DataError(f"{where}: entities never move; relations show in motion only, so check what the features are")
+
+
+def find_positions(data: Trajectories) -> tuple[int, bool]:
+    """How many leading features are coordinates, and whether as many velocities follow, by their names or values."""
+    names, d = data.features, data.num_features
+    named = next((p for p in range(d // 2, 0, -1) if names[p : 2 * p] == tuple(f"v{name}" for name in names[:p])), 0)
+    if named:
+        return named, True
+    axes = next((p for p in range(min(d, 3), 0, -1) if names[:p] == tuple("xyz"[:p])), 0)
+    if d % 2 == 0 and frame_motion(data, d // 2)[1] > FOLLOWS:
+        return d // 2, True
+    return axes, False
+
+
+def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
+    """How far coordinates move in a frame at velocity 1, and how much of their changes that explains, up to 1."""
+    if data.num_frames < 3 or not positions or data.num_features < 2 * positions:
+        return 0.0, 0.0
+    x, v = data.states[:SAMPLE, :, :, :positions], data.states[:SAMPLE, :, :, positions : 2 * positions]
+    moved = x[:, :, 2:] - x[:, :, :-2]
+    path = (v[:, :, :-2] + 4 * v[:, :, 1:-1] + v[:, :, 2:]) / 3  # Simpson's rule
+    if data.mask is not None:
+        seen = data.mask[:SAMPLE]
+        whole = (seen[:, :, 2:] & seen[:, :, 1:-1] & seen[:, :, :-2])[..., None]
+        moved, path = moved * whole, path * whole
+    if not (path**2).sum() or not (moved**2).sum():
+        return 0.0, 0.0
+    fast = np.abs(path) > np.median(np.abs(path))
+    motion = float(np.median(moved[fast] / path[fast])) if fast.any() else 0.0
+    off = np.abs(moved - motion * path)
+    return motion, float(1 - np.median(off) / np.median(np.abs(moved))) if np.median(np.abs(moved)) else 0.0
+
+
+def with_room_for_velocities(data: Trajectories, positions: int) -> Trajectories:
+    """Trajectories whose coordinates have velocities, zeros where there were none, to be estimated."""
+    if find_positions(data) == (positions, True):
+        return data
+    x, rest = np.split(data.states, [positions], axis=-1)
+    names = data.features[:positions]
+    features = (*names, *(f"v{name}" for name in names), *data.features[positions:])
+    return replace(data, states=np.concatenate((x, np.zeros_like(x), rest), axis=-1), features=features)

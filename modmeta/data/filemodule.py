@@ -1,0 +1,165 @@
+"""Training on a file of one's own: splits made where there are none, settings found in the data."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from modmeta.data import files
+from modmeta.data.datamodule import TrajectoryDataModule
+from modmeta.data.describe import check_moving, find_positions, in_order, with_room_for_velocities
+from modmeta.data.reading import Reading
+from modmeta.data.scaling import Scales, robust_scales
+from modmeta.data.trajectories import Trajectories
+from modmeta.errors import DataError
+
+SPLITS = ("train", "valid", "test")
+
+
+class FileDataModule(TrajectoryDataModule):
+    """Training, validation and test tasks of a file, with relations or without.
+
+    Structures are inferred from, and modules trained on, the first `observed_frames`; forecasts of test tasks are
+    scored on the frames after them. What `settled` finds in the file need not be given.
+
+    Args:
+        path: of the file.
+        reading: how to read it.
+        valid_share, test_share: of the tasks, drawn for validation and test where the file has but one split.
+        split_seed: of that draw.
+        **settings: those of `TrajectoryDataModule`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        reading: Reading,
+        valid_share: float = 0.2,
+        test_share: float = 0.2,
+        split_seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(path=path, **settings)
+        self.shares = (path, reading, valid_share, test_share, split_seed)
+
+    def load(self) -> dict[str, Trajectories]:
+        splits = tasks_of(*self.shares)
+        if self.velocities == "estimated":
+            splits = {name: with_room_for_velocities(data, self.positions) for name, data in splits.items()}
+        shortest = min(data.num_frames for data in splits.values())
+        if shortest < self.observed_frames or self.observed_frames < 3:
+            raise DataError(
+                f"{self.path}: {shortest} frames, but data.observed_frames={self.observed_frames}; choose 3 or more"
+            )
+        keep = {"train": self.observed_frames, "valid": self.observed_frames}
+        return {name: data.frames(keep.get(name, data.num_frames)) for name, data in splits.items()}
+
+    def model_scales(self) -> Scales:
+        train = self.splits["train"]
+        complete = slice(None) if train.mask is None else train.mask.all(dim=1)
+        states = train.states[complete] if len(train.states[complete]) else train.states
+        assert self.units is not None
+        return robust_scales(states, self.positions, self.units, self.meta["frame_step"])
+
+    def mean_square_change(self) -> Tensor:
+        return super().mean_square_change().clamp_min(1e-12)
+
+
+def settled(config: DictConfig) -> DictConfig:
+    """A run's configuration in which what `data` leaves open, `null`, is what its file says.
+
+    Raises:
+        DataError: there is no file, or it cannot be read.
+    """
+    if "reading" not in config.data:
+        return config
+    if OmegaConf.is_missing(config.data, "path") or config.data.path is None:
+        raise DataError("data=files needs data.path=FILE, the file of trajectories")
+    config = config.copy()
+    data, reading = config.data, _reading(config.data.reading)
+    splits = tasks_of(data.path, reading, data.valid_share, data.test_share, data.split_seed)
+    train = splits["train"]
+    frames = min(part.num_frames for part in splits.values())
+    labelled = [part.relations for part in splits.values() if part.relations is not None]
+    positions, moving = find_positions(train)
+    modules = config.model.num_edge_modules
+    found = {
+        "num_tasks": train.num_tasks,
+        "num_entities": train.num_entities,
+        "positions": positions,
+        "num_relations": max(int(max(part.max() for part in labelled)) + 1, 2) if labelled else modules,
+        "observed_frames": frames - frames // 5,
+    }
+    for name, value in found.items():
+        if data[name] is None:
+            data[name] = value
+    if data.num_features is None:
+        room = data.positions if data.velocities == "estimated" and not moving else 0
+        data.num_features = train.num_features + room
+    if data.velocities == "estimated" and not data.positions:
+        raise DataError(
+            f"{data.path}: data.velocities=estimated needs to know how many features are coordinates: data.positions=2"
+        )
+    config.bouncegrad.observed_frames = data.observed_frames
+    return config
+
+
+def _reading(config: DictConfig) -> Reading:
+    values = {key: value for key, value in OmegaConf.to_container(config, resolve=True).items() if key != "_target_"}  # type: ignore[union-attr]
+    return Reading(**values)  # type: ignore[arg-type]
+
+
+def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float, seed: int) -> dict[str, Trajectories]:
+    """Training, validation and test tasks of a file, all with the same entities, features in order.
+
+    Raises:
+        DataError: the file cannot be read, or holds too little.
+    """
+    for name, share in (("valid_share", valid_share), ("test_share", test_share)):
+        if not 0 < share < 1:
+            raise DataError(f"data.{name}={share} must be a fraction of the tasks, between 0 and 1")
+    if valid_share + test_share >= 1:
+        raise DataError(f"data.valid_share={valid_share} and data.test_share={test_share} leave no task for training")
+    file = Path(path)
+    changed = file.stat().st_mtime_ns if file.exists() else 0
+    splits = dict(_loaded(path, reading, changed))
+    for name, data in splits.items():
+        check_moving(data, f"{path}, split {name}")
+    if len(splits) == 1:
+        splits = _drawn(path, next(iter(splits.values())), valid_share, test_share, seed)
+    for name in SPLITS:
+        if name not in splits:
+            raise DataError(
+                f"{path} has no split {name!r}, only {sorted(splits)}; give train, valid and test, or one split"
+            )
+    for name, data in splits.items():
+        if data.mask is not None and not data.mask.any(axis=2).all():
+            counts = data.mask.any(axis=2).sum(axis=1)
+            few = int(counts.argmin())
+            raise DataError(
+                f"{path}, split {name}: task {data.task_name(few)} has {counts[few]} entities, others {counts.max()}; "
+                "a model is trained on one number of entities (and applies to any), so make a file for each"
+            )
+    return {name: splits[name] for name in SPLITS}
+
+
+@lru_cache(maxsize=1)  # settings are found first, and a restart reads again
+def _loaded(path: str, reading: Reading, changed: int) -> dict[str, Trajectories]:
+    return {name: in_order(data) for name, data in files.load(path, how=reading).items()}
+
+
+def _drawn(path: str, data: Trajectories, valid_share: float, test_share: float, seed: int) -> dict[str, Trajectories]:
+    """Splits of one set of tasks; which task goes where depends on their number and the seed alone."""
+    total = data.num_tasks
+    valid, test = max(round(valid_share * total), 1), max(round(test_share * total), 1)
+    if total - valid - test < 1:
+        raise DataError(
+            f"{path}: {total} tasks; give at least 3, for training, validation and test (a long trajectory "
+            "can be cut into several)"
+        )
+    order = np.random.default_rng(seed).permutation(total)
+    parts = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}
+    return {name: data[np.sort(ids)] for name, ids in parts.items()}

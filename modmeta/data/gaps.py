@@ -1,0 +1,79 @@
+"""Frames that are missing, or not where they should be: filled for the arithmetic, masked for the mathematics."""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from modmeta.data.trajectories import Trajectories
+from modmeta.errors import DataError
+
+SPLINE = 4  # frames that a cubic needs; fewer are joined by straight lines
+
+
+def masked(data: Trajectories) -> Trajectories:
+    """Trajectories whose NaN states become masked ones, filled in."""
+    seen = np.isfinite(data.states).all(axis=-1)
+    if data.mask is not None:
+        seen &= data.mask
+    return data if seen.all() else replace(data, states=filled(data.states, seen), mask=seen)
+
+
+def filled(states: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """States (B, N, T, D) with those not seen interpolated in time, the first and last held; 0 for absent entities."""
+    states = np.where(seen[..., None], states, 0)
+    for task, entity in np.argwhere(~seen.all(axis=-1) & seen.any(axis=-1)):  # few, else there is little to learn from
+        here = np.flatnonzero(seen[task, entity])
+        gone = np.flatnonzero(~seen[task, entity])
+        path = states[task, entity]
+        for feature in range(path.shape[1]):
+            path[gone, feature] = np.interp(gone, here, path[here, feature])
+    return states
+
+
+def steps_seen(mask: np.ndarray) -> np.ndarray:
+    """Steps between frames whose both ends saw every entity of the task, (B, N, T) to (B, T - 1)."""
+    present = mask.any(axis=-1, keepdims=True)
+    frames = np.asarray((mask | ~present).all(axis=1))
+    return frames[:, 1:] & frames[:, :-1]
+
+
+def resampled(data: Trajectories, times: np.ndarray, step: float, where: str) -> Trajectories:
+    """Trajectories interpolated to frames `step` apart, by cubic splines over the frames seen.
+
+    Args:
+        data: states (B, N, T, D).
+        times: of the frames of every task, (B, T), increasing; NaN beyond a task's last.
+        step: time between frames asked for.
+        where: the file to name in errors.
+
+    Raises:
+        DataError: the step is longer than a task.
+    """
+    seen = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
+    last = np.nanmax(times, axis=1) - times[:, 0]
+    counts = np.floor(last / step + 1e-6).astype(int) + 1
+    if counts.min() < 2:
+        task = int(counts.argmin())
+        raise DataError(
+            f"{where}: resample={step:g} leaves task {data.task_name(task)}, {last[task]:g} long, a single frame; "
+            "choose a shorter one"
+        )
+    shape = (*data.states.shape[:2], int(counts.max()), data.num_features)
+    states, mask = np.zeros(shape), np.zeros(shape[:3], bool)
+    for task, entity in np.argwhere(seen.any(axis=-1)):
+        here = seen[task, entity]
+        t, x = times[task, here], data.states[task, entity, here]
+        grid = times[task, 0] + step * np.arange(counts[task])
+        inside = (grid >= t[0] - 1e-9 * step) & (grid <= t[-1] + 1e-6 * step)
+        mask[task, entity, : counts[task]] = inside
+        states[task, entity, : counts[task]][inside] = _interpolate(t, x, np.clip(grid[inside], t[0], t[-1]))
+    if not mask.all():
+        states = filled(states, mask)
+    return replace(data, states=states, mask=None if mask.all() else mask, frame_step=step)
+
+
+def _interpolate(t: np.ndarray, x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    if len(t) >= SPLINE:
+        return CubicSpline(t, x, axis=0)(at)
+    return np.stack([np.interp(at, t, column) for column in x.T], axis=-1)

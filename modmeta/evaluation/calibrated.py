@@ -1,0 +1,44 @@
+"""Calibration at the end of training: the checkpoint of a run learns how sure its probabilities may be."""
+
+import os
+from pathlib import Path
+from typing import cast
+
+import pytorch_lightning as pl
+import torch
+
+from modmeta.bouncegrad import BounceGrad
+from modmeta.checkpoint import read_checkpoint
+from modmeta.evaluation.calibration import TASKS, calibrate
+
+
+class Calibrate(pl.Callback):
+    """Finds the temperatures of the posterior on validation tasks and adds them to the last checkpoint.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.file = Path(directory) / "checkpoints" / "last.ckpt"
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = cast(BounceGrad, pl_module)
+        if not trainer.is_global_zero or not self.file.exists() or module.search.horizon > 1 or module.model.noise:
+            return
+        valid = trainer.datamodule.splits["valid"]  # type: ignore[attr-defined]
+        whole = torch.arange(len(valid)) if valid.mask is None else valid.mask.all(1).nonzero().squeeze(1)
+        if not len(whole):
+            return
+        whole = whole[:TASKS]
+        states = valid.states[whole].to(module.device)[:, :, : module.observed_frames]
+        labels = None if valid.relations is None else valid.relations[whole].long().to(module.device)
+        training = module.training
+        module.eval()
+        found = calibrate(module.model, module.search, states, labels, module.module_to_relation, module.seed)
+        module.train(training)
+        content = read_checkpoint(self.file)
+        content["modmeta"]["calibration"] = found.state_dict()
+        partial = self.file.with_suffix(".partial")
+        torch.save(content, partial)
+        os.replace(partial, self.file)

@@ -1,0 +1,131 @@
+"""Temperatures at which probabilities of edges are what they say, and how far they are from it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modmeta.evaluation.posterior import enumerable, exact, scorer, table
+from modmeta.model.model import RelationalModel
+from modmeta.search.search import Search, infer
+
+WINDOWS = (10, 20, 49)  # frames
+TEMPERATURES = np.geomspace(1, 3000, 61)  # tried; never surer than the likelihood itself
+TASKS = 100  # at most
+
+
+class Calibration(NamedTuple):
+    """Temperature of the posterior by the number of frames observed; between them it is interpolated.
+
+    Attributes:
+        frames: increasing.
+        temperatures: one for each.
+    """
+
+    frames: tuple[int, ...] = (2,)
+    temperatures: tuple[float, ...] = (1.0,)
+
+    def at(self, frames: int) -> float:
+        """Temperature for a window of so many frames."""
+        return float(np.exp(np.interp(np.log(frames), np.log(self.frames), np.log(self.temperatures))))
+
+    def state_dict(self) -> dict[str, Any]:
+        """In plain types."""
+        return {"frames": list(self.frames), "temperatures": list(self.temperatures)}
+
+
+@torch.no_grad()
+def calibrate(
+    model: RelationalModel,
+    search: Search,
+    states: Tensor,
+    relations: Tensor | None,
+    module_to_relation: Tensor,
+    seed: int = 0,
+    windows: tuple[int, ...] = WINDOWS,
+) -> Calibration:
+    """Temperatures of greatest likelihood of known relations, for windows of the first frames.
+
+    Without labels, the structures that all frames tell take their place, for windows of up to half of the frames.
+
+    Args:
+        model: with its likelihood.
+        search: that infers.
+        states: of validation tasks, (B, N, T, D).
+        relations: true ones (B, N, S), or none.
+        module_to_relation: (K,).
+        seed: of the inference.
+        windows: frames of each.
+    """
+    states, t = states[:TASKS], states.shape[2]
+    generator = torch.Generator(states.device).manual_seed(seed)
+    if relations is None:
+        labels = module_to_relation[infer(search, model, None, states, generator).structure.relations]
+        windows = tuple(sorted({min(window, t // 2) for window in windows}))
+    else:
+        labels = relations[:TASKS]
+        windows = tuple(sorted({min(window, t) for window in windows}))
+    found = []
+    for window in windows:
+        seen = states[:, :, : max(window, 3)]
+        probabilities = tempered(model, search, seen, generator)
+        losses = [nll(to_relations(probabilities(float(heat)), module_to_relation), labels) for heat in TEMPERATURES]
+        found.append(float(TEMPERATURES[int(np.argmin(losses))]))
+    return Calibration(tuple(max(window, 3) for window in windows), tuple(found))
+
+
+def tempered(model: RelationalModel, search: Search, states: Tensor, generator: torch.Generator) -> Any:
+    """Probabilities of modules on edges (B, N, S, K) as a function of the temperature.
+
+    Where the rows are too many to weigh, of a slot given the rest of the best row.
+    """
+    structure, k = infer(search, model, None, states, generator).structure, model.dynamics.num_edge_modules
+    score = scorer(model, states, structure)
+    b, n, s = structure.relations.shape
+    if enumerable(n, k):
+        energies = table(score, structure, k)
+        return lambda heat: exact(energies, structure, k, heat)
+    rows = structure.relations[:, :, None, None].repeat(1, 1, s, k, 1)  # (B, N, S, K, S)
+    slots = torch.arange(s).view(s, 1, 1).expand(s, k, 1).expand(b, n, s, k, 1)
+    rows = rows.scatter(-1, slots, torch.arange(k).view(k, 1).expand(b, n, s, k, 1))
+    slotwise = score(rows.flatten(2, 3)).unflatten(2, (s, k))
+    return lambda heat: (-slotwise / heat).softmax(-1)
+
+
+def to_relations(probabilities: Tensor, module_to_relation: Tensor) -> Tensor:
+    """Probabilities of relations (..., R) from those of modules (..., K)."""
+    return probabilities @ F.one_hot(module_to_relation, int(module_to_relation.max()) + 1).to(probabilities.dtype)
+
+
+def nll(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean negative log-likelihood of labels (...) under probabilities (..., R)."""
+    chosen = probabilities.gather(-1, labels.clamp(max=probabilities.shape[-1] - 1).unsqueeze(-1))
+    return float(-chosen.double().clamp_min(1e-12).log().mean())
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Confidence in the most probable relation, how often it is right, and how many edges there are, by bin.
+
+    Args:
+        probabilities: (..., R).
+        labels: true relations (...).
+        bins: of equal width, over confidences from 0 to 1.
+
+    Returns:
+        Each (bins,); NaN in bins without an edge.
+    """
+    confidence, best = probabilities.flatten(0, -2).double().max(-1)
+    right = (best == labels.flatten()).double()
+    place = (confidence * bins).long().clamp(0, bins - 1)
+    count = torch.bincount(place, minlength=bins).double()
+    mean = torch.bincount(place, confidence, minlength=bins) / count
+    share = torch.bincount(place, right, minlength=bins) / count
+    return mean.numpy(), share.numpy(), count.numpy()
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence is from the share that is right, over bins by their edges."""
+    mean, share, count = reliability(probabilities, labels, bins)
+    return float(np.nansum(np.abs(mean - share) * count) / count.sum())

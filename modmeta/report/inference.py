@@ -1,0 +1,167 @@
+"""What `modmeta infer` leaves behind: tables, arrays, graphs, figures, a page."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from modmeta.data.table_output import names_of, pairs_of, write_columns
+from modmeta.data.trajectories import Trajectories
+from modmeta.evaluation.calibration import calibration_error, reliability
+from modmeta.report import pictures
+from modmeta.report.laws import laws
+from modmeta.report.page import page, png
+
+if TYPE_CHECKING:
+    from modmeta.api import Forecasts, Model, Relations
+
+SHOWN = 3  # tasks in figures
+
+
+def write_relations(directory: Path, data: Trajectories, found: "Relations") -> None:
+    """`relations.csv`, `relations.parquet` and `relations.npz`."""
+    tasks, receivers, senders = pairs_of(data)
+    relation = found.relations[tasks, receivers, senders]
+    columns = names_of(data, tasks, receivers, senders) | {"relation": relation}
+    columns["probability"] = found.probabilities[tasks, receivers, senders, relation].astype(np.float64)
+    for ending in ("csv", "parquet"):
+        write_columns(directory / f"relations.{ending}", pa.table(columns), False)
+    arrays = {"relations": found.relations, "probabilities": found.probabilities, "energies": found.energies}
+    arrays |= {"evidence": found.evidence, "tasks": np.array([data.task_name(task) for task in range(data.num_tasks)])}
+    entities = [
+        [data.entity_name(task, entity) for entity in range(data.num_entities)] for task in range(data.num_tasks)
+    ]
+    arrays["entities"] = np.array(entities)
+    if found.r_hat is not None:
+        arrays["r_hat"] = found.r_hat
+    np.savez(directory / "relations.npz", allow_pickle=False, **arrays)
+
+
+def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ...], ahead: "Forecasts") -> None:
+    """`forecasts.csv` and `forecasts.npz`; frames are counted on from the last observed one."""
+    there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
+    tasks, entities, steps = np.nonzero(np.repeat(there[:, :, None], ahead.mean.shape[2], axis=2))
+    names = names_of(data, tasks, entities, entities)
+    columns: dict[str, np.ndarray] = {"task": names["task"], "step": steps + 1, "entity": names["receiver"]}
+    for i, name in enumerate(features):
+        for what, suffix in (("mean", ""), ("low", "_low"), ("high", "_high")):
+            columns[name + suffix] = getattr(ahead, what)[tasks, entities, steps, i].astype(np.float64)
+    write_columns(directory / "forecasts.csv", pa.table(columns), False)
+    np.savez(directory / "forecasts.npz", mean=ahead.mean, low=ahead.low, high=ahead.high)
+
+
+def _present(data: Trajectories, task: int) -> list[int]:
+    """Entities that a task has."""
+    return list(range(data.num_entities)) if data.mask is None else np.flatnonzero(data.mask[task].any(axis=1)).tolist()
+
+
+def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
+    """Relations of a task, an edge from sender to receiver with attributes `relation` and `probability`."""
+    out = nx.DiGraph(task=str(data.task_name(task)))
+    there = _present(data, task)
+    for receiver in there:
+        out.add_node(str(data.entity_name(task, receiver)), evidence=float(found.evidence[task, receiver]))
+        for sender in there:
+            if sender != receiver:
+                relation = int(found.relations[task, receiver, sender])
+                chance = float(found.probabilities[task, receiver, sender, relation])
+                ends = str(data.entity_name(task, sender)), str(data.entity_name(task, receiver))
+                out.add_edge(*ends, relation=relation, probability=chance)
+    return out
+
+
+def write_graphs(directory: Path, data: Trajectories, found: "Relations", advance: Callable[[], None]) -> None:
+    """`graphs/TASK.graphml` for every task, by its number in the file."""
+    (directory / "graphs").mkdir()
+    for task in range(data.num_tasks):
+        nx.write_graphml(graph(data, found, task), directory / "graphs" / f"{task}.graphml")
+        advance()
+
+
+def figures(
+    model: "Model", data: Trajectories, found: "Relations", ahead: "Forecasts", truth: np.ndarray | None
+) -> dict[str, tuple[str, Figure]]:
+    """Figures by file name, each with its caption."""
+    out = {}
+    positions = int(model.data["positions"])
+    for task in range(min(SHOWN, data.num_tasks)):
+        there = _present(data, task)
+        names = [data.entity_name(task, entity) for entity in there]
+        figure = Figure(figsize=(14, 4.6), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        came = None if truth is None else truth[task, there]
+        forecast = [part[task, there] for part in (ahead.mean, ahead.low, ahead.high)]
+        states = data.states[task, there]
+        relations, chances = (
+            found.relations[task][np.ix_(there, there)],
+            found.probabilities[task][np.ix_(there, there)],
+        )
+        if positions >= 2:
+            pictures.plot_trajectories(left, states, names, forecast[0], forecast[1], forecast[2], came)
+            places = states[:, -1, :2]
+        else:
+            mean, low, high = (part[..., 0] for part in forecast)
+            pictures.plot_series(left, states[..., 0], names, mean, low, high)
+            angle = 2 * np.pi * np.arange(len(there)) / len(there)
+            places = np.stack((np.cos(angle), np.sin(angle)), axis=1)
+        pictures.plot_matrix(middle, relations, chances, names)
+        pictures.plot_graph(right, places, relations, chances, names)
+        left.set_title("trajectories and forecasts (dashed)")
+        middle.set_title("relations and their probabilities")
+        right.set_title("who acts on whom")
+        caption = f"Task {data.task_name(task)}: trajectories with forecasts, relations with probabilities, the graph."
+        out[f"task_{task}.png"] = (caption, figure)
+    out |= _of_model(model, data, found)
+    return out
+
+
+def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[str, tuple[str, Figure]]:
+    """The laws of the modules, how often each is used, how chains cooled down, how reliable probabilities are."""
+    out, k = {}, model.module.model.dynamics.num_edge_modules
+    relation = model.module.module_to_relation.tolist()
+    labels = [f"module {i}, relation {relation[i]}" for i in range(k)]
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if model.data["positions"]:
+        distances, pulls = laws(model.module, int(model.data["positions"]), (0.05, 2.0))
+        away = distances * model.units.scale[0]
+        pictures.plot_laws(left, away, pulls, labels)
+        pictures.plot_laws(right, away, pulls, labels, logarithmic=True)
+        out["laws.png"] = ("Learned laws: what each module sends over the distance of a pair at rest.", figure)
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    pairs = ~np.eye(data.num_entities, dtype=bool)
+    usage = np.stack([(found.modules.argmax(-1) == i)[:, pairs].mean() for i in range(k)])
+    pictures.plot_usage(left, usage, labels)
+    left.set_title("module usage")
+    if model.module.search.horizon == 1 and data.mask is None:
+        first = type(found)(**{name: None if part is None else part[:1] for name, part in vars(found).items()})
+        energies, temperatures = model.trace(data.states[:1], first)
+        pictures.plot_energies(right, energies[..., 0], temperatures)
+        right.set_title(f"chains of task {data.task_name(0)}")
+    else:
+        right.set_axis_off()
+    out["search.png"] = ("How often modules are used; energies of four chains that cool down.", figure)
+    if data.relations is not None:
+        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+        chances, labels_ = found.probabilities[:, pairs], data.relations[:, pairs]
+        confidence, right_, count = reliability(_tensor(chances), _tensor(labels_))
+        pictures.plot_reliability(figure.subplots(), confidence, right_, count)
+        error = calibration_error(_tensor(chances), _tensor(labels_))
+        out["reliability.png"] = (f"Reliability of the probabilities; expected calibration error {error:.2%}.", figure)
+    return out
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def report(title: str, facts: list[tuple[str, str]], notes: list[str], drawn: dict[str, tuple[str, Figure]]) -> str:
+    """The page."""
+    return page(title, facts, [(caption, png(figure)) for caption, figure in drawn.values()], notes)
