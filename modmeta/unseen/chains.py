@@ -12,6 +12,7 @@ from modmeta.unseen.paths import Linear, deviations, linearise, refit, unlikelin
 from modmeta.unseen.scene import Scene
 
 FRAMES = 400  # of all chains whose derivatives are worked out at once, so that activations stay in cache
+SYSTEMS = 80  # of equations that are solved at once, to spare memory
 FRACTIONS = (1.0, 0.3, 0.1)  # of a step that are tried
 ENOUGH = 0.1  # nats a step must gain for the next one to be worth while
 EXPLAINED = 3.0  # median error of an entity, in units of its scale, that leaves nothing to explain
@@ -160,7 +161,11 @@ class Improver:
         each = len(place)
         log_scale = scene.log_scale(chains.paths).repeat_interleave(each, dim=0)
         places = self._places(chains.paths).transpose(1, 2).flatten(2).repeat_interleave(each, dim=0)
-        move, expected, _ = refit(picked, self.model.likelihood, log_scale, places, rounds=3)
+        likelihood, refits = self.model.likelihood, []
+        for some in torch.arange(q * each).split(SYSTEMS):
+            part = Linear(*(field[some] for field in picked))
+            refits.append(refit(part, likelihood, log_scale[some], places[some], rounds=3)[:2])
+        move, expected = (torch.cat(field) for field in zip(*refits, strict=True))
         best = expected.view(q, each).topk(min(BEST, each), largest=False).indices  # (Q, best)
         move = self._unscaled(move, chains.paths).view(q, each, *chains.paths.shape[1:])
         result = chains

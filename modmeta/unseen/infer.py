@@ -13,7 +13,8 @@ from modmeta.unseen.chains import Chains, Improver, joined, put
 from modmeta.unseen.scene import Scene
 from modmeta.unseen.starts import guess
 
-AGAIN = 256  # guesses of a chain that has lost its way
+AGAIN = 1  # further attempts, with other guesses, at tasks that are not explained
+JUMPS = 256  # guesses of a chain that has lost its way
 MOVES = 2  # of a chain's structure on each window, as long as it does not explain everything
 WINDOWS = (12, 24)  # frames looked at, before all of them
 TASKS = 10  # worked on together; more leave the cache
@@ -77,14 +78,23 @@ def find(
     for tasks in torch.arange(len(visible)).split(TASKS):
         generator = torch.Generator(visible.device).manual_seed(seed * 1_000_003 + int(tasks[0]))
         known = None if relations is None else relations[tasks]
-        parts.append(_find(Scene(model, visible[tasks], hidden), search, known, generator))
+        found, explained = _find(Scene(model, visible[tasks], hidden), search, known, generator)
+        for _ in range(AGAIN):
+            lost = (~explained).nonzero().squeeze(1)
+            if not len(lost):
+                break
+            scene = Scene(model, visible[tasks[lost]], hidden)
+            again, explained[lost] = _find(scene, search, None if known is None else known[lost], generator)
+            found = _better(again, found, lost)
+        parts.append(found)
         advance(len(tasks))
     structure = Structure(*(torch.cat(field) for field in zip(*(part.structure for part in parts), strict=True)))
     fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in Found._fields if name != "structure"}
     return Found(structure=structure, **fields)
 
 
-def _find(scene: Scene, search: Search, relations: Tensor | None, generator: torch.Generator) -> Found:
+def _find(scene: Scene, search: Search, relations: Tensor | None, generator: torch.Generator) -> tuple[Found, Tensor]:
+    """What is found, and whether it explains everything (B,)."""
     frames, everyone = scene.visible.shape[2], torch.arange(scene.num_entities)
     windows = [window for window in WINDOWS if window < frames] + [frames]
     improver = Improver(scene, search if relations is None else None, generator)
@@ -101,7 +111,18 @@ def _find(scene: Scene, search: Search, relations: Tensor | None, generator: tor
         if relations is None:
             chains = _where(~improver.explained(chains), chains, lambda some: _restructured(improver, some))
     chains = _best(improver.refined(chains, 4), keep[2])
-    return _summary(improver, chains)
+    return _summary(improver, chains), improver.explained(_best(chains, 1))
+
+
+def _better(new: Found, old: Found, tasks: Tensor) -> Found:
+    """What was found first, of some tasks what was found later where its energy is less."""
+    wins = new.energies.sum(1) < old.energies[tasks].sum(1)
+    tasks, structure = tasks[wins], []
+    for then, now in zip(old.structure, new.structure, strict=True):
+        structure.append(then.index_copy(0, tasks, now[wins]))
+    fields = [name for name in Found._fields if name != "structure"]
+    merged = {name: getattr(old, name).index_copy(0, tasks, getattr(new, name)[wins]) for name in fields}
+    return Found(structure=Structure(*structure), **merged)
 
 
 def _restructured(improver: Improver, chains: Chains) -> Chains:
@@ -141,7 +162,7 @@ def _taken_on(improver: Improver, chains: Chains, window: int) -> Chains:
     if not len(lost.scene):
         return longer
     later, rows = improver.scene[lost.scene].frames(done - 1, window), lost.structure.relations[:, :v]
-    again = guess(later, AGAIN, 1, improver.generator, rows).paths[:, 0, :, 1:]
+    again = guess(later, JUMPS, 1, improver.generator, rows).paths[:, 0, :, 1:]
     return joined([longer, lost._replace(paths=torch.cat((lost.paths[:, :, :done], again), dim=2))])
 
 
