@@ -1,9 +1,9 @@
 """How sure a structure is: probabilities of edges under the tempered posterior exp(-energy / temperature).
 
 At horizon 1 receivers are independent given the frames. Where all rows of a receiver can be weighed its marginals are
-exact; where they are too many, several chains of Gibbs sampling visit slot after slot, first cooling down from a
-temperature at which anything goes, then staying at the one asked for. What they average is the probability of a slot
-given the rest of its row, which is far steadier than counting draws (Rao-Blackwell). Chains agree where split R-hat is
+exact; where they are too many, several chains of Gibbs sampling visit a block of slots after another, first cooling down
+from a temperature at which anything goes, then staying at the one asked for. What they average is the probability of a
+slot given the other blocks, which is far steadier than counting draws (Rao-Blackwell). Chains agree where split R-hat is
 near 1 (Gelman et al., *Bayesian Data Analysis*, 3rd edition, section 11.4).
 """
 
@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.model.dynamics import one_hot
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, marginals
+from modmeta.search.slots import blocks
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import all_rows
 
@@ -84,7 +86,7 @@ def sample(
     chains: int = 4,
     sweeps: int = 120,
 ) -> Chains:
-    """Gibbs sampling, one slot of every receiver at a time.
+    """Gibbs sampling, a block of slots of every receiver at a time.
 
     Args:
         score: energies of rows.
@@ -100,21 +102,21 @@ def sample(
     rows = torch.randint(k, (b, n, chains, s), generator=generator, device=device)
     cooling = torch.linspace(1, 0, max(sweeps // 2, 1), dtype=torch.float64)
     heats = temperature * HOT ** torch.cat((cooling, cooling.new_zeros(sweeps - len(cooling))))
-    digits = torch.arange(k, device=device)
     kept, energies = [], []
     for sweep, heat in enumerate(heats.tolist()):
-        given = []
-        for slot in range(s):
-            options = rows.unsqueeze(3).repeat(1, 1, 1, k, 1)  # (B, N, C, K, S)
-            options[..., slot] = digits
-            scores = score(options.flatten(2, 3)).unflatten(2, (chains, k))
+        given = rows.new_zeros(b, n, chains, s, k, dtype=torch.float32)
+        for block in blocks(s, k, generator):
+            options = all_rows(len(block), k, device)  # (M, slots)
+            tried = rows.unsqueeze(3).repeat(1, 1, 1, len(options), 1)  # (B, N, C, M, S)
+            tried[..., block] = options
+            scores = score(tried.flatten(2, 3)).unflatten(2, (chains, len(options)))
             weights = (-scores / heat).softmax(-1)
             drawn = torch.multinomial(weights.flatten(0, -2), 1, generator=generator).view(b, n, chains)
-            rows[..., slot] = drawn
-            given.append(weights)
+            rows[..., block] = options[drawn]
+            given[..., block, :] = (weights @ one_hot(options, k)).unflatten(-1, (len(block), k))
         energies.append(scores.gather(-1, drawn.unsqueeze(-1)).squeeze(-1).sum(1).T)  # (C, B)
         if sweep >= len(cooling):
-            kept.append(torch.stack(given, dim=3))  # (B, N, C, S, K)
+            kept.append(given)
     draws = torch.stack(kept)  # (L, B, N, C, S, K)
     return Chains(draws.mean((0, 3)), split_r_hat(draws.movedim(3, 1)).amax(-1), torch.stack(energies), heats)
 

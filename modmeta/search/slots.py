@@ -67,9 +67,7 @@ def draw_slots(
     received = summed(messages, relations.unsqueeze(2))  # (B, N, 1, T, C)
     scores = messages.new_empty(b, n, s, k)
     worse = accepted = torch.zeros((), dtype=torch.long, device=messages.device)
-    size = max(1, min(s, int(math.log(COMBINATIONS, k)))) if k > 1 else s
-    order = torch.randperm(s, generator=generator, device=messages.device)
-    for block in order.split(size):  # each draw depends on those before it
+    for block in blocks(s, k, generator):  # each draw depends on those before it
         rows = all_rows(len(block), k, messages.device)  # (M, block)
         sent, here = messages[:, :, block], relations[:, :, block]  # (B, N, block, K, T, C), (B, N, block)
         current = (here * k ** torch.arange(len(block) - 1, -1, -1, device=here.device)).sum(-1)
@@ -89,6 +87,12 @@ def draw_slots(
     types = selection(energies, types, temperature, generator) if num_node_modules > 1 else types
     paid = _of(prior, relations).flatten(2).sum(-1)
     return Drawn(Structure(relations, types), scores, _of(energies, types).squeeze(-1) + paid, worse, accepted)
+
+
+def blocks(num_senders: int, num_modules: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Slots in random order, in parts of which each has at most `COMBINATIONS` rows, or one slot."""
+    size = max(1, int(math.log(COMBINATIONS, num_modules))) if num_modules > 1 else num_senders
+    return torch.randperm(num_senders, generator=generator, device=generator.device).split(size)
 
 
 def _of(options: Tensor, index: Tensor) -> Tensor:
