@@ -139,7 +139,7 @@ class ModularDynamics(nn.Module):
         out = self.edge_modules(pairs.flatten(0, -2))
         if self.null_module:
             out = torch.cat((torch.zeros_like(out[:1]), out[1:]))
-        return out.view(len(out), *pairs.shape[:-1], -1)
+        return out.view(len(out), *pairs.shape[:-1], out.shape[-1])
 
     def change(self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:
         """Change that candidate structures predict, in units of `change_scale`.
