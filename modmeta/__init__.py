@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modmeta.api import Forecasts, Model, Relations, fit, load, pretrained
+    from modmeta.api import Forecasts, Model, Relations, fit, load, models
 
 __version__ = "0.1.0"
-__all__ = ["Forecasts", "Model", "Relations", "fit", "load", "pretrained"]
+__all__ = ["Forecasts", "Model", "Relations", "fit", "load", "models"]
 
 
 def __getattr__(name: str) -> Any:

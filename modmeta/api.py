@@ -185,7 +185,7 @@ class Model:
         return states * torch.tensor(self.units.scale) + torch.tensor(self.units.offset)
 
 
-def pretrained() -> list[str]:
+def models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(
         Path(str(item)).stem for item in resources("modmeta.pretrained").iterdir() if item.name.endswith(".ckpt")
@@ -202,12 +202,12 @@ def load(model: str | Path) -> Model:
         UserError: there is none, or it cannot be trusted.
     """
     path = Path(model)
-    if not path.exists() and str(model) in pretrained():
+    if not path.exists() and str(model) in models():
         path = Path(str(resources("modmeta.pretrained") / f"{model}.ckpt"))
     elif not path.exists():
         raise UserError(
             f"{model} does not exist; name a run directory, a checkpoint, or one of the models that come along: "
-            f"{', '.join(pretrained())}"
+            f"{', '.join(models())}"
         )
     module, data = load_model(path)
     saved = read_checkpoint(path)["modmeta"].get("calibration")

@@ -109,8 +109,8 @@ def test_python_interface_keeps_the_kind(springs: Trajectories) -> None:
     assert np.abs(ahead.mean - springs.states[:2, :, 30:35]).max() < 0.02
     with pytest.raises(DataError, match="4 features"):
         model.infer(springs.states[..., :3])
-    assert {"springs5"} <= set(modmeta.pretrained())
-    for name in modmeta.pretrained():
+    assert {"springs5"} <= set(modmeta.models())
+    for name in modmeta.models():
         assert (ROOT / "modmeta" / "pretrained" / f"{name}.ckpt").stat().st_size < 1_000_000
 
 

@@ -1,10 +1,10 @@
 """How sure a structure is: probabilities of edges under the tempered posterior exp(-energy / temperature).
 
 At horizon 1 receivers are independent given the frames. Where all rows of a receiver can be weighed its marginals are
-exact; where they are too many, several chains of Gibbs sampling visit a block of slots after another, first cooling down
-from a temperature at which anything goes, then staying at the one asked for. What they average is the probability of a
-slot given the other blocks, which is far steadier than counting draws (Rao-Blackwell). Chains agree where split R-hat is
-near 1 (Gelman et al., *Bayesian Data Analysis*, 3rd edition, section 11.4).
+exact; where they are too many, several chains of Gibbs sampling visit one block of slots after another, first cooling
+down from a temperature at which anything goes, then staying at the one asked for. What they average is the probability
+of a slot given the other blocks, which is far steadier than counting draws (Rao-Blackwell). Chains agree where split
+R-hat is near 1 (Gelman et al., *Bayesian Data Analysis*, 3rd edition, section 11.4).
 """
 
 from collections.abc import Callable
