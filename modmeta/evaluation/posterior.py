@@ -20,7 +20,7 @@ from modmeta.search.slots import blocks
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import all_rows
 
-HOT = 1000.0  # times the temperature asked for: where chains start
+HOT = 1e5  # times the temperature asked for: where chains start; energies differ by ten thousands
 FLOOR = 0.01  # standard deviation of a probability that R-hat does not look below
 MOST_ROWS = 1024  # of a receiver, to weigh them all
 
