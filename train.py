@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from modmeta.data.filemodule import settled
+from modmeta.data.filemodule import filled_from_file
 from modmeta.errors import Preempted, UserError
 from modmeta.resume import finished, settle, starting_point
 from modmeta.runs import ADVICE, Fit, as_single_run, attempt, promote
@@ -29,7 +29,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if done is not None:
         print(f"{directory} is finished; its results are in metrics.json")
         return done
-    config = settled(config)
+    config = filled_from_file(config)
     best = last = fit(attempt(config, 0))
     seconds = last.record.seconds
     for number in range(1, config.restarts + 1):

@@ -182,6 +182,11 @@ class BounceGrad(pl.LightningModule):
 
     # ---- training --------------------------------------------------------------------------------------------------
 
+    def on_train_epoch_start(self) -> None:
+        """The last epoch ends with a validation: it matches labels, and the run is judged by it."""
+        if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
+            self.trainer.check_val_every_n_epoch = 1
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if self.forecast_share and int(self.steps_done) >= self.total_steps:
             return self._forecast_step(batch)

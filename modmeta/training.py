@@ -7,7 +7,7 @@ import hydra
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
-from modmeta.data.filemodule import settled
+from modmeta.data.filemodule import filled_from_file
 
 # What suits entities with places and velocities; see conf/experiment/springs5.yaml.
 MOVING = ("model=continuous", "search.sweeps=3", "optimizer.modules.lr=1e-2")
@@ -31,7 +31,7 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
     moving = find_positions(next(iter(files.load(path).values())))[1]
     words = ["data=files", f"data.path={path}", f"directory={directory}", *QUIET, *(MOVING if moving else ())]
     with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
-        config = settled(hydra.compose("train", [*words, *overrides]))
+        config = filled_from_file(hydra.compose("train", [*words, *overrides]))
     pl.seed_everything(config.bouncegrad.seed, verbose=False)
     data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.bouncegrad)
     module.config = OmegaConf.to_container(config, resolve=True)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modmeta.cli.main import main
-from modmeta.data.filemodule import settled, tasks_of
+from modmeta.data.filemodule import filled_from_file, tasks_of
 from modmeta.data.files import load
 from modmeta.data.reading import Reading
 from modmeta.errors import DataError, UserError
@@ -304,7 +304,7 @@ def test_training_refuses(
 
     monkeypatch.chdir(place)
     with pytest.raises((UserError, hydra.errors.InstantiationException), match=told):
-        hydra.utils.instantiate(settled(compose(tmp_path / "run", "data=files", *words)).data).setup()
+        hydra.utils.instantiate(filled_from_file(compose(tmp_path / "run", "data=files", *words)).data).setup()
 
 
 def test_splits_are_drawn_alike(place: Path) -> None:

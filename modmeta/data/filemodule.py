@@ -23,7 +23,7 @@ class FileDataModule(TrajectoryDataModule):
     """Training, validation and test tasks of a file, with relations or without.
 
     Structures are inferred from, and modules trained on, the first `observed_frames`; forecasts of test tasks are
-    scored on the frames after them. What `settled` finds in the file need not be given.
+    scored on the frames after them. What `filled_from_file` finds in the file need not be given.
 
     Args:
         path: of the file.
@@ -68,7 +68,7 @@ class FileDataModule(TrajectoryDataModule):
         return super().mean_square_change().clamp_min(1e-12)
 
 
-def settled(config: DictConfig) -> DictConfig:
+def filled_from_file(config: DictConfig) -> DictConfig:
     """A run's configuration in which what `data` leaves open, `null`, is what its file says.
 
     Raises:
