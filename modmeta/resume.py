@@ -32,8 +32,8 @@ FREE = (
 )  # fmt: skip
 # What the configuration of a run may name besides what one in a checkpoint may.
 PARTS = (
-    *ALLOWED, "modmeta.callbacks.", "modmeta.checkpoint_files.", "modmeta.data.", "modmeta.report.",
-    "pytorch_lightning.Trainer", "pytorch_lightning.trainer.", "pytorch_lightning.callbacks.",
+    *ALLOWED, "modmeta.callbacks.", "modmeta.checkpoint_files.", "modmeta.data.", "modmeta.evaluation.",
+    "modmeta.report.", "pytorch_lightning.Trainer", "pytorch_lightning.trainer.", "pytorch_lightning.callbacks.",
     "pytorch_lightning.loggers.", "pytorch_lightning.profilers.", "wandb.Settings", "wandb.sdk.wandb_settings.",
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Runs that are broken off and taken up again: the same as those that never were."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytorch_lightning as pl
 import torch
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import load_model
+from modmeta.checkpoint import check_targets, load_model
 from modmeta.checkpoint_files import Damaged, find_newest, load, save
 from modmeta.errors import Preempted, UserError
+from modmeta.resume import PARTS
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, run, same_run
 
 
@@ -181,3 +183,13 @@ def test_the_one_before_a_damaged_checkpoint_is_used(whole: Path, tmp_path: Path
         run(tmp_path / "run", *QUICK)
     assert (last.parent / "damaged.ckpt").stat().st_size == 5000
     same_run(whole, tmp_path / "run")
+
+
+def test_every_part_that_is_shipped_may_be_taken_up() -> None:
+    named = set()
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        named |= set(re.findall(r"_target_: *([\w.]+)", path.read_text()))
+    named = {name for name in named if not name.startswith(("hydra", "submitit"))}
+    assert len(named) > 20
+    for name in named:
+        check_targets({"_target_": name}, Path("conf"), PARTS)
