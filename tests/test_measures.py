@@ -1,6 +1,7 @@
 """Label matching and measures against brute force and scikit-learn."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.evaluation.protocol import ProtocolMeasures
+from modmeta.report.run import portable
 from modmeta.search.search import Inferred
 from modmeta.structure.bank import random_structure
 from tests.conftest import make_model
@@ -65,3 +67,9 @@ def test_measures_agree_with_scikit_learn(r: int) -> None:
     assert out["mse_1"] == pytest.approx(float((forecast[:, :, 0] - states[:, :, 11]).square().mean()), rel=1e-4)
     assert out["mse_5"] == pytest.approx(float((forecast[:, :, 4] - states[:, :, 15]).square().mean()), rel=1e-4)
     assert "mse_20" not in out
+
+
+def test_settings_of_results_name_no_machine(tmp_path: Path) -> None:
+    settings = {"directory": str(tmp_path), "logs": [f"{tmp_path}/csv"], "data": {"dir": "/elsewhere/data", "seed": 3}}
+    known = {"directory": ".", "logs": ["csv"], "data": {"dir": "data", "seed": 3}}
+    assert portable(settings, tmp_path) == known

@@ -59,9 +59,16 @@ def measures_table(measures: dict[str, float], title: str) -> Table:
     return table
 
 
-def portable(config: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """A configuration whose paths within the run's directory are relative to it: figures travel, machines do not."""
-    return cast(dict[str, Any], json.loads(json.dumps(config).replace(str(directory), ".")))
+def portable(value: Any, directory: Path) -> Any:
+    """Settings without the machine's paths: those within the run's directory are relative to it, others are names."""
+    if isinstance(value, dict):
+        return {key: portable(part, directory) for key, part in value.items()}
+    if isinstance(value, list):
+        return [portable(part, directory) for part in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        path = Path(value)
+        return str(path.relative_to(directory)) if path.is_relative_to(directory) else path.name
+    return value
 
 
 class RunRecord(pl.Callback):
