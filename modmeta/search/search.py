@@ -159,20 +159,16 @@ class Search:
             messages = model.dynamics.messages(states, structure) if messages is None else messages
             score = model.scorer(states) if score is None else score
         how = selection or self.selection
-        by_slots = self._by_slots(model, structure)
         candidates = self.candidates(model, structure, logits, generator)
         moving = self._moving(structure, generator)  # (B, N)
-        if self.horizon == 1:
-            assert messages is not None
-            assert score is not None
-            scores = score(summed(messages, candidates.rows), candidates.types)
-            scores = scores + prior_energies(prior, candidates.rows)
-            current, movable = candidates.current, moving
-        else:
+        current, movable = candidates.current, moving
+        paid = prior_energies(prior, candidates.rows)
+        if messages is not None and score is not None:
+            scores = paid + score(summed(messages, candidates.rows), candidates.types)
+        else:  # structures are judged as wholes
             scores = self._score_whole(model, states, structure, candidates, moving).unsqueeze(1)
-            paid = prior_energies(prior, candidates.rows) * moving.unsqueeze(2)
-            scores = scores + paid.sum(1, keepdim=True)
-            current, movable = candidates.current[:, :1], moving.any(1, keepdim=True)
+            scores = scores + (paid * moving.unsqueeze(2)).sum(1, keepdim=True)
+            current, movable = current[:, :1], moving.any(1, keepdim=True)
         if self.symmetric:
             chosen = self._choose_symmetric(model, scores, temperature, generator, how)
         else:
@@ -182,11 +178,9 @@ class Search:
         energies, slots = scores.gather(-1, chosen.unsqueeze(-1)).flatten(1), None
         worse = (scores > scores.gather(-1, current.unsqueeze(-1))) & movable.unsqueeze(-1)
         offered, accepted = worse.sum(), worse.gather(-1, chosen.unsqueeze(-1)).sum()
-        if by_slots:
-            assert messages is not None
-            assert score is not None
-            g = model.dynamics.num_node_modules
-            drawn = draw_slots(score, messages, new, prior, g, how, temperature, generator)
+        if messages is not None and score is not None and self._by_slots(model, structure):
+            types = model.dynamics.num_node_modules
+            drawn = draw_slots(score, messages, new, prior, types, how, temperature, generator)
             new, slots, energies = drawn.structure, drawn.scores, drawn.energies
             offered, accepted = offered + drawn.worse, accepted + drawn.accepted
         changed = (new.relations != structure.relations).any(-1) | (new.types != structure.types)
