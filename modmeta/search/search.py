@@ -64,7 +64,7 @@ class Search:
         flips: and all rows that differ from the current one in one slot; where all receivers move at horizon 1, slot
             after slot (`draw_slots`).
         uniform: samples come from the uniform distribution instead of the proposal network.
-        sweeps: search steps of an inference with modules frozen; they accept improvements only.
+        sweeps: search steps of an inference with modules frozen; see `infer`.
         symmetric: prior that relations are mutual, z_ij = z_ji, found jointly (needs all rows, all receivers, Gibbs).
         edge_cost: prior against edges, nats for each whose module is not the first.
     """
