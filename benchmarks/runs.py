@@ -71,7 +71,13 @@ def line(row: Row, runs: Sequence[dict[str, Any]]) -> str:
     """A row of the table."""
     name, accuracy = row.name or row.experiment, [run["test/edge_accuracy"] for run in runs]
     errors = [[run[f"test/mse_{step}"] for run in runs] for step in (1, 10)]
-    cells = [" ".join((name, *row.overrides)), f"{row.tasks:,}", str(len(runs)), spread(accuracy, ".2%"), f"{min(accuracy):.2%}"]
+    cells = [
+        " ".join((name, *row.overrides)),
+        f"{row.tasks:,}",
+        str(len(runs)),
+        spread(accuracy, ".2%"),
+        f"{min(accuracy):.2%}",
+    ]
     cells += [spread(of, ".1e") for of in errors]
     cells += [f"{statistics.mean(run['train/seconds'] for run in runs):.0f}"]
     return f"| {' | '.join(cells)} |"
