@@ -21,8 +21,8 @@ from modmeta.runs import ADVICE, Fit, as_single_run, attempt, promote
 def train(config: DictConfig) -> dict[str, float]:
     """One run: fit, again from other initial modules while it looks stuck, then test the fit of least energy."""
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    # Set even where it changes nothing: from then on MKL keeps to this number, and a run can be repeated bit for bit.
+    torch.set_num_threads(config.threads or torch.get_num_threads())
     config = settle(config)
     directory = Path(config.directory)
     done = finished(directory)

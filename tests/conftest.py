@@ -10,6 +10,9 @@ from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, Relative
 from modmeta.model.likelihood import FixedGaussian, Gaussian, StudentT
 from modmeta.model.model import RelationalModel
 
+# Runs of this process are compared bit by bit with runs of others, which have one thread (tests/runs.py).
+torch.set_num_threads(1)
+
 LIKELIHOODS = {
     "squared": lambda: FixedGaussian(0.5),
     "gaussian": lambda: Gaussian(4),
