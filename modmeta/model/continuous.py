@@ -235,6 +235,10 @@ class ContinuousDynamics(ModularDynamics):
         behind[1, -1] = -1
         return weights + self.lag * behind
 
+    def stepper(self, relations: Tensor, types: Tensor) -> Callable[[Tensor], Tensor]:
+        """What takes states (B, N, T, D) a step on, under structures (B, N, S) and (B, N)."""
+        return lambda states: self.step(states, relations, types)
+
     def step(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
         b, n, t, d = states.shape

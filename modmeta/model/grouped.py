@@ -60,3 +60,35 @@ class GroupedMLP(nn.Module):
             h = self.activation(layer(h))
         out = self.layers[-1](h)
         return out if self.linear is None else out + self.linear(x)
+
+    def alone(self, group: int) -> Callable[[Tensor], Tensor]:
+        """The hidden layers of one network: (P, in) to (P, hidden)."""
+        layers = [(layer.bias[group], layer.weight[group]) for layer in self.layers[:-1]]
+
+        def hidden(x: Tensor) -> Tensor:
+            for bias, weight in layers:
+                x = self.activation(torch.addmm(bias, x, weight))
+            return x
+
+        return hidden
+
+    def led(self, own: int, lead: Tensor) -> Callable[[Tensor], Tensor]:
+        """The networks on inputs of which all but the first `own` numbers are `lead`, (L, in - own), times L others.
+
+        The product of the two linear maps is taken here once, of weights alone: (P, own + L) to (K, P, out).
+        """
+        first, linear = self.layers[0], self.linear
+
+        def melted(weight: Tensor) -> Tensor:
+            return torch.cat((weight[:, :own], lead @ weight[:, own:]), dim=1)
+
+        weights, straight = melted(first.weight), None if linear is None else melted(linear.weight)
+
+        def networks(x: Tensor) -> Tensor:
+            x = x.expand(len(weights), *x.shape)
+            h = torch.baddbmm(first.bias, x, weights)
+            for layer in self.layers[1:]:
+                h = layer(self.activation(h))
+            return h if linear is None or straight is None else h + torch.baddbmm(linear.bias, x, straight)
+
+        return networks

@@ -139,13 +139,6 @@ class RelationalModel(nn.Module):
         error = (predicted - states[:, :, 1:]) / self.dynamics.change_scale
         return self.likelihood.energy(error, self.log_scale(states)).sum(dim=(-1, -2))
 
-    def structure_energies(self, states: Tensor, structures: Structure, horizon: int) -> Tensor:
-        """Energies of M whole structures a task: relations (B, M, N, S), types (B, M, N) to (B, M)."""
-        b, m = structures.types.shape[:2]
-        repeated = states.unsqueeze(1).expand(b, m, *states.shape[1:]).flatten(0, 1)
-        flat = Structure(structures.relations.flatten(0, 1), structures.types.flatten(0, 1))
-        return self.energies(repeated, flat, horizon).sum(dim=-1).view(b, m)
-
     @torch.no_grad()
     def forecast(self, states: Tensor, structure: Structure, steps: int) -> Tensor:
         """Forecast from one frame (B, N, D): (B, N, steps, D), always the same."""

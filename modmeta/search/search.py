@@ -231,7 +231,15 @@ class Search:
         moves = moving.unsqueeze(2)  # (B, N, 1)
         rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.relations.unsqueeze(2))  # (B, N, M, S)
         types = torch.where(moves, candidates.types, structure.types.unsqueeze(2))
-        return model.structure_energies(states, Structure(rows.transpose(1, 2), types.transpose(1, 2)), self.horizon)
+        same = (rows == structure.relations.unsqueeze(2)).all(-1) & (types == structure.types.unsqueeze(2))
+        task, other = (~same.all(1)).nonzero(as_tuple=True)  # a proposal that changes nothing needs no rollout
+        wholes = Structure(
+            torch.cat((structure.relations, rows.transpose(1, 2)[task, other])),
+            torch.cat((structure.types, types.transpose(1, 2)[task, other])),
+        )
+        energies = model.energies(torch.cat((states, states[task])), wholes, self.horizon).sum(-1)
+        current, others = energies.split((len(states), len(task)))
+        return current.unsqueeze(1).repeat(1, rows.shape[2]).index_put((task, other), others)
 
 
 def _take(candidates: Candidates, chosen: Tensor) -> Structure:

@@ -1,0 +1,158 @@
+"""The published search and gradient step, and the same written the published way, on the same batch.
+
+    python -m benchmarks.published_step
+
+The yardstick is our own code for what the published program (github.com/FerranAlet/modular-metalearning, neurips2019)
+does: every structure is lists of edges for each module; the graphs of a batch are joined into one by loops over tasks;
+each module is called on its edges, and a dense one-hot matrix of the joint graph adds messages up; the current and the
+proposed structures are rolled out once each, both for gradients, and one backward pass goes through both once every
+task has chosen. Both sides have the same weights and proposals, and their energies must agree. The proposal network,
+the same on both sides, is left out.
+"""
+
+import time
+from contextlib import nullcontext
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from benchmarks.step import make
+from modmeta.bouncegrad import BounceGrad
+from modmeta.model.grouped import GroupedMLP
+from modmeta.structure.bank import Structure, random_structure
+from modmeta.structure.relations import senders
+
+REPEATS = 5
+
+Lists = list[list[tuple[int, int]]]  # edges (sender, receiver) of a task, by module
+
+
+def sequential(networks: GroupedMLP, which: int) -> nn.Sequential:
+    """One network as a user of torch writes it."""
+    parts: list[nn.Module] = []
+    for layer in networks.layers:
+        linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
+        linear.weight.data.copy_(layer.weight[which].T)
+        linear.bias.data.copy_(layer.bias[which, 0])
+        parts += [linear, nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+class Published:
+    """Energies of structures given as lists, the published way."""
+
+    def __init__(self, module: BounceGrad) -> None:
+        dynamics = module.model.dynamics
+        self.module, self.horizon = module, module.search.horizon
+        self.edges = [sequential(dynamics.edge_modules, k) for k in range(dynamics.num_edge_modules)]
+        self.node = sequential(dynamics.node_modules, 0)
+
+    def graph(self, structures: list[Lists], num_entities: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Senders, receivers and the one-hot matrix of receivers (B N, E) in the joint graph, for each module."""
+        joint = []
+        for module in range(len(self.edges)):
+            by, to = [], []
+            for task, lists in enumerate(structures):
+                for sender, receiver in lists[module]:
+                    by.append(task * num_entities + sender)
+                    to.append(task * num_entities + receiver)
+            one_hot = torch.zeros(len(structures) * num_entities, len(to))
+            one_hot[to, range(len(to))] = 1.0
+            joint.append((torch.tensor(by), torch.tensor(to), one_hot))
+        return joint
+
+    def energies(self, states: Tensor, structures: list[Lists]) -> Tensor:
+        """(B, N, T, D) to (B,)."""
+        b, n, frames, d = states.shape
+        joint, horizon = self.graph(structures, n), self.horizon
+        now = states[:, :, :-1:horizon].flatten(0, 1)
+        steps = []
+        for _ in range(horizon):
+            received = now.new_zeros(*now.shape[:2], self.edges[0][-1].out_features)  # type: ignore[arg-type]
+            for network, (by, to, one_hot) in zip(self.edges, joint, strict=True):
+                sent = network(torch.cat((now[to], now[by]), dim=-1))  # (E, R, C)
+                received = received + (one_hot @ sent.flatten(1)).view_as(received)
+            now = now + self.node(torch.cat((now, received), dim=-1))
+            steps.append(now)
+        predicted = torch.stack(steps, dim=2).flatten(1, 2)[:, : frames - 1].view(b, n, frames - 1, d)
+        scale = self.module.model.log_scale(states)
+        return self.module.model.likelihood.energy(predicted - states[:, :, 1:], scale).sum((1, 2, 3))
+
+    def step(self, states: Tensor, current: Structure, proposed: Structure, threshold: Tensor) -> Tensor:
+        """Search and gradient; the energies that gradients were taken of."""
+        now, then = lists_of(current, len(self.edges)), lists_of(proposed, len(self.edges))
+        before, after = self.energies(states, now), self.energies(states, then)
+        energies = torch.where(after - before < threshold, after, before)
+        energies.mean().backward()
+        return energies.detach()
+
+
+def lists_of(structure: Structure, num_modules: int) -> list[Lists]:
+    """Edges (sender, receiver) of every task, by module."""
+    everyone = senders(structure.types.shape[1]).tolist()
+    out = []
+    for rows in structure.relations.tolist():
+        lists: Lists = [[] for _ in range(num_modules)]
+        for receiver, (row, by) in enumerate(zip(rows, everyone, strict=True)):
+            for module, sender in zip(row, by, strict=True):
+                lists[module].append((sender, receiver))
+        out.append(lists)
+    return out
+
+
+def ours(module: BounceGrad, states: Tensor, current: Structure, proposed: Structure, threshold: Tensor) -> Tensor:
+    """The same by the model's own rollouts, current and proposed structures as one batch, as `Search` has it."""
+    model, horizon, b = module.model, module.search.horizon, len(states)
+    with torch.no_grad():
+        both = Structure(*(torch.cat(pair) for pair in zip(current, proposed, strict=True)))
+        before, after = model.energies(torch.cat((states, states)), both, horizon).sum(-1).split(b)
+    taken = after - before < threshold
+    chosen = Structure(
+        torch.where(taken.view(-1, 1, 1), proposed.relations, current.relations),
+        torch.where(taken.view(-1, 1), proposed.types, current.types),
+    )
+    energies = model.energies(states, chosen, horizon).sum(-1)
+    energies.mean().backward()
+    return energies.detach()
+
+
+def run() -> dict[str, float]:
+    """Times both side by side, in turn, and returns the ratios of tasks per second."""
+    module, states = make("experiment=paper/springs5")
+    b, n = states.shape[:2]
+    generator = torch.Generator().manual_seed(0)
+    k = module.model.dynamics.num_edge_modules
+    current, other = (random_structure(b, n, k, 1, generator) for _ in range(2))
+    moving = torch.randint(n, (b, 1), generator=generator) == torch.arange(n)
+    proposed = Structure(torch.where(moving.unsqueeze(-1), other.relations, current.relations), current.types)
+    threshold = -torch.rand(b, generator=generator).log()
+    yardstick = Published(module)
+    ways = {
+        "published": lambda: yardstick.step(states, current, proposed, threshold),
+        "float32": lambda: ours(module, states, current, proposed, threshold),
+        "bfloat16": lambda: ours(module, states, current, proposed, threshold),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    energies: dict[str, Tensor] = {}
+    for repeat in range(REPEATS + 1):
+        for name, work in ways.items():
+            autocast = torch.autocast("cpu", torch.bfloat16) if name == "bfloat16" else nullcontext()
+            begun = time.perf_counter()
+            with autocast:
+                energies[name] = work()
+            if repeat:
+                times[name].append(time.perf_counter() - begun)
+    torch.testing.assert_close(energies["float32"], energies["published"], rtol=1e-3, atol=1e-3)
+    rate = {name: b / min(taken) for name, taken in times.items()}
+    console = Console()
+    for name, tasks in rate.items():
+        console.print(f"{name:>10}: {tasks:6.1f} tasks/s, {tasks / rate['published']:.2f} times the published way")
+    return {
+        "paper_step_ratio_fp32": rate["float32"] / rate["published"],
+        "paper_step_ratio_bf16": rate["bfloat16"] / rate["published"],
+    }
+
+
+if __name__ == "__main__":
+    run()

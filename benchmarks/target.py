@@ -1,0 +1,95 @@
+"""Seconds of training until structures are right, on validation tasks.
+
+    python -m benchmarks.target springs5 0.99 [overrides of train.py]
+
+The clock stops while structures of validation tasks are searched, from random ones, and compared with the truth.
+"""
+
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+
+from modmeta.bouncegrad import BounceGrad
+from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
+
+EVERY = 10  # steps between two looks
+# Shorter than the experiments, which anneal for as long as the hardest of their tasks need.
+SHORT = {
+    "springs5": ("trainer.max_epochs=3",),
+    "charged5": ("trainer.max_epochs=12",),
+}
+
+
+class Clock(pl.Callback):
+    """Ends the training when validation tasks reach an edge accuracy.
+
+    Attributes:
+        seconds: of training so far.
+        curve: steps, seconds and accuracy at every look.
+    """
+
+    def __init__(self, target: float) -> None:
+        self.target, self.seconds, self.curve = target, 0.0, []  # type: ignore[var-annotated]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(module, BounceGrad)
+        step = int(module.steps_done)
+        if step % EVERY:
+            return
+        self.seconds += time.perf_counter() - self.begun
+        module.eval()
+        accuracy = self.accuracy(trainer, module)
+        module.train()
+        self.curve.append((step, self.seconds, accuracy))
+        trainer.should_stop = accuracy >= self.target
+        self.begun = time.perf_counter()
+
+    @torch.no_grad()
+    def accuracy(self, trainer: pl.Trainer, module: BounceGrad) -> float:
+        """Of the structures of validation tasks, labels matched on themselves."""
+        confusion = Confusion(module.model.dynamics.num_edge_modules, module.num_relations)
+        for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
+            found = module.infer(batch["states"]).structure.relations
+            confusion.update(found.flatten(), batch["relations"].flatten())
+        counts = confusion.compute()
+        return float(matched_accuracy(counts, match_labels(counts)))
+
+
+def run(experiment: str, target: float, *overrides: str) -> dict[str, float]:
+    """Trains and prints the curve; the seconds, or infinity where the target is not met."""
+    root = Path(__file__).resolve().parents[1]
+    clock = Clock(target)
+    with TemporaryDirectory() as directory:
+        words = (f"experiment={experiment}", *SHORT.get(experiment, ()), f"directory={directory}", "data.test=2")
+        with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
+            config = hydra.compose("train", [*words, f"data_dir={root / 'data'}", *overrides])
+        pl.seed_everything(config.seed, verbose=False)
+        data = hydra.utils.instantiate(config.data)
+        module = hydra.utils.instantiate(config.bouncegrad)
+        trainer = pl.Trainer(
+            max_epochs=config.trainer.max_epochs, accelerator="cpu", devices=1, logger=False, callbacks=[clock],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+            use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.fit(module, data)
+    console = Console()
+    for step, seconds, accuracy in clock.curve[:: max(1, len(clock.curve) // 20)] + clock.curve[-1:]:
+        console.print(f"{experiment}: step {step:5d}  {seconds:6.1f} s  {accuracy:.2%}")
+    reached = clock.curve and clock.curve[-1][2] >= target
+    return {f"{experiment}_seconds_to_{100 * target:.0f}": clock.seconds if reached else float("inf")}
+
+
+if __name__ == "__main__":
+    print(run(sys.argv[1], float(sys.argv[2]), *sys.argv[3:]))
