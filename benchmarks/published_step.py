@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks.step import make
 from modmeta.bouncegrad import BounceGrad
 from modmeta.model.grouped import GroupedMLP
+from modmeta.search.candidates import Candidates
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import senders
 
@@ -102,19 +103,18 @@ def lists_of(structure: Structure, num_modules: int) -> list[Lists]:
 
 
 def ours(module: BounceGrad, states: Tensor, current: Structure, proposed: Structure, threshold: Tensor) -> Tensor:
-    """The same by the model's own rollouts, current and proposed structures as one batch, as `Search` has it."""
-    model, horizon, b = module.model, module.search.horizon, len(states)
-    with torch.no_grad():
-        both = Structure(*(torch.cat(pair) for pair in zip(current, proposed, strict=True)))
-        before, after = model.energies(torch.cat((states, states)), both, horizon).sum(-1).split(b)
-    taken = after - before < threshold
-    chosen = Structure(
-        torch.where(taken.view(-1, 1, 1), proposed.relations, current.relations),
-        torch.where(taken.view(-1, 1), proposed.types, current.types),
-    )
-    energies = model.energies(states, chosen, horizon).sum(-1)
+    """The same by the program's own search step, whose candidates are the current and the proposed rows."""
+    moving = (current.relations != proposed.relations).any(-1)
+
+    def accept(scores: Tensor, *_: object) -> Tensor:
+        return (scores[..., 1] - scores[..., 0] < threshold.unsqueeze(1)).long()
+
+    rows = torch.stack((current.relations, proposed.relations), dim=2)  # (B, N, 2, S)
+    types = torch.stack((current.types, proposed.types), dim=2)
+    wholes = module.search._score_whole(module.model, states, current, Candidates(rows, types, current.types), moving)
+    energies = wholes.of(accept(wholes.energies.detach().unsqueeze(1)))
     energies.mean().backward()
-    return energies.detach()
+    return energies.detach().squeeze(1)
 
 
 def run() -> dict[str, float]:

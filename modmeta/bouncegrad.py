@@ -211,12 +211,13 @@ class BounceGrad(pl.LightningModule):
                 messages.detach() if messages is not None else None,
                 known=known,
                 score=score,
+                gradients=True,
             )
         except RuntimeError as error:  # there is nothing to draw from where energies are not numbers
             raise (self._not_finite(tasks, "energies are") if "probability" in str(error) else error) from None
         self.temperature.observe(over_processes(outcome.worse), over_processes(outcome.accepted))
         bank.put(tasks, outcome.structure, outcome.energies)
-        loss = self._energy(states, messages, score, outcome) / _numbers(states, mask)
+        loss = self._energy(messages, score, outcome) / _numbers(states, mask)
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
@@ -225,11 +226,11 @@ class BounceGrad(pl.LightningModule):
     def _late(self) -> bool:
         return int(self.steps_done) >= LATE * self.total_steps
 
-    def _energy(self, states: Tensor, messages: Tensor | None, score: Score | None, outcome: Outcome) -> Tensor:
-        """Energy of the batch under its new structures, with gradients."""
+    def _energy(self, messages: Tensor | None, score: Score | None, outcome: Outcome) -> Tensor:
+        """Energy of the batch under its new structures, with gradients; rollouts of the search serve again."""
         relations, types = outcome.structure
         if messages is None or score is None:
-            return self.model.energies(states, outcome.structure, self.search.horizon).sum()
+            return outcome.energies.sum()
         return score(summed(messages, relations.unsqueeze(2)), types.unsqueeze(2)).sum()
 
     def _proposal_loss(self, logits: Tensor, outcome: Outcome) -> Tensor:

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from modmeta.model.features import IsotropicFeatures, ProductFeatures, RelativeFeatures
-from modmeta.model.grouped import GroupedMLP
+from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.model import RelationalModel
+from modmeta.search.search import Search
+from modmeta.search.selection import metropolis
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import senders, to_matrix
 from tests.conftest import make_model
@@ -144,3 +146,51 @@ def test_the_sine_of_a_difference_is_linear_in_products() -> None:
     target = (phases[1] - phases[0]).sin()
     weights = torch.linalg.lstsq(seen, target.unsqueeze(1)).solution
     torch.testing.assert_close((seen @ weights).squeeze(1), target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("null_module", [False, True])
+def test_sorted_edges_have_the_gradients_of_all_modules_on_all_edges(
+    states: Tensor, kind: str, null_module: bool
+) -> None:
+    """The sum over senders before the last layer, and tasks left out of the backward pass, change no gradient."""
+    model = make_model(kind, "squared", k=3, g=2)
+    dynamics = model.dynamics
+    dynamics.null_module = null_module
+    relations, types = structures(states, 3, 2)
+
+    def slowly(start: Tensor) -> Tensor:
+        change = dynamics.change(start, dynamics._send(start), relations.unsqueeze(2), types.unsqueeze(2))
+        return start + change.squeeze(2) * dynamics.change_scale
+
+    start, chosen, kept = states[:, :, :3], torch.arange(len(states)) % 2 == 0, Kept()
+    expected = slowly(slowly(start))
+    expected[chosen].square().sum().backward()
+    gradients = [parameter.grad for parameter in dynamics.parameters()]
+    dynamics.zero_grad()
+    got = dynamics.rollout(start, relations, types, 2, kept)[..., -1, :]
+    kept.tasks = chosen
+    got[chosen].square().sum().backward()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    for parameter, gradient in zip(dynamics.parameters(), gradients, strict=True):
+        mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        wanted = torch.zeros_like(parameter) if gradient is None else gradient
+        torch.testing.assert_close(mine, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_gradients_of_the_paper_search_are_those_of_its_new_structures(states: Tensor) -> None:
+    model = make_model("paper", "squared")
+    search = Search(metropolis, receivers="one", horizon=4, enumerate_up_to=0, samples=3, flips=False, uniform=True)
+    generator = torch.Generator().manual_seed(1)
+    outcome = search.step(
+        model, states, structures(states, 2, 1), None, torch.tensor(1e9), generator, gradients=True
+    )  # fmt: skip
+    assert outcome.moved.any()
+    outcome.energies.sum().backward()
+    gradients = [parameter.grad for parameter in model.dynamics.parameters()]
+    model.zero_grad()
+    energies = model.energies(states, outcome.structure, 4).sum(-1)
+    energies.sum().backward()
+    torch.testing.assert_close(outcome.energies, energies, rtol=1e-4, atol=1e-3)
+    for parameter, gradient in zip(model.dynamics.parameters(), gradients, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))

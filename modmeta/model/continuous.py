@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from modmeta.data.scaling import Scales
 from modmeta.model.dynamics import ModularDynamics, one_hot
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
+from modmeta.model.grouped import Kept
 from modmeta.structure.bank import Structure
 
 # Laws may have poles: accelerations in forecasts stay within this many times the fastest change, a mean over a frame.
@@ -235,7 +236,7 @@ class ContinuousDynamics(ModularDynamics):
         behind[1, -1] = -1
         return weights + self.lag * behind
 
-    def stepper(self, relations: Tensor, types: Tensor) -> Callable[[Tensor], Tensor]:
+    def stepper(self, relations: Tensor, types: Tensor, kept: Kept | None = None) -> Callable[[Tensor], Tensor]:
         """What takes states (B, N, T, D) a step on, under structures (B, N, S) and (B, N)."""
         return lambda states: self.step(states, relations, types)
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from modmeta.data.scaling import Scales
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures, pair_states
-from modmeta.model.grouped import GroupedMLP
+from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import couples, senders
 
@@ -187,13 +187,16 @@ class ModularDynamics(nn.Module):
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
         return self.stepper(relations, types)(states)
 
-    def stepper(self, relations: Tensor, types: Tensor) -> Callable[[Tensor], Tensor]:
+    def stepper(self, relations: Tensor, types: Tensor, kept: Kept | None = None) -> Callable[[Tensor], Tensor]:
         """What takes states (B, N, T, D) a step on, under structures (B, N, S) and (B, N) that stay as they are.
+
+        Tasks that are not `kept` have no gradient.
 
         Edges are sorted by module, so that each costs one module, not K. The last layer of an edge module is linear:
         it comes after the sum over senders, and melts into the first layer of the node module that follows.
         """
-        if isinstance(self.features, IsotropicFeatures):  # both ends of a couple share a module's work instead
+        features = self.features
+        if isinstance(features, IsotropicFeatures):  # both ends of a couple share a module's work instead
 
             def coupled(states: Tensor) -> Tensor:
                 change = self.change(states, self._send(states), relations.unsqueeze(2), types.unsqueeze(2))
@@ -203,15 +206,16 @@ class ModularDynamics(nn.Module):
         b, n, s = relations.shape
         receiver = torch.arange(b * n, device=relations.device).repeat_interleave(s)
         sender = (senders(n, relations.device) + n * torch.arange(b, device=relations.device).view(-1, 1, 1)).flatten()
+        task = torch.arange(b, device=relations.device)
         ends, degrees = [], []  # of the edges of every module that sends, and how many each entity receives
-        last = self.edge_modules.layers[-1]
+        last = self.edge_modules.affine[-1]
         speaking = range(int(self.null_module), self.num_edge_modules)
         for module in speaking:
             chosen = (relations.flatten() == module).nonzero().squeeze(1)
             ends.append((receiver[chosen], sender[chosen]))
             degrees.append(torch.bincount(receiver[chosen], minlength=b * n))
         degree = torch.stack(degrees, dim=-1).unsqueeze(1).to(last.weight.dtype)  # (B N, 1, K)
-        networks = [self.edge_modules.alone(module) for module in speaking]
+        networks, kept = [self.edge_modules.alone(module) for module in speaking], kept or Kept()
         lead = [last.weight[speaking.start :].flatten(0, 1), last.bias[speaking.start :].squeeze(1)]
         if self.edge_modules.linear is not None:
             linear = self.edge_modules.linear
@@ -221,28 +225,29 @@ class ModularDynamics(nn.Module):
         nodes = self.node_modules.led(self.centre.numel(), joined) if not self.additive else None
 
         def step(states: Tensor) -> Tensor:
-            scaled = self.scaled(states).flatten(0, 1)  # (B N, T, D)
+            scaled, t = self.scaled(states).flatten(0, 1), states.shape[2]  # (B N, T, D)
             hidden, seen = [], []
             for (to, by), network in zip(ends, networks, strict=True):
-                pairs = self.features(scaled[to], scaled[by])  # (E, T, F)
-                h = network(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])
+                pairs = features(scaled[to], scaled[by])  # (E, T, F)
+                h = network(pairs.flatten(0, 1), kept.rows(to // n, t)).unflatten(0, pairs.shape[:2])
                 hidden.append(h.new_zeros(b * n, *h.shape[1:]).index_add(0, to, h))
                 if self.edge_modules.linear is not None:
                     seen.append(pairs.new_zeros(b * n, *pairs.shape[1:]).index_add(0, to, pairs))
-            degree_here = degree.expand(-1, scaled.shape[1], -1)
+            degree_here = degree.expand(-1, t, -1)
             sums = torch.cat((*hidden, *seen, degree_here.to(hidden[0].dtype)), dim=-1)  # (B N, T, L)
             if nodes is None:
                 change = self._nodes(scaled) + sums @ joined
             else:
-                change = nodes(torch.cat((scaled.to(sums.dtype), sums), dim=-1).flatten(0, 1)).unflatten(1, (b * n, -1))
+                seen_by = torch.cat((scaled.to(sums.dtype), sums), dim=-1).flatten(0, 1)
+                change = nodes(seen_by, kept.rows(task, n * t)).unflatten(1, (b * n, t))
             change = self._select(change.unflatten(1, (b, n, 1)), types.unsqueeze(2)).squeeze(2)
             return states + change.view_as(states) * self.change_scale
 
         return step
 
-    def rollout(self, states: Tensor, relations: Tensor, types: Tensor, steps: int) -> Tensor:
-        """Forecasts (B, N, T, steps, D) from each of T given frames (B, N, T, D)."""
-        frames, step = [], self.stepper(relations, types)
+    def rollout(self, states: Tensor, relations: Tensor, types: Tensor, steps: int, kept: Kept | None = None) -> Tensor:
+        """Forecasts (B, N, T, steps, D) from each of T given frames (B, N, T, D); `kept` tasks alone have gradients."""
+        frames, step = [], self.stepper(relations, types, kept)
         for _ in range(steps):
             states = step(states)
             frames.append(states)

@@ -3,9 +3,54 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+
+class Kept:
+    """Tasks of a batch that a backward pass is about, which may become known only after the forward pass.
+
+    Attributes:
+        tasks: bool (B,); none for all. Gradients of the others must be zero.
+    """
+
+    tasks: Tensor | None = None
+
+    def rows(self, task: Tensor, per_row: int) -> Callable[[], Tensor | None]:
+        """Later: which of rows that belong to `task` (E,), `per_row` to each of them, are kept."""
+
+        def find() -> Tensor | None:
+            if self.tasks is None:
+                return None
+            first = self.tasks[task].nonzero() * per_row
+            return (first + torch.arange(per_row, device=first.device)).flatten()
+
+        return find
+
+
+class _Affine(torch.autograd.Function):
+    """x W + b, (..., P, in) to (..., P, out), whose backward pass leaves out rows that are not kept."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(ctx: Any, bias: Tensor, x: Tensor, weight: Tensor, rows: Callable[[], Tensor | None]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.rows = rows
+        return torch.addmm(bias, x, weight) if x.dim() == 2 else torch.baddbmm(bias, x, weight)
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), rows = ctx.saved_tensors, ctx.rows()
+        if rows is not None:
+            x, grad = x.index_select(-2, rows), grad.index_select(-2, rows)
+        to_x = grad @ weight.mT if ctx.needs_input_grad[1] else None
+        if rows is not None and to_x is not None:
+            every = to_x.new_zeros(ctx.saved_tensors[0].shape)
+            to_x = every.index_copy_(-2, rows, to_x)
+        return grad.sum(-2, keepdim=True), to_x, x.mT @ grad, None
 
 
 class GroupedLinear(nn.Module):
@@ -61,34 +106,39 @@ class GroupedMLP(nn.Module):
         out = self.layers[-1](h)
         return out if self.linear is None else out + self.linear(x)
 
-    def alone(self, group: int) -> Callable[[Tensor], Tensor]:
-        """The hidden layers of one network: (P, in) to (P, hidden)."""
-        layers = [(layer.bias[group], layer.weight[group]) for layer in self.layers[:-1]]
+    @property
+    def affine(self) -> list[GroupedLinear]:
+        """The layers, from input to output."""
+        return [cast(GroupedLinear, layer) for layer in self.layers]
 
-        def hidden(x: Tensor) -> Tensor:
+    def alone(self, group: int) -> Callable[..., Tensor]:
+        """The hidden layers of one network: (P, in), and which of its rows are kept, to (P, hidden)."""
+        layers = [(layer.bias[group], layer.weight[group]) for layer in self.affine[:-1]]
+
+        def hidden(x: Tensor, rows: Callable[[], Tensor | None]) -> Tensor:
             for bias, weight in layers:
-                x = self.activation(torch.addmm(bias, x, weight))
+                x = self.activation(_Affine.apply(bias, x, weight, rows))
             return x
 
         return hidden
 
-    def led(self, own: int, lead: Tensor) -> Callable[[Tensor], Tensor]:
+    def led(self, own: int, lead: Tensor) -> Callable[..., Tensor]:
         """The networks on inputs of which all but the first `own` numbers are `lead`, (L, in - own), times L others.
 
         The product of the two linear maps is taken here once, of weights alone: (P, own + L) to (K, P, out).
         """
-        first, linear = self.layers[0], self.linear
+        (first, *others), linear = self.affine, self.linear
 
         def melted(weight: Tensor) -> Tensor:
             return torch.cat((weight[:, :own], lead @ weight[:, own:]), dim=1)
 
-        weights, straight = melted(first.weight), None if linear is None else melted(linear.weight)
+        layers = [(first.bias, melted(first.weight)), *((layer.bias, layer.weight) for layer in others)]
+        straight = None if linear is None else melted(linear.weight)
 
-        def networks(x: Tensor) -> Tensor:
-            x = x.expand(len(weights), *x.shape)
-            h = torch.baddbmm(first.bias, x, weights)
-            for layer in self.layers[1:]:
-                h = layer(self.activation(h))
-            return h if linear is None or straight is None else h + torch.baddbmm(linear.bias, x, straight)
+        def networks(x: Tensor, rows: Callable[[], Tensor | None]) -> Tensor:
+            h = x = x.expand(len(first.weight), *x.shape)
+            for number, (bias, weight) in enumerate(layers):
+                h = _Affine.apply(bias, self.activation(h) if number else h, weight, rows)
+            return h if linear is None else h + _Affine.apply(linear.bias, x, straight, rows)
 
         return networks

@@ -10,6 +10,7 @@ from modmeta.errors import UserError
 from modmeta.model.continuous import ContinuousDynamics
 from modmeta.model.dynamics import ModularDynamics, summed
 from modmeta.model.features import IsotropicFeatures
+from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
 from modmeta.model.noise import ObservationNoise
 from modmeta.structure.bank import Structure
@@ -131,10 +132,13 @@ class RelationalModel(nn.Module):
 
         return score
 
-    def energies(self, states: Tensor, structure: Structure, horizon: int = 1) -> Tensor:
-        """Energies of one structure a task: (B, N, T, D) to (B, N), summed over frames and features."""
+    def energies(self, states: Tensor, structure: Structure, horizon: int = 1, kept: Kept | None = None) -> Tensor:
+        """Energies of one structure a task: (B, N, T, D) to (B, N), summed over frames and features.
+
+        Only `kept` tasks have gradients; which these are may be decided afterwards.
+        """
         starts = states[:, :, :-1:horizon]  # (B, N, R, D)
-        steps = self.dynamics.rollout(starts, structure.relations, structure.types, horizon)  # (B, N, R, horizon, D)
+        steps = self.dynamics.rollout(starts, *structure, horizon, kept)  # (B, N, R, horizon, D)
         predicted = steps.flatten(2, 3)[:, :, : states.shape[2] - 1]
         error = (predicted - states[:, :, 1:]) / self.dynamics.change_scale
         return self.likelihood.energy(error, self.log_scale(states)).sum(dim=(-1, -2))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modmeta.errors import UserError
 from modmeta.model.dynamics import summed
+from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel, Score
 from modmeta.search.candidates import Candidates, enumerate_rows, marginals, prior_energies, propose_rows
 from modmeta.search.selection import Selection, gibbs, greedy
@@ -31,7 +32,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         structure: after the step.
-        energies: of the new structures, (B,).
+        energies: of the new structures, (B,), with gradients if asked.
         candidates: that were scored.
         scores: energies of the candidates, (B, N, M), or (B, 1, M) where whole structures were scored.
         slots: energies of the modules in every slot, given the others, (B, N, S, K), where slots were drawn in turn.
@@ -142,6 +143,7 @@ class Search:
         selection: Selection | None = None,
         known: Tensor | None = None,
         score: Score | None = None,
+        gradients: bool = False,
     ) -> Outcome:
         """Moves the structures of a batch once.
 
@@ -153,6 +155,7 @@ class Search:
             selection: in place of the search's own.
             known: modules that are given (B, N, S), -1 where they are not; `structure` has them already.
             score: of `model.scorer`, likewise.
+            gradients: energies of the new structures come with gradients, where whole structures are scored.
         """
         prior = self._prior(model.dynamics.num_edge_modules, states.device, known)
         if self.horizon == 1:
@@ -162,12 +165,13 @@ class Search:
         candidates = self.candidates(model, structure, logits, generator)
         moving = self._moving(structure, generator)  # (B, N)
         current, movable = candidates.current, moving
-        paid = prior_energies(prior, candidates.rows)
+        paid, wholes = prior_energies(prior, candidates.rows), None
         if messages is not None and score is not None:
             scores = paid + score(summed(messages, candidates.rows), candidates.types)
         else:  # structures are judged as wholes
-            scores = self._score_whole(model, states, structure, candidates, moving).unsqueeze(1)
-            scores = scores + (paid * moving.unsqueeze(2)).sum(1, keepdim=True)
+            with torch.set_grad_enabled(gradients):
+                wholes = self._score_whole(model, states, structure, candidates, moving)
+            scores = wholes.energies.detach().unsqueeze(1) + (paid * moving.unsqueeze(2)).sum(1, keepdim=True)
             current, movable = current[:, :1], moving.any(1, keepdim=True)
         if self.symmetric:
             chosen = self._choose_symmetric(model, scores, temperature, generator, how)
@@ -183,10 +187,12 @@ class Search:
             drawn = draw_slots(score, messages, new, prior, types, how, temperature, generator)
             new, slots, energies = drawn.structure, drawn.scores, drawn.energies
             offered, accepted = offered + drawn.worse, accepted + drawn.accepted
+        with torch.set_grad_enabled(gradients):
+            total = wholes.of(chosen).squeeze(1) if gradients and wholes is not None else energies.sum(-1)
         changed = (new.relations != structure.relations).any(-1) | (new.types != structure.types)
         return Outcome(
             structure=new,
-            energies=energies.sum(-1),
+            energies=total,
             candidates=candidates,
             scores=scores,
             slots=slots,
@@ -226,20 +232,41 @@ class Search:
 
     def _score_whole(
         self, model: RelationalModel, states: Tensor, structure: Structure, candidates: Candidates, moving: Tensor
-    ) -> Tensor:
-        """Energies (B, M) of the structures in which the moving receiver takes each of its candidates."""
+    ) -> "Wholes":
+        """Structures in which the moving receiver takes each of its candidates, the current one first."""
         moves = moving.unsqueeze(2)  # (B, N, 1)
         rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.relations.unsqueeze(2))  # (B, N, M, S)
         types = torch.where(moves, candidates.types, structure.types.unsqueeze(2))
         same = (rows == structure.relations.unsqueeze(2)).all(-1) & (types == structure.types.unsqueeze(2))
         task, other = (~same.all(1)).nonzero(as_tuple=True)  # a proposal that changes nothing needs no rollout
-        wholes = Structure(
+        structures = Structure(
             torch.cat((structure.relations, rows.transpose(1, 2)[task, other])),
             torch.cat((structure.types, types.transpose(1, 2)[task, other])),
         )
-        energies = model.energies(torch.cat((states, states[task])), wholes, self.horizon).sum(-1)
-        current, others = energies.split((len(states), len(task)))
-        return current.unsqueeze(1).repeat(1, rows.shape[2]).index_put((task, other), others)
+        kept, place = Kept(), torch.arange(len(states), device=states.device).unsqueeze(1).repeat(1, rows.shape[2])
+        place[task, other] = len(states) + torch.arange(len(task), device=states.device)
+        energies = model.energies(torch.cat((states, states[task])), structures, self.horizon, kept).sum(-1)
+        return Wholes(energies[place], place, kept)
+
+
+class Wholes(NamedTuple):
+    """Whole structures, M a task.
+
+    Attributes:
+        energies: (B, M).
+        place: which of the rollouts told each of them, (B, M).
+        kept: of these rollouts.
+    """
+
+    energies: Tensor
+    place: Tensor
+    kept: Kept
+
+    def of(self, chosen: Tensor) -> Tensor:
+        """Energies (B, 1) of the chosen ones (B, 1), to which alone gradients will be kept."""
+        self.kept.tasks = torch.zeros(int(self.place.max()) + 1, dtype=torch.bool, device=chosen.device)
+        self.kept.tasks[self.place.gather(1, chosen)] = True
+        return self.energies.gather(1, chosen)
 
 
 def _take(candidates: Candidates, chosen: Tensor) -> Structure:
