@@ -211,6 +211,7 @@ class BounceGrad(pl.LightningModule):
                 messages.detach() if messages is not None else None,
                 known=known,
                 score=score,
+                mask=mask,
                 gradients=True,
             )
         except RuntimeError as error:  # there is nothing to draw from where energies are not numbers

@@ -87,6 +87,12 @@ class RelationalModel(nn.Module):
         """Log scale of the error of every change, broadcastable to (B, N, T - 1, D)."""
         return self.likelihood.log_scale(self.dynamics.scaled(states[:, :, :-1]))
 
+    def unexplained(self, states: Tensor, types: Tensor) -> Tensor:
+        """What messages must add up to, where dynamics are additive: states (B, N, T, D), types (B, N) to (B, N, T - 1, C)."""
+        respond = self.dynamics.responder(states[:, :, :-1])
+        nothing = states.new_zeros(*states.shape[:2], 1, states.shape[2] - 1, states.shape[3])
+        return self.dynamics.targets(states) - respond(nothing, types.unsqueeze(2)).squeeze(2)
+
     def receiver_energies(
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,
         log_scale: Tensor | None = None, mask: Tensor | None = None,

@@ -7,6 +7,7 @@ rollouts of ten steps, Metropolis) and ours (all receivers, all rows, horizon 1,
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from modmeta.model.dynamics import summed
 from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel, Score
 from modmeta.search.candidates import Candidates, enumerate_rows, marginals, prior_energies, propose_rows
+from modmeta.search.relax import relaxed_rows
 from modmeta.search.selection import Selection, gibbs, greedy
 from modmeta.search.slots import draw_slots
 from modmeta.search.symmetric import choose_symmetric
@@ -126,6 +128,20 @@ class Search:
         flips = self.flips and not self._by_slots(model, structure)
         return propose_rows(structure, None if self.uniform else logits, self.samples, flips, k, g, generator)
 
+    def _relaxed(
+        self, model: RelationalModel, states: Tensor, structure: Structure, messages: Tensor, candidates: Candidates,
+        known: Tensor | None, mask: Tensor | None,
+    ) -> Candidates:  # fmt: skip
+        """With `relaxed_rows` among them."""
+        changes = model.unexplained(states, structure.types)
+        rows = relaxed_rows(messages, changes, model.log_scale(states), mask)  # (B, N, M, S)
+        rows = rows if known is None else torch.where(known.unsqueeze(2) >= 0, known.unsqueeze(2), rows)
+        return Candidates(
+            torch.cat((candidates.rows, rows), dim=2),
+            torch.cat((candidates.types, structure.types.unsqueeze(2).expand(rows.shape[:3])), dim=2),
+            candidates.current,
+        )
+
     def _by_slots(self, model: RelationalModel, structure: Structure) -> bool:
         alone = self.receivers == "all" and self.horizon == 1
         return alone and self.flips and not self.enumerates(model, structure.types.shape[1])
@@ -144,6 +160,7 @@ class Search:
         known: Tensor | None = None,
         score: Score | None = None,
         gradients: bool = False,
+        mask: Tensor | None = None,
     ) -> Outcome:
         """Moves the structures of a batch once.
 
@@ -155,6 +172,7 @@ class Search:
             selection: in place of the search's own.
             known: modules that are given (B, N, S), -1 where they are not; `structure` has them already.
             score: of `model.scorer`, likewise.
+            mask: steps that count, (B, T - 1), as `score` has it; none for all.
             gradients: energies of the new structures come with gradients, where whole structures are scored.
         """
         prior = self._prior(model.dynamics.num_edge_modules, states.device, known)
@@ -163,6 +181,8 @@ class Search:
             score = model.scorer(states) if score is None else score
         how = selection or self.selection
         candidates = self.candidates(model, structure, logits, generator)
+        if messages is not None and model.dynamics.additive and self._by_slots(model, structure):
+            candidates = self._relaxed(model, states, structure, messages, candidates, known, mask)
         moving = self._moving(structure, generator)  # (B, N)
         current, movable = candidates.current, moving
         paid, wholes = prior_energies(prior, candidates.rows), None
@@ -324,12 +344,15 @@ def infer(
     score = model.scorer(states, mask=mask) if search.horizon == 1 else None
     for sweep in range(search.sweeps):
         messages = dynamics.messages(states, structure if sweep else None) if search.horizon == 1 else None
+        heats = torch.empty(0)
         if search._by_slots(model, structure):
-            for heat in torch.logspace(math.log10(HOT), 0, PASSES, device=states.device):
-                structure = search.step(
-                    model, states, structure, logits, heat, generator, messages, gibbs, known, score
-                ).structure
-        outcome = search.step(model, states, structure, logits, zero, generator, messages, greedy, known, score)
+            passes = 2 if dynamics.additive else PASSES
+            heats = torch.logspace(0 if dynamics.additive else math.log10(HOT), 0, passes, device=states.device)
+        step = partial(search.step, model, states, logits=logits, generator=generator, messages=messages)
+        step = partial(step, known=known, score=score, mask=mask)
+        for heat in heats:
+            structure = step(structure, temperature=heat, selection=gibbs).structure
+        outcome = step(structure, temperature=zero, selection=greedy)
         structure = outcome.structure
     if search.horizon > 1:
         certain = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)
