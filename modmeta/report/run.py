@@ -142,7 +142,8 @@ class RunRecord(pl.Callback):
         last: dict[str, float] = {}
         for row in self.history:
             last |= row
-        return measures | {
+        types = {name: last[name] for name in ("val/type_accuracy",) if name in last}  # of data that has types
+        return measures | types | {
             "train/tasks": trainer.datamodule.num_tasks,  # type: ignore[attr-defined]
             "train/seconds": round(self.seconds, 2),
             "train/steps": last.get("steps", 0),
