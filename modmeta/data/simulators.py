@@ -75,9 +75,7 @@ def generate(
             done = _simulate(world, split, generator_of, stream == "nri", states, relations, types, threads)
             for block in done:
                 advance(block)
-            splits[split] = Trajectories(
-                states, relations, world.features, world.frame_step, settings, types=types
-            )
+            splits[split] = Trajectories(states, relations, world.features, world.frame_step, settings, types=types)
     return splits
 
 

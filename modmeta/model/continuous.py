@@ -27,11 +27,12 @@ class ContinuousDynamics(ModularDynamics):
         v_i(t+1) - v_i(t)                = b_{z_i} int_0^1         sum_j h_{z_ij}(s_i, s_j) ds + g_{z_i}(s_i(t))
         x_i(t+1) - x_i(t) - kappa v_i(t) = b_{z_i} int_0^1 (1 - s) sum_j h_{z_ij}(s_i, s_j) ds + g_{z_i}(s_i(t))
 
-    with mobilities b where there are several node modules, in units of `change_scale` (the weak form of a law of motion: Messenger and Bortz, *Weak SINDy*, 2021). The path is
-    the cubic through both frames and their velocities, the same for every candidate, so that integrals add up over
-    senders as messages do: search and gradient step cannot tell the difference. An edge module has the law itself to
-    learn, not its effect over a frame, which a single state determines only roughly where forces change fast. Forecasts
-    integrate the law with the Runge-Kutta method of fourth order, in shorter steps while a pair is close.
+    with mobilities b, 1 for a single node module, in units of `change_scale` (the weak form of a law of motion:
+    Messenger and Bortz, *Weak SINDy*, 2021). The path is the cubic through both frames and their velocities, the same
+    for every candidate, so that integrals add up over senders as messages do: search and gradient step cannot tell the
+    difference. An edge module has the law itself to learn, not its effect over a frame, which a single state determines
+    only roughly where forces change fast. Forecasts integrate the law with the Runge-Kutta method of fourth order, in
+    shorter steps while a pair is close.
 
     Where the data show walls that reflect (`Scales.walls`), a path that touches one goes on into its mirror image, and
     forces there are mirrored too; forecasts reflect.
@@ -175,7 +176,8 @@ class ContinuousDynamics(ModularDynamics):
             return sent
         tasks, frames = self._close(states, reflected)
         starts, ends = states.transpose(1, 2)[tasks, frames], ends.transpose(1, 2)[tasks, frames]  # (Q, N, D)
-        close = self._close_messages(starts, ends, structure.relations[tasks], structure.types[tasks])  # (Q, N, S, K, D)
+        relations, types = structure.relations[tasks], structure.types[tasks]
+        close = self._close_messages(starts, ends, relations, types)  # (Q, N, S, K, D)
         return sent.movedim(4, 1).index_put((tasks, frames), close).movedim(1, 4)
 
     def _close(self, states: Tensor, reflected: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,10 +257,11 @@ class ContinuousDynamics(ModularDynamics):
             h = torch.minimum(self._careful(x0, v0), rest)
             x1, v1 = self._runge_kutta(x0, v0, weights[going], h.view(-1, 1, 1))
             x, v, left = x.index_copy(0, going, x1), v.index_copy(0, going, v1), left.index_copy(0, going, rest - h)
-        x, v, _ = self._reflect(x, v)
+        x, v, image = self._reflect(x, v)
         v = v - self.lag * self._accelerations(x, v, weights)
         moved = torch.cat((x, v), dim=-1).view(b, t, n, d).transpose(1, 2)
-        return (moved + own * self.change_scale).clamp(-FAR, FAR)
+        mirrored = _sign(image).repeat(1, 1, 2).view(b, t, n, d).transpose(1, 2)  # what was gained before a wall
+        return (moved + mirrored * own * self.change_scale).clamp(-FAR, FAR)
 
     def _accelerations(self, x: Tensor, v: Tensor, weights: Tensor) -> Tensor:
         """Of coordinates and velocities (Q, N, P) under weights of messages (Q, N, 1, S K), per frame, within limits.
