@@ -179,9 +179,18 @@ class ModularDynamics(nn.Module):
 
         def respond(received: Tensor, types: Tensor) -> Tensor:
             inputs = torch.cat((own.expand(*received.shape[:-1], -1), received), dim=-1)
+            if self._in_turn(types):  # each node module has its own candidates to see, not those of the others
+                apart = inputs.unflatten(2, (-1, self.num_node_modules)).movedim(3, 0)  # (G, B, N, M / G, T, D + C)
+                out = self.node_modules(apart.flatten(1, -2)).unflatten(1, apart.shape[1:-1])
+                return out.movedim(0, 3).flatten(2, 3)
             return self._select(self._nodes(inputs), types)
 
         return respond
+
+    def _in_turn(self, types: Tensor) -> bool:
+        """Whether all receivers share candidates, every row of which comes with node modules 0, 1, ... in turn."""
+        g, shared = self.num_node_modules, types.shape[1] == 1
+        return g > 1 and shared and bool((types[0, 0] == torch.arange(types.shape[2], device=types.device) % g).all())
 
     def mobilities(self, types: Tensor) -> Tensor | None:
         """By what node modules (...) scale the messages that they receive, (...); none where it is 1."""

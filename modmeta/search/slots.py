@@ -76,7 +76,7 @@ def draw_slots(
         weights = one_hot(rows, k, messages.dtype)  # (M, block K)
         tried = others + summed(sent, rows[None, None])  # (B, N, M, T, C)
         tried = tried if g == 1 else tried.repeat_interleave(g, dim=2)
-        energies = score(tried, torch.arange(g, device=rows.device).repeat(b, n, len(rows)))  # (B, N, M G)
+        energies = score(tried, torch.arange(g, device=rows.device).repeat(1, 1, len(rows)))  # (B, N, M G)
         energies = energies + (prior[:, :, block].flatten(2) @ weights.T).repeat_interleave(g, dim=2)  # (B, N, M G)
         chosen = selection(energies, current, temperature, generator)
         higher = energies > _of(energies, current)
