@@ -14,6 +14,7 @@ from modmeta.cli.evaluate import evaluate
 from modmeta.cli.main import main
 from modmeta.data import files
 from modmeta.data.datamodule import as_dataset
+from modmeta.data.filemodule import filled_from_file
 from modmeta.data.scaling import Units, robust_scales
 from modmeta.data.simulators import Masses, generate
 from modmeta.data.trajectories import Trajectories
@@ -30,7 +31,7 @@ from modmeta.search.selection import gibbs
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import from_matrix
 from tests.conftest import make_model
-from tests.runs import QUICK, checkpoint, run
+from tests.runs import QUICK, checkpoint, compose, run
 
 FRICTION, STRENGTH = 0.1, 3.0
 
@@ -183,5 +184,6 @@ def test_a_run_tells_types_apart(tmp_path: Path, capsys: pytest.CaptureFixture[s
     truth = files.load(stored)["test"].types.ravel()
     found = float((table["type"].to_numpy() == truth).mean())
     assert found == pytest.approx(measures["test/type_accuracy"], abs=0.15)  # at another temperature
+    assert filled_from_file(compose(tmp_path / "own", "data=files", f"data.path={stored}")).data.num_types == 2
     with pytest.raises(DataError, match="type 2 of entity, but"):
         run(tmp_path / "few", *options, "data.world.masses=[1,2,3]")
