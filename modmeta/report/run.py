@@ -142,27 +142,23 @@ class RunRecord(pl.Callback):
         last: dict[str, float] = {}
         for row in self.history:
             last |= row
-        types = {name: last[name] for name in ("val/type_accuracy",) if name in last}  # of data that has types
-        return (
-            measures
-            | types
-            | {
-                "train/tasks": trainer.datamodule.num_tasks,  # type: ignore[attr-defined]
-                "train/seconds": round(self.seconds, 2),
-                "train/steps": last.get("steps", 0),
-                "val/edge_accuracy": last.get("val/edge_accuracy"),
-                "val/energy": last.get("val/energy"),
-                "val/held_out": last.get("val/held_out"),
-                "val/agreement": last.get("val/agreement"),
-                "val/gap": last.get("val/gap"),
-                "val/module_usage": cast(BounceGrad, module).usage.tolist(),
-                "priors": cast(BounceGrad, module).priors,
-                "seed": config.get("seed"),
-                "hardware": hardware(),
-                "commit": commit(),
-                "config": portable(config, self.directory),
-            }
-        )
+        measures = measures | {name: last[name] for name in ("val/type_accuracy",) if name in last}  # of data with types
+        return measures | {
+            "train/tasks": trainer.datamodule.num_tasks,  # type: ignore[attr-defined]
+            "train/seconds": round(self.seconds, 2),
+            "train/steps": last.get("steps", 0),
+            "val/edge_accuracy": last.get("val/edge_accuracy"),
+            "val/energy": last.get("val/energy"),
+            "val/held_out": last.get("val/held_out"),
+            "val/agreement": last.get("val/agreement"),
+            "val/gap": last.get("val/gap"),
+            "val/module_usage": cast(BounceGrad, module).usage.tolist(),
+            "priors": cast(BounceGrad, module).priors,
+            "seed": config.get("seed"),
+            "hardware": hardware(),
+            "commit": commit(),
+            "config": portable(config, self.directory),
+        }
 
     def _write(self, content: dict[str, Any]) -> bool:
         """Writes results and curves; what a full disk refuses is warned of, for the run is worth more."""
