@@ -40,6 +40,8 @@ ROWS = (
     Row("springs5_positions", 500),
     Row("springs3kinds5", 500),
     Row("springs10", 500),
+    Row("masses5", 500),
+    Row("masses5", 500, ("data.world.friction=0",), name="masses5_frictionless"),
     Row("kuramoto5", 500),
     Row("charged5", 50),
     Row("charged5", 50, SEVEN_MORE, seeds=range(3, 10)),
@@ -78,6 +80,8 @@ def line(row: Row, runs: Sequence[dict[str, Any]]) -> str:
         spread(accuracy, ".2%"),
         f"{min(accuracy):.2%}",
     ]
+    types = [run["test/type_accuracy"] for run in runs if "test/type_accuracy" in run]
+    cells += [spread(types, ".2%") if types else ""]
     cells += [spread(of, ".1e") for of in errors]
     cells += [f"{statistics.mean(run['train/seconds'] for run in runs):.0f}"]
     return f"| {' | '.join(cells)} |"
@@ -85,7 +89,8 @@ def line(row: Row, runs: Sequence[dict[str, Any]]) -> str:
 
 def main(word: str = "") -> None:
     """Runs what is missing and writes the table."""
-    head = ("experiment", "tasks", "seeds", "edges right", "worst", "MSE, step 1", "MSE, step 10", "training, s")
+    head = ("experiment", "tasks", "seeds", "edges right", "worst", "types right")
+    head += ("MSE, step 1", "MSE, step 10", "training, s")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     machines = set()
     for row in ROWS:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import load_model, read_checkpoint
@@ -17,7 +18,7 @@ from modmeta.data.scaling import Units
 from modmeta.errors import DataError, UserError
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import ensemble
-from modmeta.evaluation.posterior import enumerable, exact, sample, scorer, table
+from modmeta.evaluation.posterior import enumerable, exact, node_modules, sample, scorer, table
 from modmeta.search.search import infer
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import from_matrix, to_matrix
@@ -37,6 +38,8 @@ class Relations:
         evidence: of every entity, (B, N): nats by which its best row of incoming relations beats the second best.
         r_hat: split R-hat where relations were sampled, (B, N, N); None where they were weighed one by one.
         modules: probabilities of the model's edge modules, (B, N, N, K), that forecasts draw from.
+        node_modules: likewise of its node modules, (B, N, G), given the most probable rows; None where it has but one.
+        types: probabilities of every type of entity, (B, N, types), likewise.
     """
 
     probabilities: Any
@@ -45,6 +48,8 @@ class Relations:
     evidence: Any
     r_hat: Any | None
     modules: Any
+    node_modules: Any | None = None
+    types: Any | None = None
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,12 @@ class Model:
         k, n, t = model.dynamics.num_edge_modules, states.shape[1], states.shape[2]
         found = infer(module.search, model, module.proposal if self._fits(n, t) else None, states, generator, mask=mask)
         frames = t if mask is None else int(mask.sum(1).median()) + 1
-        structure, r_hat = found.structure, None
+        structure, r_hat, nodes, types = found.structure, None, None, None
+        heat = self.calibration.at(frames)
         if module.search.horizon > 1:
             probabilities = found.probabilities
         else:
-            score, heat = scorer(model, states, structure, mask), self.calibration.at(frames)
+            score = scorer(model, states, structure, mask)
             if enumerable(n, k) and not sampling:
                 probabilities = exact(table(score, structure, k), structure, k, heat)
             else:
@@ -128,8 +134,13 @@ class Model:
                 probabilities, r_hat = chains.probabilities, to_matrix(chains.r_hat)
         modules = torch.stack([to_matrix(probabilities[..., i]) for i in range(k)], dim=-1)
         chances = to_relations(modules, module.module_to_relation)
+        if (g := model.dynamics.num_node_modules) > 1:
+            certain = one_hot(structure.types, g).to(states.dtype)
+            nodes = certain if module.search.horizon > 1 else node_modules(model, states, structure, heat, mask)
+            matched = module.module_to_type
+            types = nodes if matched is None else to_relations(nodes, matched)
         gap = torch.full((len(states), n), torch.nan) if found.gap is None else found.gap
-        return chances, chances.argmax(-1), found.energies, gap, r_hat, modules
+        return chances, chances.argmax(-1), found.energies, gap, r_hat, modules, nodes, types
 
     def _fits(self, entities: int, frames: int) -> bool:
         """Whether the proposal network, which knows one number of frames, can help."""
@@ -149,11 +160,15 @@ class Model:
         last = self._normalised(states)[:, :, -1]
         matrices = torch.as_tensor(relations.modules)
         rows = torch.stack([from_matrix(matrices[..., i]) for i in range(matrices.shape[-1])], dim=-1)
+        nodes = None if relations.node_modules is None else torch.as_tensor(relations.node_modules)
         generator = torch.Generator().manual_seed(self.module.seed)
         parts = [
-            ensemble(self.module.model, last[i : i + BATCH], rows[i : i + BATCH], steps, generator, members)
+            ensemble(
+                self.module.model, last[i : i + BATCH], rows[i : i + BATCH], steps, generator, members,
+                None if nodes is None else nodes[i : i + BATCH],
+            )
             for i in range(0, len(last), BATCH)
-        ]
+        ]  # fmt: skip
         whole = [self._physical(torch.cat(column)) for column in zip(*parts, strict=True)]
         return Forecasts(*[value if isinstance(states, Tensor) else value.numpy() for value in whole])
 
@@ -161,7 +176,9 @@ class Model:
         """Energies (sweeps, chains, B) and temperatures (sweeps,) of chains that search for relations from nothing."""
         given = self._normalised(states)
         modules = torch.as_tensor(relations.modules).argmax(-1)
-        structure = Structure(from_matrix(modules), modules.new_zeros(given.shape[:2]))
+        nodes = relations.node_modules
+        types = modules.new_zeros(given.shape[:2]) if nodes is None else torch.as_tensor(nodes).argmax(-1)
+        structure = Structure(from_matrix(modules), types)
         score, k = scorer(self.module.model, given, structure), self.module.model.dynamics.num_edge_modules
         generator = torch.Generator().manual_seed(self.module.seed)
         chains = sample(score, structure, k, self.calibration.at(given.shape[2]), generator)

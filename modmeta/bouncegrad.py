@@ -16,7 +16,7 @@ from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
-from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK
+from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.dynamics import summed
 from modmeta.model.model import RelationalModel, Score
 from modmeta.processes import (
@@ -73,9 +73,11 @@ class BounceGrad(pl.LightningModule):
         forecast_share: fraction of the run, at its end, in which the forecaster learns.
         forecast_horizon: steps of the rollouts that it learns from, reached half way; they begin at 1.
         seed: of the search.
+        num_types: types of entities in the labels, for measures of node modules.
     """
 
     module_to_relation: Tensor
+    module_to_type: Tensor | None
     steps_done: Tensor
     mean_square_change: Tensor
     agreement: Tensor
@@ -99,6 +101,7 @@ class BounceGrad(pl.LightningModule):
         forecast_share: float = 0.0,
         forecast_horizon: int = 10,
         seed: int = 0,
+        num_types: int = 1,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -113,16 +116,19 @@ class BounceGrad(pl.LightningModule):
             raise ValueError(f"bouncegrad.forecast_share={forecast_share} must be a fraction of the run, below 1")
         if (forecast_share > 0) != (model.forecaster is not None):
             raise ValueError("bouncegrad.forecast_share and bouncegrad.model.forecaster go together: both, or none")
-        k = model.dynamics.num_edge_modules
+        k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
         self.register_buffer("module_to_relation", torch.arange(k) % num_relations)
+        telling = g > 1 and num_types > 1  # else there is nothing to match
+        self.register_buffer("module_to_type", torch.arange(g) % num_types if telling else None)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean_square_change", torch.ones(()))  # unit of the forecaster's loss
         self.register_buffer("usage", torch.full((k,), torch.nan))  # share of validation edges of every module
         self.register_buffer("agreement", torch.tensor(torch.nan))  # see `stuck`; unknown before a validation
         self.confusion = Confusion(k, num_relations)  # of validation tasks
+        self.type_confusion = Confusion(g, num_types)  # likewise
         self.halves = Confusion(k, k)  # of the structures that two halves of their frames tell
         self.searched, self.proposed = Confusion(k, num_relations), Confusion(k, num_relations)  # of training tasks
-        self.measures = ProtocolMeasures(k, num_relations, observed_frames, tuple(forecast_steps))
+        self.measures = ProtocolMeasures(k, num_relations, observed_frames, tuple(forecast_steps), num_types)
         self.bank: StructureBank | None = None
         self.generator: torch.Generator | None = None
         self.config: dict[str, Any] = {}  # of the whole run; the part that composed this module travels in checkpoints
@@ -425,6 +431,8 @@ class BounceGrad(pl.LightningModule):
         if RELATIONS in batch:
             asked = _asked(batch)
             self.confusion.update(inferred.structure.relations[asked], batch[RELATIONS][asked])
+        if TYPES in batch and self.module_to_type is not None:
+            self.type_confusion.update(inferred.structure.types, batch[TYPES])
 
     def _held_out(self, states: Tensor, inferred: Inferred, mask: Tensor | None) -> Tensor:
         """Energy of frames that had no part in finding the structures, nats a number; more modules may raise it."""
@@ -441,6 +449,11 @@ class BounceGrad(pl.LightningModule):
             self.usage.copy_((counts.sum(0) + counts.sum(1)) / (2 * counts.sum()))
             self.log("val/agreement", self.agreement.clone())
             self.halves.reset()
+        if self.module_to_type is not None and self.type_confusion.update_called:
+            counts = self.type_confusion.compute()
+            self.module_to_type.copy_(match_labels(counts))
+            self.log("val/type_accuracy", matched_accuracy(counts, self.module_to_type))
+            self.type_confusion.reset()
         if not self.confusion.update_called:
             return
         counts = self.confusion.compute()
@@ -452,7 +465,10 @@ class BounceGrad(pl.LightningModule):
         states = batch[STATES]
         known = batch.get(KNOWN)
         inferred = self.infer(states, known, mask=batch.get(MASK))
-        self.measures.update(self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation, known)
+        self.measures.update(
+            self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation, known,
+            batch.get(TYPES), self.module_to_type,
+        )  # fmt: skip
 
     def on_test_epoch_end(self) -> None:
         self.log_dict({f"test/{name}": value for name, value in self.measures.compute().items()})

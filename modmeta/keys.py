@@ -8,4 +8,5 @@ TASK = "task"  # (B,) int64: index of the task in its split
 STATES = "states"  # (B, N, T, D) float32: normalised as in the protocol
 MASK = "mask"  # (B, T - 1) bool: steps whose both frames were observed; absent where all were
 RELATIONS = "relations"  # (B, N, S) int64: true relations, for measures only; absent where the data has no labels
+TYPES = "types"  # (B, N) int64: true types of entities, for measures only; absent where the data has no such labels
 KNOWN = "known"  # (B, N, S) int64: relations that the search is given, -1 for others; absent where none is given

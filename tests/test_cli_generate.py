@@ -42,7 +42,7 @@ def test_published_layout(tmp_path: Path) -> None:
     assert load(tmp_path / "d")["train"].num_tasks == 3
 
 
-@pytest.mark.parametrize("world", ["kuramoto", "mixed"])
+@pytest.mark.parametrize("world", ["kuramoto", "masses", "mixed"])
 def test_worlds_that_were_not_published(world: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", world, *OPTIONS, "-o", str(tmp_path / "out.npz")]
     assert cli.main([*arguments, "--stream", "nri"]) == 2
@@ -51,6 +51,8 @@ def test_worlds_that_were_not_published(world: str, tmp_path: Path, capsys: pyte
     data = load(tmp_path / "out.npz")["test"]
     assert data.features == WORLDS[world].features
     assert data.settings["world"] == world
+    expected = generate(WORLDS[world](num_entities=3), COUNTS)["test"].types
+    np.testing.assert_array_equal(data.types, expected)
 
 
 def test_mixed_relations_survive_the_published_layout(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modmeta.model.dynamics import GAIN
 from modmeta.model.features import IsotropicFeatures, ProductFeatures, RelativeFeatures
 from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.model import RelationalModel
@@ -46,6 +47,7 @@ def naive_step(model: RelationalModel, state: Tensor, relations: Tensor, types: 
             total = total + run_alone(dynamics.edge_modules, int(relations[i, j]), seen)
         g = int(types[i])
         if dynamics.additive:
+            total = total if dynamics.log_mobility is None else total * (GAIN * dynamics.log_mobility[g]).exp()
             change = total + run_alone(dynamics.node_modules, g, scaled[i])
         else:
             change = run_alone(dynamics.node_modules, g, torch.cat((scaled[i], total)))
@@ -115,6 +117,26 @@ def test_relabelling_modules_changes_nothing(states: Tensor, kind: str) -> None:
             parameter.copy_(parameter[order.argsort()])
         after = model.energies(states, Structure(order[structure.relations], structure.types), 2)
     torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("kind", ["additive", "continuous"])
+def test_relabelling_node_modules_changes_nothing(states: Tensor, kind: str) -> None:
+    model, structure = make_model(kind, g=3), structures(states, 2, 3)
+    dynamics = model.dynamics
+    with torch.no_grad():
+        before = model.energies(states, structure, 2), dynamics.messages(states, structure)
+        order = torch.tensor([2, 0, 1])  # module m becomes module order[m]
+        for parameter in [*dynamics.node_modules.parameters(), dynamics.log_mobility]:
+            parameter.copy_(parameter[order.argsort()])
+        other = Structure(structure.relations, order[structure.types])
+        after = model.energies(states, other, 2), dynamics.messages(states, other)
+    torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_a_single_node_module_has_no_mobility(kind: str) -> None:
+    """So that checkpoints of models without types stay what they are."""
+    assert not any("mobility" in name for name in make_model(kind).state_dict())
 
 
 def test_linear_path_starts_as_a_linear_network() -> None:

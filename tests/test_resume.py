@@ -63,6 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OTHERS = {
     "default": (),
     "paper": ("experiment=paper/springs5", "model.hidden=16", "proposal.hidden=16"),  # plateau, acceptance, dropout
+    "types": ("experiment=masses5", "search.sweeps=1", "data.frames=12", "bouncegrad.observed_frames=12"),
     "forecaster": (
         "model=continuous", "model.substeps=1", "bouncegrad.forecast_share=0.5",
         "bouncegrad.model.forecaster=${model}",

@@ -25,7 +25,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("likelihood", ["squared", "gaussian", "student_t"])
-@pytest.mark.parametrize(("kind", "g"), [("additive", 1), ("mlp", 1), ("paper", 1), ("additive", 2), ("mlp", 2)])
+@pytest.mark.parametrize(
+    ("kind", "g"), [("additive", 1), ("mlp", 1), ("paper", 1), ("additive", 2), ("mlp", 2), ("isotropic", 2)]
+)
 def test_receiver_scores_equal_rescoring_whole_structures(states: Tensor, kind: str, likelihood: str, g: int) -> None:
     model = make_model(kind, likelihood, k=2, g=g)
     structure = random_structure(3, 4, 2, g, seeded())

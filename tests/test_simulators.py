@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 
 from benchmarks import numpy_integrator
 from modmeta.data import simulators
-from modmeta.data.simulators import WORLDS, Charged, Kuramoto, Mixed, Springs, generate
+from modmeta.data.simulators import WORLDS, Charged, Kuramoto, Masses, Mixed, Springs, generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
@@ -173,6 +173,53 @@ def test_particles_follow_an_adaptive_integrator(world: simulators.Particles, we
 
 
 @pytest.mark.parametrize("entities", [2, 5, 10])
+def test_masses_follow_an_adaptive_integrator(entities: int) -> None:
+    """Half of them light, half of them heavy, all slowed; types tell which is which."""
+    world, frames = Masses(num_entities=entities, masses=(0.5, 2.0), friction=0.3, box=100.0), 20
+    data = generate(world, {"test": (4, frames)}, seed=1)["test"]
+    fine = generate(replace(world, time_step=2e-4, sample_every=500), {"test": (4, frames)}, seed=1)["test"]
+    assert data.types is not None
+
+    def slope(_: float, state: np.ndarray, relations: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        place, velocity = state.reshape(2, 2, entities)
+        force = -0.1 * (relations * (place[:, :, None] - place[:, None, :])).sum(-1)
+        return np.concatenate([velocity, (force - 0.3 * velocity) / mass]).ravel()
+
+    for task in range(4):
+        draws = world.draw(simulators.open_stream("task", 1)("test", task), frames, False)
+        place, velocity = world._start(draws["start"][None])
+        start, times = np.concatenate([place[..., 0], velocity[..., 0]]).ravel(), 0.1 * np.arange(1, frames + 1)
+        args = (data.relations[task], np.array([0.5, 2.0])[data.types[task]])
+        solved = solve_ivp(slope, (0, times[-1]), start, "DOP853", times, rtol=1e-10, atol=1e-12, args=args)
+        exact = solved.y.reshape(4, entities, frames).transpose(1, 2, 0)
+        error, finer = (np.abs(made.states[task] - exact).max() for made in (data, fine))
+        assert error < 5e-3
+        assert finer < error / 4  # of first order in the time step
+
+
+@pytest.mark.parametrize("entities", [5, 10])
+def test_masses_of_1_without_drag_are_springs(entities: int) -> None:
+    world = Springs(num_entities=entities)
+    draw = world.draw(simulators.open_stream("task", 3)("test", 0), 20, False)
+    stacked = {name: part[None] for name, part in draw.items()}
+    states, relations = world.integrate(stacked, 20)
+    stacked["uniform"] = np.concatenate([stacked["uniform"].reshape(1, -1), np.full((1, entities), 0.7)], axis=1)
+    alike = Masses(num_entities=entities, masses=(1.0, 1.0), friction=0.0)
+    np.testing.assert_array_equal(alike.integrate(stacked, 20)[0], states)
+    np.testing.assert_array_equal(alike.integrate(stacked, 20)[1], relations)
+    np.testing.assert_array_equal(alike.types(stacked), np.ones((1, entities)))
+
+
+def test_types_are_equally_likely_and_only_where_there_are_several() -> None:
+    types = generate(Masses(masses=[1, 2, 4]), {"train": (2000, 1)})["train"].types  # a list, as a config gives it
+    assert types is not None
+    assert types.dtype == np.int64
+    np.testing.assert_allclose(np.bincount(types.ravel()) / types.size, np.full(3, 1 / 3), atol=0.02)
+    assert generate(Masses(masses=[2]), {"train": (2, 1)})["train"].types is None
+    assert generate(Springs(), {"train": (2, 1)})["train"].types is None
+
+
+@pytest.mark.parametrize("entities", [2, 5, 10])
 def test_kuramoto_follow_an_adaptive_integrator(entities: int) -> None:
     world, frames = Kuramoto(num_entities=entities, coupling=1.5), 49
     data = generate(world, {"test": (2, frames)}, seed=1)["test"]
@@ -228,7 +275,7 @@ def test_springs_keep_energy_and_momentum() -> None:
     assert (np.abs(energy / energy[:, :1] - 1) < 2e-3).all()
 
 
-@pytest.mark.parametrize("world", [Springs(speed=30.0), Charged(speed=30.0), Mixed(speed=30.0)])
+@pytest.mark.parametrize("world", [Springs(speed=30.0), Charged(speed=30.0), Mixed(speed=30.0), Masses(speed=30.0)])
 def test_walls_keep_particles_in(world: simulators.World) -> None:
     data = generate(world, {"test": (50, 20)})["test"]
     assert np.abs(data.states[..., :2]).max() <= 5.0
@@ -242,6 +289,7 @@ def test_walls_keep_particles_in(world: simulators.World) -> None:
         Charged(num_entities=3, observation_noise=0.1),
         Kuramoto(num_entities=3, observation_noise=0.1),
         Mixed(num_entities=3, observation_noise=0.1),
+        Masses(num_entities=3, observation_noise=0.1),
     ],
 )
 def test_a_task_depends_on_seed_split_and_index_alone(world: simulators.World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +299,8 @@ def test_a_task_depends_on_seed_split_and_index_alone(world: simulators.World, m
     for split, data in few.items():
         np.testing.assert_array_equal(data.states, many[split].states[: len(data)])
         np.testing.assert_array_equal(data.relations, many[split].relations[: len(data)])
+        if data.types is not None:
+            np.testing.assert_array_equal(data.types, many[split].types[: len(data)])
     starts = np.concatenate([many["train"].states[:, 0, 0, 0], many["test"].states[:, 0, 0, 0]])
     assert len(np.unique(starts)) == 39
     other = generate(world, {"train": (30, 3)}, seed=8)["train"]
@@ -267,7 +317,8 @@ def test_blocks_and_threads_leave_the_published_stream_alone(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("world", "labels"), [(Springs(), 2), (Charged(), 2), (Springs(num_entities=4), 2), (Kuramoto(), 2), (Mixed(), 4)]
+    ("world", "labels"),
+    [(Springs(), 2), (Charged(), 2), (Springs(num_entities=4), 2), (Kuramoto(), 2), (Mixed(), 4), (Masses(), 2)],
 )
 def test_relations_are_as_likely_as_asked(world: simulators.World, labels: int) -> None:
     relations = generate(world, {"train": (2000, 1)})["train"].relations
@@ -300,7 +351,7 @@ def test_noise_of_oscillators_spares_their_frequency() -> None:
     np.testing.assert_allclose((noisy - clean).std(axis=(0, 1, 2)), [0.3, 0.3, 0.3, 0.0], rtol=0.05)
 
 
-@pytest.mark.parametrize("world", [Kuramoto(), Mixed()])
+@pytest.mark.parametrize("world", [Kuramoto(), Mixed(), Masses()])
 def test_worlds_without_a_published_stream_refuse_it(world: simulators.World) -> None:
     with pytest.raises(DataError, match=f"world {world.name} has no stream 'nri'; choose 'task'"):
         generate(world, {"train": (2, 3)}, stream="nri")
@@ -342,6 +393,9 @@ def test_says_what_it_made_and_nothing_on_the_way(capsys: pytest.CaptureFixture[
         (Kuramoto, {"observation_noise": float("nan")}, "observation_noise"),
         (Mixed, {"spring_strength": 0.0}, "spring_strength"),
         (Mixed, {"strength": -1.0}, "strength"),
+        (Masses, {"masses": (1.0, 0.0)}, "masses"),
+        (Masses, {"masses": ()}, "masses"),
+        (Masses, {"friction": -0.1}, "friction"),
     ],
 )
 def test_settings_without_sense(world: type, settings: dict, word: str) -> None:

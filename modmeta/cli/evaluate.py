@@ -42,7 +42,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     from modmeta.data import files
     from modmeta.data.datamodule import as_dataset
     from modmeta.data.scaling import Units
-    from modmeta.keys import MASK, RELATIONS, STATES
+    from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 
     module, trained = load_model(model)
     splits = files.load(data)
@@ -63,14 +63,18 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
         raise DataError(f"{data}: {tasks.num_frames} frames, but structures are inferred from {module.observed_frames}")
     if tasks.relations is not None and tasks.relations.max() >= trained["num_relations"]:
         raise DataError(f"{data}: relation {tasks.relations.max()}, but the model knows {trained['num_relations']}")
+    kinds = len(module.measures.types.counts)
+    if module.module_to_type is not None and tasks.types is not None and tasks.types.max() >= kinds:
+        raise DataError(f"{data}: type {tasks.types.max()} of entity, but the model knows {kinds}")
     dataset = as_dataset(tasks, Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"])))
     with torch.no_grad():
         for ids in track(torch.arange(len(dataset)).split(50), description="inferring", transient=True):
             batch = dataset[ids.tolist()]
             inferred = module.infer(batch[STATES], mask=batch.get(MASK))
             module.measures.update(
-                module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation
-            )
+                module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation,
+                types=batch.get(TYPES), module_to_type=module.module_to_type,
+            )  # fmt: skip
     return {f"test/{key}": float(value) for key, value in module.measures.compute().items()}
 
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORLDS = ("charged", "kuramoto", "mixed", "springs")  # of modmeta.data.simulators, whose import takes a second
+WORLDS = ("charged", "kuramoto", "masses", "mixed", "springs")  # as in simulators, whose import takes a second
 
 EPILOG = """\
 the published data of Kipf et al. (2018), 50,000 / 10,000 / 10,000 trajectories:

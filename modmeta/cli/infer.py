@@ -11,6 +11,7 @@ from modmeta.cli.reading import add_reading, reading_of
 from modmeta.errors import DataError, UserError
 
 MOTION = 0.02  # relative difference of the time between frames that is let pass
+AXES = {"energies": 0} | dict.fromkeys(("evidence", "node_modules", "types", "mean", "low", "high"), 1)  # of entities
 FAR = 3.0  # states so many times beyond the range that the model knows are in other units
 
 
@@ -139,6 +140,7 @@ def _write(directory: Path, model: Any, data: Any, truth: Any, notes: list[str],
         bar = progress.add_task("inferring", total=data.num_tasks * 2)
         found, ahead = infer_groups(model, data, args.steps, args.sample, lambda n: progress.advance(bar, n))
         inference.write_relations(directory, data, found)
+        inference.write_types(directory, data, found)
         inference.write_forecasts(directory, data, model.features, ahead)
         inference.write_graphs(directory, data, found, lambda: progress.advance(bar))
         drawn = inference.figures(model, data, found, ahead, truth)
@@ -182,7 +184,7 @@ def infer_groups(model: Any, data: Any, steps: int, sampling: bool, advance: Any
 def _put(whole: dict[str, Any], name: str, part: Any, ids: Any, tasks: int, entities: int) -> None:
     import numpy as np
 
-    entity_axes = {"energies": 0, "evidence": 1, "mean": 1, "low": 1, "high": 1}.get(name, 2)
+    entity_axes = AXES.get(name, 2)
     shape = (tasks, *[entities] * entity_axes, *part.shape[1 + entity_axes :])
     if name not in whole:
         whole[name] = np.zeros(shape, part.dtype)

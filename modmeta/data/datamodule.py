@@ -21,7 +21,7 @@ from modmeta.data.scaling import Scales, Units, robust_scales
 from modmeta.data.simulators import World, generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK
+from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.structure.relations import from_matrix
 
 log = logging.getLogger(__name__)
@@ -31,9 +31,14 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
     """All tasks of a split in memory; indexed by a list of task ids, it gives a batch."""
 
     def __init__(
-        self, states: Tensor, relations: Tensor | None, mask: Tensor | None = None, known: Tensor | None = None
+        self,
+        states: Tensor,
+        relations: Tensor | None,
+        mask: Tensor | None = None,
+        known: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> None:
-        self.states, self.relations, self.mask, self.known = states, relations, mask, known
+        self.states, self.relations, self.mask, self.known, self.types = states, relations, mask, known, types
 
     def __len__(self) -> int:
         return len(self.states)
@@ -47,6 +52,8 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
             batch[KNOWN] = self.known[task].long()
         if self.mask is not None:
             batch[MASK] = self.mask[task]
+        if self.types is not None:
+            batch[TYPES] = self.types[task].long()
         return batch
 
 
@@ -130,7 +137,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         stream: `task` (every trajectory its own generator) or `nri` (the published generator's order).
         units: offset and scale of the protocol units; none to take them from the training set.
         positions: how many leading features are coordinates.
-        num_entities, num_features, num_relations: what the model is built for; checked against the data.
+        num_entities, num_features, num_relations, num_types: what the model is built for; checked against the data.
         batch_size: tasks a batch, over all processes.
         batches_per_epoch: training batches an epoch; none for one pass over the tasks.
         eval_batch_size: tasks a batch in validation and test.
@@ -168,6 +175,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         velocities: str = "given",
         observed_frames: int = 49,
         known: float = 0.0,
+        num_types: int = 1,
     ) -> None:
         super().__init__()
         if (world is None) == (path is None):
@@ -197,7 +205,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.seed, self.stream = seed, stream
         self.units = Units(tuple(units["offset"]), tuple(units["scale"])) if units else None
         self.positions, self.num_entities = positions, num_entities
-        self.num_features, self.num_relations = num_features, num_relations
+        self.num_features, self.num_relations, self.num_types = num_features, num_relations, num_types
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
         self.eval_batch_size, self.order_seed = eval_batch_size, order_seed
         self.splits: dict[str, TaskDataset] = {}
@@ -286,6 +294,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
                 raise DataError(f"{where}: {found[what]} {what}, but data.num_{what}={number}; set it to {found[what]}")
         if data.relations is not None and data.relations.max() >= self.num_relations:
             raise DataError(f"{where}: relation {data.relations.max()}, but data.num_relations={self.num_relations}")
+        if self.num_types > 1 and data.types is not None and data.types.max() >= self.num_types:
+            raise DataError(f"{where}: type {data.types.max()} of entity, but data.num_types={self.num_types}")
 
     def model_scales(self) -> Scales:
         """Robust scales of the training set, in protocol units."""
@@ -341,4 +351,5 @@ def as_dataset(data: Trajectories, units: Units) -> TaskDataset:
     if data.relations is not None:
         relations = from_matrix(torch.from_numpy(data.relations)).to(torch.int8)
     mask = None if data.mask is None else torch.from_numpy(steps_seen(data.mask))
-    return TaskDataset(units.normalised(data.states), relations, mask)
+    types = None if data.types is None else torch.from_numpy(data.types).to(torch.int8)
+    return TaskDataset(units.normalised(data.states), relations, mask, types=types)

@@ -84,6 +84,7 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     train = splits["train"]
     frames = min(part.num_frames for part in splits.values())
     labelled = [part.relations for part in splits.values() if part.relations is not None]
+    typed = [part.types for part in splits.values() if part.types is not None]
     positions, moving = find_positions(train)
     modules = config.model.num_edge_modules
     found = {
@@ -91,6 +92,7 @@ def filled_from_file(config: DictConfig) -> DictConfig:
         "num_entities": train.num_entities,
         "positions": positions,
         "num_relations": max(int(max(part.max() for part in labelled)) + 1, 2) if labelled else modules,
+        "num_types": max((int(part.max()) for part in typed), default=0) + 1,
         "observed_frames": frames - frames // 5,
     }
     for name, value in found.items():

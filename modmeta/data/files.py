@@ -6,6 +6,7 @@ One `.npz` holds all splits, as plain arrays that any NumPy reads (nothing is pi
 |---|---|
 | `{split}_states` | (tasks, entities, frames, features) float, such as `train_states`; required |
 | `{split}_relations` | (tasks, receivers, senders) integer labels from 0, diagonal 0; where they are known |
+| `{split}_types` | (tasks, entities) integer labels from 0, what kind of entity each is; where they are known |
 | `features` | names of the features; positions first, then their velocities, then others |
 | `frame_step` | time units between two frames |
 | `settings` | where the data came from, a JSON object |
@@ -41,7 +42,7 @@ from modmeta.errors import DataError
 
 FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"
-OPTIONAL = ("mask", "task_names", "entity_names")
+OPTIONAL = ("mask", "task_names", "entity_names", "types")
 
 
 def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False) -> None:
@@ -167,6 +168,8 @@ def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None
             relations = as_labels(f"{path}, key {prefix}relations", arrays[prefix + "relations"]) if known else None
             features = _features(path, arrays, states)
             more = {what: arrays[prefix + what] for what in OPTIONAL if prefix + what in arrays}
+            if "types" in more:
+                more["types"] = as_labels(f"{path}, key {prefix}types", more["types"])
             splits[name] = Trajectories(states, relations, features, step, settings, **more)
     return splits
 

@@ -69,6 +69,50 @@ def advance(
                     velocity[task] = abs(v) if under else v
 
 
+@njit(nogil=True, cache=True)
+def advance_masses(
+    weights: np.ndarray,
+    mobilities: np.ndarray,
+    friction: float,
+    positions: np.ndarray,
+    velocities: np.ndarray,
+    steps: int,
+    time_step: float,
+    box: float,
+    max_force: float,
+) -> None:
+    """The same for particles of other masses than 1, which a drag slows.
+
+    Args:
+        weights: (P, B), fixed during the steps.
+        mobilities: one over the mass of every particle, (N, B).
+        friction: force per velocity, against it.
+        positions, velocities, steps, time_step, box, max_force: as of `advance`.
+    """
+    axes, entities, tasks = positions.shape
+    forces = np.empty((entities, tasks))
+    partial = np.empty((UNROLL, tasks))
+    for _ in range(steps):
+        for axis in range(axes):
+            if entities < UNROLL:
+                _add_up_few(weights, positions[axis], forces)
+            else:
+                _add_up_many(weights, positions[axis], partial, forces)
+            for entity in range(entities):
+                force, mobility = forces[entity], mobilities[entity]
+                position, velocity = positions[axis, entity], velocities[axis, entity]
+                for task in range(tasks):
+                    pull = min(max(force[task], -max_force), max_force) - friction * velocity[task]
+                    v = velocity[task] + time_step * mobility[task] * pull
+                    x = position[task] + time_step * v
+                    over = x > box
+                    x = 2 * box - x if over else x
+                    v = -abs(v) if over else v
+                    under = x < -box
+                    position[task] = -2 * box - x if under else x
+                    velocity[task] = abs(v) if under else v
+
+
 @njit(nogil=True, cache=True, inline="always")  # inlined, the compiler sees that the arrays do not overlap
 def _add_up_few(weights: np.ndarray, places: np.ndarray, forces: np.ndarray) -> None:
     """Forces (N, B) along an axis; each adds up its senders from first to last, as NumPy does a row of less than 8."""

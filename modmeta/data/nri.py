@@ -141,7 +141,7 @@ def _features(axes: int) -> tuple[str, ...]:
 
 
 def save_nri(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False, suffix: str = "") -> None:
-    """Writes the published layout.
+    """Writes the published layout, which has no place for types of entities.
 
     Args:
         path: one file if it ends in `.npz`, otherwise a directory, which is created.

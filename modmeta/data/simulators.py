@@ -9,6 +9,7 @@ import numpy as np
 
 from modmeta.data.charged import Charged
 from modmeta.data.kuramoto import Kuramoto
+from modmeta.data.masses import Masses
 from modmeta.data.mixed import Mixed
 from modmeta.data.particles import Particles
 from modmeta.data.springs import Springs
@@ -17,12 +18,13 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.data.world import World
 from modmeta.errors import DataError
 
-__all__ = ["WORLDS", "Charged", "Kuramoto", "Mixed", "Springs", "World", "generate"]
+__all__ = ["WORLDS", "Charged", "Kuramoto", "Masses", "Mixed", "Springs", "World", "generate"]
 
 WORLDS: dict[str, type[Particles] | type[Kuramoto]] = {
     "springs": Springs,
     "charged": Charged,
     "kuramoto": Kuramoto,
+    "masses": Masses,
     "mixed": Mixed,
 }
 
@@ -69,10 +71,11 @@ def generate(
         for split, (count, frames) in counts.items():
             n = world.num_entities
             states, relations = np.empty((count, n, frames, len(world.features))), np.empty((count, n, n), np.int64)
-            done = _simulate(world, split, generator_of, stream == "nri", states, relations, threads)
+            types = np.empty((count, n), np.int64) if world.num_types > 1 else None
+            done = _simulate(world, split, generator_of, stream == "nri", states, relations, types, threads)
             for block in done:
                 advance(block)
-            splits[split] = Trajectories(states, relations, world.features, world.frame_step, settings)
+            splits[split] = Trajectories(states, relations, world.features, world.frame_step, settings, types=types)
     return splits
 
 
@@ -92,9 +95,10 @@ def _simulate(
     published: bool,
     states: np.ndarray,
     relations: np.ndarray,
+    types: np.ndarray | None,
     threads: int | None,
 ) -> Iterator[int]:
-    """Fills states and relations block by block; yields the number of tasks finished.
+    """Fills states, relations and types block by block; yields the number of tasks finished.
 
     Random numbers are drawn here, one task after the other, because a shared stream knows no other order; threads
     integrate. Only as many blocks wait as keep the threads busy.
@@ -106,6 +110,8 @@ def _simulate(
         stop = start + len(draws)
         stacked = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
         states[start:stop], relations[start:stop] = world.integrate(stacked, frames)
+        if types is not None:
+            types[start:stop] = world.types(stacked)
         return len(draws)
 
     with ThreadPoolExecutor(threads) as pool:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from modmeta.data.world import Draws
 from modmeta.errors import DataError
 
 
@@ -42,6 +43,13 @@ class Stepped:
     def _check(self, name: str, fine: bool, rule: str) -> None:
         if not fine:
             raise DataError(f"{self.name}: {name}={getattr(self, name)} must be {rule}")
+
+    @property
+    def num_types(self) -> int:
+        return 1
+
+    def types(self, draws: Draws) -> np.ndarray:
+        return np.zeros((len(next(iter(draws.values()))), self.num_entities), np.int64)
 
     @property
     def frame_step(self) -> float:

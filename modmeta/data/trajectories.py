@@ -26,6 +26,7 @@ class Trajectories:
             entity that a task lacks was never observed and comes after those that it has.
         task_names: (tasks,) names of the tasks in their file, integers or strings; None for 0, 1, ...
         entity_names: (tasks, N) names of the entities, likewise; those of entities that a task lacks mean nothing.
+        types: (tasks, N) int64, what kind of entity each is, labels from 0; None if unknown, or all alike.
     """
 
     states: np.ndarray
@@ -36,6 +37,7 @@ class Trajectories:
     mask: np.ndarray | None = None
     task_names: np.ndarray | None = None
     entity_names: np.ndarray | None = None
+    types: np.ndarray | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -58,7 +60,7 @@ class Trajectories:
 
     def __getitem__(self, tasks: slice | np.ndarray) -> "Trajectories":
         """The tasks of a slice, as views; an array of indices gives copies."""
-        per_task = ("states", "relations", "mask", "task_names", "entity_names")
+        per_task = ("states", "relations", "mask", "task_names", "entity_names", "types")
         parts = {name: getattr(self, name) for name in per_task}
         return replace(self, **{name: part[tasks] for name, part in parts.items() if part is not None})
 
@@ -120,6 +122,7 @@ class Trajectories:
                 f"(tasks, entities, frames), {self.states.shape[:3]}"
             )
         self._validate_relations(where)
+        self._validate_types(where)
         return self
 
     def _validate_states(self, where: str) -> None:
@@ -150,6 +153,15 @@ class Trajectories:
         self._refuse(where, self.relations < 0, "labels are integers from 0")
         diagonal = np.eye(self.num_entities, dtype=bool) & (self.relations != 0)
         self._refuse(where, diagonal, "an entity has no relation to itself, so set the diagonal to 0")
+
+    def _validate_types(self, where: str) -> None:
+        if self.types is None:
+            return
+        if self.types.shape != self.states.shape[:2] or self.types.dtype.kind not in "iu" or self.types.min() < 0:
+            raise DataError(
+                f"{where}: types are {self.types.dtype} of shape {self.types.shape}; give them as integer labels from "
+                f"0, (tasks, entities), {self.states.shape[:2]}"
+            )
 
     def _refuse(self, where: str, wrong: np.ndarray, advice: str) -> None:
         if wrong.any():

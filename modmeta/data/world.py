@@ -31,12 +31,21 @@ class World(Protocol):
         """What the published layout stores for every relation label."""
         ...
 
+    @property
+    def num_types(self) -> int:
+        """Types of entity; data of a world that has one only do not name it."""
+        ...
+
     def settings(self) -> dict[str, Any]:
         """The physics in plain JSON types."""
         ...
 
     def draw(self, rng: Rng, num_frames: int, published: bool) -> Draws:
         """The random numbers of one task; `published`: also those that the published generator draws in vain."""
+        ...
+
+    def types(self, draws: Draws) -> np.ndarray:
+        """Type of every entity (B, N), given the stacked draws of B tasks."""
         ...
 
     def integrate(self, draws: Draws, num_frames: int) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,7 @@ def ensemble(
     steps: int,
     generator: torch.Generator,
     members: int = 12,
+    node_modules: Tensor | None = None,
 ) -> Forecast:
     """Rollouts of members that each have a structure and errors of their own.
 
@@ -41,12 +42,17 @@ def ensemble(
         steps: frames to go on.
         generator: of structures and errors.
         members: rollouts.
+        node_modules: probabilities of every node module, (B, N, G), where there are several.
     """
     b, n, s, k = probabilities.shape
     dynamics = model.forecaster if model.forecaster is not None and bool(model.forecasting) else model.dynamics
     drawn = torch.multinomial(probabilities.reshape(-1, k), members, replacement=True, generator=generator)
     relations = drawn.view(b, n, s, members).permute(0, 3, 1, 2).flatten(0, 1)  # (B M, N, S)
     types = relations.new_zeros(b * members, n)
+    if node_modules is not None:
+        flat = node_modules.flatten(0, 1)
+        drawn = torch.multinomial(flat, members, replacement=True, generator=generator)
+        types = drawn.view(b, n, members).transpose(1, 2).flatten(0, 1)
     now = states.repeat_interleave(members, dim=0).unsqueeze(2)  # (B M, N, 1, D)
     frames = []
     for _ in range(steps):

@@ -55,6 +55,16 @@ def scorer(model: RelationalModel, states: Tensor, structure: Structure, mask: T
     return score
 
 
+def node_modules(
+    model: RelationalModel, states: Tensor, structure: Structure, temperature: float, mask: Tensor | None = None
+) -> Tensor:
+    """Probabilities of node modules, (B, N, G), given the rows of a structure."""
+    messages, g = model.dynamics.messages(states, structure), model.dynamics.num_node_modules
+    rows = structure.relations.unsqueeze(2).expand(-1, -1, g, -1)
+    every = torch.arange(g, device=states.device).expand(*structure.types.shape, g)
+    return (-model.receiver_energies(states, messages, rows, every, mask=mask) / temperature).softmax(-1)
+
+
 def table(score: Score, structure: Structure, num_modules: int) -> Tensor:
     """Energies of all rows, (B, N, K^S)."""
     b, n, s = structure.relations.shape

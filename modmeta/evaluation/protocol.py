@@ -15,19 +15,23 @@ class ProtocolMeasures(nn.Module):
 
     Structures come from the frames before `observed_frames`; forecasts start at frame `observed_frames` alone and are
     scored `steps` frames later, as mean squared error over entities and features in normalised units. Tasks with too
-    few frames are scored on the steps they have.
+    few frames are scored on the steps they have. Node modules that are found count where entities have types.
 
     Args:
         num_modules: K.
         num_relations: R.
         observed_frames: frames that structures are inferred from.
         steps: at which forecasts are scored.
+        num_types: of entities.
     """
 
-    def __init__(self, num_modules: int, num_relations: int, observed_frames: int, steps: tuple[int, ...]) -> None:
+    def __init__(
+        self, num_modules: int, num_relations: int, observed_frames: int, steps: tuple[int, ...], num_types: int = 1
+    ) -> None:
         super().__init__()
         self.num_relations, self.observed_frames, self.steps = num_relations, observed_frames, steps
         self.confusion = Confusion(num_relations, num_relations)
+        self.types = Confusion(num_types, num_types)
         self.whole = MeanMetric()
         self.errors = {step: MeanMetric() for step in steps}
         self.binary: dict[str, Metric] = {}
@@ -44,8 +48,10 @@ class ProtocolMeasures(nn.Module):
         relations: Tensor | None,
         module_to_relation: Tensor,
         known: Tensor | None = None,
+        types: Tensor | None = None,
+        module_to_type: Tensor | None = None,
     ) -> None:
-        """Takes in a batch: states (B, N, T, D) and, if there are labels, relations (B, N, S).
+        """Takes in a batch: states (B, N, T, D) and, if there are labels, relations (B, N, S) and types (B, N).
 
         Relations `known` to the search, (B, N, S) and not -1, do not count, except that a task must have all right.
         """
@@ -58,6 +64,8 @@ class ProtocolMeasures(nn.Module):
             chance = inferred.probabilities @ nn.functional.one_hot(module_to_relation, self.num_relations).float()
             for measure in self.binary.values():
                 measure.update(chance[..., 1][asked], relations[asked])
+        if types is not None and module_to_type is not None:
+            self.types.update(module_to_type[inferred.structure.types], types)
         start = self.observed_frames
         reachable = [step for step in self.steps if start + step < states.shape[2]]
         if not reachable:
@@ -77,6 +85,9 @@ class ProtocolMeasures(nn.Module):
             if self.num_relations > 2:
                 out["macro_f1"] = self.f1.compute()
             out.update({name: measure.compute() for name, measure in self.binary.items()})
+        if self.types.update_called:
+            counts = self.types.compute()
+            out["type_accuracy"] = counts.diagonal().sum() / counts.sum()
         for step, error in self.errors.items():
             if error.update_called:
                 out[f"mse_{step}"] = error.compute()

@@ -25,14 +25,15 @@ class ContinuousDynamics(ModularDynamics):
 
     With time in frames, positions x, velocities v, and kappa the distance covered in a frame at velocity 1,
 
-        v_i(t+1) - v_i(t)                = int_0^1         sum_j h_{z_ij}(s_i, s_j) ds + g_{z_i}(s_i(t))
-        x_i(t+1) - x_i(t) - kappa v_i(t) = int_0^1 (1 - s) sum_j h_{z_ij}(s_i, s_j) ds + g_{z_i}(s_i(t))
+        v_i(t+1) - v_i(t)                = b_{z_i} int_0^1         sum_j h_{z_ij}(s_i, s_j) ds + g_{z_i}(s_i(t))
+        x_i(t+1) - x_i(t) - kappa v_i(t) = b_{z_i} int_0^1 (1 - s) sum_j h_{z_ij}(s_i, s_j) ds + g_{z_i}(s_i(t))
 
-    in units of `change_scale` (the weak form of a law of motion: Messenger and Bortz, *Weak SINDy*, 2021). The path is
-    the cubic through both frames and their velocities, the same for every candidate, so that integrals add up over
-    senders as messages do: search and gradient step cannot tell the difference. An edge module has the law itself to
-    learn, not its effect over a frame, which a single state determines only roughly where forces change fast. Forecasts
-    integrate the law with the Runge-Kutta method of fourth order, in shorter steps while a pair is close.
+    with mobilities b, 1 for a single node module, in units of `change_scale` (the weak form of a law of motion:
+    Messenger and Bortz, *Weak SINDy*, 2021). The path is the cubic through both frames and their velocities, the same
+    for every candidate, so that integrals add up over senders as messages do: search and gradient step cannot tell the
+    difference. An edge module has the law itself to learn, not its effect over a frame, which a single state determines
+    only roughly where forces change fast. Forecasts integrate the law with the Runge-Kutta method of fourth order, in
+    shorter steps while a pair is close.
 
     Where the data show walls that reflect (`Scales.walls`), a path that touches one goes on into its mirror image, and
     forces there are mirrored too; forecasts reflect.
@@ -176,7 +177,8 @@ class ContinuousDynamics(ModularDynamics):
             return sent
         tasks, frames = self._close(states, reflected)
         starts, ends = states.transpose(1, 2)[tasks, frames], ends.transpose(1, 2)[tasks, frames]  # (Q, N, D)
-        close = self._close_messages(starts, ends, structure.relations[tasks])  # (Q, N, S, K, D)
+        relations, types = structure.relations[tasks], structure.types[tasks]
+        close = self._close_messages(starts, ends, relations, types)  # (Q, N, S, K, D)
         return sent.movedim(4, 1).index_put((tasks, frames), close).movedim(1, 4)
 
     def _close(self, states: Tensor, reflected: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,14 +190,20 @@ class ContinuousDynamics(ModularDynamics):
         tasks, frames = (close | reflected.any(-1).any(1)).nonzero(as_tuple=True)
         return tasks, frames
 
-    def _close_messages(self, starts: Tensor, ends: Tensor, relations: Tensor) -> Tensor:
-        """Messages of single frames, from states (Q, N, D) to (Q, N, D), under structures (Q, N, S): (Q, N, S, K, D).
+    def _weights(self, relations: Tensor, types: Tensor) -> Tensor:
+        """Of messages in accelerations under structures (B, N, S) and (B, N), (B, N, 1, S K)."""
+        weights = one_hot(relations, self.num_edge_modules, self.rest.dtype)
+        mobility = self.mobilities(types)
+        return (weights if mobility is None else weights * mobility.unsqueeze(-1)).unsqueeze(2)
+
+    def _close_messages(self, starts: Tensor, ends: Tensor, relations: Tensor, types: Tensor) -> Tensor:
+        """Messages of single frames, states (Q, N, D) to (Q, N, D), structures (Q, N, S), (Q, N): (Q, N, S, K, D).
 
         A path is that of the law as it is now, bent by the cubic that makes it end where it was seen to end; where the
         law misses the end by more than uniform motion does, it is uniform motion that is bent.
         """
         with torch.no_grad():
-            places, speeds = self._path(starts, one_hot(relations, self.num_edge_modules, starts.dtype).unsqueeze(2))
+            places, speeds = self._path(starts, self._weights(relations, types))
             free = starts[..., : self.positions].unsqueeze(2), starts[..., self.positions :].unsqueeze(2)
             s = self.times.view(-1, 1)
             straight = free[0] + s * self.step_scale * (free[1] - self.rest)
@@ -244,7 +252,7 @@ class ContinuousDynamics(ModularDynamics):
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
         b, n, t, d = states.shape
         own = self._select(self._nodes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
-        weights = one_hot(relations, self.num_edge_modules, states.dtype).unsqueeze(2)  # (B, N, 1, S K)
+        weights = self._weights(relations, types)  # (B, N, 1, S K)
         weights = weights.unsqueeze(1).expand(b, t, *weights.shape[1:]).flatten(0, 1)  # (Q, N, 1, S K), Q = B T
         x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
         v = v + self.lag * self._accelerations(x, v, weights)
@@ -254,13 +262,14 @@ class ContinuousDynamics(ModularDynamics):
             h = torch.minimum(self._careful(x0, v0), rest)
             x1, v1 = self._runge_kutta(x0, v0, weights[going], h.view(-1, 1, 1))
             x, v, left = x.index_copy(0, going, x1), v.index_copy(0, going, v1), left.index_copy(0, going, rest - h)
-        x, v, _ = self._reflect(x, v)
+        x, v, image = self._reflect(x, v)
         v = v - self.lag * self._accelerations(x, v, weights)
         moved = torch.cat((x, v), dim=-1).view(b, t, n, d).transpose(1, 2)
-        return (moved + own * self.change_scale).clamp(-FAR, FAR)
+        mirrored = _sign(image).repeat(1, 1, 2).view(b, t, n, d).transpose(1, 2)  # what was gained before a wall
+        return (moved + mirrored * own * self.change_scale).clamp(-FAR, FAR)
 
     def _accelerations(self, x: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-        """Of coordinates and velocities (Q, N, P) under one-hot structures (Q, N, 1, S K), per frame, within limits.
+        """Of coordinates and velocities (Q, N, P) under weights of messages (Q, N, 1, S K), per frame, within limits.
 
         Beyond a wall they are those of the mirror image.
         """

@@ -3,6 +3,8 @@
     mu_ij = h_{z_ij}(s_i, s_j)
     s_i'  = s_i + g_{z_i}(s_i, sum_j mu_ij)
 
+An additive node module is g_z(s_i, m) = b_z m + g_z(s_i); b_z is its mobility, 1 where there is one node module only.
+
 (Alet et al. 2019, section 3; the graph network of Battaglia et al. 2016 with modules in its slots.)
 
 A step from every observed frame is worked out in two parts, so that one evaluation of the edge modules serves every
@@ -51,7 +53,8 @@ class ModularDynamics(nn.Module):
         node_hidden: their width; none for `hidden`.
         features: what an edge module sees of a pair.
         additive: a message is a change of the receiver's state, and a node module adds the entity's own; otherwise the
-            node module is a perceptron on state and summed messages, as in the paper.
+            node module is a perceptron on state and summed messages, as in the paper. Several additive node modules
+            also scale what is received, each by its mobility, as one over the mass does.
         linear_path: an affine path beside each perceptron.
         robust: modules see states and changes in robust scales of the data; otherwise in protocol units.
         activation: elementwise function of the hidden layers.
@@ -93,6 +96,7 @@ class ModularDynamics(nn.Module):
         self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
         if isinstance(features, IsotropicFeatures):
             self.decay = nn.Parameter(torch.zeros(k))  # times GAIN, the power of the distance with which answers fall
+        self.log_mobility = nn.Parameter(torch.zeros(g)) if additive and g > 1 else None  # times GAIN
         self.register_buffer("centre", torch.zeros(d))
         self.register_buffer("state_scale", torch.ones(d))
         self.register_buffer("change_scale", torch.ones(d))
@@ -164,24 +168,47 @@ class ModularDynamics(nn.Module):
         own = self.scaled(states).unsqueeze(2)  # (B, N, 1, T, D)
         if self.additive:
             free = self._nodes(own)
-            return lambda received, types: received + self._select(free, types)
+
+            def add(received: Tensor, types: Tensor) -> Tensor:
+                mobility = self.mobilities(types)
+                if mobility is not None:
+                    received = received * mobility[..., None, None]
+                return received + self._select(free, types)
+
+            return add
 
         def respond(received: Tensor, types: Tensor) -> Tensor:
             inputs = torch.cat((own.expand(*received.shape[:-1], -1), received), dim=-1)
+            if self._in_turn(types):  # each node module has its own candidates to see, not those of the others
+                apart = inputs.unflatten(2, (-1, self.num_node_modules)).movedim(3, 0)  # (G, B, N, M / G, T, D + C)
+                out = self.node_modules(apart.flatten(1, -2)).unflatten(1, apart.shape[1:-1])
+                return out.movedim(0, 3).flatten(2, 3)
             return self._select(self._nodes(inputs), types)
 
         return respond
+
+    def _in_turn(self, types: Tensor) -> bool:
+        """Whether all receivers share candidates, every row of which comes with node modules 0, 1, ... in turn."""
+        g, shared = self.num_node_modules, types.shape[1] == 1
+        return g > 1 and shared and bool((types[0, 0] == torch.arange(types.shape[2], device=types.device) % g).all())
+
+    def mobilities(self, types: Tensor) -> Tensor | None:
+        """By what node modules (...) scale the messages that they receive, (...); none where it is 1."""
+        return None if self.log_mobility is None else (GAIN * self.log_mobility).exp()[types]
 
     def _nodes(self, inputs: Tensor) -> Tensor:
         out = self.node_modules(inputs.flatten(0, -2))  # (G, P, D)
         return out.view(-1, *inputs.shape[:-1], out.shape[-1])
 
     def _select(self, changes: Tensor, types: Tensor) -> Tensor:
-        """Of changes (G, B, N, M or 1, T, D) those of the chosen node modules, types (B, N, M)."""
+        """Of changes (G, B, N, M or 1, T, D) those of the chosen node modules, types (B, N, M); B and N may be 1."""
         if self.num_node_modules == 1:
             return changes[0]
-        weights = F.one_hot(types, self.num_node_modules).to(changes.dtype)
-        return torch.einsum("gbnmtd,bnmg->bnmtd", changes.expand(-1, -1, -1, types.shape[-1], -1, -1), weights)
+        g, b, n, m, t, d = changes.shape
+        weights = F.one_hot(types, g).to(changes.dtype)  # (B, N, M, G)
+        if m == 1:  # the same for every candidate: a matrix product does without copies for each
+            return (weights @ changes.movedim(0, 3).reshape(b, n, g, t * d)).unflatten(-1, (t, d))
+        return torch.einsum("gbnmtd,bnmg->bnmtd", changes, weights.expand(b, n, m, g))
 
     def step(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""

@@ -41,6 +41,18 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
     np.savez(directory / "relations.npz", allow_pickle=False, **arrays)
 
 
+def write_types(directory: Path, data: Trajectories, found: "Relations") -> None:
+    """`entities.csv`, the type of every entity, where the model tells several."""
+    if found.types is None:
+        return
+    there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
+    tasks, entities = np.nonzero(there)
+    names, chances = names_of(data, tasks, entities, entities), found.types[tasks, entities]
+    columns = {"task": names["task"], "entity": names["receiver"], "type": chances.argmax(-1)}
+    columns["probability"] = chances.max(-1).astype(np.float64)
+    write_columns(directory / "entities.csv", pa.table(columns), False)
+
+
 def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ...], ahead: "Forecasts") -> None:
     """`forecasts.csv` and `forecasts.npz`; frames are counted on from the last observed one."""
     there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))

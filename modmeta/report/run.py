@@ -142,6 +142,7 @@ class RunRecord(pl.Callback):
         last: dict[str, float] = {}
         for row in self.history:
             last |= row
+        measures = measures | {name: last[name] for name in ("val/type_accuracy",) if name in last}
         return measures | {
             "train/tasks": trainer.datamodule.num_tasks,  # type: ignore[attr-defined]
             "train/seconds": round(self.seconds, 2),

@@ -22,8 +22,8 @@ class Drawn(NamedTuple):
 
     Attributes:
         structure: after the pass.
-        scores: free energies of every module in every slot, over what the rest of its block may be, given the other
-            blocks as they were then, (B, N, S, K).
+        scores: free energies of every module in every slot, over what the rest of its block and the node module may be,
+            given the other blocks as they were then, (B, N, S, K).
         energies: of the receivers at the end, (B, N).
         worse: number of combinations of higher energy that were on offer, and `accepted` of them that were taken.
     """
@@ -45,7 +45,8 @@ def draw_slots(
     temperature: Tensor,
     generator: torch.Generator,
 ) -> Drawn:
-    """One pass over the slots of all receivers at once, then over their node modules.
+    """One pass over the slots of all receivers at once; with every block the node module is drawn, too, for under a
+    wrong one other rows look right.
 
     The sum of messages is kept and corrected, so that a block costs its combinations whatever the length of the row: a
     pass costs about as much as the messages did, and time per edge does not grow with the number of entities. Blocks
@@ -62,7 +63,7 @@ def draw_slots(
         generator: of the draws.
     """
     b, n, s, k = messages.shape[:4]
-    relations, types = structure.relations.clone(), structure.types
+    relations, types, g = structure.relations.clone(), structure.types, num_node_modules
     prior = prior.expand(b, n, s, k)
     received = summed(messages, relations.unsqueeze(2))  # (B, N, 1, T, C)
     scores = messages.new_empty(b, n, s, k)
@@ -70,23 +71,25 @@ def draw_slots(
     for block in blocks(s, k, generator):  # each draw depends on those before it
         rows = all_rows(len(block), k, messages.device)  # (M, block)
         sent, here = messages[:, :, block], relations[:, :, block]  # (B, N, block, K, T, C), (B, N, block)
-        current = (here * k ** torch.arange(len(block) - 1, -1, -1, device=here.device)).sum(-1)
+        current = (here * k ** torch.arange(len(block) - 1, -1, -1, device=here.device)).sum(-1) * g + types
         others = received - summed(sent, here.unsqueeze(2))
         weights = one_hot(rows, k, messages.dtype)  # (M, block K)
-        energies = score(others + summed(sent, rows[None, None]), types.unsqueeze(2).expand(b, n, len(rows)))
-        energies = energies + prior[:, :, block].flatten(2) @ weights.T  # (B, N, M)
+        tried = others + summed(sent, rows[None, None])  # (B, N, M, T, C)
+        tried = tried if g == 1 else tried.repeat_interleave(g, dim=2)
+        energies = score(tried, torch.arange(g, device=rows.device).repeat(1, 1, len(rows)))  # (B, N, M G)
+        energies = energies + (prior[:, :, block].flatten(2) @ weights.T).repeat_interleave(g, dim=2)  # (B, N, M G)
         chosen = selection(energies, current, temperature, generator)
         higher = energies > _of(energies, current)
         worse, accepted = worse + higher.sum(), accepted + higher.gather(-1, chosen.unsqueeze(-1)).sum()
+        types, chosen = chosen % g, chosen // g
         relations[:, :, block] = rows[chosen]
         received = others + summed(sent, rows[chosen].unsqueeze(2))
         excluded = torch.where(weights > 0, 0.0, torch.inf)  # (M, block K)
-        free = -(-energies.unsqueeze(-1) - excluded).logsumexp(2)
+        free = -(-energies.unsqueeze(-1) - excluded.repeat_interleave(g, dim=0)).logsumexp(2)
         scores[:, :, block] = free.unflatten(-1, (len(block), k))
-    energies = score(received.expand(-1, -1, num_node_modules, -1, -1), _every(num_node_modules, types))  # (B, N, G)
-    types = selection(energies, types, temperature, generator) if num_node_modules > 1 else types
     paid = _of(prior, relations).flatten(2).sum(-1)
-    return Drawn(Structure(relations, types), scores, _of(energies, types).squeeze(-1) + paid, worse, accepted)
+    energies = score(received, types.unsqueeze(2)).squeeze(-1) + paid
+    return Drawn(Structure(relations, types), scores, energies, worse, accepted)
 
 
 def blocks(num_senders: int, num_modules: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -100,10 +103,3 @@ def _of(options: Tensor, index: Tensor) -> Tensor:
     rest = options.dim() - index.dim() - 1
     place = index.view(*index.shape, 1, *[1] * rest)
     return options.gather(index.dim(), place.expand(*index.shape, 1, *options.shape[index.dim() + 1 :]))
-
-
-def _every(num_node_modules: int, types: Tensor) -> Tensor:
-    """All node modules as candidates of every receiver, (B, N, G); the current one where there is no other."""
-    if num_node_modules == 1:
-        return types.unsqueeze(2)
-    return torch.arange(num_node_modules, device=types.device).expand(*types.shape, -1)
