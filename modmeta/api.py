@@ -126,11 +126,10 @@ class Model:
         if module.search.horizon > 1:
             probabilities = found.probabilities
         else:
-            score = scorer(model, states, structure, mask)
             if enumerable(n, k) and not sampling:
-                probabilities = exact(table(score, structure, k), structure, k, heat)
+                probabilities = exact(table(scorer(model, states, structure, mask), structure, k), structure, k, heat)
             else:
-                chains = sample(score, structure, k, heat, generator)
+                chains = sample(model, states, structure, heat, generator, mask)
                 probabilities, r_hat = chains.probabilities, to_matrix(chains.r_hat)
         modules = torch.stack([to_matrix(probabilities[..., i]) for i in range(k)], dim=-1)
         chances = to_relations(modules, module.module_to_relation)
@@ -179,9 +178,9 @@ class Model:
         nodes = relations.node_modules
         types = modules.new_zeros(given.shape[:2]) if nodes is None else torch.as_tensor(nodes).argmax(-1)
         structure = Structure(from_matrix(modules), types)
-        score, k = scorer(self.module.model, given, structure), self.module.model.dynamics.num_edge_modules
         generator = torch.Generator().manual_seed(self.module.seed)
-        chains = sample(score, structure, k, self.calibration.at(given.shape[2]), generator)
+        heat = self.calibration.at(given.shape[2])
+        chains = sample(self.module.model, given, structure, heat, generator, sweeps=60, cooling=60)
         return chains.energies.numpy(), chains.temperatures.numpy()
 
     def _normalised(self, states: Any) -> Tensor:

@@ -1,23 +1,24 @@
 """How sure a structure is: probabilities of edges under the tempered posterior exp(-energy / temperature).
 
 At horizon 1 receivers are independent given the frames. Where all rows of a receiver can be weighed its marginals are
-exact; where they are too many, several chains of Gibbs sampling visit one block of slots after another, first cooling
-down from a temperature at which anything goes, then staying at the one asked for. What they average is the probability
-of a slot given the other blocks, which is far steadier than counting draws (Rao-Blackwell). Chains agree where split
-R-hat is near 1 (Gelman et al., *Bayesian Data Analysis*, 3rd edition, section 11.4).
+exact; where they are too many, several chains of Gibbs sampling visit one block of slots after another, from the
+structure that the search found: they tell how sure it is of what can be reached from there. What they average is the
+probability of a slot given the other blocks, which is far steadier than counting draws (Rao-Blackwell). Chains agree
+where split R-hat is near 1 (Gelman et al., *Bayesian Data Analysis*, 3rd edition, section 11.4).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from modmeta.model.dynamics import one_hot
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, marginals
-from modmeta.search.slots import blocks
-from modmeta.structure.bank import Structure
+from modmeta.search.selection import gibbs
+from modmeta.search.slots import draw_slots
+from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import all_rows
 
 HOT = 1e5  # times the temperature asked for: where chains start; energies differ by ten thousands
@@ -71,16 +72,6 @@ def table(score: Score, structure: Structure, num_modules: int) -> Tensor:
     return score(all_rows(s, num_modules, structure.relations.device).expand(b, n, -1, -1))
 
 
-def from_table(energies: Tensor, num_modules: int) -> Score:
-    """Energies of rows looked up in those of all rows."""
-
-    def score(rows: Tensor) -> Tensor:
-        place = num_modules ** torch.arange(rows.shape[-1] - 1, -1, -1, device=rows.device)
-        return energies.gather(2, (rows * place).sum(-1))
-
-    return score
-
-
 def exact(energies: Tensor, structure: Structure, num_modules: int, temperature: float) -> Tensor:
     """Marginals (B, N, S, K) from the energies of all rows."""
     return marginals(enumerate_rows(structure, num_modules, 1), energies / temperature, num_modules)
@@ -88,47 +79,54 @@ def exact(energies: Tensor, structure: Structure, num_modules: int, temperature:
 
 @torch.no_grad()
 def sample(
-    score: Score,
+    model: RelationalModel,
+    states: Tensor,
     structure: Structure,
-    num_modules: int,
     temperature: float,
     generator: torch.Generator,
+    mask: Tensor | None = None,
     chains: int = 4,
-    sweeps: int = 120,
+    sweeps: int = 40,
+    cooling: int = 0,
 ) -> Chains:
-    """Gibbs sampling, a block of slots of every receiver at a time.
+    """Gibbs sampling, a block of slots of every receiver at a time (`draw_slots`).
 
     Args:
-        score: energies of rows.
-        structure: gives the shapes; chains start from structures of their own.
-        num_modules: K.
+        states: observed (B, N, T, D).
+        structure: paths of close pairs are as under it, and chains start from it.
         temperature: of the posterior.
         generator: of the draws.
+        mask: steps that count, (B, T - 1); none for all.
         chains: run side by side.
-        sweeps: over all slots; the first half cools down, the second half counts.
+        sweeps: over all slots, of which all but the first quarter count.
+        cooling: sweeps before them, from structures drawn at random and a temperature at which anything goes.
     """
-    b, n, s = structure.relations.shape
-    k, device = num_modules, structure.relations.device
-    rows = torch.randint(k, (b, n, chains, s), generator=generator, device=device)
-    cooling = torch.linspace(1, 0, max(sweeps // 2, 1), dtype=torch.float64)
-    heats = temperature * HOT ** torch.cat((cooling, cooling.new_zeros(sweeps - len(cooling))))
+    (b, n, s), k = structure.relations.shape, model.dynamics.num_edge_modules
+    g, many = model.dynamics.num_node_modules, partial(_side_by_side, chains=chains)
+    messages = many(model.dynamics.messages(states, structure))
+    score = model.scorer(many(states), mask=None if mask is None else many(mask))
+    now = random_structure(b * chains, n, k, g, generator) if cooling else Structure(*map(many, structure))
+    falling = torch.linspace(1, 0, cooling + 1, dtype=torch.float64)[:-1]
+    heats = temperature * HOT ** torch.cat((falling, falling.new_zeros(sweeps)))
+    prior, one = messages.new_zeros(1, 1, 1, k), messages.new_ones(())
     kept, energies = [], []
     for sweep, heat in enumerate(heats.tolist()):
-        given = rows.new_zeros(b, n, chains, s, k, dtype=torch.float32)
-        for block in blocks(s, k, generator):
-            options = all_rows(len(block), k, device)  # (M, slots)
-            tried = rows.unsqueeze(3).repeat(1, 1, 1, len(options), 1)  # (B, N, C, M, S)
-            tried[..., block] = options
-            scores = score(tried.flatten(2, 3)).unflatten(2, (chains, len(options)))
-            weights = (-scores / heat).softmax(-1)
-            drawn = torch.multinomial(weights.flatten(0, -2), 1, generator=generator).view(b, n, chains)
-            rows[..., block] = options[drawn]
-            given[..., block, :] = (weights @ one_hot(options, k)).unflatten(-1, (len(block), k))
-        energies.append(scores.gather(-1, drawn.unsqueeze(-1)).squeeze(-1).sum(1).T)  # (C, B)
-        if sweep >= len(cooling):
-            kept.append(given)
-    draws = torch.stack(kept)  # (L, B, N, C, S, K)
-    return Chains(draws.mean((0, 3)), split_r_hat(draws.movedim(3, 1)).amax(-1), torch.stack(energies), heats)
+
+        def tempered(received: Tensor, types: Tensor, heat: float = heat) -> Tensor:
+            return score(received, types) / heat
+
+        drawn = draw_slots(tempered, messages, now, prior, g, gibbs, one, generator)
+        now = drawn.structure
+        energies.append(heat * drawn.energies.sum(-1).view(chains, b))
+        if sweep >= cooling + sweeps // 4:
+            kept.append((-drawn.scores).softmax(-1).view(chains, b, n, s, k))
+    draws = torch.stack(kept)  # (L, C, B, N, S, K)
+    return Chains(draws.mean((0, 1)), split_r_hat(draws).amax(-1), torch.stack(energies), heats)
+
+
+def _side_by_side(part: Tensor, chains: int) -> Tensor:
+    """A batch repeated for every chain, (B, ...) to (chains B, ...)."""
+    return part.expand(chains, *part.shape).flatten(0, 1)
 
 
 def split_r_hat(draws: Tensor) -> Tensor:

@@ -263,12 +263,13 @@ class ModularDynamics(nn.Module):
             degree_here = degree.expand(-1, t, -1)
             sums = torch.cat((*hidden, *seen, degree_here.to(hidden[0].dtype)), dim=-1)  # (B N, T, L)
             if nodes is None:
-                change = self._nodes(scaled) + sums @ joined
+                received = (sums @ joined).unflatten(0, (b, n)).unsqueeze(2)  # (B, N, 1, T, C)
+                change = self.responder(states)(received, types.unsqueeze(2)).squeeze(2)
             else:
                 seen_by = torch.cat((scaled.to(sums.dtype), sums), dim=-1).flatten(0, 1)
-                change = nodes(seen_by, kept.rows(task, n * t)).unflatten(1, (b * n, t))
-            change = self._select(change.unflatten(1, (b, n, 1)), types.unsqueeze(2)).squeeze(2)
-            return states + change.view_as(states) * self.change_scale
+                changes = nodes(seen_by, kept.rows(task, n * t)).unflatten(1, (b, n, 1, t))
+                change = self._select(changes, types.unsqueeze(2)).squeeze(2)
+            return states + change * self.change_scale
 
         return step
 

@@ -88,10 +88,17 @@ class RelationalModel(nn.Module):
         return self.likelihood.log_scale(self.dynamics.scaled(states[:, :, :-1]))
 
     def unexplained(self, states: Tensor, types: Tensor) -> Tensor:
-        """What messages must add up to, where dynamics are additive: states (B, N, T, D), types (B, N) to (B, N, T - 1, C)."""
+        """What messages must add up to where dynamics are additive, (B, N, T - 1, C).
+
+        Args:
+            states: (B, N, T, D).
+            types: node modules (B, N).
+        """
         respond = self.dynamics.responder(states[:, :, :-1])
         nothing = states.new_zeros(*states.shape[:2], 1, states.shape[2] - 1, states.shape[3])
-        return self.dynamics.targets(states) - respond(nothing, types.unsqueeze(2)).squeeze(2)
+        left = self.dynamics.targets(states) - respond(nothing, types.unsqueeze(2)).squeeze(2)
+        mobility = self.dynamics.mobilities(types)
+        return left if mobility is None else left / mobility[..., None, None]
 
     def receiver_energies(
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,

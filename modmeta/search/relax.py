@@ -1,8 +1,8 @@
 """Rows too long to enumerate: what linear algebra says of them, for dynamics in which messages add up to changes.
 
-Let the module of every slot be uncertain, with the mean and covariance of a uniform draw, and errors be normal. Then the
-posterior of a whole row is normal, and one linear system of Gram matrices of messages gives it. The slots it is surest
-of are fixed to their likeliest module, what they send is taken off, and the rest is worked out again (successive
+Let the module of every slot be uncertain, with the mean and covariance of a uniform draw, and errors be normal. Then
+the posterior of a whole row is normal, and one linear system of Gram matrices of messages gives it. The slots it is
+surest of are fixed to their likeliest module, what they send is taken off, and the rest is worked out again (successive
 interference cancellation: Wolniansky et al., *V-BLAST*, 1998). No walk from one row to the next can be caught on the
 way, and messages that almost cancel, of many entities that move alike, still tell a row.
 """
@@ -26,7 +26,7 @@ def relaxed_rows(messages: Tensor, changes: Tensor, log_scale: Tensor, mask: Ten
         log_scale: of errors, broadcastable to `changes`.
         mask: steps that count, (B, T); none for all.
     """
-    b, n, s, k = messages.shape[:4]
+    s, k = messages.shape[2:4]
     weight = (-log_scale).exp().expand_as(changes)
     if mask is not None:
         weight = weight * mask[:, None, :, None]

@@ -129,18 +129,17 @@ class Search:
         return propose_rows(structure, None if self.uniform else logits, self.samples, flips, k, g, generator)
 
     def _relaxed(
-        self, model: RelationalModel, states: Tensor, structure: Structure, messages: Tensor, candidates: Candidates,
+        self, model: RelationalModel, states: Tensor, messages: Tensor, candidates: Candidates,
         known: Tensor | None, mask: Tensor | None,
     ) -> Candidates:  # fmt: skip
-        """With `relaxed_rows` among them."""
-        changes = model.unexplained(states, structure.types)
-        rows = relaxed_rows(messages, changes, model.log_scale(states), mask)  # (B, N, M, S)
-        rows = rows if known is None else torch.where(known.unsqueeze(2) >= 0, known.unsqueeze(2), rows)
-        return Candidates(
-            torch.cat((candidates.rows, rows), dim=2),
-            torch.cat((candidates.types, structure.types.unsqueeze(2).expand(rows.shape[:3])), dim=2),
-            candidates.current,
-        )
+        """With `relaxed_rows` among them, for every node module."""
+        rows, types, log_scale = [candidates.rows], [candidates.types], model.log_scale(states)
+        for node_module in range(model.dynamics.num_node_modules):
+            of = torch.full_like(candidates.current, node_module)  # (B, N)
+            found = relaxed_rows(messages, model.unexplained(states, of), log_scale, mask)  # (B, N, M, S)
+            rows.append(found if known is None else torch.where(known.unsqueeze(2) >= 0, known.unsqueeze(2), found))
+            types.append(of.unsqueeze(2).expand(found.shape[:3]))
+        return Candidates(torch.cat(rows, dim=2), torch.cat(types, dim=2), candidates.current)
 
     def _by_slots(self, model: RelationalModel, structure: Structure) -> bool:
         alone = self.receivers == "all" and self.horizon == 1
@@ -182,7 +181,7 @@ class Search:
         how = selection or self.selection
         candidates = self.candidates(model, structure, logits, generator)
         if messages is not None and model.dynamics.additive and self._by_slots(model, structure):
-            candidates = self._relaxed(model, states, structure, messages, candidates, known, mask)
+            candidates = self._relaxed(model, states, messages, candidates, known, mask)
         moving = self._moving(structure, generator)  # (B, N)
         current, movable = candidates.current, moving
         paid, wholes = prior_energies(prior, candidates.rows), None
