@@ -31,31 +31,36 @@ def relaxed_rows(messages: Tensor, changes: Tensor, log_scale: Tensor, mask: Ten
     if mask is not None:
         weight = weight * mask[:, None, :, None]
     weight = weight.flatten(2).double()  # columns of entities that move alike lose digits
-    sent = (messages - messages.mean(3, keepdim=True)).flatten(4).double() * weight[:, :, None, None]
+    corners = _corners(k, messages.device)  # (K, K - 1)
+    sent = messages.flatten(4).transpose(3, 4).double() @ corners  # (B, N, S, T D, K - 1)
+    columns = sent.transpose(3, 4).flatten(2, 3) * weight.unsqueeze(2)  # (B, N, S (K - 1), T D)
     wanted = (changes - messages.mean(3).sum(2)).flatten(2).double() * weight  # (B, N, T D)
-    columns = sent.flatten(2, 3)  # (B, N, S K, T D): what each module sends beyond the mean of all
     gram, aim = columns @ columns.mT, columns @ wanted.unsqueeze(-1)
-    return torch.stack([_decode(gram / wide**2, aim / wide**2, s, k) for wide in WIDER], dim=2)
+    return torch.stack([_decode(gram / wide**2, aim / wide**2, corners) for wide in WIDER], dim=2)
 
 
-def _decode(gram: Tensor, aim: Tensor, s: int, k: int) -> Tensor:
-    """Rows (B, N, S) from Gram matrices (B, N, S K, S K) and (B, N, S K, 1), in units of the error."""
-    b, n = gram.shape[:2]
-    eye, device = torch.eye(k, dtype=gram.dtype, device=gram.device), gram.device
-    prior = torch.block_diag(*[eye / k + eye * 1e-9] * s)  # their mean has been taken off the messages already
-    rows = torch.zeros(b, n, s, dtype=torch.long, device=device)
-    fixed = torch.zeros(b, n, s, dtype=torch.bool, device=device)
+def _corners(k: int, device: torch.device) -> Tensor:
+    """Modules as corners of a regular simplex about the origin, (K, K - 1); messages are linear in the place within."""
+    centred = torch.eye(k, dtype=torch.float64, device=device) - 1 / k
+    return torch.linalg.svd(centred).U[:, : k - 1]
+
+
+def _decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
+    """Rows (B, N, S) from Gram matrices (B, N, S (K - 1), S (K - 1)) and (B, N, S (K - 1), 1), in units of errors."""
+    (b, n, size), (k, c) = gram.shape[:3], corners.shape
+    s = size // c
+    rows = torch.zeros(b, n, s, dtype=torch.long, device=gram.device)
+    fixed = torch.zeros(b, n, s, dtype=torch.bool, device=gram.device)
     for left in range(ROUNDS, 0, -1):
-        known = (fixed.unsqueeze(-1) * eye[rows]).flatten(2).unsqueeze(-1)  # (B, N, S K, 1)
-        free = (~fixed).repeat_interleave(k, dim=-1).to(gram.dtype)
-        spread = prior * free.unsqueeze(-1)  # prior covariance of the slots that are still open
-        # The posterior (prior^-1 + gram)^-1, written so that fixed slots, with no spread, need no inverse.
-        covariance = torch.linalg.solve(torch.eye(s * k, dtype=gram.dtype, device=device) + spread @ gram, spread)
-        mean = (covariance @ (aim - gram @ known)).view(b, n, s, k)
-        within = covariance.view(b, n, s, k, s, k).diagonal(dim1=2, dim2=4).movedim(-1, 2)  # (B, N, S, K, K)
-        noise = torch.linalg.inv(within + 1e-6 * eye)
-        off = eye - 1 / k - mean.unsqueeze(3)  # from the mean to every module, (B, N, S, K, K)
-        odds = -0.5 * torch.einsum("bnsmi,bnsij,bnsmj->bnsm", off, noise, off)
+        known = (fixed.unsqueeze(-1) * corners[rows]).flatten(2).unsqueeze(-1)  # (B, N, S (K - 1), 1)
+        open_ = (~fixed).repeat_interleave(c, dim=-1).to(gram.dtype)
+        precision = gram * open_.unsqueeze(-1) * open_.unsqueeze(-2)  # of the slots that are still open, and the prior
+        precision.diagonal(dim1=-2, dim2=-1).add_(k)
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+        mean = (covariance @ ((aim - gram @ known) * open_.unsqueeze(-1))).view(b, n, s, 1, c)
+        within = covariance.view(b, n, s, c, s, c).diagonal(dim1=2, dim2=4).movedim(-1, 2)  # (B, N, S, K - 1, K - 1)
+        off = corners - mean  # (B, N, S, K, K - 1)
+        odds = -0.5 * ((off @ torch.linalg.inv(within)) * off).sum(-1)
         best = odds.topk(2, dim=-1).values
         sure = torch.where(fixed, -1.0, best[..., 0] - best[..., 1])
         rows = torch.where(fixed, rows, odds.argmax(-1))

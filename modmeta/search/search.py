@@ -160,6 +160,7 @@ class Search:
         score: Score | None = None,
         gradients: bool = False,
         mask: Tensor | None = None,
+        relax: bool = True,
     ) -> Outcome:
         """Moves the structures of a batch once.
 
@@ -172,6 +173,7 @@ class Search:
             known: modules that are given (B, N, S), -1 where they are not; `structure` has them already.
             score: of `model.scorer`, likewise.
             mask: steps that count, (B, T - 1), as `score` has it; none for all.
+            relax: where slots are drawn in turn, `relaxed_rows` are candidates before.
             gradients: energies of the new structures come with gradients, where whole structures are scored.
         """
         prior = self._prior(model.dynamics.num_edge_modules, states.device, known)
@@ -180,7 +182,7 @@ class Search:
             score = model.scorer(states) if score is None else score
         how = selection or self.selection
         candidates = self.candidates(model, structure, logits, generator)
-        if messages is not None and model.dynamics.additive and self._by_slots(model, structure):
+        if messages is not None and relax and model.dynamics.additive and self._by_slots(model, structure):
             candidates = self._relaxed(model, states, messages, candidates, known, mask)
         moving = self._moving(structure, generator)  # (B, N)
         current, movable = candidates.current, moving
@@ -349,9 +351,9 @@ def infer(
             heats = torch.logspace(0 if dynamics.additive else math.log10(HOT), 0, passes, device=states.device)
         step = partial(search.step, model, states, logits=logits, generator=generator, messages=messages)
         step = partial(step, known=known, score=score, mask=mask)
-        for heat in heats:
-            structure = step(structure, temperature=heat, selection=gibbs).structure
-        outcome = step(structure, temperature=zero, selection=greedy)
+        for number, heat in enumerate(heats):
+            structure = step(structure, temperature=heat, selection=gibbs, relax=number == 0).structure
+        outcome = step(structure, temperature=zero, selection=greedy, relax=False)
         structure = outcome.structure
     if search.horizon > 1:
         certain = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)
