@@ -121,7 +121,7 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
 def _units(model: Any, data: Any) -> list[str]:
     import numpy as np
 
-    scaled = np.abs((data.states - np.array(model.units.offset)) / np.array(model.units.scale))
+    scaled = np.abs((data.present() - np.array(model.units.offset)) / np.array(model.units.scale))
     typical = np.median(scaled, axis=(0, 1, 2))
     if (typical > FAR).any():
         name = data.features[int(typical.argmax())]
@@ -153,16 +153,14 @@ def _write(directory: Path, model: Any, data: Any, truth: Any, notes: list[str],
 
 
 def infer_groups(model: Any, data: Any, steps: int, sampling: bool, advance: Any) -> tuple[Any, Any]:
-    """Relations and forecasts, tasks of as many entities together, padded to the most."""
+    """Relations and forecasts, tasks of as many entities together; what a task lacks is NaN, relations -1."""
     import numpy as np
 
     from modmeta.api import BATCH, Forecasts, Relations
-    from modmeta.data.gaps import steps_seen
+    from modmeta.data.gaps import steps_that_count
 
-    counts = np.full(data.num_tasks, data.num_entities)
-    mask = None if data.mask is None else steps_seen(data.mask)
-    if data.mask is not None:
-        counts = data.mask.any(axis=2).sum(axis=1)
+    counts = np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts
+    mask = steps_that_count(data)
     whole: dict[str, Any] = {}
     for count in np.unique(counts):
         tasks = np.flatnonzero(counts == count)
@@ -185,7 +183,7 @@ def _put(whole: dict[str, Any], name: str, part: Any, ids: Any, tasks: int, enti
     entity_axes = {"energies": 0, "evidence": 1, "mean": 1, "low": 1, "high": 1}.get(name, 2)
     shape = (tasks, *[entities] * entity_axes, *part.shape[1 + entity_axes :])
     if name not in whole:
-        whole[name] = np.zeros(shape, part.dtype)
+        whole[name] = np.full(shape, -1 if name == "relations" else np.nan, part.dtype)
     whole[name][(ids, *[slice(0, size) for size in part.shape[1 : 1 + entity_axes]])] = part
 
 
@@ -205,7 +203,7 @@ def _facts(model: Any, data: Any, found: Any, ahead: Any, truth: Any) -> list[tu
         ("pairs named with less than 90%", str(int((sure < 0.9).sum()))),
     ]
     if found.r_hat is not None:
-        worst = float(found.r_hat.max())
+        worst = float(found.r_hat[tasks, receivers, senders].max())
         facts.append(
             ("split R-hat, largest", f"{worst:.3f}" + (" (above 1.1: chains disagree)" if worst > 1.1 else ""))
         )
@@ -214,8 +212,10 @@ def _facts(model: Any, data: Any, found: Any, ahead: Any, truth: Any) -> list[tu
         facts.append(("edges right", f"{right:.2%}" + known))
     if truth is not None:
         steps = truth.shape[2]
-        error = np.sqrt(((ahead.mean[:, :, :steps] - truth) ** 2).mean())
-        inside = ((truth >= ahead.low[:, :, :steps]) & (truth <= ahead.high[:, :, :steps])).mean()
+        there = np.isfinite(ahead.mean).all((2, 3)) if data.counts is not None else np.ones(truth.shape[:2], bool)
+        truth, mean, low, high = (part[there][:, :steps] for part in (truth, ahead.mean, ahead.low, ahead.high))
+        error = np.sqrt(((mean - truth) ** 2).mean())
+        inside = ((truth >= low) & (truth <= high)).mean()
         facts.append((f"forecast error over {steps} frames, root mean square", f"{error:.4g}"))
         facts.append(("states within the bands", f"{inside:.1%}"))
     return facts

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from modmeta.data import files
-from modmeta.data.datamodule import TrajectoryDataModule
+from modmeta.data.datamodule import TrajectoryDataModule, sizes_of
 from modmeta.data.describe import check_moving, find_positions, in_order, with_room_for_velocities
 from modmeta.data.reading import Reading
 from modmeta.data.scaling import Scales, robust_scales
@@ -59,8 +60,8 @@ class FileDataModule(TrajectoryDataModule):
 
     def model_scales(self) -> Scales:
         train = self.splits["train"]
-        complete = slice(None) if train.mask is None else train.mask.all(dim=1)
-        states = train.states[complete] if len(train.states[complete]) else train.states
+        complete = torch.ones(len(train), dtype=torch.bool) if train.mask is None else train.mask.all(dim=1)
+        states = train.present(complete if complete.any() else ~complete)
         assert self.units is not None
         return robust_scales(states, self.positions, self.units, self.meta["frame_step"])
 
@@ -85,10 +86,10 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     frames = min(part.num_frames for part in splits.values())
     labelled = [part.relations for part in splits.values() if part.relations is not None]
     positions, moving = find_positions(train)
-    modules = config.model.num_edge_modules
+    modules, sizes = config.model.num_edge_modules, sizes_of(splits)
     found = {
         "num_tasks": train.num_tasks,
-        "num_entities": train.num_entities,
+        "num_entities": sizes[0] if len(sizes) == 1 else sizes,
         "positions": positions,
         "num_relations": max(int(max(part.max() for part in labelled)) + 1, 2) if labelled else modules,
         "observed_frames": frames - frames // 5,
@@ -113,7 +114,7 @@ def _reading(config: DictConfig) -> Reading:
 
 
 def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float, seed: int) -> dict[str, Trajectories]:
-    """Training, validation and test tasks of a file, all with the same entities, features in order.
+    """Training, validation and test tasks of a file, features in order.
 
     Raises:
         DataError: the file cannot be read, or holds too little.
@@ -134,14 +135,6 @@ def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float,
         if name not in splits:
             raise DataError(
                 f"{path} has no split {name!r}, only {sorted(splits)}; give train, valid and test, or one split"
-            )
-    for name, data in splits.items():
-        if data.mask is not None and not data.mask.any(axis=2).all():
-            counts = data.mask.any(axis=2).sum(axis=1)
-            few = int(counts.argmin())
-            raise DataError(
-                f"{path}, split {name}: task {data.task_name(few)} has {counts[few]} entities, others {counts.max()}; "
-                "a model is trained on one number of entities (and applies to any), so make a file for each"
             )
     return {name: splits[name] for name in SPLITS}
 

@@ -19,6 +19,32 @@ def masked(data: Trajectories) -> Trajectories:
     return data if seen.all() else replace(data, states=filled(data.states, seen), mask=seen)
 
 
+def with_absent(data: Trajectories) -> Trajectories:
+    """Trajectories in which a task lacks the entities whose states are NaN throughout."""
+    if data.states.ndim != 4 or not (absent := np.isnan(data.states).all(axis=(2, 3))).any():
+        return data
+    mask = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
+    return replace(data, states=np.where(absent[..., None, None], 0, data.states), mask=mask & ~absent[..., None])
+
+
+def absent_last(data: Trajectories) -> Trajectories:
+    """Trajectories with the entities that a task lacks behind those that it has, their relations 0."""
+    if data.mask is None or data.mask.shape != data.states.shape[:3] or data.counts is None:
+        return data
+    b, n = data.states.shape[:2]
+    there = np.asarray(data.mask.any(axis=2))
+    order = np.argsort(~there, axis=1, kind="stable")  # (B, N)
+    moved = (order != np.arange(n)).any()
+    names = np.tile(np.arange(n), (b, 1)) if moved and data.entity_names is None else data.entity_names
+    relations, rows = data.relations, np.arange(b)[:, None]
+    if relations is not None and relations.shape == (b, n, n):
+        relations = np.where(there[:, :, None] & there[:, None, :], relations, 0)
+        relations = relations[rows[..., None], order[:, :, None], order[:, None, :]]
+    if moved:
+        data = replace(data, states=data.states[rows, order], mask=data.mask[rows, order])
+    return replace(data, relations=relations, entity_names=names if names is None else names[rows, order])
+
+
 def filled(states: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """States (B, N, T, D) with those not seen interpolated in time, the first and last held; 0 for absent entities."""
     states = np.where(seen[..., None], states, 0)
@@ -29,6 +55,13 @@ def filled(states: np.ndarray, seen: np.ndarray) -> np.ndarray:
         for feature in range(path.shape[1]):
             path[gone, feature] = np.interp(gone, here, path[here, feature])
     return states
+
+
+def steps_that_count(data: Trajectories) -> np.ndarray | None:
+    """Steps whose both frames saw every entity of the task, (B, T - 1); None for all."""
+    if data.mask is None or (steps := steps_seen(data.mask)).all():
+        return None
+    return steps
 
 
 def steps_seen(mask: np.ndarray) -> np.ndarray:
