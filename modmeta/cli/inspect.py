@@ -67,23 +67,15 @@ def _ranges(data: Any) -> Any:
     return table
 
 
-def _sizes(splits: dict[str, Any]) -> list[str]:
-    """How many tasks have how many entities, where that differs."""
-    lines = []
-    for name, data in splits.items():
-        if len(data.sizes) > 1:
-            of_size = [f"{(data.counts == size).sum()} of {size}" for size in data.sizes]
-            lines.append(f"{name}: tasks by number of entities: {', '.join(of_size)}")
-    return lines
-
-
 def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     """What to mind, and the command to train with."""
     from modmeta.data.describe import find_positions, frame_motion
 
     first = next(iter(splits.values()))
     positions, moving = find_positions(first)
-    lines, words = _sizes(splits), [f"python train.py data=files data.path={file}"]
+    sized = {name: data for name, data in splits.items() if len(data.sizes) > 1}
+    lines = [f"{name}: tasks by number of entities: {data.tasks_by_size()}" for name, data in sized.items()]
+    words = [f"python train.py data=files data.path={file}"]
     if moving:
         motion, explained = frame_motion(first, positions)
         lines.append(

@@ -364,10 +364,13 @@ class TrajectoryDataModule(pl.LightningDataModule):
     def _check_sizes(self, splits: dict[str, Trajectories]) -> None:
         found = sizes_of(splits)
         if not set(found) <= set(self.sizes):
-            said, there = _words(self.sizes), _words(found)
             raise DataError(
-                f"{self.file()}: {there.strip('[]')} entities, but data.num_entities={said}; set it to {there}"
+                f"{self.file()}: {', '.join(map(str, found))} entities, but data.num_entities={_words(self.sizes)}; "
+                f"set it to {_words(found)}"
             )
+        if len(found) > 1:  # told, in case an entity was lost rather than never there
+            for name, data in splits.items():
+                log.info("%s, split %s: tasks by number of entities: %s", self.file(), name, data.tasks_by_size())
 
     def model_scales(self) -> Scales:
         """Robust scales of the training set, in protocol units."""

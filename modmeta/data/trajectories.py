@@ -66,6 +66,11 @@ class Trajectories:
         """Different numbers of entities of the tasks, increasing."""
         return [self.num_entities] if self.counts is None else np.unique(self.counts).tolist()
 
+    def tasks_by_size(self) -> str:
+        """How many tasks have how many entities, in words."""
+        counts = np.full(self.num_tasks, self.num_entities) if self.counts is None else self.counts
+        return ", ".join(f"{(counts == n).sum()} of {n}" for n in self.sizes)
+
     def present(self) -> np.ndarray:
         """States for statistics, (tasks, N, T, D); where tasks lack entities, of one entity a row, (E, 1, T, D)."""
         if self.counts is None or self.mask is None:
