@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import h5py
+import hydra
 import numpy as np
 import pyarrow.csv as csv
 import pytest
@@ -14,7 +15,7 @@ from modmeta.cli.evaluate import evaluate
 from modmeta.cli.main import main
 from modmeta.data import files
 from modmeta.data.datamodule import TaskBatches, TrajectoryDataModule, as_dataset, by_size
-from modmeta.data.filemodule import FileDataModule
+from modmeta.data.filemodule import FileDataModule, filled_from_file
 from modmeta.data.gaps import steps_that_count
 from modmeta.data.reading import Reading
 from modmeta.data.scaling import Units
@@ -28,7 +29,7 @@ from modmeta.keys import RELATIONS, STATES
 from modmeta.structure.bank import Structure, StructureBank, of_sizes, random_structure
 from modmeta.structure.relations import from_matrix
 from tests.conftest import make_model
-from tests.runs import QUICK, checkpoint, run
+from tests.runs import QUICK, checkpoint, compose, run
 
 SIZES = (3, 5, 4)
 UNITS = Units((0.0,) * 4, (1.0,) * 4)
@@ -122,6 +123,20 @@ def test_inspect_counts_tasks_by_size(mixed: Trajectories, tmp_path: Path, capsy
     assert "tasks by number of entities: 3 of 3, 2 of 4, 2 of 5" in said
     assert "3 to 5" in said
     assert "missing=mask" not in said  # nothing is missing
+
+
+def test_an_entity_seen_too_late_is_not_there(tmp_path: Path) -> None:
+    """Training looks at the first frames only; what comes after them is not taken for another entity."""
+    data = springs(4, tasks=3)
+    states = data.states.copy()
+    states[:, 1, :9] = np.nan
+    np.savez(tmp_path / "a.npz", states=states, relations=data.relations, features=data.features)
+    words = ["data=files", f"data.path={tmp_path / 'a.npz'}", "data.reading.missing=mask", "data.observed_frames=8"]
+    config = filled_from_file(compose(tmp_path / "run", *words))
+    assert config.data.num_entities == [3, 4]  # the test task has them all
+    train = hydra.utils.instantiate(config.data).load()["train"]
+    assert train.counts.tolist() == [3]
+    assert any(np.array_equal(train.states[0, :3], data.states[task, [0, 2, 3], :8]) for task in range(3))
 
 
 # ---- simulation ------------------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
     """
     from modmeta.data import files
     from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order, with_room_for_velocities
+    from modmeta.data.gaps import absent_last
     from modmeta.data.observation import estimate_velocities
 
     splits = files.load(args.file, args.split, reading_of(args, relations=args.relations))
@@ -92,6 +93,7 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
     observed = data.num_frames if args.observed is None else args.observed
     if not 3 <= observed <= data.num_frames:
         raise DataError(f"{args.file}: {observed} frames to observe, of {data.num_frames}; at least 3 are needed")
+    data = absent_last(data, observed)
     positions, expected = int(model.data["positions"]), int(model.data["num_features"])
     estimated = args.velocities or model.data.get("velocities", "given")
     if estimated == "estimated" and positions:

@@ -12,6 +12,7 @@ from torch import Tensor
 from modmeta.data import files
 from modmeta.data.datamodule import TrajectoryDataModule, sizes_of
 from modmeta.data.describe import check_moving, find_positions, in_order, with_room_for_velocities
+from modmeta.data.gaps import absent_last
 from modmeta.data.reading import Reading
 from modmeta.data.scaling import Scales, robust_scales
 from modmeta.data.trajectories import Trajectories
@@ -55,8 +56,7 @@ class FileDataModule(TrajectoryDataModule):
             raise DataError(
                 f"{self.path}: {shortest} frames, but data.observed_frames={self.observed_frames}; choose 3 or more"
             )
-        keep = {"train": self.observed_frames, "valid": self.observed_frames}
-        return {name: data.frames(keep.get(name, data.num_frames)) for name, data in splits.items()}
+        return _first_frames(self.shares[0], splits, self.observed_frames)
 
     def model_scales(self) -> Scales:
         train = self.splits["train"]
@@ -86,10 +86,9 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     frames = min(part.num_frames for part in splits.values())
     labelled = [part.relations for part in splits.values() if part.relations is not None]
     positions, moving = find_positions(train)
-    modules, sizes = config.model.num_edge_modules, sizes_of(splits)
+    modules = config.model.num_edge_modules
     found = {
         "num_tasks": train.num_tasks,
-        "num_entities": sizes[0] if len(sizes) == 1 else sizes,
         "positions": positions,
         "num_relations": max(int(max(part.max() for part in labelled)) + 1, 2) if labelled else modules,
         "observed_frames": frames - frames // 5,
@@ -97,6 +96,9 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     for name, value in found.items():
         if data[name] is None:
             data[name] = value
+    if data.num_entities is None:
+        sizes = sizes_of(_first_frames(data.path, splits, data.observed_frames))
+        data.num_entities = sizes[0] if len(sizes) == 1 else sizes
     if data.num_features is None:
         room = data.positions if data.velocities == "estimated" and not moving else 0
         data.num_features = train.num_features + room
@@ -106,6 +108,15 @@ def filled_from_file(config: DictConfig) -> DictConfig:
         )
     config.bouncegrad.observed_frames = data.observed_frames
     return config
+
+
+def _first_frames(path: str, splits: dict[str, Trajectories], frames: int) -> dict[str, Trajectories]:
+    """Splits as training sees them: the first frames of all but the test tasks, without entities first seen later."""
+    out = dict(splits)
+    for name in ("train", "valid"):
+        out[name] = absent_last(splits[name], frames).frames(frames)
+        out[name].validate(f"{path}, split {name}, first {frames} frames")
+    return out
 
 
 def _reading(config: DictConfig) -> Reading:

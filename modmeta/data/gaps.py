@@ -31,12 +31,19 @@ def with_absent(data: Trajectories) -> Trajectories:
     return replace(data, states=np.where(absent[..., None, None], 0, data.states), mask=mask & ~absent[..., None])
 
 
-def absent_last(data: Trajectories) -> Trajectories:
-    """Trajectories with the entities that a task lacks behind those that it has, their relations 0."""
-    if data.mask is None or data.mask.shape != data.states.shape[:3] or data.counts is None:
+def absent_last(data: Trajectories, frames: int | None = None) -> Trajectories:
+    """Trajectories with the entities that a task lacks behind those that it has, their relations 0.
+
+    Args:
+        data: of any order.
+        frames: entities that are first seen later are lacking, too; none to look at all frames.
+    """
+    if data.mask is None or data.mask.shape != data.states.shape[:3]:
         return data
-    b, n = data.states.shape[:2]
-    there = np.asarray(data.mask.any(axis=2))
+    there = np.asarray(data.mask[:, :, :frames].any(axis=2))
+    if there.all():
+        return data
+    b, n = there.shape
     order = np.argsort(~there, axis=1, kind="stable")  # (B, N)
     moved = (order != np.arange(n)).any()
     names = np.tile(np.arange(n), (b, 1)) if moved and data.entity_names is None else data.entity_names
