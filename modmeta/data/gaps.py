@@ -21,13 +21,13 @@ def masked(data: Trajectories) -> Trajectories:
 
 def with_absent(data: Trajectories) -> Trajectories:
     """Trajectories in which a task lacks the entities whose states are NaN throughout."""
-    if data.states.ndim != 4:
-        return data
+    mask = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
+    if data.states.ndim != 4 or mask.shape != data.states.shape[:3] or mask.dtype != bool:
+        return data  # to be refused
     absent = np.isnan(data.states).all(axis=(2, 3))
     absent &= ~absent.all(axis=1, keepdims=True)  # a task without any entity is broken
     if not absent.any():
         return data
-    mask = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
     return replace(data, states=np.where(absent[..., None, None], 0, data.states), mask=mask & ~absent[..., None])
 
 

@@ -23,15 +23,7 @@ class BySize(Metric):
 
     def update(self, right: Tensor, entities: int) -> None:
         """Takes in whether edges (any shape) of tasks of one size are right."""
-        self.rows.append(
-            torch.stack(
-                [
-                    right.new_tensor(entities, dtype=torch.long),
-                    right.sum(),
-                    right.new_tensor(right.numel(), dtype=torch.long),
-                ]
-            ).unsqueeze(0)
-        )
+        self.rows.append(torch.tensor([[entities, int(right.sum()), right.numel()]], device=right.device))
 
     def compute(self) -> dict[int, Tensor]:
         rows = dim_zero_cat(self.rows)
