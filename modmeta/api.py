@@ -243,7 +243,8 @@ def fit(
     """Trains a model, as `python train.py data=files` does.
 
     Args:
-        states: (B, N, T, D): coordinates, then their velocities, then other features.
+        states: (B, N, T, D): coordinates, then their velocities, then other features; NaN throughout for the last
+            entities of tasks that have fewer.
         relations: true ones, (B, N, N) integers, which give measures and names to modules; none if unknown.
         features: names; none for x, y, vx, vy where there are four.
         frame_step: time units between two frames.
@@ -255,6 +256,7 @@ def fit(
         UserError: data or settings make no sense.
     """
     from modmeta.data import files
+    from modmeta.data.gaps import absent_last, with_absent
     from modmeta.data.trajectories import Trajectories
     from modmeta.training import fit_file
 
@@ -268,6 +270,6 @@ def fit(
     )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "states.npz"
-        files.save(path, {"all": Trajectories(array, labels, names, frame_step)})
+        files.save(path, {"all": absent_last(with_absent(Trajectories(array, labels, names, frame_step)))})
         settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
         return load(fit_file(path, Path(directory) / "run", settings))

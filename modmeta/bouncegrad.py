@@ -30,7 +30,7 @@ from modmeta.processes import (
 from modmeta.schedules import warmup_hold_decay
 from modmeta.search.search import Inferred, Outcome, Search, clamped, infer, together
 from modmeta.search.temperature import Temperature
-from modmeta.structure.bank import StructureBank, random_structure
+from modmeta.structure.bank import StructureBank, of_sizes, random_structure
 
 Made = TypeVar("Made")
 
@@ -50,6 +50,9 @@ class BounceGrad(pl.LightningModule):
 
     The last part of the run, `forecast_share` of it, leaves all that alone and trains the model's forecaster, under the
     best structures.
+
+    A batch holds tasks of one number of entities; the modules depend on none and are shared by all. The loss of a step
+    is the mean over all observed numbers, so that tasks count alike, whatever their size.
 
     Structures persist in `bank`. Validation and test tasks are met with the modules frozen, their structures searched
     from random ones by the same code; test tasks only after training.
@@ -168,9 +171,12 @@ class BounceGrad(pl.LightningModule):
         ids = data.owned_tasks()
         dynamics = self.model.dynamics
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
+        train = data.splits["train"]
         start = random_structure(
-            data.num_tasks, data.num_entities, dynamics.num_edge_modules, dynamics.num_node_modules, every
+            data.num_tasks, train.states.shape[1], dynamics.num_edge_modules, dynamics.num_node_modules, every
         )
+        if train.counts is not None:
+            start = of_sizes(start, train.counts)
         self.bank = StructureBank(ids, type(start)(start.relations[ids], start.types[ids]))
         if self._saved:
             self._restore(self._saved)
@@ -202,7 +208,7 @@ class BounceGrad(pl.LightningModule):
         logits = self.proposal(states)
         share = self.search.horizon == 1
         known = batch.get(KNOWN)
-        structure = clamped(bank.get(tasks, self.device), known)
+        structure = clamped(bank.get(tasks, self.device, states.shape[1]), known)
         messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
         mask = batch.get(MASK)
         score = self.model.scorer(states, mask=mask) if share else None  # both serve the gradient step, too

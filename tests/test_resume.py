@@ -68,6 +68,7 @@ OTHERS = {
         "model=continuous", "model.substeps=1", "bouncegrad.forecast_share=0.5",
         "bouncegrad.model.forecaster=${model}",
     ),
+    "sizes": ("data.num_entities=[3,5]", "data.known=0.3", "search.enumerate_up_to=4"),  # five by samples and slots
 }  # fmt: skip
 
 

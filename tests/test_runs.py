@@ -25,8 +25,7 @@ WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"
 @pytest.mark.parametrize("world", WORLDS)
 def test_every_data_file_describes_its_world(world: str, tmp_path: Path) -> None:
     data = hydra.utils.instantiate(compose(tmp_path / "run", f"data={world}").data)
-    assert data.world.num_entities == data.num_entities
-    assert f"{data.world.name}{data.num_entities}" == world.replace("3kinds", "")
+    assert f"{data.world.name}{data.sizes[0]}" == world.replace("3kinds", "")
     assert len(data.world.features) == data.num_features
     assert len(data.world.edge_values) == data.num_relations
     names = data.world.features

@@ -135,7 +135,7 @@ def test_what_is_missing_is_named_or_masked(tmp_path: Path) -> None:
     assert not load(tmp_path / "b.csv", how=Reading(missing="mask"))["test"].mask[0, 1, 5]
     short = [i for key, i in place.items() if key[0] == 0 and (key[1] == 2 or key[2] == 5)]
     parquet.write_table(pa.table(without(rows(data), short)), tmp_path / "c.parquet")
-    with pytest.raises(DataError, match="task 0 has 2 entities but task 1 has 3"):
+    with pytest.raises(DataError, match="task 0 has 5 frames but task 1 has 6"):
         load(tmp_path / "c.parquet")
     ragged = load(tmp_path / "c.parquet", how=Reading(missing="mask"))["test"]
     assert ragged.mask[0].any(axis=1).tolist() == [True, True, False]

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint_files import LAST
-from modmeta.data.datamodule import TrajectoryDataModule
+from modmeta.data.datamodule import TrajectoryDataModule, by_size
 from modmeta.keys import RELATIONS, STATES
 from modmeta.report.dashboards import laws_figure, pixels, relations_figure, usage_figure
 
@@ -40,7 +40,8 @@ class Pictures(pl.Callback):
 
     def _figures(self, trainer: pl.Trainer, module: BounceGrad) -> dict[str, Figure]:
         data = cast(TrajectoryDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        batch = data.splits["valid"][list(range(min(self.tasks, len(data.splits["valid"]))))]
+        valid = data.splits["valid"]
+        batch = valid[by_size(torch.arange(len(valid)), valid.counts)[0][: self.tasks].tolist()]
         with torch.no_grad():
             found = module.infer(batch[STATES].to(module.device)).structure.relations
         relations = module.module_to_relation[found] if RELATIONS in batch else found

@@ -40,7 +40,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
 
     from modmeta.checkpoint import load_model
     from modmeta.data import files
-    from modmeta.data.datamodule import as_dataset
+    from modmeta.data.datamodule import TaskBatches, as_dataset
     from modmeta.data.scaling import Units
     from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 
@@ -54,9 +54,11 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
         raise DataError(
             f"{data}: {tasks.num_features} features, but the model was trained on {trained['num_features']}"
         )
-    if tasks.num_entities != trained["num_entities"] and not any_entities:
+    known = trained["num_entities"]
+    new = [size for size in tasks.sizes if size not in ([known] if isinstance(known, int) else known)]
+    if new and not any_entities:
         raise DataError(
-            f"{data}: {tasks.num_entities} entities, but the model was trained on {trained['num_entities']}; "
+            f"{data}: {', '.join(map(str, new))} entities, but the model was trained on {known}; "
             "--any-entities applies it all the same"
         )
     if tasks.num_frames < module.observed_frames:
@@ -68,8 +70,9 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
         raise DataError(f"{data}: type {tasks.types.max()} of entity, but the model knows {kinds}")
     dataset = as_dataset(tasks, Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"])))
     with torch.no_grad():
-        for ids in track(torch.arange(len(dataset)).split(50), description="inferring", transient=True):
-            batch = dataset[ids.tolist()]
+        batches = TaskBatches(len(dataset), 50, None, None, counts=dataset.counts)
+        for ids in track(batches, description="inferring", transient=True):
+            batch = dataset[ids]
             inferred = module.infer(batch[STATES], mask=batch.get(MASK))
             module.measures.update(
                 module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation,

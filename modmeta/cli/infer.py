@@ -83,6 +83,7 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
     """
     from modmeta.data import files
     from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order, with_room_for_velocities
+    from modmeta.data.gaps import absent_last
     from modmeta.data.observation import estimate_velocities
 
     splits = files.load(args.file, args.split, reading_of(args, relations=args.relations))
@@ -93,6 +94,7 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
     observed = data.num_frames if args.observed is None else args.observed
     if not 3 <= observed <= data.num_frames:
         raise DataError(f"{args.file}: {observed} frames to observe, of {data.num_frames}; at least 3 are needed")
+    data = absent_last(data, observed)
     positions, expected = int(model.data["positions"]), int(model.data["num_features"])
     estimated = args.velocities or model.data.get("velocities", "given")
     if estimated == "estimated" and positions:
@@ -122,7 +124,7 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
 def _units(model: Any, data: Any) -> list[str]:
     import numpy as np
 
-    scaled = np.abs((data.states - np.array(model.units.offset)) / np.array(model.units.scale))
+    scaled = np.abs((data.present() - np.array(model.units.offset)) / np.array(model.units.scale))
     typical = np.median(scaled, axis=(0, 1, 2))
     if (typical > FAR).any():
         name = data.features[int(typical.argmax())]
@@ -155,16 +157,14 @@ def _write(directory: Path, model: Any, data: Any, truth: Any, notes: list[str],
 
 
 def infer_groups(model: Any, data: Any, steps: int, sampling: bool, advance: Any) -> tuple[Any, Any]:
-    """Relations and forecasts, tasks of as many entities together, padded to the most."""
+    """Relations and forecasts, tasks of as many entities together; what a task lacks is NaN, relations -1."""
     import numpy as np
 
     from modmeta.api import BATCH, Forecasts, Relations
-    from modmeta.data.gaps import steps_seen
+    from modmeta.data.gaps import steps_that_count
 
-    counts = np.full(data.num_tasks, data.num_entities)
-    mask = None if data.mask is None else steps_seen(data.mask)
-    if data.mask is not None:
-        counts = data.mask.any(axis=2).sum(axis=1)
+    counts = np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts
+    mask = steps_that_count(data)
     whole: dict[str, Any] = {}
     for count in np.unique(counts):
         tasks = np.flatnonzero(counts == count)
@@ -187,7 +187,7 @@ def _put(whole: dict[str, Any], name: str, part: Any, ids: Any, tasks: int, enti
     entity_axes = AXES.get(name, 2)
     shape = (tasks, *[entities] * entity_axes, *part.shape[1 + entity_axes :])
     if name not in whole:
-        whole[name] = np.zeros(shape, part.dtype)
+        whole[name] = np.full(shape, -1 if name == "relations" else np.nan, part.dtype)
     whole[name][(ids, *[slice(0, size) for size in part.shape[1 : 1 + entity_axes]])] = part
 
 
@@ -207,7 +207,7 @@ def _facts(model: Any, data: Any, found: Any, ahead: Any, truth: Any) -> list[tu
         ("pairs named with less than 90%", str(int((sure < 0.9).sum()))),
     ]
     if found.r_hat is not None:
-        worst = float(found.r_hat.max())
+        worst = float(found.r_hat[tasks, receivers, senders].max())
         facts.append(
             ("split R-hat, largest", f"{worst:.3f}" + (" (above 1.1: chains disagree)" if worst > 1.1 else ""))
         )
@@ -216,8 +216,10 @@ def _facts(model: Any, data: Any, found: Any, ahead: Any, truth: Any) -> list[tu
         facts.append(("edges right", f"{right:.2%}" + known))
     if truth is not None:
         steps = truth.shape[2]
-        error = np.sqrt(((ahead.mean[:, :, :steps] - truth) ** 2).mean())
-        inside = ((truth >= ahead.low[:, :, :steps]) & (truth <= ahead.high[:, :, :steps])).mean()
+        there = np.isfinite(ahead.mean).all((2, 3)) if data.counts is not None else np.ones(truth.shape[:2], bool)
+        truth, mean, low, high = (part[there][:, :steps] for part in (truth, ahead.mean, ahead.low, ahead.high))
+        error = np.sqrt(((mean - truth) ** 2).mean())
+        inside = ((truth >= low) & (truth <= high)).mean()
         facts.append((f"forecast error over {steps} frames, root mean square", f"{error:.4g}"))
         facts.append(("states within the bands", f"{inside:.1%}"))
     return facts

@@ -43,11 +43,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _row(data: Any) -> list[str]:
-    absent = 0 if data.mask is None else int((~data.mask).sum())
-    counts = None if data.mask is None else data.mask.any(axis=2).sum(axis=1)
-    entities = str(data.num_entities)
-    if counts is not None and counts.min() < counts.max():
-        entities = f"{counts.min()} to {counts.max()}"
+    there = None if data.mask is None else data.mask.any(axis=2)
+    absent = 0 if data.mask is None else int((~data.mask[there]).sum())
+    entities = str(data.sizes[0]) if len(data.sizes) == 1 else f"{data.sizes[0]} to {data.sizes[-1]}"
     known = "unknown" if data.relations is None else f"{int(data.relations.max()) + 1} kinds"
     return [str(data.num_tasks), entities, str(data.num_frames), f"{data.frame_step:g}", str(absent), known]
 
@@ -75,7 +73,9 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
 
     first = next(iter(splits.values()))
     positions, moving = find_positions(first)
-    lines, words = [], [f"python train.py data=files data.path={file}"]
+    sized = {name: data for name, data in splits.items() if len(data.sizes) > 1}
+    lines = [f"{name}: tasks by number of entities: {data.tasks_by_size()}" for name, data in sized.items()]
+    words = [f"python train.py data=files data.path={file}"]
     if moving:
         motion, explained = frame_motion(first, positions)
         lines.append(
@@ -89,7 +89,7 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     else:
         lines.append("no feature is a coordinate by its name; if the first P are, say so with data.positions=P")
         words += ["features@model.features=absolute"]
-    if any(data.mask is not None for data in splits.values()):
+    if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
         lines.append("states are missing: steps beside them are left out of all energies")
         words += ["data.reading.missing=mask"]
     if len(splits) == 1 and first.num_tasks < 3:

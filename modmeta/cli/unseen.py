@@ -81,6 +81,8 @@ def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any
     tasks = splits[name]
     if args.tasks is not None:
         tasks = tasks.take(args.tasks)
+    if tasks.counts is not None:
+        raise DataError(f"{args.data}: tasks of {tasks.sizes} entities; make a file for each size")
     if tasks.num_features != trained["num_features"]:
         raise DataError(
             f"{args.data}: {tasks.num_features} features, but the model was trained on {trained['num_features']}"

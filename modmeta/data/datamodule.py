@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modmeta.data import files
 from modmeta.data.describe import frame_motion
-from modmeta.data.gaps import steps_seen
+from modmeta.data.gaps import steps_that_count
 from modmeta.data.observation import add_noise, estimate_velocities
 from modmeta.data.scaling import Scales, Units, robust_scales
-from modmeta.data.simulators import World, generate
+from modmeta.data.simulators import World
+from modmeta.data.sizes import generate_sizes
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
@@ -28,7 +30,15 @@ log = logging.getLogger(__name__)
 
 
 class TaskDataset(Dataset[dict[str, Tensor]]):
-    """All tasks of a split in memory; indexed by a list of task ids, it gives a batch."""
+    """All tasks of a split in memory; indexed by a list of ids of tasks of one size, it gives a batch.
+
+    Args:
+        states: (tasks, N, T, D), N the largest size; the entities that a task lacks come last.
+        relations: (tasks, N, S); of a task of n entities those of the first n rows and n - 1 columns mean something.
+        mask: (tasks, T - 1), steps that count; none for all.
+        known: (tasks, N, S), relations that the search is given.
+        counts: entities of every task, (tasks,); none where all have N.
+    """
 
     def __init__(
         self,
@@ -37,31 +47,62 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
         mask: Tensor | None = None,
         known: Tensor | None = None,
         types: Tensor | None = None,
+        counts: Tensor | None = None,
     ) -> None:
-        self.states, self.relations, self.mask, self.known, self.types = states, relations, mask, known, types
+        self.states, self.relations, self.mask, self.known = states, relations, mask, known
+        self.types, self.counts = types, counts
 
     def __len__(self) -> int:
         return len(self.states)
 
     def __getitem__(self, ids: list[int]) -> dict[str, Tensor]:
         task = torch.as_tensor(ids)
-        batch = {TASK: task, STATES: self.states[task]}
+        n = self.states.shape[1] if self.counts is None else int(self.counts[task].max())
+        if self.counts is not None and bool((self.counts[task] < n).any()):
+            raise ValueError(f"tasks {ids} are not of one size; `by_size` sorts them")
+        batch = {TASK: task, STATES: self.states[task, :n]}
         if self.relations is not None:
-            batch[RELATIONS] = self.relations[task].long()
+            batch[RELATIONS] = self.relations[task, :n, : n - 1].long()
         if self.known is not None:
-            batch[KNOWN] = self.known[task].long()
+            batch[KNOWN] = self.known[task, :n, : n - 1].long()
         if self.mask is not None:
             batch[MASK] = self.mask[task]
         if self.types is not None:
-            batch[TYPES] = self.types[task].long()
+            batch[TYPES] = self.types[task, :n].long()
         return batch
+
+    def present(self, tasks: Tensor | None = None) -> Tensor:
+        """States for statistics, (B, N, T, D); where tasks lack entities, of one entity a row, (E, 1, T, D).
+
+        Args:
+            tasks: (tasks,) bool, those to use; none for all.
+        """
+        states = self.states if tasks is None else self.states[tasks]
+        if self.counts is None:
+            return states
+        counts = self.counts if tasks is None else self.counts[tasks]
+        return states[torch.arange(states.shape[1]) < counts.unsqueeze(1)].unsqueeze(1)
+
+
+def by_size(ids: Tensor, counts: Tensor | None) -> list[Tensor]:
+    """Task ids in groups of tasks of as many entities, few first; `counts` as in `TaskDataset`."""
+    return [ids] if counts is None else [ids[counts[ids] == n] for n in counts[ids].unique()]
+
+
+def owned(num_tasks: int, counts: Tensor | None, rank: int, world_size: int) -> Tensor:
+    """Ids of the tasks that a process serves and whose structures it keeps, increasing: a fair share of every size."""
+    return torch.cat(by_size(torch.arange(num_tasks), counts))[rank::world_size].sort().values
 
 
 class TaskBatches(Sampler[list[int]]):
     """Batches of task ids: passes over the tasks in random order, cut into epochs of a fixed number of batches.
 
     The order is a function of seed and epoch alone, so that a resumed run meets the same batches. Of several processes,
-    each serves the ids congruent to its rank, always the same ones, because it owns their structures.
+    each serves the ids that it owns, always the same ones, because it keeps their structures.
+
+    A batch holds tasks of one size. Of several sizes, a pass visits every task once, each size in batches of nearly
+    equal length, the batches of all sizes in random order: so sizes come in proportion to their tasks. Where all tasks
+    are of one size batches are full, and what is left over waits for another pass.
 
     Args:
         num_tasks: tasks in all.
@@ -70,18 +111,36 @@ class TaskBatches(Sampler[list[int]]):
         seed: of the order; none for increasing order and one pass, the last batch as short as it comes.
         rank: of this process.
         world_size: number of processes.
+        counts: entities of every task, (num_tasks,); none where all have as many.
     """
 
     def __init__(
-        self, num_tasks: int, batch_size: int, batches: int | None, seed: int | None, rank: int = 0, world_size: int = 1
+        self,
+        num_tasks: int,
+        batch_size: int,
+        batches: int | None,
+        seed: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        counts: Tensor | None = None,
     ) -> None:
-        self.ids = torch.arange(rank, num_tasks, world_size)
+        self.counts = None if counts is None or bool((counts == counts[0]).all()) else counts
+        self.ids = owned(num_tasks, self.counts, rank, world_size)
         self.size = min(max(batch_size // world_size, 1), num_tasks // world_size)
-        whole_pass = num_tasks // world_size // self.size  # the same on every rank
-        self.batches, self.seed, self.rank, self.epoch = batches or whole_pass, seed, rank, 0
+        self.seed, self.rank, self.epoch = seed, rank, 0
         self.served = self.skipped = 0  # batches of this epoch; those that a run which is taken up has had before
-        if seed is None:
-            self.batches = -(-len(self.ids) // self.size)
+        shares = [owned(num_tasks, self.counts, each, world_size) for each in range(world_size)]
+        passes = [len(self._cut(share)) for share in shares]  # the last process has the fewest tasks
+        self.batches = passes[rank] if seed is None else batches or (min if self.counts is None else max)(passes)
+
+    def _cut(self, order: Tensor) -> list[Tensor]:
+        """Batches of the tasks of a pass, those of a size in their order."""
+        groups = by_size(order, self.counts)
+        if self.seed is None:
+            return [batch for group in groups for batch in group.split(self.size)]
+        if self.counts is None:
+            return list(order.split(self.size)[: len(order) // self.size])
+        return [batch for group in groups for batch in group.tensor_split(-(-len(group) // self.size))]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before every epoch."""
@@ -91,21 +150,22 @@ class TaskBatches(Sampler[list[int]]):
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
+        cut, known = self._cut(self.ids), -1
         if self.seed is None:
-            for ids in self.ids.split(self.size):
-                yield ids.tolist()
+            yield from (ids.tolist() for ids in cut)
             return
-        per_pass = len(self.ids) // self.size
-        order, known = self.ids, -1
+        per_pass = len(cut)
         self.served, self.skipped = self.skipped, 0
         for batch in range(self.epoch * self.batches + self.served, (self.epoch + 1) * self.batches):
             number, place = divmod(batch, per_pass)
             if number != known:
                 mixed = np.random.SeedSequence((self.seed, self.rank, number)).generate_state(1, np.uint64)
                 generator = torch.Generator().manual_seed(int(mixed[0] >> 1))
-                order, known = self.ids[torch.randperm(len(self.ids), generator=generator)], number
+                cut, known = self._cut(self.ids[torch.randperm(len(self.ids), generator=generator)]), number
+                if self.counts is not None:
+                    cut = [cut[i] for i in torch.randperm(per_pass, generator=generator).tolist()]
             self.served += 1
-            yield order[place * self.size : (place + 1) * self.size].tolist()
+            yield cut[place].tolist()
 
 
 class TaskLoader(DataLoader[dict[str, Tensor]]):
@@ -137,7 +197,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
         stream: `task` (every trajectory its own generator) or `nri` (the published generator's order).
         units: offset and scale of the protocol units; none to take them from the training set.
         positions: how many leading features are coordinates.
-        num_entities, num_features, num_relations, num_types: what the model is built for; checked against the data.
+        num_entities: of a task, or a list of numbers: tasks of each are simulated in equal shares, or are in the file.
+        num_features, num_relations, num_types: what the model is built for; checked against the data.
         batch_size: tasks a batch, over all processes.
         batches_per_epoch: training batches an epoch; none for one pass over the tasks.
         eval_batch_size: tasks a batch in validation and test.
@@ -164,7 +225,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         stream: str = "task",
         units: dict[str, list[float]] | None = None,
         positions: int = 2,
-        num_entities: int = 5,
+        num_entities: int | Sequence[int] = 5,
         num_features: int = 4,
         num_relations: int = 2,
         batch_size: int = 10,
@@ -185,6 +246,14 @@ class TrajectoryDataModule(pl.LightningDataModule):
         for name, value in (("num_tasks", num_tasks), ("valid", valid), ("test", test), ("batch_size", batch_size)):
             if value < 1:
                 raise DataError(f"data.{name}={value} must be at least 1")
+        self.sizes = [num_entities] if isinstance(num_entities, int) else sorted(num_entities)
+        if not self.sizes or len(set(self.sizes)) < len(self.sizes) or not all(isinstance(n, int) for n in self.sizes):
+            raise DataError(
+                f"data.num_entities={num_entities} must be a number of entities, or a list of different ones"
+            )
+        for name, value in (("train", train), ("valid", valid), ("test", test)):
+            if path is None and value < len(self.sizes):
+                raise DataError(f"data.{name}={value} must be at least {len(self.sizes)}, a task of every size")
         if velocities not in ("given", "estimated"):
             raise DataError(f"data.velocities={velocities!r} must be 'given' or 'estimated'")
         if velocities == "estimated" and (not positions or num_features < 2 * positions or observed_frames < 3):
@@ -204,8 +273,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
         )
         self.seed, self.stream = seed, stream
         self.units = Units(tuple(units["offset"]), tuple(units["scale"])) if units else None
-        self.positions, self.num_entities = positions, num_entities
-        self.num_features, self.num_relations, self.num_types = num_features, num_relations, num_types
+        self.positions, self.num_features = positions, num_features
+        self.num_relations, self.num_types = num_relations, num_types
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
         self.eval_batch_size, self.order_seed = eval_batch_size, order_seed
         self.splits: dict[str, TaskDataset] = {}
@@ -218,9 +287,12 @@ class TrajectoryDataModule(pl.LightningDataModule):
         if self.path is not None:
             return Path(self.path)
         assert self.world is not None
-        settings = {"world": self.world.settings(), "counts": self.counts, "seed": self.seed, "stream": self.stream}
+        world = replace(self.world, num_entities=self.sizes[0]).settings()
+        if len(self.sizes) > 1:
+            world["num_entities"] = self.sizes
+        settings = {"world": world, "counts": self.counts, "seed": self.seed, "stream": self.stream}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        return self.data_dir / f"{self.world.name}{self.world.num_entities}-{digest}.npz"
+        return self.data_dir / f"{self.world.name}{'_'.join(map(str, self.sizes))}-{digest}.npz"
 
     def prepare_data(self) -> None:
         """Generates what is not cached yet."""
@@ -228,9 +300,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
             assert self.world is not None
             log.info("generating %s", self.file())
             self.file().parent.mkdir(parents=True, exist_ok=True)
-            files.save(
-                self.file(), generate(self.world, self.counts, seed=self.seed, stream=self.stream), overwrite=True
-            )
+            splits = generate_sizes(self.world, self.sizes, self.counts, self.seed, self.stream)
+            files.save(self.file(), splits, overwrite=True)
 
     def load(self) -> dict[str, Trajectories]:
         """All splits of the file."""
@@ -251,6 +322,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
                     f"{self.file()} has no split {name!r}, only {sorted(splits)}; training needs train, valid and test"
                 )
             self._check(name, splits[name])
+        self._check_sizes({name: splits[name] for name in ("train", "valid", "test")})
         train = splits["train"]
         if train.num_tasks < self.num_tasks:
             raise DataError(
@@ -259,7 +331,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         splits["train"] = train.take(self.num_tasks)
         splits = self._observed(splits)
         if self.units is None:
-            seen = splits["train"].states
+            seen = splits["train"].present()
             self.units = Units.of_range(seen.min((0, 1, 2)), seen.max((0, 1, 2)), self.positions)
         self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
         self.meta |= {"velocities": self.velocities, "labelled": train.relations is not None}
@@ -276,7 +348,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
     def _observed(self, splits: dict[str, Trajectories]) -> dict[str, Trajectories]:
         """Splits as an observer sees them."""
         if self.noise:
-            spread = splits["train"].states.std((0, 1, 2))
+            spread = splits["train"].present().std((0, 1, 2))
             seeds = {name: self.seed * 1000 + number for number, name in enumerate(sorted(splits))}
             splits = {name: add_noise(data, self.noise, spread, seeds[name]) for name, data in splits.items()}
         if self.velocities == "estimated":
@@ -287,35 +359,45 @@ class TrajectoryDataModule(pl.LightningDataModule):
 
     def _check(self, split: str, data: Trajectories) -> None:
         where = f"{self.file()}, split {split}"
-        expected = {"entities": self.num_entities, "features": self.num_features}
-        found = {"entities": data.num_entities, "features": data.num_features}
-        for what, number in expected.items():
-            if found[what] != number:
-                raise DataError(f"{where}: {found[what]} {what}, but data.num_{what}={number}; set it to {found[what]}")
+        if data.num_features != self.num_features:
+            raise DataError(
+                f"{where}: {data.num_features} features, but data.num_features={self.num_features}; set it to "
+                f"{data.num_features}"
+            )
         if data.relations is not None and data.relations.max() >= self.num_relations:
             raise DataError(f"{where}: relation {data.relations.max()}, but data.num_relations={self.num_relations}")
         if self.num_types > 1 and data.types is not None and data.types.max() >= self.num_types:
             raise DataError(f"{where}: type {data.types.max()} of entity, but data.num_types={self.num_types}")
 
+    def _check_sizes(self, splits: dict[str, Trajectories]) -> None:
+        found = sizes_of(splits)
+        if not set(found) <= set(self.sizes):
+            raise DataError(
+                f"{self.file()}: {', '.join(map(str, found))} entities, but data.num_entities={_words(self.sizes)}; "
+                f"set it to {_words(found)}"
+            )
+        if len(found) > 1:  # told, in case an entity was lost rather than never there
+            for name, data in splits.items():
+                log.info("%s, split %s: tasks by number of entities: %s", self.file(), name, data.tasks_by_size())
+
     def model_scales(self) -> Scales:
         """Robust scales of the training set, in protocol units."""
         assert self.units is not None
-        return robust_scales(self.splits["train"].states, self.positions, self.units, self.meta["frame_step"])
+        return robust_scales(self.splits["train"].present(), self.positions, self.units, self.meta["frame_step"])
 
     def mean_square_change(self) -> Tensor:
         """Mean squared change from frame to frame, over features, in protocol units."""
-        return self.splits["train"].states[:2000].diff(dim=2).square().mean()
+        return self.splits["train"].present()[:2000].diff(dim=2).square().mean()
 
     def owned_tasks(self) -> Tensor:
         """Training tasks whose structures this process keeps."""
-        rank, world_size = self._process()
-        return torch.arange(rank, self.num_tasks, world_size)
+        return owned(self.num_tasks, self.splits["train"].counts, *self._process())
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint must say of the data for its model to be used on other data."""
         assert self.units is not None
         return {
-            "num_entities": self.num_entities,
+            "num_entities": self.sizes[0] if len(self.sizes) == 1 else self.sizes,
             "num_features": self.num_features,
             "num_relations": self.num_relations,
             "positions": self.positions,
@@ -340,7 +422,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
 
     def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> TaskLoader:
         data = self.splits[split]
-        sampler = TaskBatches(len(data), size, batches, seed, *self._process())
+        sampler = TaskBatches(len(data), size, batches, seed, *self._process(), counts=data.counts)
         own = torch.Generator()  # a loader draws a number for each pass; not from the stream that dropout uses
         return TaskLoader(data, sampler=sampler, batch_size=None, generator=own)
 
@@ -350,6 +432,20 @@ def as_dataset(data: Trajectories, units: Units) -> TaskDataset:
     relations = None
     if data.relations is not None:
         relations = from_matrix(torch.from_numpy(data.relations)).to(torch.int8)
-    mask = None if data.mask is None else torch.from_numpy(steps_seen(data.mask))
-    types = None if data.types is None else torch.from_numpy(data.types).to(torch.int8)
-    return TaskDataset(units.normalised(data.states), relations, mask, types=types)
+    steps, counts = steps_that_count(data), data.counts
+    return TaskDataset(
+        units.normalised(data.states),
+        relations,
+        mask=None if steps is None else torch.from_numpy(steps),
+        types=None if data.types is None else torch.from_numpy(data.types).to(torch.int8),
+        counts=None if counts is None else torch.from_numpy(counts),
+    )
+
+
+def sizes_of(splits: Mapping[str, Trajectories]) -> list[int]:
+    """Different numbers of entities of the tasks of all splits, increasing."""
+    return sorted(set[int]().union(*(data.sizes for data in splits.values())))
+
+
+def _words(sizes: list[int]) -> str:
+    return str(sizes[0]) if len(sizes) == 1 else f"[{','.join(map(str, sizes))}]"

@@ -53,8 +53,8 @@ def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
     path = (v[:, :, :-2] + 4 * v[:, :, 1:-1] + v[:, :, 2:]) / 3  # Simpson's rule
     if data.mask is not None:
         seen = data.mask[:SAMPLE]
-        whole = (seen[:, :, 2:] & seen[:, :, 1:-1] & seen[:, :, :-2])[..., None]
-        moved, path = moved * whole, path * whole
+        whole = seen[:, :, 2:] & seen[:, :, 1:-1] & seen[:, :, :-2]
+        moved, path = moved[whole], path[whole]
     if not (path**2).sum() or not (moved**2).sum():
         return 0.0, 0.0
     fast = np.abs(path) > np.median(np.abs(path))

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from modmeta.data import files
-from modmeta.data.datamodule import TrajectoryDataModule
+from modmeta.data.datamodule import TrajectoryDataModule, sizes_of
 from modmeta.data.describe import check_moving, find_positions, in_order, with_room_for_velocities
+from modmeta.data.gaps import absent_last
 from modmeta.data.reading import Reading
 from modmeta.data.scaling import Scales, robust_scales
 from modmeta.data.trajectories import Trajectories
@@ -54,13 +56,12 @@ class FileDataModule(TrajectoryDataModule):
             raise DataError(
                 f"{self.path}: {shortest} frames, but data.observed_frames={self.observed_frames}; choose 3 or more"
             )
-        keep = {"train": self.observed_frames, "valid": self.observed_frames}
-        return {name: data.frames(keep.get(name, data.num_frames)) for name, data in splits.items()}
+        return _first_frames(self.shares[0], splits, self.observed_frames)
 
     def model_scales(self) -> Scales:
         train = self.splits["train"]
-        complete = slice(None) if train.mask is None else train.mask.all(dim=1)
-        states = train.states[complete] if len(train.states[complete]) else train.states
+        complete = torch.ones(len(train), dtype=torch.bool) if train.mask is None else train.mask.all(dim=1)
+        states = train.present(complete if complete.any() else ~complete)
         assert self.units is not None
         return robust_scales(states, self.positions, self.units, self.meta["frame_step"])
 
@@ -89,7 +90,6 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     modules = config.model.num_edge_modules
     found = {
         "num_tasks": train.num_tasks,
-        "num_entities": train.num_entities,
         "positions": positions,
         "num_relations": max(int(max(part.max() for part in labelled)) + 1, 2) if labelled else modules,
         "num_types": max((int(part.max()) for part in typed), default=0) + 1,
@@ -98,6 +98,9 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     for name, value in found.items():
         if data[name] is None:
             data[name] = value
+    if data.num_entities is None:
+        sizes = sizes_of(_first_frames(data.path, splits, data.observed_frames))
+        data.num_entities = sizes[0] if len(sizes) == 1 else sizes
     if data.num_features is None:
         room = data.positions if data.velocities == "estimated" and not moving else 0
         data.num_features = train.num_features + room
@@ -109,13 +112,22 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     return config
 
 
+def _first_frames(path: str, splits: dict[str, Trajectories], frames: int) -> dict[str, Trajectories]:
+    """Splits as training sees them: the first frames of all but the test tasks, without entities first seen later."""
+    out = dict(splits)
+    for name in ("train", "valid"):
+        out[name] = absent_last(splits[name], frames).frames(frames)
+        out[name].validate(f"{path}, split {name}, first {frames} frames")
+    return out
+
+
 def _reading(config: DictConfig) -> Reading:
     values = {key: value for key, value in OmegaConf.to_container(config, resolve=True).items() if key != "_target_"}  # type: ignore[union-attr]
     return Reading(**values)  # type: ignore[arg-type]
 
 
 def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float, seed: int) -> dict[str, Trajectories]:
-    """Training, validation and test tasks of a file, all with the same entities, features in order.
+    """Training, validation and test tasks of a file, features in order.
 
     Raises:
         DataError: the file cannot be read, or holds too little.
@@ -136,14 +148,6 @@ def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float,
         if name not in splits:
             raise DataError(
                 f"{path} has no split {name!r}, only {sorted(splits)}; give train, valid and test, or one split"
-            )
-    for name, data in splits.items():
-        if data.mask is not None and not data.mask.any(axis=2).all():
-            counts = data.mask.any(axis=2).sum(axis=1)
-            few = int(counts.argmin())
-            raise DataError(
-                f"{path}, split {name}: task {data.task_name(few)} has {counts[few]} entities, others {counts.max()}; "
-                "a model is trained on one number of entities (and applies to any), so make a file for each"
             )
     return {name: splits[name] for name in SPLITS}
 

@@ -14,8 +14,9 @@ One `.npz` holds all splits, as plain arrays that any NumPy reads (nothing is pi
 | `{split}_mask` | (tasks, entities, frames) bool, where an entity was observed; where not everywhere |
 | `{split}_task_names`, `{split}_entity_names` | (tasks,) and (tasks, entities) integers or strings |
 
-HDF5 (`.h5`, `.hdf5`) holds the same arrays. CSV and Parquet hold one row for each entity in each frame of each task,
-columns `task`, `frame`, `entity` and one for every feature (`modmeta.data.tables`).
+Tasks may have different numbers of entities: one that a task lacks is NaN, or masked, in all frames, its relations
+anything. HDF5 (`.h5`, `.hdf5`) holds the same arrays. CSV and Parquet hold one row for each entity in each frame of
+each task, columns `task`, `frame`, `entity` and one for every feature (`modmeta.data.tables`).
 
 The least that is read is a single array: `states` in a `.npz` (`relations` beside it, if known) or a `.npy` file; it
 becomes the split `test`, or the one asked for. The published layout, `modmeta.data.nri`, is recognised by its keys.
@@ -31,7 +32,7 @@ import numpy as np
 
 from modmeta.data import nri
 from modmeta.data.archive import as_float, as_labels, check_free, open_arrays, write_arrays
-from modmeta.data.gaps import masked, resampled
+from modmeta.data.gaps import absent_last, masked, resampled, with_absent
 from modmeta.data.hdf5 import open_hdf5, write_hdf5
 from modmeta.data.labels import with_relations
 from modmeta.data.reading import HDF5, TABLES, Reading
@@ -113,6 +114,7 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
         where = f"{path}, split {name}"
         if not table:
             data = _as_asked(data, how, where)
+        data = absent_last(data)
         if how.relations is not None:
             data = with_relations(data, Path(how.relations), where)
         splits[name] = data.validate(where)
@@ -137,10 +139,9 @@ def _as_asked(data: Trajectories, how: Reading, where: str) -> Trajectories:
             raise DataError(f"{where}: no feature {lacking[0]!r} among {list(data.features)}")
         chosen = [data.features.index(name) for name in how.features]
         data = replace(data, states=data.states[..., chosen], features=how.features)
-    if data.states.ndim == 4 and how.missing == "mask":
-        data = masked(data)
+    data = masked(data) if data.states.ndim == 4 and how.missing == "mask" else with_absent(data)
     if how.resample is not None:
-        data.validate(where)
+        data = absent_last(data).validate(where)
         data = resampled(data, np.tile(step * np.arange(data.num_frames), (data.num_tasks, 1)), how.resample, where)
     return data
 

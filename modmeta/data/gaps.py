@@ -19,6 +19,46 @@ def masked(data: Trajectories) -> Trajectories:
     return data if seen.all() else replace(data, states=filled(data.states, seen), mask=seen)
 
 
+def with_absent(data: Trajectories) -> Trajectories:
+    """Trajectories in which a task lacks the entities whose states are NaN throughout."""
+    mask = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
+    if data.states.ndim != 4 or mask.shape != data.states.shape[:3] or mask.dtype != bool:
+        return data  # to be refused
+    absent = np.isnan(data.states).all(axis=(2, 3))
+    absent &= ~absent.all(axis=1, keepdims=True)  # a task without any entity is broken
+    if not absent.any():
+        return data
+    return replace(data, states=np.where(absent[..., None, None], 0, data.states), mask=mask & ~absent[..., None])
+
+
+def absent_last(data: Trajectories, frames: int | None = None) -> Trajectories:
+    """Trajectories with the entities that a task lacks behind those that it has, their relations 0.
+
+    Args:
+        data: of any order.
+        frames: entities that are first seen later are lacking, too; none to look at all frames.
+    """
+    if data.mask is None or data.mask.shape != data.states.shape[:3]:
+        return data
+    there = np.asarray(data.mask[:, :, :frames].any(axis=2))
+    if there.all():
+        return data
+    b, n = there.shape
+    order = np.argsort(~there, axis=1, kind="stable")  # (B, N)
+    moved = (order != np.arange(n)).any()
+    names = np.tile(np.arange(n), (b, 1)) if moved and data.entity_names is None else data.entity_names
+    relations, rows = data.relations, np.arange(b)[:, None]
+    if relations is not None and relations.shape == (b, n, n):
+        relations = np.where(there[:, :, None] & there[:, None, :], relations, 0)
+        relations = relations[rows[..., None], order[:, :, None], order[:, None, :]]
+    if moved:
+        types = data.types
+        if types is not None and types.shape == (b, n):
+            types = types[rows, order]
+        data = replace(data, states=data.states[rows, order], mask=data.mask[rows, order], types=types)
+    return replace(data, relations=relations, entity_names=names if names is None else names[rows, order])
+
+
 def filled(states: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """States (B, N, T, D) with those not seen interpolated in time, the first and last held; 0 for absent entities."""
     states = np.where(seen[..., None], states, 0)
@@ -29,6 +69,13 @@ def filled(states: np.ndarray, seen: np.ndarray) -> np.ndarray:
         for feature in range(path.shape[1]):
             path[gone, feature] = np.interp(gone, here, path[here, feature])
     return states
+
+
+def steps_that_count(data: Trajectories) -> np.ndarray | None:
+    """Steps whose both frames saw every entity of the task, (B, T - 1); None for all."""
+    if data.mask is None or (steps := steps_seen(data.mask)).all():
+        return None
+    return steps
 
 
 def steps_seen(mask: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ class Reading:
         entity: column that names the entity.
         features: columns to use, in this order; none for all others.
         relations: table of true relations, columns task, receiver, sender, relation; none if unknown.
-        missing: `error`, or `mask` to leave out frames, entities and values that are missing.
+        missing: `error`, or `mask` to leave out frames and values that are missing.
         resample: time between frames to interpolate to; none to take frames as they are.
         frame_step: time units between two frames; none for what the file says.
 

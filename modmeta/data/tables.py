@@ -139,8 +139,8 @@ def _trajectories(source: Source, layout: Layout, states: np.ndarray, seen: np.n
         _check_complete(data, where, layout, rows)
     whole = np.isfinite(states).all(-1)
     mask = seen & whole
-    if how.missing == "error" and not whole.all():
-        task, entity, frame, feature = np.argwhere(~np.isfinite(states))[0].tolist()
+    if how.missing == "error" and (seen & ~whole).any():
+        task, entity, frame, feature = np.argwhere(seen[..., None] & ~np.isfinite(states))[0].tolist()
         raise DataError(
             f"{where}: task {data.task_name(task)}, entity {data.entity_name(task, entity)}, frame "
             f"{_moment(layout, rows[task], frame):g}, column {source.features[feature]!r} is "
@@ -253,16 +253,9 @@ def _moment(layout: Layout, row: int, frame: int) -> float:
 
 
 def _check_complete(data: Trajectories, where: str, layout: Layout, rows: np.ndarray) -> None:
-    """Refuses tasks of fewer entities or frames than others, and gaps."""
+    """Refuses tasks of fewer frames than others, and gaps."""
     assert data.mask is not None
     advice = "add it, or leave such frames out with missing=mask"
-    entities = data.mask.any(axis=2).sum(axis=1)
-    if entities.min() < entities.max():
-        few, many = int(entities.argmin()), int(entities.argmax())
-        raise DataError(
-            f"{where}: task {data.task_name(few)} has {entities[few]} entities but task {data.task_name(many)} has "
-            f"{entities[many]}; allow it with missing=mask"
-        )
     frames = np.asarray(data.mask.any(axis=1))
     last = frames.shape[1] - frames[:, ::-1].argmax(axis=1)
     if last.min() < last.max():
@@ -277,8 +270,9 @@ def _check_complete(data: Trajectories, where: str, layout: Layout, rows: np.nda
             f"{where}: task {data.task_name(task)} lacks frame {_moment(layout, rows[task], frame):g} among "
             f"others; {advice}"
         )
-    if not data.mask.all():
-        task, entity, frame = np.argwhere(~data.mask)[0].tolist()
+    lacking = ~data.mask & data.mask.any(axis=2, keepdims=True)  # entities that a task does not have lack nothing
+    if lacking.any():
+        task, entity, frame = np.argwhere(lacking)[0].tolist()
         raise DataError(
             f"{where}: task {data.task_name(task)}, entity {data.entity_name(task, entity)} lacks frame "
             f"{_moment(layout, rows[task], frame):g}; {advice}"

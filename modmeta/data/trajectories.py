@@ -55,6 +55,30 @@ class Trajectories:
     def num_features(self) -> int:
         return int(self.states.shape[3])
 
+    @property
+    def counts(self) -> np.ndarray | None:
+        """Entities of every task, (tasks,); None where all have N."""
+        if self.mask is None:
+            return None
+        counts = np.asarray(self.mask.any(axis=2).sum(axis=1))
+        return None if (counts == self.num_entities).all() else counts
+
+    @property
+    def sizes(self) -> list[int]:
+        """Different numbers of entities of the tasks, increasing."""
+        return [self.num_entities] if self.counts is None else np.unique(self.counts).tolist()
+
+    def tasks_by_size(self) -> str:
+        """How many tasks have how many entities, in words."""
+        counts = np.full(self.num_tasks, self.num_entities) if self.counts is None else self.counts
+        return ", ".join(f"{(counts == n).sum()} of {n}" for n in self.sizes)
+
+    def present(self) -> np.ndarray:
+        """States for statistics, (tasks, N, T, D); where tasks lack entities, of one entity a row, (E, 1, T, D)."""
+        if self.counts is None or self.mask is None:
+            return self.states
+        return self.states[self.mask.any(axis=2)][:, None]
+
     def __len__(self) -> int:
         return self.num_tasks
 
@@ -121,6 +145,7 @@ class Trajectories:
                 f"{where}: the mask is {self.mask.dtype} of shape {self.mask.shape}; give it as booleans "
                 f"(tasks, entities, frames), {self.states.shape[:3]}"
             )
+        self._validate_sizes(where)
         self._validate_relations(where)
         self._validate_types(where)
         return self
@@ -136,6 +161,24 @@ class Trajectories:
                     f"frame {frame}, feature {self.features[feature]!r} is {value}; every state must be a finite "
                     "number, so repair it, or have such frames left out (missing=mask)"
                 )
+
+    def _validate_sizes(self, where: str) -> None:
+        if self.mask is None or self.counts is None:
+            return
+        there = np.asarray(self.mask.any(axis=2))
+        if self.counts.min() < 2:
+            task = int(self.counts.argmin())
+            raise DataError(
+                f"{where}: number of entities of task {self.task_name(task)} is {self.counts[task]}; relations need 2, "
+                "so remove it"
+            )
+        late = there[:, 1:] & ~there[:, :-1]
+        if late.any():
+            task, entity = np.argwhere(late)[0].tolist()
+            raise DataError(
+                f"{where}: task {self.task_name(task)} lacks entity {self.entity_name(task, entity)} but has the next; "
+                "put entities that a task lacks behind those that it has"
+            )
 
     def _validate_relations(self, where: str) -> None:
         if self.relations is None:

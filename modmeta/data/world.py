@@ -14,6 +14,7 @@ class World(Protocol):
 
     name: ClassVar[str]
     features: ClassVar[tuple[str, ...]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # a dataclass: `replace` gives it another number of entities
     streams: ClassVar[tuple[str, ...]]  # of random numbers that it can be drawn from, see `modmeta.data.streams`
 
     @property

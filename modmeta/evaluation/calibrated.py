@@ -9,7 +9,9 @@ import torch
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import read_checkpoint
+from modmeta.data.datamodule import by_size
 from modmeta.evaluation.calibration import TASKS, calibrate
+from modmeta.keys import RELATIONS, STATES
 
 
 class Calibrate(pl.Callback):
@@ -30,12 +32,13 @@ class Calibrate(pl.Callback):
         whole = torch.arange(len(valid)) if valid.mask is None else valid.mask.all(1).nonzero().squeeze(1)
         if not len(whole):
             return
-        whole = whole[:TASKS]
-        states = valid.states[whole].to(module.device)[:, :, : module.observed_frames]
-        labels = None if valid.relations is None else valid.relations[whole].long().to(module.device)
+        scenes = []
+        for ids in by_size(whole[:TASKS], valid.counts):
+            batch = {name: part.to(module.device) for name, part in valid[ids.tolist()].items()}
+            scenes.append((batch[STATES][:, :, : module.observed_frames], batch.get(RELATIONS)))
         training = module.training
         module.eval()
-        found = calibrate(module.model, module.search, states, labels, module.module_to_relation, module.seed)
+        found = calibrate(module.model, module.search, scenes, module.module_to_relation, module.seed)
         module.train(training)
         content = read_checkpoint(self.file)
         content["modmeta"]["calibration"] = found.state_dict()

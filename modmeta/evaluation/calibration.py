@@ -1,5 +1,6 @@
 """Temperatures at which probabilities of edges are what they say, and how far they are from it."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,8 +41,7 @@ class Calibration(NamedTuple):
 def calibrate(
     model: RelationalModel,
     search: Search,
-    states: Tensor,
-    relations: Tensor | None,
+    scenes: Sequence[tuple[Tensor, Tensor | None]],
     module_to_relation: Tensor,
     seed: int = 0,
     windows: tuple[int, ...] = WINDOWS,
@@ -53,25 +53,27 @@ def calibrate(
     Args:
         model: with its likelihood.
         search: that infers.
-        states: of validation tasks, (B, N, T, D).
-        relations: true ones (B, N, S), or none.
+        scenes: validation tasks of every size: states (B, N, T, D) and true relations (B, N, S), or none.
         module_to_relation: (K,).
         seed: of the inference.
         windows: frames of each.
     """
-    states, t = states[:TASKS], states.shape[2]
-    generator = torch.Generator(states.device).manual_seed(seed)
-    if relations is None:
-        labels = module_to_relation[infer(search, model, None, states, generator).structure.relations]
-        windows = tuple(sorted({min(window, t // 2) for window in windows}))
-    else:
-        labels = relations[:TASKS]
-        windows = tuple(sorted({min(window, t) for window in windows}))
+    generator = torch.Generator(scenes[0][0].device).manual_seed(seed)
+    t = scenes[0][0].shape[2] // (1 if scenes[0][1] is not None else 2)
+    windows = tuple(sorted({min(window, t) for window in windows}))
+    labelled = []
+    for states, labels in scenes:
+        if labels is None:
+            labels = module_to_relation[infer(search, model, None, states, generator).structure.relations]
+        labelled.append((states, labels))
     found = []
     for window in windows:
-        seen = states[:, :, : max(window, 3)]
-        probabilities = tempered(model, search, seen, generator)
-        losses = [nll(to_relations(probabilities(float(heat)), module_to_relation), labels) for heat in TEMPERATURES]
+        losses = np.zeros(len(TEMPERATURES))
+        for states, labels in labelled:
+            probabilities = tempered(model, search, states[:, :, : max(window, 3)], generator)
+            for i, heat in enumerate(TEMPERATURES):
+                chances = to_relations(probabilities(float(heat)), module_to_relation)
+                losses[i] += nll(chances, labels) * labels.numel()
         found.append(float(TEMPERATURES[int(np.argmin(losses))]))
     return Calibration(tuple(max(window, 3) for window in windows), tuple(found))
 

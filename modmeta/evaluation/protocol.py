@@ -4,14 +4,35 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassF1Score
+from torchmetrics.utilities import dim_zero_cat
 
 from modmeta.evaluation.matching import Confusion
 from modmeta.model.model import RelationalModel
 from modmeta.search.search import Inferred
 
 
+class BySize(Metric):
+    """Edges right and edges in all, by number of entities."""
+
+    full_state_update = False
+    rows: list[Tensor]  # of every batch, (1, 3): entities, edges right, edges
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, right: Tensor, entities: int) -> None:
+        """Takes in whether edges (any shape) of tasks of one size are right."""
+        self.rows.append(torch.tensor([[entities, int(right.sum()), right.numel()]], device=right.device))
+
+    def compute(self) -> dict[int, Tensor]:
+        rows = dim_zero_cat(self.rows)
+        of_size = {n: rows[rows[:, 0] == n].sum(0) for n in rows[:, 0].unique().tolist()}
+        return {n: right / edges for n, (_, right, edges) in of_size.items()}
+
+
 class ProtocolMeasures(nn.Module):
-    """Edge accuracy and its companions, and the error of forecasts.
+    """Edge accuracy and its companions, by number of entities, too, where that differs, and the error of forecasts.
 
     Structures come from the frames before `observed_frames`; forecasts start at frame `observed_frames` alone and are
     scored `steps` frames later, as mean squared error over entities and features in normalised units. Tasks with too
@@ -32,7 +53,7 @@ class ProtocolMeasures(nn.Module):
         self.num_relations, self.observed_frames, self.steps = num_relations, observed_frames, steps
         self.confusion = Confusion(num_relations, num_relations)
         self.types = Confusion(num_types, num_types)
-        self.whole = MeanMetric()
+        self.whole, self.by_size = MeanMetric(), BySize()
         self.errors = {step: MeanMetric() for step in steps}
         self.binary: dict[str, Metric] = {}
         if num_relations == 2:
@@ -59,6 +80,7 @@ class ProtocolMeasures(nn.Module):
             found = module_to_relation[inferred.structure.relations]
             asked = torch.ones_like(found, dtype=torch.bool) if known is None else known < 0
             self.confusion.update(found[asked], relations[asked])
+            self.by_size.update((found == relations)[asked], states.shape[1])
             self.whole.update((found == relations).flatten(1).all(dim=1).float())
             self.f1.update(found[asked], relations[asked])
             chance = inferred.probabilities @ nn.functional.one_hot(module_to_relation, self.num_relations).float()
@@ -82,6 +104,9 @@ class ProtocolMeasures(nn.Module):
             counts = self.confusion.compute()
             out["edge_accuracy"] = counts.diagonal().sum() / counts.sum()
             out["tasks_all_right"] = self.whole.compute()
+            sizes = self.by_size.compute()
+            if len(sizes) > 1:
+                out |= {f"edge_accuracy_n{n}": accuracy for n, accuracy in sizes.items()}
             if self.num_relations > 2:
                 out["macro_f1"] = self.f1.compute()
             out.update({name: measure.compute() for name, measure in self.binary.items()})

@@ -58,8 +58,12 @@ def laws_figure(dynamics: ModularDynamics, positions: int, farthest: float = 1.0
 
 
 def usage_figure(relations: Tensor, num_modules: int) -> Figure:
-    """Share of edges of the training tasks (B, N, S) on which each module sits, and how it spreads over tasks."""
-    shares = torch.nn.functional.one_hot(relations.long().flatten(1), num_modules).double().mean(1)  # (B, K)
+    """Share of edges of the training tasks (B, N, S) on which each module sits, and how it spreads over tasks.
+
+    Slots of entities that a task lacks hold -1.
+    """
+    held = relations.flatten(1).unsqueeze(-1) == torch.arange(num_modules)
+    shares = held.sum(1) / (relations >= 0).flatten(1).sum(1, keepdim=True).double()  # (B, K)
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.bar(range(num_modules), shares.mean(0).numpy())

@@ -146,8 +146,8 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
         out["laws.png"] = ("Learned laws: what each module sends over the distance of a pair at rest.", figure)
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    pairs = ~np.eye(data.num_entities, dtype=bool)
-    usage = np.stack([(found.modules.argmax(-1) == i)[:, pairs].mean() for i in range(k)])
+    pairs = pairs_of(data)
+    usage = np.stack([(found.modules[pairs].argmax(-1) == i).mean() for i in range(k)])
     pictures.plot_usage(left, usage, labels)
     left.set_title("module usage")
     if model.module.search.horizon == 1 and data.mask is None:
@@ -160,7 +160,7 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
     out["search.png"] = ("How often modules are used; energies of four chains that cool down.", figure)
     if data.relations is not None:
         figure = Figure(figsize=(4.6, 4.6), layout="constrained")
-        chances, labels_ = found.probabilities[:, pairs], data.relations[:, pairs]
+        chances, labels_ = found.probabilities[pairs], data.relations[pairs]
         confidence, right_, count = reliability(_tensor(chances), _tensor(labels_))
         pictures.plot_reliability(figure.subplots(), confidence, right_, count)
         error = calibration_error(_tensor(chances), _tensor(labels_))

@@ -26,7 +26,7 @@ def relaxed_rows(messages: Tensor, changes: Tensor, log_scale: Tensor, mask: Ten
         log_scale: of errors, broadcastable to `changes`.
         mask: steps that count, (B, T); none for all.
     """
-    s, k = messages.shape[2:4]
+    k = messages.shape[3]
     weight = (-log_scale).exp().expand_as(changes)
     if mask is not None:
         weight = weight * mask[:, None, :, None]

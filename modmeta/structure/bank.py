@@ -27,10 +27,23 @@ def random_structure(
     return Structure(relations, torch.randint(num_node_modules, size, generator=generator, device=device))
 
 
+def of_sizes(structure: Structure, counts: Tensor) -> Structure:
+    """A structure with -1 in the slots of entities that a task lacks.
+
+    Args:
+        structure: (B, N, S), (B, N).
+        counts: entities of every task, (B,); they come first.
+    """
+    there = torch.arange(structure.types.shape[1]) < counts.unsqueeze(1)  # (B, N)
+    both = there.unsqueeze(2) & there[:, 1:].unsqueeze(1)  # a task of n entities has n - 1 senders
+    return Structure(torch.where(both, structure.relations, -1), torch.where(there, structure.types, -1))
+
+
 class StructureBank:
     """Current structure, energy and number of visits of every training task that this process owns.
 
-    A task is known by its id, its index in the data set. Of several processes, each owns the ids congruent to its rank.
+    A task is known by its id, its index in the data set. Of several processes, each owns some ids. A task of n entities
+    has the first n rows and n - 1 columns of its structure.
 
     Args:
         task_ids: ids owned here (tasks,), increasing.
@@ -50,16 +63,16 @@ class StructureBank:
             raise KeyError(f"tasks {task_ids.tolist()} are not all in this bank")
         return rows
 
-    def get(self, task_ids: Tensor, device: torch.device | str = "cpu") -> Structure:
-        """Structures of a batch of tasks, ids (B,) on the CPU."""
-        rows = self._rows(task_ids)
-        return Structure(self.relations[rows].long().to(device), self.types[rows].long().to(device))
+    def get(self, task_ids: Tensor, device: torch.device | str = "cpu", entities: int | None = None) -> Structure:
+        """Structures of a batch of tasks of as many entities, none for all, ids (B,) on the CPU."""
+        rows, n = self._rows(task_ids), entities or self.types.shape[1]
+        return Structure(self.relations[rows, :n, : n - 1].long().to(device), self.types[rows, :n].long().to(device))
 
     def put(self, task_ids: Tensor, structure: Structure, energies: Tensor) -> None:
-        """Keeps the structures that a batch of tasks ended with, and their energies (B,)."""
-        rows = self._rows(task_ids)
-        self.relations[rows] = structure.relations.to("cpu", torch.int8)
-        self.types[rows] = structure.types.to("cpu", torch.int8)
+        """Keeps the structures that a batch of tasks of one size ended with, and their energies (B,)."""
+        rows, n = self._rows(task_ids), structure.types.shape[1]
+        self.relations[rows, :n, : n - 1] = structure.relations.to("cpu", torch.int8)
+        self.types[rows, :n] = structure.types.to("cpu", torch.int8)
         self.energies[rows] = energies.detach().to("cpu", torch.float32)
         self.visits[rows] += 1
 
