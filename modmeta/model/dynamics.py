@@ -25,6 +25,7 @@ from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import couples, senders
 
+AT_ONCE = 8192  # pairs that edge modules answer at once, where no gradient is asked for
 GAIN = 5.0  # a power of 2 is far for a parameter that moves by the learning rate
 
 
@@ -140,7 +141,11 @@ class ModularDynamics(nn.Module):
 
     def _answer(self, pairs: Tensor) -> Tensor:
         """Outputs of all edge modules, (..., F) to (K, ..., C)."""
-        out = self.edge_modules(pairs.flatten(0, -2))
+        rows = pairs.flatten(0, -2)
+        if torch.is_grad_enabled() or len(rows) <= AT_ONCE:
+            out = self.edge_modules(rows)
+        else:  # activations stay in cache, and memory is that of the answers
+            out = torch.cat([self.edge_modules(part) for part in rows.split(AT_ONCE)], dim=1)
         if self.null_module:
             out = torch.cat((torch.zeros_like(out[:1]), out[1:]))
         return out.view(len(out), *pairs.shape[:-1], out.shape[-1])

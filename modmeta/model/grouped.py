@@ -30,27 +30,49 @@ class Kept:
         return find
 
 
-class _Affine(torch.autograd.Function):
-    """x W + b, (..., P, in) to (..., P, out), whose backward pass leaves out rows that are not kept."""
+class _Layers(torch.autograd.Function):
+    """Affine maps with an activation after all but the last, (..., P, in) to (..., P, out).
+
+    The backward pass gathers the rows that are kept from what the forward pass left, and works on them alone.
+    """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")
-    def forward(ctx: Any, bias: Tensor, x: Tensor, weight: Tensor, rows: Callable[[], Tensor | None]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.rows = rows
-        return torch.addmm(bias, x, weight) if x.dim() == 2 else torch.baddbmm(bias, x, weight)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        activation: Callable[[Tensor], Tensor],
+        rows: Callable[[], Tensor | None],
+        *layers: Tensor,
+    ) -> Tensor:
+        ctx.activation, ctx.rows, inputs = activation, rows, [x]
+        for number, (bias, weight) in enumerate(zip(layers[::2], layers[1::2], strict=True)):
+            h = inputs[-1] if number == 0 else activation(inputs[-1])
+            inputs.append(torch.addmm(bias, h, weight) if x.dim() == 2 else torch.baddbmm(bias, h, weight))
+        ctx.save_for_backward(*inputs[:-1], *layers[1::2])
+        return inputs[-1]
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), rows = ctx.saved_tensors, ctx.rows()
+        rows, depth = ctx.rows(), len(ctx.saved_tensors) // 2
+        inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
         if rows is not None:
-            x, grad = x.index_select(-2, rows), grad.index_select(-2, rows)
-        to_x = grad @ weight.mT if ctx.needs_input_grad[1] else None
-        if rows is not None and to_x is not None:
-            every = to_x.new_zeros(ctx.saved_tensors[0].shape)
-            to_x = every.index_copy_(-2, rows, to_x)
-        return grad.sum(-2, keepdim=True), to_x, x.mT @ grad, None
+            grad, inputs = grad.index_select(-2, rows), [h.index_select(-2, rows) for h in inputs]
+        of_layers: list[Tensor] = []
+        for number in reversed(range(depth)):
+            before = inputs[number].detach().requires_grad_(number > 0)
+            with torch.enable_grad():
+                h = ctx.activation(before) if number else before
+            of_layers = [grad.sum(-2, keepdim=True), h.detach().mT @ grad, *of_layers]
+            if number == 0 and not ctx.needs_input_grad[0]:
+                return None, None, None, *of_layers
+            grad = grad @ weights[number].mT
+            if number:
+                (grad,) = torch.autograd.grad(h, before, grad.to(h.dtype))
+        if rows is not None:
+            grad = grad.new_zeros(ctx.saved_tensors[0].shape).index_copy_(-2, rows, grad)
+        return grad, None, None, *of_layers
 
 
 class GroupedLinear(nn.Module):
@@ -113,14 +135,8 @@ class GroupedMLP(nn.Module):
 
     def alone(self, group: int) -> Callable[..., Tensor]:
         """The hidden layers of one network: (P, in), and which of its rows are kept, to (P, hidden)."""
-        layers = [(layer.bias[group], layer.weight[group]) for layer in self.affine[:-1]]
-
-        def hidden(x: Tensor, rows: Callable[[], Tensor | None]) -> Tensor:
-            for bias, weight in layers:
-                x = self.activation(_Affine.apply(bias, x, weight, rows))
-            return x
-
-        return hidden
+        layers = [part[group] for layer in self.affine[:-1] for part in (layer.bias, layer.weight)]
+        return lambda x, rows: self.activation(_Layers.apply(x, self.activation, rows, *layers))
 
     def led(self, own: int, lead: Tensor) -> Callable[..., Tensor]:
         """The networks on inputs of which all but the first `own` numbers are `lead`, (L, in - own), times L others.
@@ -132,13 +148,12 @@ class GroupedMLP(nn.Module):
         def melted(weight: Tensor) -> Tensor:
             return torch.cat((weight[:, :own], lead @ weight[:, own:]), dim=1)
 
-        layers = [(first.bias, melted(first.weight)), *((layer.bias, layer.weight) for layer in others)]
+        layers = [first.bias, melted(first.weight), *(part for layer in others for part in (layer.bias, layer.weight))]
         straight = None if linear is None else melted(linear.weight)
 
         def networks(x: Tensor, rows: Callable[[], Tensor | None]) -> Tensor:
-            h = x = x.expand(len(first.weight), *x.shape)
-            for number, (bias, weight) in enumerate(layers):
-                h = _Affine.apply(bias, self.activation(h) if number else h, weight, rows)
-            return h if linear is None else h + _Affine.apply(linear.bias, x, straight, rows)
+            x = x.expand(len(first.weight), *x.shape)
+            h = _Layers.apply(x, self.activation, rows, *layers)
+            return h if linear is None else h + _Layers.apply(x, self.activation, rows, linear.bias, straight)
 
         return networks
