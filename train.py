@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from modmeta.data.filemodule import filled_from_file
 from modmeta.errors import Preempted, UserError
+from modmeta.memory import keep_freed
 from modmeta.resume import finished, settle, starting_point
 from modmeta.runs import ADVICE, Fit, as_single_run, attempt, promote
 
@@ -23,6 +24,7 @@ def train(config: DictConfig) -> dict[str, float]:
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
     # Set even where it changes nothing: from then on MKL keeps to this number, and a run can be repeated bit for bit.
     torch.set_num_threads(config.threads or torch.get_num_threads())
+    keep_freed()
     config = settle(config)
     directory = Path(config.directory)
     done = finished(directory)

@@ -19,6 +19,7 @@ from modmeta.errors import DataError, UserError
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import ensemble
 from modmeta.evaluation.posterior import enumerable, exact, node_modules, sample, scorer, table
+from modmeta.memory import keep_freed
 from modmeta.search.search import infer
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import from_matrix, to_matrix
@@ -225,6 +226,7 @@ def load(model: str | Path) -> Model:
             f"{model} does not exist; name a run directory, a checkpoint, or one of the models that come along: "
             f"{', '.join(models())}"
         )
+    keep_freed()
     module, data = load_model(path)
     saved = read_checkpoint(path)["modmeta"].get("calibration")
     calibration = Calibration(tuple(saved["frames"]), tuple(saved["temperatures"])) if saved else Calibration()
