@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from modmeta.callbacks.checkpoints import Checkpoints
 from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
-from modmeta.evaluation.matching import Confusion, agreement, match_labels, matched_accuracy
+from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.dynamics import summed
@@ -38,7 +38,7 @@ Made = TypeVar("Made")
 # follow at once as laws get exact; a scale that shrinks early would end the annealing before its time.
 LATE = 0.7
 EDGES_AT_ONCE = 200  # in inference
-STUCK = 0.6  # agreement (Cohen's kappa) of structures from two halves of the frames, below which a run is in doubt
+STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
 
 
 class BounceGrad(pl.LightningModule):
@@ -130,6 +130,7 @@ class BounceGrad(pl.LightningModule):
         self.confusion = Confusion(k, num_relations)  # of validation tasks
         self.type_confusion = Confusion(g, num_types)  # likewise
         self.halves = Confusion(k, k)  # of the structures that two halves of their frames tell
+        self.distances = Distances(k)
         self.searched, self.proposed = Confusion(k, num_relations), Confusion(k, num_relations)  # of training tasks
         self.measures = ProtocolMeasures(k, num_relations, observed_frames, tuple(forecast_steps), num_types)
         self.bank: StructureBank | None = None
@@ -407,8 +408,7 @@ class BounceGrad(pl.LightningModule):
         network = self.proposal if proposal else None
         seen, n = states[:, :, : self.observed_frames], states.shape[1]
         mask = None if mask is None else mask[:, : seen.shape[2] - 1]
-        size = max(1, EDGES_AT_ONCE // (n * (n - 1)))
-        parts = []
+        size, parts = _few(n), []
         for first in range(0, len(states), size):
             part = slice(first, first + size)
             given, steps = (None if of is None else of[part] for of in (known, mask))
@@ -430,6 +430,7 @@ class BounceGrad(pl.LightningModule):
             held_out = self._held_out(states[:, :, half:], early, after)
             self._keep_means({"val/held_out": held_out + self.model.unit}, len(states))
             self.halves.update(early.structure.relations, late.structure.relations)
+            self.distances.update(self.model.dynamics.messages(states[: _few(states.shape[1])]))
         if bool(self.model.forecasting) and states.shape[2] > self.forecast_horizon:
             errors = self.model.forecast_error(states, inferred.structure, self.forecast_horizon)
             steps = {f"val/mse_{step}": errors[step - 1] for step in (1, self.forecast_horizon)}
@@ -451,7 +452,8 @@ class BounceGrad(pl.LightningModule):
         self._log_means("val/")
         if self.halves.update_called:
             counts = self.halves.compute()
-            self.agreement.copy_(agreement(counts))
+            self.agreement.copy_(agreement(counts, self.distances.compute()))
+            self.distances.reset()
             self.usage.copy_((counts.sum(0) + counts.sum(1)) / (2 * counts.sum()))
             self.log("val/agreement", self.agreement.clone())
             self.halves.reset()
@@ -515,6 +517,11 @@ class BounceGrad(pl.LightningModule):
 def _asked(batch: dict[str, Tensor]) -> Tensor:
     """Which relations of a batch the search is not given, (B, N, S) bool."""
     return batch[KNOWN] < 0 if KNOWN in batch else torch.ones_like(batch[RELATIONS], dtype=torch.bool)
+
+
+def _few(num_entities: int) -> int:
+    """Tasks that are taken at once."""
+    return max(1, EDGES_AT_ONCE // (num_entities * (num_entities - 1)))
 
 
 def _numbers(states: Tensor, mask: Tensor | None) -> Tensor | int:

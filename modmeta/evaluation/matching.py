@@ -43,8 +43,36 @@ def matched_accuracy(counts: Tensor, relation: Tensor) -> Tensor:
     return counts.gather(1, relation.unsqueeze(1)).sum() / counts.sum()
 
 
-def agreement(counts: Tensor) -> Tensor:
-    """Cohen's kappa of two judges of the same edges, given counts (K, K): 1 if they agree on all, 0 by chance."""
+class Distances(Metric):
+    """How far apart modules are in what they send, (K, K), summed over edges; only ratios mean something."""
+
+    full_state_update = False
+    total: Tensor
+
+    def __init__(self, num_modules: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(num_modules, num_modules, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, messages: Tensor) -> None:
+        """Takes in messages (B, N, S, K, T, C)."""
+        sent = messages.flatten(4).flatten(0, 2).double()  # (E, K, T C)
+        gram = sent @ sent.mT
+        size = gram.diagonal(dim1=-2, dim2=-1)
+        apart = (size.unsqueeze(-1) + size.unsqueeze(-2) - 2 * gram).clamp_min(0)
+        self.total += (apart / apart.mean((-1, -2), keepdim=True).clamp_min(1e-30)).sum(0)  # each edge counts alike
+
+    def compute(self) -> Tensor:
+        return self.total.clone()
+
+
+def agreement(counts: Tensor, distances: Tensor) -> Tensor:
+    """Weighted kappa of two judges of the same edges (Cohen 1968): 1 if they agree on all, 0 by chance, or if all is one.
+
+    Args:
+        counts: of the modules that they chose, (K, K).
+        distances: what it costs to choose another module, (K, K): modules that say the same are as good as one.
+    """
     share = counts.double() / counts.sum().clamp_min(1)
-    chance = (share.sum(0) * share.sum(1)).sum()
-    return ((share.diagonal().sum() - chance) / (1 - chance).clamp_min(1e-9)).float()
+    chance = share.sum(1, keepdim=True) * share.sum(0, keepdim=True)
+    apart = (chance * distances).sum()
+    return (1 - (share * distances).sum() / apart).float() if apart > 0 else torch.zeros(())

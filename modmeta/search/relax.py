@@ -51,7 +51,7 @@ def _decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
     s = size // c
     rows = torch.zeros(b, n, s, dtype=torch.long, device=gram.device)
     fixed = torch.zeros(b, n, s, dtype=torch.bool, device=gram.device)
-    for left in range(ROUNDS, 0, -1):
+    for left in range(min(ROUNDS, s), 0, -1):
         known = (fixed.unsqueeze(-1) * corners[rows]).flatten(2).unsqueeze(-1)  # (B, N, S (K - 1), 1)
         open_ = (~fixed).repeat_interleave(c, dim=-1).to(gram.dtype)
         precision = gram * open_.unsqueeze(-1) * open_.unsqueeze(-2)  # of the slots that are still open, and the prior
