@@ -1,9 +1,13 @@
 """Messages, steps, rollouts and energies against naive loops, and the symmetries they must have."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.published_step import Published, ours
+from modmeta.model import dynamics as dynamics_module
 from modmeta.model.dynamics import GAIN
 from modmeta.model.features import IsotropicFeatures, ProductFeatures, RelativeFeatures
 from modmeta.model.grouped import GroupedMLP, Kept
@@ -216,3 +220,27 @@ def test_gradients_of_the_paper_search_are_those_of_its_new_structures(states: T
     torch.testing.assert_close(outcome.energies, energies, rtol=1e-4, atol=1e-3)
     for parameter, gradient in zip(model.dynamics.parameters(), gradients, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["additive", "paper", "continuous"])
+def test_pairs_in_chunks_are_pairs_at_once(states: Tensor, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics = make_model(kind).dynamics
+    expected = dynamics.messages(states).detach()
+    monkeypatch.setattr(dynamics_module, "AT_ONCE", 7)
+    with torch.no_grad():
+        torch.testing.assert_close(dynamics.messages(states), expected)
+
+
+def test_the_published_way_gives_the_same_energies() -> None:
+    """The yardstick of `benchmarks/published_step.py` and the program's own rollouts agree, and so do their choices."""
+    model = make_model("paper", "squared", k=2)
+    model.dynamics.edge_modules.activation = model.dynamics.node_modules.activation = torch.relu
+    search = Search(metropolis, receivers="one", horizon=4, enumerate_up_to=0)
+    module = SimpleNamespace(model=model, search=search)
+    states = torch.randn(3, 4, 11, 4, generator=torch.Generator().manual_seed(1))
+    current, other = structures(states, 2, 1), random_structure(3, 4, 2, 1, torch.Generator().manual_seed(9))
+    relations = torch.where(torch.arange(4).view(1, 4, 1) == 2, other.relations, current.relations)
+    proposed, threshold = Structure(relations, current.types), torch.tensor([0.0, 1e9, -1e9])
+    expected = Published(module).step(states, current, proposed, threshold)  # type: ignore[arg-type]
+    got = ours(module, states, current, proposed, threshold)  # type: ignore[arg-type]
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-2)

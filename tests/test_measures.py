@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from modmeta.evaluation.matching import Confusion, match_labels
+from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.report.run import portable
 from modmeta.search.search import Inferred
@@ -35,6 +35,23 @@ def test_confusion_counts_pairs() -> None:
     confusion.update(modules, relations)
     for m, r in itertools.product(range(3), range(2)):
         assert confusion.compute()[m, r] == ((modules == m) & (relations == r)).sum()
+
+
+def test_agreement_forgives_modules_that_say_the_same() -> None:
+    first, second = torch.randint(0, 4, (2, 5000), generator=torch.Generator().manual_seed(0))
+    confusion, distances = Confusion(4, 4), Distances(4)
+    sent = torch.randn(2, 3, 2, 2, 5, 4)
+    distances.update(sent.repeat_interleave(2, dim=3))  # modules 0 and 1 are alike, and 2 and 3
+    confusion.update(first, first ^ 1)  # never the same, always alike
+    assert agreement(confusion.compute(), distances.compute()) == pytest.approx(1, abs=1e-6)
+    confusion.reset()
+    confusion.update(first, second)
+    assert agreement(confusion.compute(), distances.compute()) == pytest.approx(0, abs=0.05)
+    counts = torch.tensor([[40, 10], [5, 45]])  # of two modules, Cohen's kappa
+    plain = Distances(2)
+    plain.update(torch.randn(1, 2, 1, 2, 3, 2))
+    assert agreement(counts, plain.compute()) == pytest.approx((0.85 - 0.5) / 0.5)
+    assert agreement(torch.tensor([[9, 0], [0, 0]]), plain.compute()) == 0
 
 
 @pytest.mark.parametrize("r", [2, 3])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modmeta.search import slots
 from modmeta.search.candidates import enumerate_rows, marginals, propose_rows
+from modmeta.search.relax import relaxed_rows
 from modmeta.search.search import Search, clamped, infer
 from modmeta.search.selection import gibbs, greedy, metropolis
 from modmeta.search.slots import draw_slots
@@ -308,3 +309,41 @@ def test_a_null_module_sends_nothing(states: Tensor) -> None:
     messages = model.dynamics.messages(states)
     assert (messages[:, :, :, 0] == 0).all()
     assert (messages[:, :, :, 1] != 0).any()
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_linear_algebra_finds_long_rows(k: int) -> None:
+    """Rows of 20 senders whose messages are almost of one plane: walks slot by slot are caught, sums are not."""
+    generator = seeded(4)
+    common = torch.randn(2, 3, 1, k, 30, 4, generator=generator)
+    messages = common + 0.1 * torch.randn(2, 3, 20, k, 30, 4, generator=generator)
+    truth = torch.randint(k, (2, 3, 20), generator=generator)
+    chosen = messages.gather(3, truth.view(2, 3, 20, 1, 1, 1).expand(-1, -1, -1, 1, 30, 4)).sum((2, 3))
+    changes = chosen + 1e-3 * torch.randn(chosen.shape, generator=generator)
+    scale = torch.full((1, 1, 1, 1), 1e-3).log()
+    found = relaxed_rows(messages, changes, scale)
+    assert (found == truth.unsqueeze(2)).float().mean((0, 1, 3)).max() == 1
+    mask = torch.ones(2, 30, dtype=torch.bool)
+    mask[:, 10:13] = False
+    changes[:, :, 10:13] = 1e3
+    found = relaxed_rows(messages, changes, scale, mask)
+    assert (found == truth.unsqueeze(2)).float().mean((0, 1, 3)).max() == 1
+
+
+@pytest.mark.parametrize("g", [1, 2])
+def test_long_rows_are_inferred_whatever_the_start(g: int) -> None:
+    model = make_model("additive", "gaussian", k=2, g=g)
+    with torch.no_grad():
+        model.likelihood.log_scales.fill_(-7.0)  # type: ignore[union-attr, operator]
+    states = torch.randn(2, 12, 40, 4, generator=seeded(1))
+    truth = random_structure(2, 12, 2, g, seeded(2))
+    with torch.no_grad():  # one step ahead of every frame, so that no error adds up
+        messages = model.dynamics.messages(states)
+        change = model.dynamics.change(
+            states[:, :, :-1], messages, truth.relations.unsqueeze(2), truth.types.unsqueeze(2)
+        )
+    search, known = Search(gibbs, enumerate_up_to=1, samples=0), torch.full((2, 12, 11), -1)
+    model.dynamics.targets = lambda _: change.squeeze(2)  # type: ignore[method-assign]
+    found = infer(search, model, None, states, seeded(), known)
+    torch.testing.assert_close(found.structure.relations, truth.relations)
+    torch.testing.assert_close(found.structure.types, truth.types)

@@ -66,7 +66,7 @@ class Distances(Metric):
 
 
 def agreement(counts: Tensor, distances: Tensor) -> Tensor:
-    """Weighted kappa of two judges of the same edges (Cohen 1968): 1 if they agree on all, 0 by chance, or if all is one.
+    """Weighted kappa of two judges of the same edges (Cohen 1968): 1 if they agree on all, 0 by chance.
 
     Args:
         counts: of the modules that they chose, (K, K).

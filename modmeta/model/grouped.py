@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
 class Kept:
@@ -61,15 +62,17 @@ class _Layers(torch.autograd.Function):
             grad, inputs = grad.index_select(-2, rows), [h.index_select(-2, rows) for h in inputs]
         of_layers: list[Tensor] = []
         for number in reversed(range(depth)):
-            before = inputs[number].detach().requires_grad_(number > 0)
-            with torch.enable_grad():
-                h = ctx.activation(before) if number else before
-            of_layers = [grad.sum(-2, keepdim=True), h.detach().mT @ grad, *of_layers]
-            if number == 0 and not ctx.needs_input_grad[0]:
+            before, h = inputs[number], inputs[number]
+            slope: Tensor | None = None
+            to_x = grad @ weights[number].mT if number or ctx.needs_input_grad[0] else None
+            if number and to_x is not None:  # elementwise, so that a tangent forwards is a gradient backwards
+                with forward_ad.dual_level():
+                    dual = ctx.activation(forward_ad.make_dual(before, to_x.to(before.dtype)))
+                    h, slope = forward_ad.unpack_dual(dual)
+            of_layers = [grad.sum(-2, keepdim=True), h.mT @ grad, *of_layers]
+            if to_x is None:
                 return None, None, None, *of_layers
-            grad = grad @ weights[number].mT
-            if number:
-                (grad,) = torch.autograd.grad(h, before, grad.to(h.dtype))
+            grad = to_x if slope is None else slope
         if rows is not None:
             grad = grad.new_zeros(ctx.saved_tensors[0].shape).index_copy_(-2, rows, grad)
         return grad, None, None, *of_layers
