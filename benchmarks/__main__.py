@@ -1,5 +1,12 @@
-"""All benchmarks in one run, a quarter of an hour: a table on the terminal, `results/bench.json` beside it."""
+"""The benchmarks: a table on the terminal, figures in `results/bench.json`.
 
+python -m benchmarks                 # all, a quarter of an hour
+python -m benchmarks step scale      # some; the figures of the others stay as they were
+"""
+
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -8,22 +15,43 @@ from rich.table import Table
 from benchmarks import generation, published_step, scale, step, target
 from modmeta.report.run import commit, hardware, write_json
 
+Figures = dict[str, float]
+FILE = Path(__file__).resolve().parents[1] / "results" / "bench.json"
 
-def main() -> None:
+
+def steps() -> Figures:
+    """Rooflines of the default model and of the paper's."""
+    paper = step.run("experiment=paper/springs5")
+    return step.run("experiment=springs5") | {f"paper_{name}": share for name, share in paper.items()}
+
+
+PARTS: dict[str, Callable[[], Figures]] = {
+    "generation": lambda: generation.run(full=True),
+    "step": steps,
+    "published_step": published_step.run,
+    "target": lambda: target.run("springs5", 0.99) | target.run("charged5", 0.97),
+    "scale": scale.run,
+}
+
+
+def main(names: list[str]) -> None:
     """Measures, prints and writes."""
-    figures = generation.run(full=True) | step.run("experiment=springs5")
-    figures |= {f"paper_{name}": share for name, share in step.run("experiment=paper/springs5").items()}
-    figures |= published_step.run() | target.run("springs5", 0.99) | target.run("charged5", 0.97) | scale.run()
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        sys.exit(f"error: no benchmark is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    kept = json.loads(FILE.read_text()) if FILE.exists() and names else {}
+    made: Figures = {}
+    for name in names or PARTS:
+        made |= PARTS[name]()
     table = Table(title="benchmarks")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in figures.items():
+    for name, value in made.items():
         table.add_row(name, f"{value:.4g}")
     Console().print(table)
-    results = Path(__file__).resolve().parents[1] / "results"
-    results.mkdir(exist_ok=True)
-    write_json(results / "bench.json", figures | {"hardware": hardware(), "commit": commit()})
+    FILE.parent.mkdir(exist_ok=True)
+    write_json(FILE, kept | made | {"hardware": hardware(), "commit": commit()})
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -96,8 +96,14 @@ def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], objec
         torch.nn.functional.cross_entropy(module.proposal(states).flatten(0, -2), labels).backward()
 
     heat = torch.tensor(1.0)
+
+    def alone() -> None:
+        """As in inference: with the messages, which a training step shares with the gradient."""
+        search.step(model, states, structure, logits, heat, generator)
+
     return {
-        "search": lambda: search.step(model, states, structure, logits, heat, generator, messages, score=score),
+        "search": alone,
+        "search_shared": lambda: search.step(model, states, structure, logits, heat, generator, messages, score=score),
         "gradient": gradient,
         "proposal": propose,
     }
