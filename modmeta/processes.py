@@ -1,5 +1,8 @@
 """What the processes of a run share, what each has of its own, and what must be the same for all of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,6 +12,11 @@ from torch import Tensor, distributed
 
 from modmeta.configs import differences, flat
 from modmeta.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 Value = TypeVar("Value")
 
@@ -20,6 +28,28 @@ def _several() -> bool:
 def first() -> bool:
     """Whether this is the process that writes files; known before the processes know each other."""
     return not int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keeps other runs out of a directory; the system lifts the lock when the process ends, however it ends.
+
+    Raises:
+        UserError: another process works there.
+    """
+    if fcntl is None or not first():
+        yield
+        return
+    with open(directory / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is at work in {directory}: wait for it, stop it, or choose another directory"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def gather(value: Value) -> list[Value]:

@@ -12,8 +12,9 @@ from modmeta.bouncegrad import BounceGrad
 from modmeta.callbacks import room
 from modmeta.checkpoint_files import load
 from modmeta.errors import UserError
+from modmeta.processes import alone
 from modmeta.resume import finished
-from tests.runs import QUICK, accompanied, checkpoint, run
+from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, run
 
 
 class FullDisk(pl.Callback):
@@ -110,3 +111,14 @@ def test_numbers_that_are_not_finite_name_their_tasks(part: str, options: tuple[
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert f"the last good checkpoint is {path}" in str(told.value)
     assert all(bool(torch.isfinite(part).all()) for part in load(path)["state_dict"].values() if part.numel() > 9)
+
+
+def test_one_process_a_directory(tmp_path: Path) -> None:
+    """A second process that takes up the same run is told so, and disturbs nothing; in the end the lock is lifted."""
+    run(tmp_path / "run", *QUICK)
+    with alone(tmp_path / "run"):
+        refused = command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "another process is at work in" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "is finished" in command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", cwd=tmp_path).stdout

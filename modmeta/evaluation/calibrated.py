@@ -1,6 +1,5 @@
 """Calibration at the end of training: the checkpoint of a run learns how sure its probabilities may be."""
 
-import os
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +8,7 @@ import torch
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import read_checkpoint
+from modmeta.checkpoint_files import DurableCheckpoints
 from modmeta.data.datamodule import by_size
 from modmeta.evaluation.calibration import TASKS, calibrate
 from modmeta.keys import RELATIONS, STATES
@@ -42,6 +42,4 @@ class Calibrate(pl.Callback):
         module.train(training)
         content = read_checkpoint(self.file)
         content["modmeta"]["calibration"] = found.state_dict()
-        partial = self.file.with_suffix(".partial")
-        torch.save(content, partial)
-        os.replace(partial, self.file)
+        DurableCheckpoints().save_checkpoint(content, self.file)
