@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from modmeta.data.filemodule import filled_from_file
 from modmeta.errors import Preempted, UserError
 from modmeta.memory import keep_freed
-from modmeta.processes import alone
+from modmeta.processes import alone, own_processes
 from modmeta.resume import finished, settle, starting_point
 from modmeta.runs import ADVICE, Fit, as_single_run, attempt, promote
 
@@ -27,7 +27,7 @@ def train(config: DictConfig) -> dict[str, float]:
     torch.set_num_threads(config.threads or torch.get_num_threads())
     keep_freed()
     config = settle(config)
-    with alone(Path(config.directory)):
+    with alone(Path(config.directory)), own_processes():
         return work(config)
 
 

@@ -1,5 +1,6 @@
 """What the processes of a run share, what each has of its own, and what must be the same for all of them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 Value = TypeVar("Value")
+
+LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")  # Lightning tells processes by these
 
 
 def _several() -> bool:
@@ -50,6 +53,22 @@ def alone(directory: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
+
+
+@contextmanager
+def own_processes() -> Iterator[None]:
+    """Leaves nothing behind of how a run started processes beside this one: the next run of a sweep starts its own."""
+    before = {name: os.environ.get(name) for name in LAUNCHED}
+    try:
+        yield
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def gather(value: Value) -> list[Value]:
