@@ -137,8 +137,10 @@ def starting_point(config: DictConfig, module: BounceGrad) -> Path | None:
     """
     directory = Path(config.directory) / "checkpoints"
     own = find_newest(directory)
-    if own is not None and own.name != LAST and (directory / LAST).exists() and first():
-        os.replace(directory / LAST, directory / DAMAGED)  # lest the next save keep it and drop the whole one
+    if own is not None and own.name != LAST and first():
+        if (directory / LAST).exists():
+            os.replace(directory / LAST, directory / DAMAGED)  # lest the next save keep it and drop the whole one
+        write_durably(directory / LAST, own.read_bytes())  # a run that had come to its end saves no more
     path = own or (find_checkpoint(config.ckpt_path) if config.ckpt_path else None)
     if path is None:
         return None

@@ -187,6 +187,17 @@ def test_the_one_before_a_damaged_checkpoint_is_used(whole: Path, tmp_path: Path
     same_run(whole, tmp_path / "run")
 
 
+def test_a_checkpoint_damaged_when_training_is_over(whole: Path, tmp_path: Path) -> None:
+    """Nothing is trained any more, so nothing would write the last checkpoint again."""
+    with accompanied(KilledInTest()), pytest.raises(Stop):
+        run(tmp_path / "run", *QUICK)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged.*previous\.ckpt"):
+        run(tmp_path / "run", *QUICK)
+    same_run(whole, tmp_path / "run")
+
+
 def test_every_part_that_is_shipped_may_be_taken_up() -> None:
     named = set()
     for path in (ROOT / "conf").rglob("*.yaml"):
