@@ -106,7 +106,7 @@ def test_the_number_of_processes_may_change(tmp_path: Path) -> None:
     """1, 2, 3 and 1 processes, each asked to go: no structure is lost, the curve goes on, the end is reached."""
     directory = tmp_path / "run"
     sizes = ("data.num_tasks=13", "data.batch_size=6", "data.batches_per_epoch=40", "trainer.max_epochs=30")
-    words = (*SMALL, *sizes, f"data_dir={tmp_path}/data")
+    words = ("experiment=springs5", *SMALL, *sizes, "model.hidden=32", f"data_dir={tmp_path}/data")
     done = _until_epoch(directory, 2, *words, "trainer.devices=1", f"hydra.run.dir={directory}")
     before = _state(directory, done)
     for processes, epoch in ((2, 8), (3, 14)):
