@@ -165,7 +165,7 @@ class Model:
         parts = [
             ensemble(
                 self.module.model, last[i : i + BATCH], rows[i : i + BATCH], steps, generator, members,
-                None if nodes is None else nodes[i : i + BATCH],
+                None if nodes is None else nodes[i : i + BATCH], self.calibration.bands,
             )
             for i in range(0, len(last), BATCH)
         ]  # fmt: skip
@@ -229,7 +229,7 @@ def load(model: str | Path) -> Model:
     keep_freed()
     module, data = load_model(path)
     saved = read_checkpoint(path)["modmeta"].get("calibration")
-    calibration = Calibration(tuple(saved["frames"]), tuple(saved["temperatures"])) if saved else Calibration()
+    calibration = Calibration.from_state(saved) if saved else Calibration()
     return Model(module, data, calibration)
 
 

@@ -28,7 +28,7 @@ from modmeta.unseen.paths import PRIOR, Linear, linearise, refit
 from modmeta.unseen.scene import Scene
 from modmeta.unseen.starts import _distinct, guess
 from tests.conftest import make_model
-from tests.runs import QUICK, ROOT, run
+from tests.runs import QUICK, run
 
 FRAMES = 30
 
@@ -293,15 +293,3 @@ def test_results_are_not_overwritten(
     assert main(["unseen", str(model), str(data), "-o", str(tmp_path)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "unseen.npz").read_text() == "mine"
-
-
-@pytest.mark.slow
-def test_the_notebook_runs(trained: tuple[Path, Path]) -> None:
-    """All its code, on another model."""
-    notebook = json.loads((ROOT / "notebooks" / "unseen.ipynb").read_text())
-    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
-    place = 'RUN = sorted(Path("../runs/springs5").glob("*"))[-1]'
-    assert place in code
-    values: dict[str, object] = {}
-    exec(compile(code.replace(place, f"RUN = Path({str(trained[0])!r})"), "unseen.ipynb", "exec"), values)
-    assert values["figure"] is not None

@@ -1,4 +1,4 @@
-"""Temperatures at which probabilities of edges are what they say, and how far they are from it."""
+"""Temperatures at which probabilities of edges are what they say, and widths at which bands of forecasts hold."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
 from modmeta.evaluation.posterior import enumerable, exact, scorer, table
 from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search, infer
@@ -15,18 +16,21 @@ from modmeta.search.search import Search, infer
 WINDOWS = (10, 20, 49)  # frames
 TEMPERATURES = np.geomspace(1, 3000, 61)  # tried; never surer than the likelihood itself
 TASKS = 100  # at most
+AHEAD = 20  # steps of forecasts whose bands are fitted
 
 
 class Calibration(NamedTuple):
-    """Temperature of the posterior by the number of frames observed; between them it is interpolated.
+    """Temperature of the posterior by the number of frames observed, between which it is interpolated, and bands.
 
     Attributes:
         frames: increasing.
         temperatures: one for each.
+        bands: of forecasts at steps 1, 2, ..., for each feature: standard deviations that hold nine of ten.
     """
 
     frames: tuple[int, ...] = (2,)
     temperatures: tuple[float, ...] = (1.0,)
+    bands: Bands = ((NORMAL,),)
 
     def at(self, frames: int) -> float:
         """Temperature for a window of so many frames."""
@@ -34,7 +38,14 @@ class Calibration(NamedTuple):
 
     def state_dict(self) -> dict[str, Any]:
         """In plain types."""
-        return {"frames": list(self.frames), "temperatures": list(self.temperatures)}
+        bands = [list(row) for row in self.bands]
+        return {"frames": list(self.frames), "temperatures": list(self.temperatures), "bands": bands}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Calibration":
+        """From `state_dict`; older ones lack bands."""
+        bands = tuple(tuple(row) for row in state.get("bands", [[NORMAL]]))
+        return cls(tuple(state["frames"]), tuple(state["temperatures"]), bands)
 
 
 @torch.no_grad()
@@ -75,7 +86,30 @@ def calibrate(
                 chances = to_relations(probabilities(float(heat)), module_to_relation)
                 losses[i] += nll(chances, labels) * labels.numel()
         found.append(float(TEMPERATURES[int(np.argmin(losses))]))
-    return Calibration(tuple(max(window, 3) for window in windows), tuple(found))
+    fitted = Calibration(tuple(max(window, 3) for window in windows), tuple(found))
+    return fitted._replace(bands=_bands(model, search, [states for states, _ in labelled], fitted, generator))
+
+
+def _bands(
+    model: RelationalModel, search: Search, scenes: Sequence[Tensor], fitted: Calibration, generator: torch.Generator
+) -> Bands:
+    """How many standard deviations of the ensemble hold the share `HELD` of what came, at every step.
+
+    Forecasts start where the last frames of the tasks are still to come. Errors of a law are alike from step to step,
+    those that the ensemble draws are not, so its spread alone says too little. (Conformal prediction: Vovk, Gammerman,
+    Shafer, *Algorithmic Learning in a Random World*, 2005.)
+    """
+    off = []
+    for states in scenes:
+        steps = min(AHEAD, states.shape[2] // 2)
+        seen, ahead = states[:, :, :-steps], states[:, :, -steps:]
+        if seen.shape[2] < 3:
+            return ((NORMAL,),)
+        chances = tempered(model, search, seen, generator)(fitted.at(seen.shape[2]))
+        forecast = ensemble(model, seen[:, :, -1], chances, steps, generator)
+        spread = (forecast.high - forecast.low) / (2 * NORMAL)
+        off.append(((ahead - forecast.mean).abs() / spread.clamp_min(1e-12)).flatten(0, 1))
+    return tuple(tuple(row) for row in torch.cat(off).quantile(HELD, dim=0).tolist())  # over tasks and entities
 
 
 def tempered(model: RelationalModel, search: Search, states: Tensor, generator: torch.Generator) -> Any:

@@ -7,7 +7,11 @@ from torch import Tensor
 
 from modmeta.model.model import LARGEST_DRAW, RelationalModel
 
-BAND = 1.645  # standard deviations that hold nine of ten
+HELD = 0.9  # share of what comes that a band is to hold
+ROUNDING = 5e-7  # of single precision over a rollout, in protocol units: what does not change is known no better
+NORMAL = 1.645  # standard deviations that do so for a normal distribution
+
+Bands = tuple[tuple[float, ...], ...]
 
 
 class Forecast(NamedTuple):
@@ -15,7 +19,7 @@ class Forecast(NamedTuple):
 
     Attributes:
         mean: of all members.
-        low, high: bounds that hold nine of ten members, were they normally distributed.
+        low, high: bounds of the band.
     """
 
     mean: Tensor
@@ -32,6 +36,7 @@ def ensemble(
     generator: torch.Generator,
     members: int = 12,
     node_modules: Tensor | None = None,
+    bands: Bands = ((NORMAL,),),
 ) -> Forecast:
     """Rollouts of members that each have a structure and errors of their own.
 
@@ -43,6 +48,8 @@ def ensemble(
         generator: of structures and errors.
         members: rollouts.
         node_modules: probabilities of every node module, (B, N, G), where there are several.
+        bands: standard deviations that make up the band at steps 1, 2, ..., for each feature, or for all; the last
+            step's for all that follow.
     """
     b, n, s, k = probabilities.shape
     dynamics = model.forecaster if model.forecaster is not None and bool(model.forecasting) else model.dynamics
@@ -62,4 +69,6 @@ def ensemble(
         frames.append(now)
     paths = torch.cat(frames, dim=2).unflatten(0, (b, members))  # (B, M, N, steps, D)
     mean, spread = paths.mean(1), paths.std(1)
-    return Forecast(mean, mean - BAND * spread, mean + BAND * spread)
+    wide = torch.tensor([bands[min(step, len(bands) - 1)] for step in range(steps)], device=states.device)  # (steps, D)
+    reach = (wide * spread).clamp_min(ROUNDING)
+    return Forecast(mean, mean - reach, mean + reach)
