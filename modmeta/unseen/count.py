@@ -9,12 +9,12 @@ from torch import Tensor
 from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search, infer
 from modmeta.structure.bank import Structure
-from modmeta.unseen.chains import EXPLAINED
 from modmeta.unseen.infer import find
 from modmeta.unseen.scene import Scene
 
 MOST = 2  # hidden entities that are considered
 FITTED = 2 / 3  # of the frames that paths and structures are fitted to; the rest is kept back
+TYPICAL = 3.0  # median error of an entity in frames kept back, in units of its scale, that leaves nothing to explain
 GAIN = 0.1  # nats per number kept back, by which a further entity must lower the energy to be believed in
 
 
@@ -92,4 +92,4 @@ def judge_rest(scene: Scene, paths: Tensor, structure: Structure) -> tuple[Tenso
     log_scale = scene.log_scale(paths)[:, :v]
     energy = scene.model.likelihood.energy(errors, log_scale).flatten(1).mean(1)
     typical = (errors * (-log_scale).exp()).abs().flatten(2).median(-1).values  # (Q, V)
-    return energy.nan_to_num(torch.inf), (typical < EXPLAINED).all(1)
+    return energy.nan_to_num(torch.inf), (typical < TYPICAL).all(1)

@@ -13,7 +13,7 @@ from modmeta.unseen.chains import Chains, Improver, joined, put
 from modmeta.unseen.scene import Scene
 from modmeta.unseen.starts import guess
 
-AGAIN = 1  # further attempts, with other guesses, at tasks that are not explained
+AGAIN = 3  # further attempts, with other guesses, at tasks that are not explained
 JUMPS = 256  # guesses of a chain that has lost its way
 MOVES = 2  # of a chain's structure on each window, as long as it does not explain everything
 WINDOWS = (12, 24)  # frames looked at, before all of them
