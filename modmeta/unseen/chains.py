@@ -15,8 +15,8 @@ FRAMES = 400  # of all chains whose derivatives are worked out at once, so that 
 SYSTEMS = 80  # of equations that are solved at once, to spare memory
 FRACTIONS = (1.0, 0.3, 0.1)  # of a step that are tried
 ENOUGH = 0.1  # nats a step must gain for the next one to be worth while
-# Three of four errors of an entity below so many of its scales leave nothing to explain (by Student's t: 1.4). The median
-# would not do: a wrong path may be right half of the time.
+# Three of four errors of an entity below so many of its scales leave nothing to explain (by Student's t: 1.4). The
+# median would not do: a wrong path may be right half of the time.
 EXPLAINED = 2.5
 MANY = 64  # rows of a receiver, beyond which paths are refitted only to those that differ in one slot
 BEST = 4  # refitted structures whose energies are worked out exactly
