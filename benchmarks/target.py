@@ -61,7 +61,7 @@ class Clock(pl.Callback):
         for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
             found = module.infer(batch["states"]).structure.relations
             confusion.update(found.flatten(), batch["relations"].flatten())
-        counts = confusion.compute()
+        counts = confusion.matrix()
         return float(matched_accuracy(counts, match_labels(counts)))
 
 

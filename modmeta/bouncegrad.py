@@ -362,7 +362,7 @@ class BounceGrad(pl.LightningModule):
 
     def _log_accuracies(self) -> None:
         """Accuracy of the structures found in this epoch, with labels matched on themselves: a curve, not a result."""
-        searched, proposed = self.searched.compute(), self.proposed.compute()
+        searched, proposed = self.searched.matrix(), self.proposed.matrix()
         mapping = match_labels(searched)
         self.log("train/edge_accuracy", matched_accuracy(searched, mapping), on_step=False, on_epoch=True)
         self.log("train/proposal_accuracy", matched_accuracy(proposed, mapping), on_step=False, on_epoch=True)
@@ -451,20 +451,20 @@ class BounceGrad(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_means("val/")
         if self.halves.update_called:
-            counts = self.halves.compute()
+            counts = self.halves.matrix()
             self.agreement.copy_(agreement(counts, self.distances.compute()))
             self.distances.reset()
             self.usage.copy_((counts.sum(0) + counts.sum(1)) / (2 * counts.sum()))
             self.log("val/agreement", self.agreement.clone())
             self.halves.reset()
         if self.module_to_type is not None and self.type_confusion.update_called:
-            counts = self.type_confusion.compute()
+            counts = self.type_confusion.matrix()
             self.module_to_type.copy_(match_labels(counts))
             self.log("val/type_accuracy", matched_accuracy(counts, self.module_to_type))
             self.type_confusion.reset()
         if not self.confusion.update_called:
             return
-        counts = self.confusion.compute()
+        counts = self.confusion.matrix()
         self.module_to_relation.copy_(match_labels(counts))
         self.log("val/edge_accuracy", matched_accuracy(counts, self.module_to_relation))
         self.confusion.reset()

@@ -52,6 +52,7 @@ def test_agreement_forgives_modules_that_say_the_same() -> None:
     plain.update(torch.randn(1, 2, 1, 2, 3, 2))
     assert agreement(counts, plain.compute()) == pytest.approx((0.85 - 0.5) / 0.5)
     assert agreement(torch.tensor([[9, 0], [0, 0]]), plain.compute()) == 0
+    assert agreement(torch.tensor([[9]]), torch.zeros(1, 1)) == 1
 
 
 @pytest.mark.parametrize("r", [2, 3])

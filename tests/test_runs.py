@@ -147,6 +147,12 @@ def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.Capt
     assert json.loads((tmp_path / "results" / "springs5_12tasks_seed0.json").read_text()) == final
 
 
+def test_a_single_module_runs(tmp_path: Path) -> None:
+    """A sweep over the number of modules begins at one."""
+    measures = run(tmp_path / "run", *QUICK, "experiment=springs5", "model.num_edge_modules=1")
+    assert 0 < measures["test/edge_accuracy"] < 1
+
+
 def test_a_run_that_gains_no_more_ends_early(tmp_path: Path) -> None:
     early = ("callbacks=early_stopping", "callbacks.early.patience=1", "callbacks.early.min_delta=1000")
     run(tmp_path / "run", *QUICK, *early, "trainer.max_epochs=10", "trainer.check_val_every_n_epoch=1")

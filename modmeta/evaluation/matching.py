@@ -25,6 +25,11 @@ class Confusion(Metric):
     def compute(self) -> Tensor:
         return self.counts.clone()
 
+    def matrix(self) -> Tensor:
+        """What is computed, (K, R); a metric drops the dimensions of a single number."""
+        counts: Tensor = self.compute()
+        return counts.view(self.shape)
+
 
 def match_labels(counts: Tensor) -> Tensor:
     """The relation that each module stands for, (K,), given counts (K, R).
@@ -72,6 +77,8 @@ def agreement(counts: Tensor, distances: Tensor) -> Tensor:
         counts: of the modules that they chose, (K, K).
         distances: what it costs to choose another module, (K, K): modules that say the same are as good as one.
     """
+    if counts.numel() == 1:  # there is nothing to choose
+        return torch.ones(())
     share = counts.double() / counts.sum().clamp_min(1)
     chance = share.sum(1, keepdim=True) * share.sum(0, keepdim=True)
     apart = (chance * distances).sum()

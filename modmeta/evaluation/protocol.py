@@ -101,7 +101,7 @@ class ProtocolMeasures(nn.Module):
         """Measures by name; those without data are left out."""
         out: dict[str, Tensor] = {}
         if self.confusion.update_called:
-            counts = self.confusion.compute()
+            counts = self.confusion.matrix()
             out["edge_accuracy"] = counts.diagonal().sum() / counts.sum()
             out["tasks_all_right"] = self.whole.compute()
             sizes = self.by_size.compute()
@@ -111,7 +111,7 @@ class ProtocolMeasures(nn.Module):
                 out["macro_f1"] = self.f1.compute()
             out.update({name: measure.compute() for name, measure in self.binary.items()})
         if self.types.update_called:
-            counts = self.types.compute()
+            counts = self.types.matrix()
             out["type_accuracy"] = counts.diagonal().sum() / counts.sum()
         for step, error in self.errors.items():
             if error.update_called:
