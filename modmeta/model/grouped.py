@@ -38,7 +38,6 @@ class _Layers(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
     def forward(
         ctx: Any,
         x: Tensor,
@@ -54,12 +53,13 @@ class _Layers(torch.autograd.Function):
         return inputs[-1]
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, depth = ctx.rows(), len(ctx.saved_tensors) // 2
         inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
         if rows is not None:
             grad, inputs = grad.index_select(-2, rows), [h.index_select(-2, rows) for h in inputs]
+        # Under autocast the forward pass multiplied in lower precision, which the gradient of its outcome has.
+        inputs, weights = ([part.to(grad.dtype) for part in parts] for parts in (inputs, weights))
         of_layers: list[Tensor] = []
         for number in reversed(range(depth)):
             before, h = inputs[number], inputs[number]
