@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from modmeta.report.ablations import BASE, Variant
 from modmeta.report.groups import Group
-from modmeta.report.paper import OURS, ROWS, WORLDS, Row
+from modmeta.report.paper import OURS, PUBLISHED_TASKS, ROWS, WORLDS, Row
 
 ACCURACY = "test/edge_accuracy"
 COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#edae49", "#7b4b94", "#8c564b", "#e377c2", "#17becf")
-CLOSE = 1.5  # points between published figures that share a label
+CLOSE = 4.0  # points between published figures that share a label
 PARTS = {"": "black", "model": COLOURS[0], "likelihood": COLOURS[1], "training": COLOURS[2], "selection": COLOURS[3]}
 PARTS |= {"search": COLOURS[4]}
 
@@ -40,8 +40,8 @@ def plot_efficiency(ax: Axes, lines: Lines, world: str, colours: dict[str, str])
         ours, colour = row.name == OURS, colours[row.name]
         mean, deviation = _spread(groups, ACCURACY)
         tasks = [group.tasks for group in groups]
-        style = {"color": colour, "linewidth": 2.4 if ours else 1.5, "zorder": 4 if ours else 3}
-        ax.plot(tasks, 100 * mean, marker="o", markersize=4, label=row.label, **style)
+        (line,) = ax.plot(tasks, 100 * mean, marker="o", markersize=4, color=colour, label=row.label)
+        line.set(linewidth=2.4 if ours else 1.5, zorder=4 if ours else 3)
         ends = 100 * (mean - deviation), np.minimum(100 * (mean + deviation), 100)
         ax.fill_between(tasks, *ends, color=colour, alpha=0.2, linewidth=0)
         low = min(low, *ends[0])
@@ -52,7 +52,7 @@ def plot_efficiency(ax: Axes, lines: Lines, world: str, colours: dict[str, str])
     ax.set_xticks([], minor=True)
     ax.set(title=WORLDS[world], xlabel="training tasks", ylabel="edge accuracy on new tasks, %")
     ax.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
-    ax.set_ylim(min(low, 50) - 4, 101.5)
+    ax.set_ylim(min(low, 50) - 1, 101.5)
     ax.grid(alpha=0.3)
     return ax
 
@@ -69,9 +69,10 @@ def _mark_published(ax: Axes, world: str) -> None:
     for figures, labels in marks:
         for figure in set(figures):
             ax.axhline(figure, color="grey", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        middle = sum(figures) / len(figures)
         ax.annotate(
-            f"published: {', '.join(labels)}", (0.99, figures[-1]), xycoords=("axes fraction", "data"), fontsize=7,
-            color="dimgrey", ha="right", va="top", xytext=(0, -3), textcoords="offset points", zorder=5,
+            "\n".join(labels), (1, middle), xycoords=("axes fraction", "data"), fontsize=7, color="dimgrey",
+            va="center", xytext=(4, 0), textcoords="offset points",
         )  # fmt: skip
 
 
@@ -82,10 +83,10 @@ def efficiency_figure(panels: Mapping[str, Lines]) -> Figure:
     figure = Figure(figsize=(6.2 * len(panels), 4.8), layout="constrained")
     for ax, (world, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         plot_efficiency(ax, lines, world, colours)
-    handles = {
-        line.get_label(): line for ax in figure.axes for line in ax.get_lines() if str(line.get_label())[0] != "_"
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    lines = [line for ax in figure.axes for line in ax.get_lines()]
+    named = {name: line for line in lines if not (name := str(line.get_label())).startswith("_")}
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.suptitle(f"mean and spread over seeds; dashed: published, from {PUBLISHED_TASKS:,} tasks", fontsize=9)
     return figure
 
 
@@ -97,11 +98,12 @@ def plot_variants(ax: Axes, variants: Sequence[tuple[Variant, Group]], measure: 
     ax.barh(places, mean, color=colours, alpha=0.85, height=0.7)
     several = deviation > 0
     ax.errorbar(mean[several], places[several], xerr=deviation[several], fmt="none", ecolor="black", capsize=2.5)
+    digits = 2 if factor != 1 else 0
     for place, value, spread in zip(places, mean, deviation, strict=True):
-        text = f"{value:.2f}" if factor != 1 else f"{value:.0f}"
+        text = f"{value:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread else "")
         ax.annotate(
-            text, (value + spread, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.9},
+            text, (1, place), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=7,
         )  # fmt: skip
     base = [value for (variant, _), value in zip(variants, mean, strict=True) if variant.label == BASE]
     if base:
@@ -114,17 +116,17 @@ def plot_variants(ax: Axes, variants: Sequence[tuple[Variant, Group]], measure: 
 
 def variants_figure(variants: Sequence[tuple[Variant, Group]]) -> Figure:
     """Edge accuracy and seconds of every variant."""
-    figure = Figure(figsize=(11, 1.3 + 0.29 * len(variants)), layout="constrained")
+    figure = Figure(figsize=(12, 1.3 + 0.29 * len(variants)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.4))
     plot_variants(left, variants, ACCURACY, 100)
     plot_variants(right, variants, "train/seconds", 1)
     labels = [variant.title for variant, _ in variants]
     left.set_yticks(range(len(variants)), labels)
     means = [100 * (group.mean(ACCURACY) or 0) for _, group in variants]
-    left.set_xlim(min(45.0, min(means)) - 1, 105)
-    right.margins(x=0.2)
+    left.set_xlim(min(45.0, min(means)) - 1, 101)
+    right.set_xlim(left=0)
     left.axvline(50, color="grey", linewidth=0.8)
-    left.set_xlabel("edge accuracy on new tasks, % (grey line: chance; dashed: as shipped)")
+    left.set_xlabel("edge accuracy on new tasks, % (grey: chance; dashed: as shipped)")
     right.set_xlabel("seconds of training")
     return figure
 

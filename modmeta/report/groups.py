@@ -13,9 +13,13 @@ from modmeta.report.runs import Run
 SEEDS = ("seed", "data.seed", "data.order_seed", "bouncegrad.seed")
 BESIDES = ("callbacks", "trainer.default_root_dir", "trainer.plugins", "data.num_tasks", "data.train")
 # The configuration holds these twice: as groups, and where they are put together.
-COPIES = ("bouncegrad.model.dynamics", "bouncegrad.model.likelihood", "bouncegrad.search", "bouncegrad.temperature")
-COPIES = (*COPIES, "bouncegrad.proposal", "bouncegrad.optimizer", "bouncegrad.scheduler", "bouncegrad.gradient_clip")
-COPIES = (*COPIES, "bouncegrad.proposal_optimizer", "bouncegrad.forecast_optimizer", "bouncegrad.model.forecaster")
+COPIES = tuple(
+    f"bouncegrad.{part}"
+    for part in (
+        "model.dynamics", "model.likelihood", "model.forecaster", "search", "temperature", "proposal", "optimizer",
+        "scheduler", "gradient_clip", "proposal_optimizer", "forecast_optimizer",
+    )
+)  # fmt: skip
 
 
 def _within(key: str, parts: Sequence[str]) -> bool:

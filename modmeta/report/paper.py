@@ -106,5 +106,5 @@ def chosen(groups: Sequence[Group], tasks: int | None) -> Group | None:
     """
     if tasks is not None:
         return next((group for group in groups if group.tasks == tasks), None)
-    enough = [group for group in groups if len(group.runs) >= 3]
-    return (enough or list(groups) or [None])[-1]
+    enough = [group for group in groups if len(group.runs) >= 3] or list(groups)
+    return enough[-1] if enough else None

@@ -22,10 +22,9 @@ RESULTS = "RESULTS.md"
 STATES = ("finished", "running", "broken off", "failed", "not begun")
 ERRORS = {"test/mse_1": "MSE, step 1", "test/mse_10": "step 10"}
 EDGES = {ACCURACY: "edges right"}
-MEANING = (
-    "Mean ± standard deviation over seeds, on test tasks never seen. Published figures are those of Alet et al. "
-    f"2019, from {PUBLISHED_TASKS:,} training tasks. Priors are structural; features say what edge modules see of a pair."
-)
+MEANING = f"""\
+Mean ± standard deviation over seeds, on test tasks never seen. Published figures are those of Alet et al. 2019, from
+{PUBLISHED_TASKS:,} training tasks. Priors are structural ones; features say what edge modules see of a pair."""
 Files = dict[str, bytes]
 
 
@@ -49,9 +48,8 @@ def results(found: Found, tasks: int | None = None) -> Files:
 
 def _paper(groups: Sequence[Group], unfinished: Sequence[Run], tasks: int | None) -> list[str]:
     size = f"{tasks:,} training tasks" if tasks else "the most training tasks that each method has been given"
-    out = [
-        f"## Table 1: errors of prediction\nMean squared error, at {size}. Ratio: measured / published, below 1 is better."
-    ]
+    meaning = f"Mean squared error, at {size}. Ratio: measured / published, below 1 is better."
+    out = [f"## Table 1: errors of prediction\n{meaning}"]
     for world, title in WORLDS.items():
         out += [f"### {title.capitalize()}", paper_table(groups, unfinished, world, ERRORS, tasks)]
     out += [f"## Table 2: edges right\nAt {size}. Ratio: wrong edges, measured / published, below 1 is better."]
