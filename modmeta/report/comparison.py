@@ -48,7 +48,7 @@ def plot_efficiency(ax: Axes, lines: Lines, world: str, colours: dict[str, str])
     _mark_published(ax, world)
     sizes = sorted({group.tasks for _, groups in lines for group in groups})
     ax.set_xscale("log")
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
     ax.set_xticks([], minor=True)
     ax.set(title=WORLDS[world], xlabel="training tasks", ylabel="edge accuracy on new tasks, %")
     ax.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
@@ -80,11 +80,11 @@ def efficiency_figure(panels: Mapping[str, Lines]) -> Figure:
     """A panel for each world."""
     others = dict.fromkeys(row.name for lines in panels.values() for row, _ in lines if row.name != OURS)
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(others)} | {OURS: "black"}
-    figure = Figure(figsize=(6.2 * len(panels), 4.8), layout="constrained")
+    figure = Figure(figsize=(7 * len(panels), 4.8), layout="constrained")
     for ax, (world, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         plot_efficiency(ax, lines, world, colours)
-    lines = [line for ax in figure.axes for line in ax.get_lines()]
-    named = {name: line for line in lines if not (name := str(line.get_label())).startswith("_")}
+    drawn = [line for ax in figure.axes for line in ax.get_lines()]
+    named = {name: line for line in drawn if not (name := str(line.get_label())).startswith("_")}
     figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(f"mean and spread over seeds; dashed: published, from {PUBLISHED_TASKS:,} tasks", fontsize=9)
     return figure
