@@ -9,18 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 from hydra.errors import InstantiationException
 from PIL import Image
 
 from modmeta.cli.main import main
 from modmeta.errors import UserError
+from modmeta.report.ablations import COMMON, PROPOSALS, VARIANTS, name_of
 from modmeta.report.collect import collect
 from modmeta.report.groups import grouped
 from modmeta.report.paper import ROWS, WORLDS, chosen, is_row, of_row
 from modmeta.report.results import results
 from modmeta.report.runs import FAILED, SILENT
-from tests.runs import QUICK, ROOT, command, run
+from tests.runs import QUICK, ROOT, command, compose, run
 
 RESULTS = ROOT / "results"
 
@@ -242,9 +244,9 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_curves_of_proposals_are_drawn_where_they_were_kept(tmp_path: Path) -> None:
-    for place in (0, 19, 20):
+    for place in PROPOSALS:
         for seed in range(2):
-            path = written(tmp_path / f"{place}_{seed}.json", seed, 1000, f"ablation{place:02d}")
+            path = written(tmp_path / f"{place}_{seed}.json", seed, 1000, name_of(place))
             rows = [
                 {"epoch": i, "steps": 100 * i, "seconds": i, "train/edge_accuracy": 0.1 * i, "train/changed": 0.5}
                 for i in range(1, 5)
@@ -254,3 +256,25 @@ def test_curves_of_proposals_are_drawn_where_they_were_kept(tmp_path: Path) -> N
     assert {"proposals_charged5_1000tasks.png", "ablations_charged5_1000tasks.csv"} <= files.keys()
     table = list(csv.DictReader(files["proposals_charged5_1000tasks.csv"].decode().splitlines()))
     assert len(table) == 3 * 2 * 4
+
+
+def test_variants_of_the_ablation_are_settings_that_exist(tmp_path: Path) -> None:
+    """No two are the same, and their parts can be made."""
+    made = set()
+    for variant in VARIANTS:
+        config = compose(tmp_path / "run", *COMMON, *variant.overrides)
+        hydra.utils.instantiate(config.bouncegrad)
+        made.add(str(config))
+    assert len(made) == len(VARIANTS)
+    assert len({variant.title for variant in VARIANTS}) == len(VARIANTS)
+
+
+def test_a_search_may_begin_anew_at_every_visit(tmp_path: Path) -> None:
+    """With `persist=false` greedy search from one receiver cannot build on what it found before."""
+    words = (*QUICK, "search.receivers=one", "temperature.start=1.0", "trainer.max_epochs=6", "data.batch_size=12")
+    words = (*words, "data.batches_per_epoch=20")
+    run(tmp_path / "kept", *words)
+    run(tmp_path / "anew", *words, "bouncegrad.persist=false")
+    curves = [json.loads((tmp_path / name / "curves.json").read_text())["history"] for name in ("kept", "anew")]
+    kept, anew = (history[-1]["train/changed"] for history in curves)
+    assert kept < anew / 2

@@ -35,6 +35,7 @@ class Variant(NamedTuple):
 
 
 BASE = "as shipped"
+DRAWN = ("8 rows drawn from the proposal", "8 rows drawn uniformly")
 VARIANTS = (
     Variant("", BASE),
     Variant("model", "relative features, laws with a direction of their own", ("features@model.features=relative",)),
@@ -54,14 +55,16 @@ VARIANTS = (
     Variant("selection", "greedy", ("search.selection._target_=modmeta.search.selection.greedy",)),
     Variant("selection", "Metropolis", ("search.selection._target_=modmeta.search.selection.metropolis",)),
     Variant("search", "one receiver a step", ONE),
-    Variant("search", "one receiver, horizon 10", (*ONE, "search.horizon=10")),
-    Variant("search", "8 rows drawn from the proposal", SAMPLED),
-    Variant("search", "8 rows drawn uniformly", (*SAMPLED, "search.uniform=true")),
+    Variant("search", "one step, one receiver", (*DISCRETE, *ONE)),
+    Variant("search", "one step, one receiver, horizon 10", (*DISCRETE, *ONE, "search.horizon=10")),
+    Variant("search", DRAWN[0], SAMPLED),
+    Variant("search", DRAWN[1], (*SAMPLED, "search.uniform=true")),
     Variant("search", "random structures at every visit", ("bouncegrad.persist=false",)),
     Variant("search", "one receiver, random structures at every visit", (*ONE, "bouncegrad.persist=false")),
     Variant("training", "one task at a time", ("data.batch_size=1", "data.batches_per_epoch=1000")),
 )
-PROPOSALS = (0, 19, 20)  # places of the variants whose curves are drawn over search steps
+# Places of the variants whose curves are drawn over search steps.
+PROPOSALS = tuple(place for place, variant in enumerate(VARIANTS) if variant.label in (BASE, *DRAWN))
 
 
 def name_of(place: int) -> str:
