@@ -71,9 +71,12 @@ def test_committed_results(tmp_path: Path) -> None:
     assert str(ROOT) not in text
 
 
-def test_files_are_the_same_each_time() -> None:
-    found = collect([RESULTS])
+def test_files_are_the_same_each_time(tmp_path: Path) -> None:
+    written(tmp_path / "a.json")
+    written(tmp_path / "b.json", name="ablation00")
+    found = collect([tmp_path])
     first, second = results(found), results(found)
+    assert "efficiency.svg" in first
     assert {name for name in first if first[name] != second[name]} == set()
 
 
@@ -161,10 +164,11 @@ def test_states_of_runs(tmp_path: Path) -> None:
     missing = "missing (1 broken off, 1 failed, 1 running)"
     assert cells(text[text.index("## Table 2") :], "NRI (Kipf et al. 2018)")[0][2] == missing
     assert "the loss \\| is not finite" in text
-    written(sweep / "broken" / "metrics.json", name="nri_springs5", mse_1=float("nan"))
+    written(sweep / "broken" / "metrics.json", name="nri_springs5", mse_1=float("nan"), edge_accuracy=float("nan"))
+    written(sweep / "ablation" / "metrics.json", name=name_of(1), edge_accuracy=float("nan"))
     found = collect([sweep])
-    assert len(found.finished) == 1
-    assert "- broken: test/mse_1" in results(found)["RESULTS.md"].decode()
+    assert len(found.finished) == 2
+    assert "- broken: test/edge_accuracy, test/mse_1" in results(found)["RESULTS.md"].decode()
 
 
 def test_a_sweep_as_it_grows(tmp_path: Path) -> None:
@@ -239,6 +243,8 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (out / "RESULTS.md").read_text() == "mine"
     assert main(["report", str(good), "-o", str(out), "--force"]) == 0
     assert (out / "RESULTS.md").read_text() != "mine"
+    assert main(["report", str(good), "-o", str(out), "--force", "--tasks", "0"]) == 2
+    assert "--tasks 0 must be" in capsys.readouterr().err
     assert main(["report", str(good), "-o", str(tmp_path / "other.json")]) == 2
     assert "is a file" in capsys.readouterr().err
 
@@ -271,8 +277,8 @@ def test_variants_of_the_ablation_are_settings_that_exist(tmp_path: Path) -> Non
 
 def test_a_search_may_begin_anew_at_every_visit(tmp_path: Path) -> None:
     """With `persist=false` greedy search from one receiver cannot build on what it found before."""
-    words = (*QUICK, "search.receivers=one", "temperature.start=1.0", "trainer.max_epochs=6", "data.batch_size=12")
-    words = (*words, "data.batches_per_epoch=20")
+    words = (*QUICK, "search.receivers=one", "temperature.start=1.0", "trainer.max_epochs=4", "data.batch_size=12")
+    words = (*words, "data.batches_per_epoch=15")
     run(tmp_path / "kept", *words)
     run(tmp_path / "anew", *words, "bouncegrad.persist=false")
     curves = [json.loads((tmp_path / name / "curves.json").read_text())["history"] for name in ("kept", "anew")]

@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"{args.output} is a file; choose a directory for -o")
+    if args.tasks is not None and args.tasks < 1:
+        raise UserError(f"--tasks {args.tasks} must be a number of training tasks, 1 or more")
     found = collect(args.paths)
     files = results(found, args.tasks)
     taken = [args.output / name for name in files if (args.output / name).exists()]

@@ -35,7 +35,7 @@ def plot_efficiency(ax: Axes, lines: Lines, world: str, colours: dict[str, str])
         world: whose published figures are marked.
         colours: of the methods, by their rows' names.
     """
-    low = 100.0
+    low = 50.0
     for row, groups in lines:
         ours, colour = row.name == OURS, colours[row.name]
         mean, deviation = _spread(groups, ACCURACY)
@@ -44,7 +44,7 @@ def plot_efficiency(ax: Axes, lines: Lines, world: str, colours: dict[str, str])
         line.set(linewidth=2.4 if ours else 1.5, zorder=4 if ours else 3)
         ends = 100 * (mean - deviation), np.minimum(100 * (mean + deviation), 100)
         ax.fill_between(tasks, *ends, color=colour, alpha=0.2, linewidth=0)
-        low = min(low, *ends[0])
+        low = min([low, *ends[0][np.isfinite(ends[0])]])
     _mark_published(ax, world)
     sizes = sorted({group.tasks for _, groups in lines for group in groups})
     ax.set_xscale("log")
@@ -52,7 +52,7 @@ def plot_efficiency(ax: Axes, lines: Lines, world: str, colours: dict[str, str])
     ax.set_xticks([], minor=True)
     ax.set(title=WORLDS[world], xlabel="training tasks", ylabel="edge accuracy on new tasks, %")
     ax.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
-    ax.set_ylim(min(low, 50) - 1, 101.5)
+    ax.set_ylim(low - 1, 101.5)
     ax.grid(alpha=0.3)
     return ax
 
@@ -122,8 +122,8 @@ def variants_figure(variants: Sequence[tuple[Variant, Group]]) -> Figure:
     plot_variants(right, variants, "train/seconds", 1)
     labels = [variant.title for variant, _ in variants]
     left.set_yticks(range(len(variants)), labels)
-    means = [100 * (group.mean(ACCURACY) or 0) for _, group in variants]
-    left.set_xlim(min(45.0, min(means)) - 1, 101)
+    means = 100 * _spread([group for _, group in variants], ACCURACY)[0]
+    left.set_xlim(min([45.0, *means[np.isfinite(means)]]) - 1, 101)
     right.set_xlim(left=0)
     left.axvline(50, color="grey", linewidth=0.8)
     left.set_xlabel("edge accuracy on new tasks, % (grey: chance; dashed: as shipped)")
@@ -134,7 +134,9 @@ def variants_figure(variants: Sequence[tuple[Variant, Group]]) -> Figure:
 def plot_steps(ax: Axes, lines: Sequence[tuple[Variant, Group]], name: str, factor: float) -> Axes:
     """A curve of training over search steps, mean and spread over seeds, on `ax`, which is returned."""
     for variant, group in lines:
-        curves = [[(row["steps"], row[name]) for row in run.history if name in row] for run in group.runs]
+        curves = [
+            [(row["steps"], row[name]) for row in run.history if {name, "steps"} <= row.keys()] for run in group.runs
+        ]
         curves = [curve for curve in curves if curve]
         if not curves:
             continue

@@ -133,14 +133,22 @@ def _proposals(of: dict[int, Group], tasks: int, files: Files) -> list[str]:
     if len(places) < 2:
         return []
     lines, name = [(ablations.VARIANTS[place], of[place]) for place in places], f"proposals_charged5_{tasks}tasks"
-    names = ("train/edge_accuracy", "train/proposal_accuracy", "train/changed", "train/accepted_worse")
+    names = (
+        "epoch",
+        "steps",
+        "seconds",
+        "train/edge_accuracy",
+        "train/proposal_accuracy",
+        "train/changed",
+        "train/accepted_worse",
+    )
     rows = [
-        [variant.label, run.seed, row["epoch"], row["steps"], row["seconds"], *(row.get(name) for name in names)]
+        [variant.label, run.seed, *(row.get(name) for name in names)]
         for variant, group in lines
         for run in group.runs
         for row in run.history
     ]
-    files[f"{name}.csv"] = _csv(["variant", "seed", "epoch", "steps", "seconds", *names], rows)
+    files[f"{name}.csv"] = _csv(["variant", "seed", *names], rows)
     _draw(files, name, proposals_figure(lines))
     return [f"![rows proposed, over search steps]({name}.png)"]
 

@@ -85,9 +85,14 @@ def _finished(content: dict[str, Any], path: Path, where: str) -> Run | None:
         raise UserError(f"{path}: {wrong[0] if wrong else 'config.name'} is not what a run writes")
     if not any(key.startswith("test/") for key in numbers):
         return None
-    history = content.get("history", [])
     settings = flat(content["config"])
-    return Run(where, name, content["train/tasks"], content.get("seed"), "finished", content, settings, history)
+    tasks, seed, history = int(content["train/tasks"]), content.get("seed"), _history(content)
+    return Run(where, name, tasks, seed, "finished", content, settings, history)
+
+
+def _history(content: Any) -> list[dict[str, float]]:
+    rows = content.get("history") if isinstance(content, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def read_directory(directory: Path, where: str) -> Run:
@@ -101,7 +106,7 @@ def read_directory(directory: Path, where: str) -> Run:
         content = _json(metrics)
         if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
             raise UserError(f"{metrics} is not what a run writes")
-        content["history"] = _json(curves).get("history", []) if curves.exists() else []
+        content["history"] = _history(_json(curves)) if curves.exists() else []
         run = _finished(content, metrics, where)
         if run is not None:
             return run
