@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from modmeta.configs import MISSING, is_free
@@ -64,7 +65,7 @@ class Group:
         values = self.values(measure)
         return statistics.stdev(values) if len(values) > 1 else None
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, str]:
         return dict(settings_of(self.runs[0]))
 
