@@ -17,11 +17,11 @@ from modmeta.errors import Preempted, UserError
 from modmeta.memory import keep_freed
 from modmeta.processes import alone, own_processes
 from modmeta.resume import finished, settle, starting_point
-from modmeta.runs import ADVICE, Fit, as_single_run, attempt, promote
+from modmeta.runs import ADVICE, Fit, as_single_run, attempt, failure_noted, promote
 
 
 def train(config: DictConfig) -> dict[str, float]:
-    """One run: fit, again from other initial modules while it looks stuck, then test the fit of least energy."""
+    """One run, begun or taken up; nothing where it is finished."""
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
     # Set even where it changes nothing: from then on MKL keeps to this number, and a run can be repeated bit for bit.
     torch.set_num_threads(config.threads or torch.get_num_threads())
@@ -38,7 +38,13 @@ def work(config: DictConfig) -> dict[str, float]:
     if done is not None:
         print(f"{directory} is finished; its results are in metrics.json")
         return done
-    config = filled_from_file(config)
+    with failure_noted(directory):
+        return complete(filled_from_file(config))
+
+
+def complete(config: DictConfig) -> dict[str, float]:
+    """Fit, again from other initial modules while it looks stuck, then test the fit of least energy."""
+    directory = Path(config.directory)
     best = last = fit(attempt(config, 0))
     seconds = last.record.seconds
     for number in range(1, config.restarts + 1):

@@ -1,46 +1,38 @@
 """What each choice of the charged experiment is worth: one left out at a time.
 
-    python -m benchmarks.ablation              # a quarter of an hour on one core; rows already measured are kept
-    python -m benchmarks.ablation 50 0         # from 50 training tasks, seed 0
+    python -m benchmarks.ablation              # half an hour on one core; runs already in `results/ablation` are kept
+    python -m benchmarks.ablation 1000 0 1 2   # from 1,000 training tasks, three seeds
+    modmeta report results -o report           # draws them
 
-Every row is a short run of `train.py` as a user would start it; its metrics lie under `results/ablation`. The table is
-written to `benchmarks/ablation_charged5.md`.
+Every run is one of `train.py` as a user would start it. The variants are those of `modmeta/report/ablations.py`; the
+table is written to `benchmarks/ablation_charged5.md`.
 """
 
+import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.runs import RESULTS, train
-
-COMMON = ("experiment=charged5", "trainer.max_epochs=8", "bouncegrad.model.members=1", "data.test=200")
-DISCRETE = ("model=default", "features@model.features=isotropic")
-ROWS: dict[str, tuple[str, ...]] = {
-    "all": (),
-    "relative features, laws with a direction of their own": ("features@model.features=relative",),
-    "absolute features": ("features@model.features=absolute",),
-    "cubic paths for close pairs, too": ("model.pieces=0", "search.sweeps=1"),
-    "one step of a frame instead of continuous time": DISCRETE,
-    "the same, protocol units instead of robust scales": (*DISCRETE, "model.robust=false"),
-    "the same, no linear path": (*DISCRETE, "model.linear_path=false"),
-    "Gaussian likelihood, learned scales": ("likelihood=gaussian",),
-    "squared error": ("likelihood=squared",),
-    "annealing from 10 instead of 1,000": ("temperature.start=10",),
-    "no weight decay": ("optimizer.modules.weight_decay=0",),
-    "learning rate 0.002": ("optimizer.modules.lr=2e-3",),
-}
+from benchmarks.runs import RESULTS, spread, train
+from modmeta.report.ablations import COMMON, VARIANTS, name_of
 
 
-def main(tasks: int = 1000, seed: int = 0) -> None:
+def main(tasks: int = 1000, *seeds: int) -> None:
     """Runs what is missing and writes the table."""
-    directory = RESULTS / "ablation"
+    directory, seeds = RESULTS / "ablation", seeds or (0,)
     lines = ["| variant | edges right | agreement of halves | training, s |", "|---|---|---|---|"]
-    for number, (label, overrides) in enumerate(ROWS.items()):
-        row = train(directory, f"ablation{number:02d}", tasks, seed, *COMMON, *overrides)
-        agreement = "-" if row["val/agreement"] is None else f"{row['val/agreement']:.2f}"
-        lines.append(f"| {label} | {row['test/edge_accuracy']:.2%} | {agreement} | {row['train/seconds']:.0f} |")
-    machine = f"{row['hardware']['cpu']}, one thread"
+    machines = set()
+    for place, variant in enumerate(VARIANTS):
+        runs = [train(directory, name_of(place), tasks, seed, *COMMON, *variant.overrides) for seed in seeds]
+        machines |= {f"{run['hardware']['cpu']}, one thread" for run in runs}
+        known = [run["val/agreement"] for run in runs if run["val/agreement"] is not None]
+        agreement = f"{statistics.mean(known):.2f}" if known else "-"
+        accuracy = [run["test/edge_accuracy"] for run in runs]
+        right = spread(accuracy, ".2%") if len(runs) > 1 else f"{accuracy[0]:.2%}"
+        seconds = statistics.mean(run["train/seconds"] for run in runs)
+        lines.append(f"| {variant.title} | {right} | {agreement} | {seconds:.0f} |")
     title = (
-        f"charged5, {tasks:,} training tasks, 8 epochs, 200 test tasks, seed {seed}; no structural prior; {machine}."
+        f"charged5, {tasks:,} training tasks, 8 epochs, 200 test tasks, seeds {', '.join(map(str, seeds))}; "
+        f"no structural prior; {'; '.join(sorted(machines))}."
     )
     text = "\n".join([title, "", *lines])
     Path(__file__).with_name("ablation_charged5.md").write_text(text + "\n")
@@ -48,4 +40,4 @@ def main(tasks: int = 1000, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:3]))
+    main(*map(int, sys.argv[1:]))

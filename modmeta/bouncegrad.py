@@ -30,7 +30,7 @@ from modmeta.processes import (
 from modmeta.schedules import warmup_hold_decay
 from modmeta.search.search import Inferred, Outcome, Search, clamped, infer, together
 from modmeta.search.temperature import Temperature
-from modmeta.structure.bank import StructureBank, of_sizes, random_structure
+from modmeta.structure.bank import Structure, StructureBank, of_sizes, random_structure
 
 Made = TypeVar("Made")
 
@@ -77,6 +77,7 @@ class BounceGrad(pl.LightningModule):
         forecast_horizon: steps of the rollouts that it learns from, reached half way; they begin at 1.
         seed: of the search.
         num_types: types of entities in the labels, for measures of node modules.
+        persist: the search of a task begins from the structure of its last visit, or from a random one (ablation).
     """
 
     module_to_relation: Tensor
@@ -105,13 +106,14 @@ class BounceGrad(pl.LightningModule):
         forecast_horizon: int = 10,
         seed: int = 0,
         num_types: int = 1,
+        persist: bool = True,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.proposal, self.search, self.temperature = model, proposal, search, temperature
         self.make_optimizer, self.make_proposal_optimizer = optimizer, proposal_optimizer
         self.make_scheduler = scheduler
-        self.gradient_clip, self.accepted_only = gradient_clip, accepted_only
+        self.gradient_clip, self.accepted_only, self.persist = gradient_clip, accepted_only, persist
         self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
         self.make_forecast_optimizer = forecast_optimizer
         self.forecast_share, self.forecast_horizon = forecast_share, forecast_horizon
@@ -209,7 +211,7 @@ class BounceGrad(pl.LightningModule):
         logits = self.proposal(states)
         share = self.search.horizon == 1
         known = batch.get(KNOWN)
-        structure = clamped(bank.get(tasks, self.device, states.shape[1]), known)
+        structure = clamped(self._begin(bank, tasks, states.shape[1], generator), known)
         messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
         mask = batch.get(MASK)
         score = self.model.scorer(states, mask=mask) if share else None  # both serve the gradient step, too
@@ -235,6 +237,13 @@ class BounceGrad(pl.LightningModule):
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
+
+    def _begin(self, bank: StructureBank, tasks: Tensor, entities: int, generator: torch.Generator) -> Structure:
+        """Structures that a search step begins from."""
+        if self.persist:
+            return bank.get(tasks, self.device, entities)
+        dynamics = self.model.dynamics
+        return random_structure(len(tasks), entities, dynamics.num_edge_modules, dynamics.num_node_modules, generator)
 
     @property
     def _late(self) -> bool:

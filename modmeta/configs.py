@@ -1,9 +1,18 @@
 """Configurations compared key by key."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+RECORD = Path(".hydra") / "config.yaml"  # the configuration of a run, in its directory
 MISSING = "not set"
+# What may change when a run is taken up: where and how it runs and what it tells, not what it computes.
+FREE = (
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time",
+    "trainer.profiler", "trainer.log_every_n_steps", "threads", "logger", "results", "data_dir", "data.data_dir",
+    "callbacks.progress", "callbacks.last", "callbacks.record", "callbacks.pictures", "callbacks.room",
+    "directory", "run_id", "resume",
+)  # fmt: skip
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -14,6 +23,11 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         out |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return out
+
+
+def is_free(key: str) -> bool:
+    """Whether a key, or what it lies in, is among those that change nothing that a run computes."""
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

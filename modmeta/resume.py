@@ -17,19 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import ALLOWED, check_targets, find_checkpoint, read_checkpoint
 from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
-from modmeta.configs import differences, differing, flat
+from modmeta.configs import RECORD, differences, differing, flat, is_free
 from modmeta.durable import write_durably
 from modmeta.errors import UserError
 from modmeta.processes import first
 
-RECORD = Path(".hydra") / "config.yaml"  # the configuration of a run, in its directory
-# What may change when a run is taken up: where and how it runs and what it tells, not what it computes.
-FREE = (
-    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time",
-    "trainer.profiler", "trainer.log_every_n_steps", "threads", "logger", "results", "data_dir", "data.data_dir",
-    "callbacks.progress", "callbacks.last", "callbacks.record", "callbacks.pictures", "callbacks.room",
-    "directory", "run_id", "resume",
-)  # fmt: skip
 # What the configuration of a run may name besides what one in a checkpoint may.
 PARTS = (
     *ALLOWED, "modmeta.callbacks.", "modmeta.checkpoint_files.", "modmeta.data.", "modmeta.evaluation.",
@@ -41,7 +33,7 @@ PARTS = (
 def settle(config: DictConfig) -> DictConfig:
     """The configuration that a run goes by, recorded in its directory.
 
-    A directory that holds a run already is that run's: its configuration stands, but for keys in `FREE`.
+    A directory that holds a run already is that run's: its configuration stands, but for keys that `is_free`.
 
     Raises:
         UserError: the settings given do not fit those of the run, there is none to resume, or its configuration names
@@ -80,7 +72,7 @@ def _taken_up(stored: DictConfig, given: DictConfig) -> DictConfig:
     with open_dict(changed):
         changed.resume, changed.run_id = given.resume, stored.run_id
     before, after = (flat(OmegaConf.to_container(part)) for part in (stored, changed))  # unresolved: causes only
-    wrong = [key for key in differing(before, after) if not _is_free(key)]
+    wrong = [key for key in differing(before, after) if not is_free(key)]
     if wrong:
         told = differences(
             {key: before[key] for key in wrong if key in before}, {k: after[k] for k in wrong if k in after}
@@ -90,10 +82,6 @@ def _taken_up(stored: DictConfig, given: DictConfig) -> DictConfig:
             f"another from where it is, give the new settings and ckpt_path={given.directory}"
         )
     return changed
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def _overridden(stored: DictConfig, directory: Path) -> DictConfig:

@@ -1,8 +1,10 @@
 """Care of a run around its training: processes beside this one, attempts, their results."""
 
+import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from pytorch_lightning.loggers import WandbLogger
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.durable import write_durably
+from modmeta.errors import Preempted
 from modmeta.report.run import RunRecord
+from modmeta.report.runs import FAILED
 
 ADVICE = (
     "warning: structures look arbitrary: the first and the last frames of validation tasks agree on them no better "
@@ -42,6 +46,25 @@ def as_single_run() -> None:
     sys.argv = [sys.argv[0], *running.hydra.overrides.task]
     with read_write(running.hydra), open_dict(running.hydra):
         running.hydra.run.dir = running.hydra.runtime.output_dir
+
+
+@contextlib.contextmanager
+def failure_noted(directory: Path) -> Iterator[None]:
+    """Leaves a file that says why in the directory of a run that ends with an error, and takes an earlier one away.
+
+    A run that was killed, interrupted or asked to go has not failed and leaves none.
+    """
+    note = directory / FAILED
+    note.unlink(missing_ok=True)
+    try:
+        yield
+    except Preempted:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ValueError | TypeError) else error
+        with contextlib.suppress(OSError):  # a full disk must not hide the error
+            write_durably(note, f"{type(cause).__name__}: {cause}\n".encode())
+        raise
 
 
 @dataclass

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from modmeta.checkpoint_files import LAST, PREVIOUS, load
+from modmeta.checkpoint_files import LAST, PREVIOUS, find_newest, load
 from modmeta.resume import finished
 from tests.runs import QUICK, run, same_run
 
@@ -78,9 +79,10 @@ def wait(child: int, moment: float, partial: Path | None) -> bool:
 
 
 def newest(directory: Path) -> int:
-    """Steps of the newest checkpoint, which must be whole; -1 before the first."""
-    path = directory / "checkpoints" / LAST
-    return int(load(path)["state_dict"]["steps_done"]) if path.exists() else -1
+    """Steps of the newest whole checkpoint, one at least of two; -1 before the first."""
+    with warnings.catch_warnings(action="ignore"):  # the last one may still be cut since the kill before
+        path = find_newest(directory / "checkpoints")
+    return int(load(path)["state_dict"]["steps_done"]) if path else -1
 
 
 def cut(directory: Path, generator: np.random.Generator) -> bool:

@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from modmeta.cli import evaluate, generate, infer, inspect, prune, unseen
+from modmeta.cli import evaluate, generate, infer, inspect, prune, report, unseen
 from modmeta.errors import UserError
 
 # Modules that import what they need only when they run, so that --help is fast.
-COMMANDS = (generate, inspect, infer, evaluate, prune, unseen)
+COMMANDS = (generate, inspect, infer, evaluate, prune, unseen, report)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -78,7 +78,7 @@ class RunRecord(pl.Callback):
 
     Args:
         directory: of the run.
-        results: directory that also gets the metrics, under the name of the run, its training tasks and its seed.
+        results: directory that also gets metrics and curves, under the run's name, its training tasks and its seed.
     """
 
     def __init__(self, directory: str, results: str | None = None) -> None:
@@ -172,7 +172,7 @@ class RunRecord(pl.Callback):
             if self.results is not None and any(name.startswith("test/") for name in content):
                 self.results.mkdir(parents=True, exist_ok=True)
                 name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
-                write_json(self.results / name, content)
+                write_json(self.results / name, content | {"history": self.history})
             write_json(self.directory / "metrics.json", content)  # the last, for it says that the run is finished
         except OSError as error:
             warnings.warn(

@@ -1,0 +1,124 @@
+"""Runs that differ by seed alone, as one: means and spreads."""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from modmeta.configs import MISSING, is_free
+from modmeta.report.runs import Run
+
+# What changes from seed to seed, and where a run wrote.
+SEEDS = ("seed", "data.seed", "data.order_seed", "bouncegrad.seed")
+BESIDES = ("callbacks", "trainer.default_root_dir", "trainer.plugins", "data.num_tasks", "data.train")
+# The configuration holds these twice: as groups, and where they are put together.
+COPIES = tuple(
+    f"bouncegrad.{part}"
+    for part in (
+        "model.dynamics", "model.likelihood", "model.forecaster", "search", "temperature", "proposal", "optimizer",
+        "scheduler", "gradient_clip", "proposal_optimizer", "forecast_optimizer",
+    )
+)  # fmt: skip
+
+
+def _within(key: str, parts: Sequence[str]) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def settings_of(run: Run) -> tuple[tuple[str, str], ...]:
+    """The settings of a run that decide what it computes, but for tasks and seed."""
+    kept = {
+        key: value
+        for key, value in run.settings.items()
+        if key not in SEEDS and not is_free(key) and not _within(key, (*BESIDES, *COPIES))
+    }
+    return tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in kept.items()))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs of the same settings, by seed.
+
+    Attributes:
+        name: of the experiment.
+        tasks: training tasks.
+        runs: at least one.
+    """
+
+    name: str
+    tasks: int
+    runs: tuple[Run, ...]
+
+    def values(self, measure: str) -> list[float]:
+        """A measure of every run that has it."""
+        return [value for run in self.runs if (value := run.value(measure)) is not None]
+
+    def mean(self, measure: str) -> float | None:
+        """Of a measure over seeds; none where no run has it."""
+        values = self.values(measure)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, measure: str) -> float | None:
+        """Standard deviation over seeds; none of fewer than two."""
+        values = self.values(measure)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        return dict(settings_of(self.runs[0]))
+
+    @property
+    def hardware(self) -> str:
+        """Of the runs."""
+        return "; ".join(sorted({machine(run.metrics.get("hardware")) for run in self.runs}))
+
+    @property
+    def priors(self) -> str:
+        """Structural priors that were in force."""
+        named = sorted({prior for run in self.runs for prior in run.metrics.get("priors") or []})
+        return ", ".join(map(str, named)) or "none"
+
+    @property
+    def features(self) -> str:
+        """What edge modules see of a pair."""
+        settings = self.runs[0].settings
+        for key in ("model.features._target_", "bouncegrad.model.dynamics.features._target_"):
+            if isinstance(settings.get(key), str):
+                return str(settings[key]).rsplit(".", 1)[-1].removesuffix("Features").lower()
+        return "-"
+
+
+def machine(hardware: Any) -> str:
+    """Hardware as `metrics.json` has it, in a few words."""
+    if not isinstance(hardware, dict):
+        return "unknown"
+    gpus = hardware.get("gpus") or []
+    if gpus:
+        return ", ".join(map(str, gpus))
+    threads = hardware.get("threads", "?")
+    return f"{hardware.get('cpu', 'unknown')}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def grouped(runs: Iterable[Run]) -> list[Group]:
+    """Finished runs by settings, ordered by name, tasks and settings."""
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.name, int(run.tasks or 0), settings_of(run)), []).append(run)
+    return [
+        Group(name, tasks, tuple(sorted(of, key=lambda run: (str(type(run.seed)), run.seed, run.where))))
+        for (name, tasks, _), of in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def told_apart(groups: Sequence[Group]) -> list[str]:
+    """What tells each group from others of its name and tasks: `data.test=200`; empty where nothing has to."""
+    out = []
+    for group in groups:
+        rivals = [other for other in groups if (other.name, other.tasks) == (group.name, group.tasks)]
+        keys = sorted({key for other in rivals for key in other.settings | group.settings})
+        differing = [key for key in keys if len({other.settings.get(key, MISSING) for other in rivals}) > 1]
+        words = [f"{key}={group.settings[key].strip(chr(34))}" for key in differing if key in group.settings]
+        out.append(" ".join(words[:4]) + (" …" if len(words) > 4 else ""))
+    return out

@@ -1,0 +1,115 @@
+"""Tables of groups of runs, in Markdown."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from modmeta.report.ablations import VARIANTS, name_of
+from modmeta.report.groups import Group, told_apart
+from modmeta.report.paper import ROWS, Row, chosen, is_row, of_row, rows_of
+from modmeta.report.runs import Run
+
+ABSENT = "-"
+MISSING = "missing"
+TITLES = {name_of(place): f"({variant.title})" for place, variant in enumerate(VARIANTS)}
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, numbers and words as they are."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def error_text(value: float | None) -> str:
+    """A mean squared error."""
+    return ABSENT if value is None else f"{value:.2e}"
+
+
+def share_text(value: float | None) -> str:
+    """A share, such as an edge accuracy."""
+    return ABSENT if value is None else f"{value:.2%}"
+
+
+def spread_text(group: Group, measure: str) -> str:
+    """Mean ± standard deviation over seeds."""
+    text = share_text if "accuracy" in measure else error_text
+    mean, deviation = group.mean(measure), group.deviation(measure)
+    return text(mean) if deviation is None else f"{text(mean)} ± {text(deviation)}"
+
+
+def ratio(group: Group, published: float | None, measure: str) -> str:
+    """Measured error by the published one; of edges, of the wrong ones."""
+    measured = group.mean(measure)
+    if measured is None or published is None:
+        return ABSENT
+    if "accuracy" in measure:
+        measured, published = 1 - measured, 1 - published
+    return f"{measured / published:.2g}"
+
+
+def _about(group: Group) -> list[str]:
+    seconds = group.mean("train/seconds")
+    figures = [f"{group.tasks:,}", str(len(group.runs)), ABSENT if seconds is None else f"{seconds:,.0f}"]
+    return [*figures, group.hardware, group.priors, group.features]
+
+
+ABOUT = ("tasks", "seeds", "training, s", "hardware", "priors", "features")
+
+
+def _missing(row: Row, world: str, tasks: int | None, unfinished: Sequence[Run]) -> str:
+    """What is known of a row without results."""
+    of = [run for run in unfinished if is_row(run, row, world) and tasks in (None, run.tasks)]
+    states = Counter(run.state for run in of)
+    return f"{MISSING} ({', '.join(f'{count} {state}' for state, count in states.items())})" if states else MISSING
+
+
+def paper_table(
+    groups: Sequence[Group], unfinished: Sequence[Run], world: str, measures: dict[str, str], tasks: int | None
+) -> str:
+    """Table 1 or 2 of the paper, one world.
+
+    Args:
+        groups: of finished runs.
+        unfinished: other runs, named where a row has no results.
+        world: springs5 or charged5.
+        measures: its columns, with their headings.
+        tasks: number of training tasks; none for the most that a row has.
+    """
+    head = ["method"]
+    for title in measures.values():
+        head += [f"{title}, published", "measured", "ratio"]
+    lines = []
+    for row in rows_of(groups):
+        published = [row.published(world, measure) for measure in measures]
+        group = chosen(of_row(groups, row, world), tasks)
+        extra = group is not None and any(group.values(measure) for measure in measures)
+        if all(figure is None for figure in published) and (row in ROWS or not extra):
+            continue
+        if group is None:
+            cells = [_missing(row, world, tasks, unfinished) if i == 0 else MISSING for i in range(len(measures))]
+            parts = [(figure, cell, ABSENT) for figure, cell in zip(published, cells, strict=True)]
+            about = [ABSENT] * len(ABOUT)
+        else:
+            parts = [
+                (figure, spread_text(group, measure), ratio(group, figure, measure))
+                for figure, measure in zip(published, measures, strict=True)
+            ]
+            about = _about(group)
+        text = share_text if "test/edge_accuracy" in measures else error_text
+        lines.append([row.label, *(cell for figure, *rest in parts for cell in (text(figure), *rest)), *about])
+    return markdown([*head, *ABOUT], lines)
+
+
+def group_table(groups: Sequence[Group]) -> str:
+    """Every group; settings are named where name and tasks do not tell groups apart."""
+    head = ("experiment", "tasks", "seeds", "edges right", "worst", "types right", "MSE, step 1", "step 10", "step 20")
+    lines = []
+    for group, apart in zip(groups, told_apart(groups), strict=True):
+        right = group.values("test/edge_accuracy")
+        figures = [spread_text(group, f"test/{name}") for name in ("type_accuracy", "mse_1", "mse_10", "mse_20")]
+        worst = share_text(min(right)) if right else ABSENT
+        tasks, seeds, *about = _about(group)
+        accuracy = spread_text(group, "test/edge_accuracy")
+        lines.append(
+            [f"{group.name} {TITLES.get(group.name, apart)}".strip(), tasks, seeds, accuracy, worst, *figures, *about]
+        )
+    return markdown([*head, *ABOUT[2:]], lines)
