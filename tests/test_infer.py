@@ -21,7 +21,7 @@ from modmeta.data.simulators import Springs, generate
 from modmeta.data.table_output import relations_table, write_columns
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from modmeta.evaluation.calibration import calibration_error, nll
+from modmeta.evaluation.calibration import Calibration, calibration_error, nll
 from modmeta.evaluation.posterior import exact, sample, scorer, split_r_hat, table
 from modmeta.report import pictures
 from modmeta.structure.bank import random_structure
@@ -237,3 +237,15 @@ def test_a_new_user_gets_a_graph(tmp_path: Path) -> None:
     right = next(line for line in done.stdout.splitlines() if line.startswith("edges right"))
     assert float(right.split()[2].rstrip("%,")) >= 98, right
     shutil.rmtree(tmp_path / "run")
+
+
+def test_bands_hold_what_comes() -> None:
+    """Nine of ten, on tasks that neither training nor calibration has seen, near and far."""
+    data = generate(Springs(), {"test": (40, 70)}, seed=77, stream="task")["test"]
+    model = modmeta.load("springs5")
+    seen, ahead = data.states[:, :, :49], data.states[:, :, 49:69]
+    forecast = model.forecast(seen, model.infer(seen), 20)
+    held = ((ahead >= forecast.low) & (ahead <= forecast.high)).mean((0, 1, 3))
+    assert ((held > 0.75) & (held < 0.98)).all()
+    assert Calibration.from_state(model.calibration.state_dict()) == model.calibration
+    assert Calibration.from_state({"frames": [2], "temperatures": [1.0]}) == Calibration()
