@@ -26,7 +26,7 @@ def relaxed_sample(logits: Tensor, tau: float, hard: bool, generator: torch.Gene
     soft = ((logits + noise) / tau).softmax(-1)
     if not hard:
         return soft
-    return F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype) + soft - soft.detach()
+    return F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype) + (soft - soft.detach())
 
 
 def divergence(logits: Tensor, prior: Tensor) -> Tensor:
