@@ -14,7 +14,7 @@ from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
-from modmeta.keys import MASK, RELATIONS, STATES
+from modmeta.keys import RELATIONS, STATES
 from modmeta.means import EpochMeans
 from modmeta.processes import check_same_config, gather, generator_states, mixed_seed, set_generator_states
 
@@ -141,7 +141,7 @@ class Baseline(EpochMeans):
         nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
         optimizer.step()
         if self.make_scheduler is not None:
-            self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+            self.lr_schedulers().step()  # type: ignore[union-attr]
         values = {"loss": loss} | told
         self._keep_means({f"train/{name}": value.detach() for name, value in values.items()}, len(batch[STATES]))
 
@@ -152,9 +152,14 @@ class Baseline(EpochMeans):
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        chance = self.infer(batch[STATES][:, :, : self.observed_frames])
+        with torch.autocast(self.device.type, enabled=False):  # measured in full precision, however trained
+            self.validate(batch)
+
+    def validate(self, batch: dict[str, Tensor]) -> None:
+        """Takes in validation tasks: the loss that weights are chosen by, and what modules found."""
         if self.trained:
             self._keep_means({"val/energy": self.validation_loss(batch)}, len(batch[STATES]))
+        chance = self.infer(self._observed(batch))
         if chance is not None and RELATIONS in batch:
             self.confusion.update(chance.argmax(-1), batch[RELATIONS])
 
@@ -176,15 +181,15 @@ class Baseline(EpochMeans):
             self.load_state_dict(self.best["state"])
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        states = batch[STATES]
-        chance = self.infer(states[:, :, : self.observed_frames])
-        if chance is not None and RELATIONS in batch:
-            of_module = F.one_hot(self.module_to_relation, self.num_relations).to(chance.dtype)
-            found = self.module_to_relation[chance.argmax(-1)]
-            self.measures.update_edges(found, chance @ of_module, batch[RELATIONS])
-        forecast = self.forecaster(batch, chance)
-        if forecast is not None:
-            self.measures.update_forecasts(forecast, states)
+        with torch.autocast(self.device.type, enabled=False):
+            chance = self.infer(self._observed(batch))
+            if chance is not None and RELATIONS in batch:
+                of_module = F.one_hot(self.module_to_relation, self.num_relations).to(chance.dtype)
+                found = self.module_to_relation[chance.argmax(-1)]
+                self.measures.update_edges(found, chance @ of_module, batch[RELATIONS])
+            forecast = self.forecaster(batch, chance)
+            if forecast is not None:
+                self.measures.update_forecasts(forecast, batch[STATES])
 
     def on_test_epoch_end(self) -> None:
         self.log_dict({f"test/{name}": value for name, value in self.measures.compute().items()})
@@ -213,6 +218,5 @@ class Baseline(EpochMeans):
                 self.sums[name] = self.sums.get(name, torch.zeros(())) + values.to(self.device)
 
     def _observed(self, batch: dict[str, Tensor]) -> Tensor:
-        """The frames that are trained on, (B, N, T, D)."""
-        assert MASK not in batch
+        """The frames that are trained on, and that relations are inferred from, (B, N, T, D)."""
         return batch[STATES][:, :, : self.observed_frames]

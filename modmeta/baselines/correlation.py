@@ -97,7 +97,7 @@ class _Thresholded(Baseline):
     def infer(self, states: Tensor) -> Tensor:
         return self.threshold.chance(self.found(states))
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validate(self, batch: dict[str, Tensor]) -> None:
         if self.trained:
             self._keep_means({"val/energy": self.validation_loss(batch)}, len(batch[STATES]))
         if RELATIONS not in batch:

@@ -97,5 +97,5 @@ class LSTM(Baseline):
         own = min(self.horizon, states.shape[2] - 1)
         return gaussian_nll(self.unrolled(states[:, :, :-own], own), states, self.variance), {}
 
-    def forecaster(self, batch: dict[str, Tensor], chance: Tensor | None) -> Forecast:
+    def forecaster(self, batch: dict[str, Tensor], chance: Tensor | None) -> Forecast | None:
         return lambda seen, steps: self.unrolled(seen, steps)[:, :, -steps:]
