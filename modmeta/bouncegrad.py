@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
+from modmeta.means import EpochMeans
 from modmeta.model.dynamics import summed
 from modmeta.model.model import RelationalModel, Score
 from modmeta.processes import (
@@ -41,7 +41,7 @@ EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
 
 
-class BounceGrad(pl.LightningModule):
+class BounceGrad(EpochMeans):
     """Alternates, for every batch of tasks, a search over their structures with gradient steps on the modules.
 
     1. *Search step*: may change the structure of every task, judged by the energy of the observed frames.
@@ -140,8 +140,6 @@ class BounceGrad(pl.LightningModule):
         self.config: dict[str, Any] = {}  # of the whole run; the part that composed this module travels in checkpoints
         self.known = 0.0  # share of relations that the search is given
         self.total_steps = 1
-        self.sums: dict[str, Tensor] = {}  # of what is logged, over the epoch so far, each with its weight
-        self.logged: set[str] = set()  # names of what was logged of the last epoch
         self._saved: dict[str, Any] = {}  # state of a checkpoint that waits for the bank to be made
 
     # ---- set-up ----------------------------------------------------------------------------------------------------
@@ -345,26 +343,10 @@ class BounceGrad(pl.LightningModule):
             self.proposed.update(logits.detach().argmax(-1)[asked], batch[RELATIONS][asked])
         self._keep_means(values, size)
 
-    def _keep_means(self, values: dict[str, Tensor], size: int) -> None:
-        """Adds to the means of an epoch. Lightning's own are not in checkpoints, and round weights over processes."""
-        for name, value in values.items():
-            weighted = torch.stack((value.double() * size, value.new_tensor(size, dtype=torch.float64)))
-            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
-
-    def _log_means(self, split: str) -> set[str]:
-        """Logs the means of a split over all processes, and begins them anew; their names are returned."""
-        mine = {name: self.sums.pop(name).cpu() for name in list(self.sums) if name.startswith(split)}
-        totals: dict[str, Tensor] = {}
-        for part in gather(mine):
-            for name, weighted in part.items():
-                totals[name] = totals.get(name, torch.zeros(())) + weighted
-        self.log_dict({name: total / weight for name, (total, weight) in totals.items()}, on_step=False, on_epoch=True)
-        return set(totals)
-
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
         if not (self.trainer.is_last_batch or self.trainer.should_stop):
             return
-        self.logged = self._log_means("train/")
+        self.logged = set(self._log_means("train/"))
         if self.searched.update_called:
             self._log_accuracies()
             self.logged |= {"train/edge_accuracy", "train/proposal_accuracy"}

@@ -12,6 +12,7 @@ from modmeta.errors import UserError
 
 # What a config in a checkpoint may name: constructors without side effects. `torch.hub.load` is torch's, too.
 ALLOWED = (
+    "modmeta.baselines.",
     "modmeta.bouncegrad.",
     "modmeta.model.",
     "modmeta.search.",
@@ -101,4 +102,8 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
             f"{path} was written by another version of modmeta and does not fit this one: "
             + " ".join(str(error).split())
         ) from error
+    if not isinstance(module, BounceGrad):
+        raise UserError(
+            f"{path} holds a baseline ({config['_target_']}); `python train.py` alone trains and tests those"
+        )
     return module.eval(), data

@@ -15,7 +15,9 @@ from modmeta.model.noise import GAIN
 from tests.runs import QUICK, ROOT, checkpoint, command, compose, run, same
 
 EXPERIMENTS = sorted(
-    str(path.relative_to(ROOT / "conf/experiment"))[:-5] for path in (ROOT / "conf/experiment").rglob("*.yaml")
+    str(path.relative_to(ROOT / "conf/experiment"))[:-5]
+    for path in (ROOT / "conf/experiment").rglob("*.yaml")
+    if path.parent.name != "baselines"
 )
 
 

@@ -87,7 +87,7 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     labelled = [part.relations for part in splits.values() if part.relations is not None]
     typed = [part.types for part in splits.values() if part.types is not None]
     positions, moving = find_positions(train)
-    modules = config.model.num_edge_modules
+    modules = OmegaConf.select(config, "model.num_edge_modules") or 2  # baselines have no such part
     found = {
         "num_tasks": train.num_tasks,
         "positions": positions,

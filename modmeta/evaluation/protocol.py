@@ -1,5 +1,7 @@
 """The measures of the evaluation protocol on test tasks."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
@@ -78,24 +80,38 @@ class ProtocolMeasures(nn.Module):
         """
         if relations is not None:
             found = module_to_relation[inferred.structure.relations]
-            asked = torch.ones_like(found, dtype=torch.bool) if known is None else known < 0
-            self.confusion.update(found[asked], relations[asked])
-            self.by_size.update((found == relations)[asked], states.shape[1])
-            self.whole.update((found == relations).flatten(1).all(dim=1).float())
-            self.f1.update(found[asked], relations[asked])
             chance = inferred.probabilities @ nn.functional.one_hot(module_to_relation, self.num_relations).float()
-            for measure in self.binary.values():
-                measure.update(chance[..., 1][asked], relations[asked])
+            self.update_edges(found, chance, relations, known)
         if types is not None and module_to_type is not None:
             self.types.update(module_to_type[inferred.structure.types], types)
+        self.update_forecasts(lambda seen, steps: model.forecast(seen[:, :, -1], inferred.structure, steps), states)
+
+    def update_edges(self, found: Tensor, chance: Tensor, relations: Tensor, known: Tensor | None = None) -> None:
+        """Takes in relations that were found, (B, N, S), their probabilities, (B, N, S, R), and the true ones."""
+        asked = torch.ones_like(found, dtype=torch.bool) if known is None else known < 0
+        self.confusion.update(found[asked], relations[asked])
+        self.by_size.update((found == relations)[asked], found.shape[1])
+        self.whole.update((found == relations).flatten(1).all(dim=1).float())
+        self.f1.update(found[asked], relations[asked])
+        for measure in self.binary.values():
+            measure.update(chance[..., 1][asked], relations[asked])
+
+    def update_forecasts(self, forecast: Callable[[Tensor, int], Tensor], states: Tensor) -> None:
+        """Takes in how far forecasts are from states (B, N, T, D).
+
+        Args:
+            forecast: from all frames up to the one that it starts from, (B, N, `observed_frames` + 1, D), and a number
+                of steps, to (B, N, steps, D).
+            states: observed.
+        """
         start = self.observed_frames
         reachable = [step for step in self.steps if start + step < states.shape[2]]
         if not reachable:
             return
-        forecast = model.forecast(states[:, :, start], inferred.structure, max(reachable))
+        ahead = forecast(states[:, :, : start + 1], max(reachable))
         for step, error in self.errors.items():
             if step in reachable:
-                error.update((forecast[:, :, step - 1] - states[:, :, start + step]).square())
+                error.update((ahead[:, :, step - 1] - states[:, :, start + step]).square())
 
     def compute(self) -> dict[str, Tensor]:
         """Measures by name; those without data are left out."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modmeta.model.features import pair_states
 from modmeta.structure.relations import senders
 
 
@@ -51,6 +52,42 @@ class MLPProposal(nn.Module):
         nodes = self.node_1(states.flatten(2))  # (B, N, H)
         edges = self.edge_1(_pairs(nodes, n))  # (B, N, S, H)
         nodes = self.node_2(edges.mean(dim=2))
+        return self.out(self.edge_2(torch.cat((_pairs(nodes, n), edges), dim=-1)))
+
+
+class CNNProposal(nn.Module):
+    """The CNN encoder of Kipf et al. 2018 (appendix C): the paths of a pair are read by convolutions over time, whose
+    answers are averaged with attention; then edge -> node -> edge with a skip connection, as in `MLPProposal`.
+
+    Any number of frames will do, from 14 on.
+
+    Args:
+        num_features: D.
+        num_edge_modules: K.
+        hidden: width of all layers.
+        dropout: probability of dropping a hidden unit in training.
+    """
+
+    def __init__(self, num_features: int, num_edge_modules: int, hidden: int = 256, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.read = nn.Sequential(
+            nn.Conv1d(2 * num_features, hidden, 5), nn.ReLU(), nn.BatchNorm1d(hidden), nn.Dropout(dropout),
+            nn.MaxPool1d(2), nn.Conv1d(hidden, hidden, 5), nn.ReLU(), nn.BatchNorm1d(hidden),
+        )  # fmt: skip
+        self.answer, self.attention = nn.Conv1d(hidden, hidden, 1), nn.Conv1d(hidden, 1, 1)
+        self.edge_1 = _Block(hidden, hidden, dropout)
+        self.node = _Block(hidden, hidden, dropout)
+        self.edge_2 = _Block(3 * hidden, hidden, dropout)
+        self.out = nn.Linear(hidden, num_edge_modules)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalised states (B, N, T, D) to logits (B, N, S, K)."""
+        n = states.shape[1]
+        paths = torch.cat(pair_states(states), dim=-1)  # (B, N, S, T, 2 D)
+        read = self.read(paths.flatten(0, 2).mT)  # (B N S, H, T')
+        seen = (self.answer(read) * self.attention(read).softmax(-1)).sum(-1).view(*paths.shape[:3], -1)
+        edges = self.edge_1(seen)  # (B, N, S, H)
+        nodes = self.node(edges.mean(dim=2))
         return self.out(self.edge_2(torch.cat((_pairs(nodes, n), edges), dim=-1)))
 
 

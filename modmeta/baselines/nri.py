@@ -1,0 +1,158 @@
+"""Neural relational inference (Kipf, Fetaya, Wang, Welling, Zemel, ICML 2018), and its decoder with the graph given."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modmeta.baselines.base import Baseline, Forecast
+from modmeta.baselines.decoder import MLPDecoder, gaussian_nll
+from modmeta.errors import UserError
+from modmeta.keys import RELATIONS, STATES
+
+
+def relaxed_sample(logits: Tensor, tau: float, hard: bool, generator: torch.Generator | None = None) -> Tensor:
+    """A sample of the concrete distribution over the last axis (Maddison et al. 2017, Jang et al. 2017).
+
+    Args:
+        logits: (..., K).
+        tau: temperature.
+        hard: one-hot samples, with the gradient of the soft ones.
+        generator: of the Gumbel noise.
+    """
+    noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+    soft = ((logits + noise) / tau).softmax(-1)
+    if not hard:
+        return soft
+    return F.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype) + (soft - soft.detach())
+
+
+def divergence(logits: Tensor, prior: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of categorical posteriors (..., K) from a prior (K,), nats, (...)."""
+    log_chance = logits.log_softmax(-1)
+    return (log_chance.exp() * (log_chance - prior.log())).sum(-1)
+
+
+class NRI(Baseline):
+    """A variational auto-encoder whose latent code is the graph; what it makes small is
+
+        E_q(z|s)[-log p(s|z)] + KL(q(z|s) || p(z))
+
+    Both are divided by the observed numbers, so that `val/energy` is in nats a number.
+
+    Args:
+        encoder: states (B, N, T, D) to logits (B, N, S, K).
+        decoder: of K edge types.
+        prior: p(z) of an edge, K probabilities; none for uniform.
+        tau: temperature of the samples.
+        hard: one-hot samples.
+        variance: of the Gaussian likelihood.
+        horizon: predicted steps, after which the truth is put in again.
+        adapt_steps: gradient steps by which new tasks improve the logits that the encoder gave them, weights fixed, by
+            the same loss; 0 as published. (Not in the paper.) Needs trainer.inference_mode=false.
+        adapt_rate: learning rate of these.
+        options: of `Baseline`.
+    """
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: MLPDecoder,
+        num_modules: int,
+        prior: Sequence[float] | None = None,
+        tau: float = 0.5,
+        hard: bool = False,
+        variance: float = 5e-5,
+        horizon: int = 10,
+        adapt_steps: int = 0,
+        adapt_rate: float = 0.1,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_modules=num_modules, **options)
+        self.encoder, self.decoder = encoder, decoder
+        self.tau, self.hard, self.variance, self.horizon = tau, hard, variance, horizon
+        self.adapt_steps, self.adapt_rate = adapt_steps, adapt_rate
+        chance = torch.ones(num_modules) if prior is None else torch.tensor(list(prior))
+        if len(chance) != num_modules or bool((chance <= 0).any()):
+            raise ValueError(f"bouncegrad.prior={prior} must be {num_modules} positive numbers")
+        self.register_buffer("prior", chance / chance.sum())
+        if prior is not None:
+            self.priors = (f"edge types with probabilities {[round(p, 3) for p in self.prior.tolist()]}",)
+
+    def _loss(self, states: Tensor, logits: Tensor, sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, and what it is made of: nats a number, nats an edge."""
+        nll = gaussian_nll(self.decoder.forced(states, sample, self.horizon), states, self.variance)
+        apart = divergence(logits.float(), self.prior)
+        return nll + apart.sum() / states[:, :, 1:].numel(), nll, apart.mean()
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        states = self._observed(batch)
+        logits = self.encoder(states).float()
+        loss, nll, apart = self._loss(states, logits, relaxed_sample(logits, self.tau, self.hard, self.generator))
+        return loss, {"nll": nll, "divergence": apart}
+
+    def validation_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        states = self._observed(batch)
+        logits = self.encoder(states).float()
+        return self._loss(states, logits, F.one_hot(logits.argmax(-1), self.num_modules).float())[0]
+
+    def infer(self, states: Tensor) -> Tensor:
+        logits = self.encoder(states).float()
+        if self.adapt_steps and not self.training:
+            logits = self.adapted(states, logits)
+        return logits.softmax(-1)
+
+    def adapted(self, states: Tensor, logits: Tensor) -> Tensor:
+        """Logits (B, N, S, K) after gradient steps on the loss under their own probabilities."""
+        with torch.enable_grad():
+            logits = logits.detach().clone().requires_grad_()
+            optimizer = torch.optim.Adam([logits], self.adapt_rate)
+            for _ in range(self.adapt_steps):
+                loss = self._loss(states, logits, logits.softmax(-1))[0] * len(states)  # a task's own, whatever others
+                logits.grad = torch.autograd.grad(loss, logits)[0]
+                optimizer.step()
+        return logits.detach()
+
+    def forecaster(self, batch: dict[str, Tensor], chance: Tensor | None) -> Forecast:
+        assert chance is not None
+        chosen = F.one_hot(chance.argmax(-1), self.num_modules).float()
+        return lambda seen, steps: self.decoder.rollout(seen[:, :, -1:], chosen, steps).squeeze(2)
+
+
+class GivenGraph(Baseline):
+    """The decoder of NRI alone: under the true graph, or with one edge type everywhere (Kipf et al. 2018, table 2).
+
+    Args:
+        decoder: of as many edge types as there are relations, or of one.
+        full: one edge type everywhere.
+        variance: of the Gaussian likelihood.
+        horizon: predicted steps, after which the truth is put in again.
+        options: of `Baseline`.
+    """
+
+    def __init__(
+        self, decoder: MLPDecoder, full: bool, variance: float = 5e-5, horizon: int = 10, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.decoder, self.full, self.variance, self.horizon = decoder, full, variance, horizon
+        self.priors = () if full else ("true relations are given",)
+
+    def _weights(self, batch: dict[str, Tensor]) -> Tensor:
+        b, n = batch[STATES].shape[:2]
+        if self.full:
+            return batch[STATES].new_ones(b, n, n - 1, 1)
+        if RELATIONS not in batch:
+            raise UserError("the true graph is given to this baseline, but the data has no relations")
+        return F.one_hot(batch[RELATIONS], self.num_relations).float()
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        states = self._observed(batch)
+        return gaussian_nll(self.decoder.forced(states, self._weights(batch), self.horizon), states, self.variance), {}
+
+    def forecaster(self, batch: dict[str, Tensor], chance: Tensor | None) -> Forecast:
+        weights = self._weights(batch)
+        return lambda seen, steps: self.decoder.rollout(seen[:, :, -1:], weights, steps).squeeze(2)
