@@ -68,13 +68,13 @@ def wait(child: int, moment: float, partial: Path | None) -> bool:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             if status:
-                raise RuntimeError("a run failed; its log tells why")
+                raise RuntimeError("a run failed; what it said last:")
             return False
         passed = time.monotonic() - begun
         if passed > moment and (partial is None or partial.exists()):
             return True
         if passed > LIMIT:
-            raise RuntimeError("a run hangs")
+            raise RuntimeError("a run hangs; what it said last:")
         time.sleep(1e-4 if partial else 1e-3)
 
 
@@ -110,7 +110,11 @@ def torment(place: Path, whole: Path, seconds: float, kills: int, cutting: bool)
                 writing = bool(generator.integers(2))
                 partial = directory / "checkpoints" / f"{LAST}.partial" if writing else None
                 moment = float(generator.uniform(0, 0.7 * seconds)) if tally.kills < kills else LIMIT
-                alive = wait(child, moment, partial)
+                try:
+                    alive = wait(child, moment, partial)
+                except RuntimeError as error:
+                    said = directory.with_suffix(".log").read_text(errors="replace")
+                    raise RuntimeError(f"{error}\n{said[-3000:]}") from None
                 if alive:
                     time.sleep(generator.uniform(0, 2e-3) if writing else 0)
                     os.kill(child, signal.SIGKILL)
