@@ -25,7 +25,8 @@ class Damaged(UserError):
 def save(content: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint; the one that was there stays as `previous.ckpt`.
 
-    At every moment one of the two is whole: the new one is complete on the disk before it takes the name.
+    At every moment one of the two is whole: the new one is complete on the disk before names change. The two never
+    share their blocks on the disk, as hard links would, so that damage to one spares the other.
 
     Raises:
         OSError: the disk is full, or the directory cannot be written to. Then nothing has changed.
@@ -35,20 +36,9 @@ def save(content: dict[str, Any], path: Path) -> None:
     torch.save(content, memory)
     partial = write_partial(path, memory.getvalue())
     if path.name == LAST and path.exists():
-        _keep(path, path.with_name(PREVIOUS))
+        os.replace(path, path.with_name(PREVIOUS))
     os.replace(partial, path)
     sync_directory(path.parent)
-
-
-def _keep(path: Path, previous: Path) -> None:
-    """A second name for the current checkpoint, which keeps its first until the next one takes it."""
-    link = previous.with_name(previous.name + ".partial")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path, link)
-    except OSError:  # a file system without hard links
-        link = path
-    os.replace(link, previous)
 
 
 def load(path: Path) -> Any:
