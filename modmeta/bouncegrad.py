@@ -227,8 +227,9 @@ class BounceGrad(EpochMeans):
                 mask=mask,
                 gradients=True,
             )
-        except RuntimeError as error:  # there is nothing to draw from where energies are not numbers
-            raise (self._not_finite(tasks, "energies are") if "probability" in str(error) else error) from None
+        except RuntimeError as error:  # nothing can be drawn from, or solved for, where energies are not numbers
+            broken = "probability" in str(error) or isinstance(error, torch.linalg.LinAlgError)
+            raise (self._not_finite(tasks, "energies are") if broken else error) from None
         self.temperature.observe(over_processes(outcome.worse), over_processes(outcome.accepted))
         bank.put(tasks, outcome.structure, outcome.energies)
         loss = self._energy(messages, score, outcome) / _numbers(states, mask)

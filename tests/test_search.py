@@ -330,6 +330,17 @@ def test_linear_algebra_finds_long_rows(k: int) -> None:
     assert (found == truth.unsqueeze(2)).float().mean((0, 1, 3)).max() == 1
 
 
+def test_long_rows_under_a_law_that_is_all_but_exact() -> None:
+    """Gram matrices of 99 senders that move alike, in units of tiny errors, are singular to double precision."""
+    generator = seeded(5)
+    plane = torch.randn(3, 60, generator=generator)  # all messages lie in it
+    messages = (torch.randn(1, 2, 99, 2, 3, generator=generator) @ plane).view(1, 2, 99, 2, 30, 2)
+    found = relaxed_rows(messages, messages[:, :, :, 0].sum(2), torch.full((1, 1, 1, 1), 1e-7).log())
+    assert found.shape == (1, 2, 3, 99)
+    with pytest.raises(torch.linalg.LinAlgError):
+        relaxed_rows(messages * torch.nan, messages[:, :, :, 0].sum(2), torch.zeros(1, 1, 1, 1))
+
+
 @pytest.mark.parametrize("g", [1, 2])
 def test_long_rows_are_inferred_whatever_the_start(g: int) -> None:
     model = make_model("additive", "gaussian", k=2, g=g)

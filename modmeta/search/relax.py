@@ -14,6 +14,7 @@ from torch import Tensor
 # say, and rounding errs on the way; each scale makes a candidate.
 WIDER = (1.0, 10.0, 100.0)
 ROUNDS = 8
+RIDGE = 1e-12  # of the mean of a Gram matrix's diagonal: what rounding may take from it where laws are very exact
 
 
 @torch.no_grad()
@@ -25,6 +26,9 @@ def relaxed_rows(messages: Tensor, changes: Tensor, log_scale: Tensor, mask: Ten
         changes: that they should add up to, (B, N, T, D).
         log_scale: of errors, broadcastable to `changes`.
         mask: steps that count, (B, T); none for all.
+
+    Raises:
+        torch.linalg.LinAlgError: messages or changes are not finite.
     """
     k = messages.shape[3]
     weight = (-log_scale).exp().expand_as(changes)
@@ -55,7 +59,8 @@ def _decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
         known = (fixed.unsqueeze(-1) * corners[rows]).flatten(2).unsqueeze(-1)  # (B, N, S (K - 1), 1)
         open_ = (~fixed).repeat_interleave(c, dim=-1).to(gram.dtype)
         precision = gram * open_.unsqueeze(-1) * open_.unsqueeze(-2)  # of the slots that are still open, and the prior
-        precision.diagonal(dim1=-2, dim2=-1).add_(k)
+        diagonal = precision.diagonal(dim1=-2, dim2=-1)
+        diagonal.add_(k + RIDGE * diagonal.mean(-1, keepdim=True))
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
         mean = (covariance @ ((aim - gram @ known) * open_.unsqueeze(-1))).view(b, n, s, 1, c)
         within = covariance.view(b, n, s, c, s, c).diagonal(dim1=2, dim2=4).movedim(-1, 2)  # (B, N, S, K - 1, K - 1)
