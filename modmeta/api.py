@@ -209,6 +209,23 @@ def models() -> list[str]:
     )
 
 
+def path_of(model: str | Path) -> Path:
+    """Of a run directory, a checkpoint, or a model that comes with the package, by its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(model)
+    if path.exists():
+        return path
+    if str(model) in models():
+        return Path(str(resources("modmeta.pretrained") / f"{model}.ckpt"))
+    raise UserError(
+        f"{model} does not exist; name a run directory, a checkpoint, or one of the models that come along: "
+        f"{', '.join(models())}"
+    )
+
+
 def load(model: str | Path) -> Model:
     """A trained model.
 
@@ -218,14 +235,7 @@ def load(model: str | Path) -> Model:
     Raises:
         UserError: there is none, or it cannot be trusted.
     """
-    path = Path(model)
-    if not path.exists() and str(model) in models():
-        path = Path(str(resources("modmeta.pretrained") / f"{model}.ckpt"))
-    elif not path.exists():
-        raise UserError(
-            f"{model} does not exist; name a run directory, a checkpoint, or one of the models that come along: "
-            f"{', '.join(models())}"
-        )
+    path = path_of(model)
     keep_freed()
     module, data = load_model(path)
     saved = read_checkpoint(path)["modmeta"].get("calibration")

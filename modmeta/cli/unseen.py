@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="run directory or checkpoint")
+    parser.add_argument("model", help="run directory, checkpoint, or a model that comes along, such as springs5")
     parser.add_argument("data", type=Path, help="data file; of several splits, `test` is used")
     parser.add_argument("-o", "--output", required=True, type=Path, help=f"directory for {', '.join(OUTPUTS)}")
     parser.add_argument("--split", default=None, help="split of the file to use")
@@ -63,9 +63,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--hide takes out one entity, so --count {args.count} cannot be scored; leave one of them out")
     if args.relations == "known" and args.hide is None:
         raise UserError("--relations known needs --hide: a file says nothing of the relations of who is not in it")
+    from modmeta.api import path_of
     from modmeta.checkpoint import load_model
 
-    module, trained = load_model(args.model)
+    module, trained = load_model(path_of(args.model))
     tasks = _read(args, module, trained)
     _infer(args, module.requires_grad_(False), tasks, trained)
 
