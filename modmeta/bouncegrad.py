@@ -78,6 +78,9 @@ class BounceGrad(EpochMeans):
         seed: of the search.
         num_types: types of entities in the labels, for measures of node modules.
         persist: the search of a task begins from the structure of its last visit, or from a random one (ablation).
+        soft: expectation maximisation instead of following the structures drawn: a gradient step weighs the energies of
+            all rows of a receiver by their probabilities at the temperature. (Not in the paper; where all receivers
+            move, and all rows are tried.)
     """
 
     module_to_relation: Tensor
@@ -107,13 +110,16 @@ class BounceGrad(EpochMeans):
         seed: int = 0,
         num_types: int = 1,
         persist: bool = True,
+        soft: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.proposal, self.search, self.temperature = model, proposal, search, temperature
         self.make_optimizer, self.make_proposal_optimizer = optimizer, proposal_optimizer
         self.make_scheduler = scheduler
-        self.gradient_clip, self.accepted_only, self.persist = gradient_clip, accepted_only, persist
+        self.gradient_clip, self.accepted_only, self.persist, self.soft = gradient_clip, accepted_only, persist, soft
+        if soft and (search.receivers != "all" or search.symmetric):
+            raise ValueError("bouncegrad.soft=true needs search.receivers=all and search.symmetric=false")
         self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
         self.make_forecast_optimizer = forecast_optimizer
         self.forecast_share, self.forecast_horizon = forecast_share, forecast_horizon
@@ -173,6 +179,11 @@ class BounceGrad(EpochMeans):
         dynamics = self.model.dynamics
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
         train = data.splits["train"]
+        if self.soft and not self.search.enumerates(self.model, train.states.shape[1]):
+            raise UserError(
+                f"bouncegrad.soft=true weighs all rows of a receiver, here {dynamics.num_edge_modules}^"
+                f"{train.states.shape[1] - 1}, but search.enumerate_up_to={self.search.enumerate_up_to}"
+            )
         start = random_structure(
             data.num_tasks, train.states.shape[1], dynamics.num_edge_modules, dynamics.num_node_modules, every
         )
@@ -232,7 +243,7 @@ class BounceGrad(EpochMeans):
             raise (self._not_finite(tasks, "energies are") if broken else error) from None
         self.temperature.observe(over_processes(outcome.worse), over_processes(outcome.accepted))
         bank.put(tasks, outcome.structure, outcome.energies)
-        loss = self._energy(messages, score, outcome) / _numbers(states, mask)
+        loss = self._energy(messages, score, outcome, temperature) / _numbers(states, mask)
         proposal_loss = self._proposal_loss(logits, outcome)
         self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, outcome, logits, loss, proposal_loss)
@@ -248,11 +259,14 @@ class BounceGrad(EpochMeans):
     def _late(self) -> bool:
         return int(self.steps_done) >= LATE * self.total_steps
 
-    def _energy(self, messages: Tensor | None, score: Score | None, outcome: Outcome) -> Tensor:
+    def _energy(self, messages: Tensor | None, score: Score | None, outcome: Outcome, temperature: Tensor) -> Tensor:
         """Energy of the batch under its new structures, with gradients; rollouts of the search serve again."""
         relations, types = outcome.structure
         if messages is None or score is None:
             return outcome.energies.sum()
+        if self.soft:
+            candidates, chance = outcome.candidates, (-outcome.scores / temperature).softmax(-1)
+            return (chance * score(summed(messages, candidates.rows), candidates.types)).sum()
         return score(summed(messages, relations.unsqueeze(2)), types.unsqueeze(2)).sum()
 
     def _proposal_loss(self, logits: Tensor, outcome: Outcome) -> Tensor:

@@ -7,11 +7,15 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from hydra.errors import InstantiationException
 
 from modmeta.checkpoint import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.data.datamodule import TaskBatches
+from modmeta.errors import UserError
+from modmeta.model.dynamics import summed
 from modmeta.model.noise import GAIN
+from modmeta.structure.bank import random_structure
 from tests.runs import QUICK, ROOT, checkpoint, command, compose, run, same
 
 EXPERIMENTS = sorted(
@@ -194,3 +198,34 @@ def test_the_forecaster_learns_alone(tmp_path: Path) -> None:
     assert errors[-1] < errors[0]
     measures = evaluate(tmp_path / "b", next((tmp_path / "data").glob("charged5-*.npz")))
     assert math.isfinite(measures["test/mse_10"])
+
+
+def test_soft_rows_descend_the_free_energy(tmp_path: Path) -> None:
+    """The gradient of -T log sum over rows of exp(-E / T), whatever was drawn."""
+    module = hydra.utils.instantiate(compose(tmp_path / "run", "bouncegrad.soft=true", "model.hidden=8").bouncegrad)
+    states, generator = torch.randn(3, 4, 9, 4), torch.Generator().manual_seed(0)
+    structure = random_structure(3, 4, 2, 1, generator)
+    messages, score = module.model.dynamics.messages(states), module.model.scorer(states)
+    temperature = torch.tensor(3.0)
+    outcome = module.search.step(module.model, states, structure, None, temperature, generator)
+    rows = score(summed(messages, outcome.candidates.rows), outcome.candidates.types)
+    free = -temperature * (-rows / temperature).logsumexp(-1).sum()
+    parameters = [part for part in module.model.parameters() if part.requires_grad]
+    wanted = torch.autograd.grad(free, parameters, retain_graph=True, allow_unused=True)
+    got = torch.autograd.grad(
+        module._energy(messages, score, outcome, temperature), parameters, retain_graph=True, allow_unused=True
+    )
+    hard = score(summed(messages, outcome.structure.relations.unsqueeze(2)), outcome.structure.types.unsqueeze(2))
+    other = torch.autograd.grad(hard.sum(), parameters, allow_unused=True)
+    for ours, truth in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-4)
+    assert any(a is not None and not torch.allclose(a, b, rtol=0.1) for a, b in zip(got, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [(("search.enumerate_up_to=4",), r"all rows of a receiver, here 2\^4"), (("search=paper",), "receivers=all")],
+)
+def test_soft_rows_need_all_rows(tmp_path: Path, words: tuple[str, ...], error: str) -> None:
+    with pytest.raises((UserError, InstantiationException), match=error):
+        run(tmp_path / "run", *QUICK, "bouncegrad.soft=true", *words)

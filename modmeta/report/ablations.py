@@ -62,6 +62,7 @@ VARIANTS = (
     Variant("search", "random structures at every visit", ("bouncegrad.persist=false",)),
     Variant("search", "one receiver, random structures at every visit", (*ONE, "bouncegrad.persist=false")),
     Variant("training", "one task at a time", ("data.batch_size=1", "data.batches_per_epoch=1000")),
+    Variant("selection", "none: expectation maximisation, all rows weighted", ("bouncegrad.soft=true",)),
 )
 # Places of the variants whose curves are drawn over search steps.
 PROPOSALS = tuple(place for place, variant in enumerate(VARIANTS) if variant.label in (BASE, *DRAWN))

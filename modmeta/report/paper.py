@@ -60,6 +60,7 @@ NEEDED = {
         "search.receivers": "all",
         "search.horizon": 1,
         "bouncegrad.persist": True,
+        "bouncegrad.soft": False,
         "data.batch_size": 10,
     }
 }
