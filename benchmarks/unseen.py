@@ -8,6 +8,7 @@ RUN is a directory of `train.py`, whose test tasks are used (`--split valid` whi
 
 - `known`: springs, all relations known;
 - `unknown`: springs, no relation known;
+- `symmetric`: the same under the prior that relations are mutual;
 - `count`: springs, whether an entity is hidden, from scenes that miss one and scenes that are complete;
 - `two`: the same from scenes that miss two;
 - `charged`: charged particles, no relation known.
@@ -34,7 +35,7 @@ from modmeta.unseen.infer import find
 from modmeta.unseen.measures import Truth, located, measures, modules_of, silent_modules
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PARTS = {"known": "springs", "unknown": "springs", "count": "springs", "two": "springs", "charged": "charged"}
+PARTS = dict.fromkeys(("known", "unknown", "symmetric", "count", "two"), "springs") | {"charged": "charged"}
 
 
 def tasks_of(run: Path, split: str, count: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +102,9 @@ def run(part: str, directory: Path, split: str, count: int, seed: int) -> dict[s
     elif part == "two":
         out = count_entities(module, states, relations, 2, seed)
     else:
+        module.search.symmetric |= part == "symmetric"
         out = infer_hidden(module, states, relations, part == "known", seed)
+        out["priors"] = ["true relations are given"] if part == "known" else module.search.priors
     return out | {
         "split": split,
         "seed": seed,

@@ -75,6 +75,20 @@ def test_truth_is_put_in_every_few_frames(states: Tensor) -> None:
             torch.testing.assert_close(predicted[:, :, t : t + 1], frame, rtol=1e-4, atol=1e-5)
 
 
+def test_a_stretch_is_decoded_at_a_visit(states: Tensor) -> None:
+    """Every stretch has its turn, and the loss is that of its frames."""
+    nri = NRI(MLPProposal(11, 4, 2, hidden=6), MLPDecoder(4, 2, hidden=6), 2, horizon=2, decoded=4)
+    nri.generator = torch.Generator().manual_seed(0)
+    parts = {nri._part(11).start for _ in range(100)}
+    assert parts == set(range(7))
+    sample = torch.rand(3, 4, 3, 2)
+    with torch.no_grad():
+        nll = nri._loss(states, torch.zeros(3, 4, 3, 2), sample, slice(3, 8))[1]
+        expected = gaussian_nll(nri.decoder.forced(states[:, :, 3:8], sample, 2), states[:, :, 3:8], nri.variance)
+    torch.testing.assert_close(nll, expected)
+    assert NRI(MLPProposal(11, 4, 2), MLPDecoder(4, 2), 2)._part(11) == slice(None)
+
+
 def test_null_edges_send_nothing(states: Tensor) -> None:
     decoder = MLPDecoder(4, 2, hidden=6, skip_first=True)
     none = one_hot(torch.zeros(3, 4, 3, dtype=torch.long), 2)

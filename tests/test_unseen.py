@@ -20,7 +20,8 @@ from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
 from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import from_matrix, to_matrix
+from modmeta.structure.relations import all_rows, from_matrix, to_matrix
+from modmeta.unseen.chains import Improver
 from modmeta.unseen.count import choose, count_hidden
 from modmeta.unseen.infer import Found, find
 from modmeta.unseen.measures import Truth, located, matched, measures, modules_of, silent_modules
@@ -166,6 +167,23 @@ def test_hidden_particles_are_found(springs: tuple[RelationalModel, Tensor, Tens
     right = to_matrix(unknown.structure.relations)[1:] == relations[1:]
     assert right.all()
     assert set(out["mse_by_relations"]) == {"0", "1", "2", "3"}
+
+
+def test_mutual_relations_of_hidden_particles(springs: tuple[RelationalModel, Tensor, Tensor]) -> None:
+    model, states, relations = springs
+    search = Search(greedy, symmetric=True)
+    found = find(model, search, states[1:3, :4])
+    assert torch.equal(to_matrix(found.structure.relations), relations[1:3].long())
+    structure = random_structure(3, 5, 2, 1, torch.Generator().manual_seed(0))
+    rows, receivers = torch.randint(2, (6, 4)), torch.tensor([0, 0, 2, 3, 4, 4])
+    improver = Improver(Scene(model, states[:3, :4], 1), search, torch.Generator())
+    places = improver._mirrored(structure, rows, receivers)  # (Q, C, N), in counting order
+    for q in range(3):
+        for c, receiver in enumerate(receivers.tolist()):
+            matrix = to_matrix(structure.relations)[q]
+            others = [entity for entity in range(5) if entity != receiver]
+            matrix[receiver, others] = matrix[others, receiver] = rows[c]
+            assert torch.equal(all_rows(4, 2)[places[q, c]], from_matrix(matrix))
 
 
 @pytest.mark.slow

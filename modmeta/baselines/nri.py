@@ -50,6 +50,8 @@ class NRI(Baseline):
         hard: one-hot samples.
         variance: of the Gaussian likelihood.
         horizon: predicted steps, after which the truth is put in again.
+        decoded: steps of a task that a visit in training decodes, a stretch drawn anew each time; none for all, as
+            published. The encoder reads all frames, and needs many more visits than the decoder.
         adapt_steps: gradient steps by which new tasks improve the logits that the encoder gave them, weights fixed, by
             the same loss; 0 as published. (Not in the paper.) Needs trainer.inference_mode=false.
         adapt_rate: learning rate of these.
@@ -68,6 +70,7 @@ class NRI(Baseline):
         hard: bool = False,
         variance: float = 5e-5,
         horizon: int = 10,
+        decoded: int | None = None,
         adapt_steps: int = 0,
         adapt_rate: float = 0.1,
         **options: Any,
@@ -75,7 +78,7 @@ class NRI(Baseline):
         super().__init__(num_modules=num_modules, **options)
         self.encoder, self.decoder = encoder, decoder
         self.tau, self.hard, self.variance, self.horizon = tau, hard, variance, horizon
-        self.adapt_steps, self.adapt_rate = adapt_steps, adapt_rate
+        self.decoded, self.adapt_steps, self.adapt_rate = decoded, adapt_steps, adapt_rate
         chance = torch.ones(num_modules) if prior is None else torch.tensor(list(prior))
         if len(chance) != num_modules or bool((chance <= 0).any()):
             raise ValueError(f"bouncegrad.prior={prior} must be {num_modules} positive numbers")
@@ -83,16 +86,27 @@ class NRI(Baseline):
         if prior is not None:
             self.priors = (f"edge types with probabilities {[round(p, 3) for p in self.prior.tolist()]}",)
 
-    def _loss(self, states: Tensor, logits: Tensor, sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, and what it is made of: nats a number, nats an edge."""
-        nll = gaussian_nll(self.decoder.forced(states, sample, self.horizon), states, self.variance)
+    def _loss(
+        self, states: Tensor, logits: Tensor, sample: Tensor, part: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, and what it is made of: nats a number, nats an edge; a part of the frames stands for all."""
+        seen = states[:, :, part]
+        nll = gaussian_nll(self.decoder.forced(seen, sample, self.horizon), seen, self.variance)
         apart = divergence(logits.float(), self.prior)
         return nll + apart.sum() / states[:, :, 1:].numel(), nll, apart.mean()
+
+    def _part(self, frames: int) -> slice:
+        """Frames that are decoded in a step of training."""
+        if self.decoded is None or self.decoded >= frames - 1:
+            return slice(None)
+        start = int(torch.randint(frames - self.decoded, (), generator=self.generator, device=self.device))
+        return slice(start, start + self.decoded + 1)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         states = self._observed(batch)
         logits = self.encoder(states).float()
-        loss, nll, apart = self._loss(states, logits, relaxed_sample(logits, self.tau, self.hard, self.generator))
+        sample = relaxed_sample(logits, self.tau, self.hard, self.generator)
+        loss, nll, apart = self._loss(states, logits, sample, self._part(states.shape[2]))
         return loss, {"nll": nll, "divergence": apart}
 
     def validation_loss(self, batch: dict[str, Tensor]) -> Tensor:

@@ -42,6 +42,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--relations", choices=("known", "unknown"), default="unknown", help="known: those of the file, with --hide"
     )
+    parser.add_argument(
+        "--symmetric",
+        action="store_true",
+        help="prior: relations are mutual (named in unseen.json); for --relations unknown",
+    )
     parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities of a task")
     parser.add_argument("--seed", type=int, default=0, help="of the guesses")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
@@ -63,11 +68,21 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--hide takes out one entity, so --count {args.count} cannot be scored; leave one of them out")
     if args.relations == "known" and args.hide is None:
         raise UserError("--relations known needs --hide: a file says nothing of the relations of who is not in it")
+    if args.symmetric and args.relations == "known":
+        raise UserError("--symmetric is a prior on relations that are inferred; leave it or --relations known out")
     from modmeta.api import path_of
     from modmeta.checkpoint import load_model
+    from modmeta.unseen.count import MOST
 
     module, trained = load_model(path_of(args.model))
     tasks = _read(args, module, trained)
+    module.search.symmetric |= args.symmetric
+    entities = tasks.num_entities + (0 if args.hide is not None else MOST if args.count == "auto" else int(args.count))
+    if module.search.symmetric and not module.search.enumerates(module.model, entities):
+        raise UserError(
+            f"mutual relations are found by trying all rows, and {entities} entities have more than "
+            f"search.enumerate_up_to={module.search.enumerate_up_to}; leave --symmetric out"
+        )
     _infer(args, module.requires_grad_(False), tasks, trained)
 
 
@@ -140,6 +155,7 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
         saved["held_out_energies"] = counted.energies.numpy()
     write_arrays(args.output / "unseen.npz", saved, overwrite=True)
     settings = {name: getattr(args, name) for name in ("hide", "relations", "count", "seed")}
+    settings["priors"] = ["true relations are given"] if known is not None else module.search.priors
     settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
     write_json(args.output / "unseen.json", result | settings)
     if groups:

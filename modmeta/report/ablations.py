@@ -1,7 +1,7 @@
 """What one setting is worth: variants of the charged experiment, short runs of 8 epochs.
 
-`python -m benchmarks.ablation` runs them, `modmeta report` draws them. A run's name holds the place of its variant in
-`VARIANTS`, so that new ones go to the end.
+`python -m benchmarks.runs ablation` runs them, `modmeta report` draws them. A run's name holds the place of its variant
+in `VARIANTS`, so that new ones go to the end.
 """
 
 from collections.abc import Sequence

@@ -194,10 +194,7 @@ class Search:
                 wholes = self._score_whole(model, states, structure, candidates, moving)
             scores = wholes.energies.detach().unsqueeze(1) + (paid * moving.unsqueeze(2)).sum(1, keepdim=True)
             current, movable = current[:, :1], moving.any(1, keepdim=True)
-        if self.symmetric:
-            chosen = self._choose_symmetric(model, scores, temperature, generator, how)
-        else:
-            chosen = how(scores, current, temperature, generator)  # (B, N) or (B, 1)
+        chosen = self.choose(model, scores, current, temperature, generator, how)  # (B, N) or (B, 1)
         chosen = torch.where(movable, chosen, current)
         new = _take(candidates, torch.where(moving, chosen, candidates.current))
         energies, slots = scores.gather(-1, chosen.unsqueeze(-1)).flatten(1), None
@@ -232,10 +229,17 @@ class Search:
         given = known.unsqueeze(-1)
         return prior + IMPOSSIBLE * ((given >= 0) & (given != modules))
 
-    def _choose_symmetric(
-        self, model: RelationalModel, scores: Tensor, temperature: Tensor, generator: torch.Generator, how: Selection
-    ) -> Tensor:
-        """Rows chosen together; the node module then as its row would have it."""
+    def choose(
+        self, model: RelationalModel, scores: Tensor, current: Tensor, temperature: Tensor,
+        generator: torch.Generator, how: Selection,
+    ) -> Tensor:  # fmt: skip
+        """Which of the scored candidates (B, N, M) each receiver takes, (B, N).
+
+        Under the prior that relations are mutual rows are chosen together, the node module then as its row would have
+        it.
+        """
+        if not self.symmetric:
+            return how(scores, current, temperature, generator)
         k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
         by_type = scores.unflatten(-1, (-1, g))
         least = how is greedy

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from modmeta.search.candidates import propose_rows
 from modmeta.search.search import Search, infer
+from modmeta.search.selection import greedy
 from modmeta.structure.bank import Structure
+from modmeta.structure.relations import from_matrix, senders, to_matrix
 from modmeta.unseen.paths import Linear, deviations, linearise, refit, unlikeliness
 from modmeta.unseen.scene import Scene
 
@@ -19,6 +21,7 @@ ENOUGH = 0.1  # nats a step must gain for the next one to be worth while
 # median would not do: a wrong path may be right half of the time.
 EXPLAINED = 2.5
 MANY = 64  # rows of a receiver, beyond which paths are refitted only to those that differ in one slot
+COLD = torch.tensor(1e-30)  # of choices among scored candidates
 BEST = 4  # refitted structures whose energies are worked out exactly
 
 
@@ -103,11 +106,14 @@ class Improver:
         parts = []
         for part in _chunks(chains, 4 * FRAMES):
             scene = self._frames(part)
-            rows, types, _ = self.candidates(part.structure, free)
+            rows, types, current = self.candidates(part.structure, free)
             energies = self.model.receiver_energies(
                 scene.states(part.paths), scene.all_messages(part.paths), rows, types
-            )
-            least, best = energies.nan_to_num(torch.inf).min(-1)
+            ).nan_to_num(torch.inf)
+            best = energies.argmin(-1)
+            if self.search is not None and free:
+                best = self.search.choose(self.model, energies, current, COLD, self.generator, greedy)
+            least = energies.gather(2, best.unsqueeze(-1)).squeeze(-1)
             least[:, -scene.hidden :] += unlikeliness(self._places(part.paths))
             structure = Structure(
                 rows.gather(2, best[..., None, None].expand(-1, -1, 1, rows.shape[-1])).squeeze(2),
@@ -153,8 +159,10 @@ class Improver:
         m = rows.shape[2]
         linear = linearise(scene, chains.paths, rows, types)
         chosen = current.unsqueeze(1).expand(q, len(receivers) * m, n).clone()  # (Q, C, N)
-        place = torch.arange(len(receivers) * m)
-        chosen[:, place, receivers.repeat_interleave(m)] = torch.arange(m).repeat(len(receivers))
+        place, moving, taken = torch.arange(len(receivers) * m), receivers.repeat_interleave(m), torch.arange(m)
+        if self.search is not None and self.search.symmetric:
+            chosen = self._mirrored(chains.structure, rows[0, 0, taken.repeat(len(receivers))], moving)
+        chosen[:, place, moving] = taken.repeat(len(receivers))
         chain, entity = torch.arange(q).view(-1, 1, 1), torch.arange(n)
         picked = Linear(
             linear.errors[chain, entity, chosen].flatten(0, 1),
@@ -182,6 +190,18 @@ class Improver:
                 new = Chains(chains.scene, chains.paths + fraction * move[at, rank], structure, chains.energies)
                 result = better(self.judged(new, free), result)
         return result
+
+    def _mirrored(self, structure: Structure, rows: Tensor, receivers: Tensor) -> Tensor:
+        """Candidates of all entities (Q, C, N), all rows being candidates, where C receivers take rows (C, S) and the
+        others theirs, but for what they owe to that receiver: relations are mutual."""
+        k, g = self.model.dynamics.num_edge_modules, self.model.dynamics.num_node_modules
+        n = structure.types.shape[1]
+        matrix = to_matrix(structure.relations).unsqueeze(1).repeat(1, len(rows), 1, 1)  # (Q, C, N, N)
+        place, others = torch.arange(len(rows)).unsqueeze(1), senders(n)[receivers]
+        matrix[:, place, receivers.unsqueeze(1), others] = rows
+        matrix[:, place, others, receivers.unsqueeze(1)] = rows
+        digits = k ** torch.arange(n - 2, -1, -1)
+        return (from_matrix(matrix) * digits).sum(-1) * g + structure.types.unsqueeze(1)
 
     def explained(self, chains: Chains, since: int = 0) -> Tensor:
         """Whether the errors of every entity are within their scale, from frame `since` on, (Q,)."""
