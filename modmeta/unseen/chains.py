@@ -13,7 +13,7 @@ from modmeta.structure.relations import from_matrix, senders, to_matrix
 from modmeta.unseen.paths import Linear, deviations, linearise, refit, unlikeliness
 from modmeta.unseen.scene import Scene
 
-FRAMES = 400  # of all chains whose derivatives are worked out at once, so that activations stay in cache
+FRAMES = 3200  # of all chains whose derivatives are worked out at once: a call takes a while, whatever its size
 SYSTEMS = 80  # of equations that are solved at once, to spare memory
 FRACTIONS = (1.0, 0.3, 0.1)  # of a step that are tried
 ENOUGH = 0.1  # nats a step must gain for the next one to be worth while

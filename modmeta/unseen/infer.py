@@ -17,20 +17,21 @@ AGAIN = 3  # further attempts, with other guesses, at tasks that are not explain
 JUMPS = 256  # guesses of a chain that has lost its way
 MOVES = 2  # of a chain's structure on each window, as long as it does not explain everything
 WINDOWS = (12, 24)  # frames looked at, before all of them
-TASKS = 10  # worked on together; more leave the cache
 
 
 class Effort(NamedTuple):
     """Attributes:
     starts: guesses of a task.
     keep: chains of a task on the first window, on the next ones, on all frames.
+    tasks: worked on together.
     """
 
     starts: int
     keep: tuple[int, int, int]
+    tasks: int
 
 
-KNOWN, UNKNOWN = Effort(256, (4, 2, 2)), Effort(1024, (16, 4, 2))  # relations
+KNOWN, UNKNOWN = Effort(256, (4, 2, 2), 40), Effort(1024, (16, 4, 2), 10)  # relations
 
 
 class Found(NamedTuple):
@@ -74,17 +75,18 @@ def find(
         seed: of the guesses.
         advance: told of the number of tasks finished, now and again.
     """
-    parts = []
-    for tasks in torch.arange(len(visible)).split(TASKS):
+    effort, parts = UNKNOWN if relations is None else KNOWN, []
+    for tasks in torch.arange(len(visible)).split(effort.tasks):
         generator = torch.Generator(visible.device).manual_seed(seed * 1_000_003 + int(tasks[0]))
         known = None if relations is None else relations[tasks]
-        found, explained = _find(Scene(model, visible[tasks], hidden), search, known, generator)
+        found, explained = _find(Scene(model, visible[tasks], hidden), search, known, effort, generator)
         for _ in range(AGAIN):
             lost = (~explained).nonzero().squeeze(1)
             if not len(lost):
                 break
             scene = Scene(model, visible[tasks[lost]], hidden)
-            again, explained[lost] = _find(scene, search, None if known is None else known[lost], generator)
+            given = None if known is None else known[lost]
+            again, explained[lost] = _find(scene, search, given, effort, generator)
             found = _better(again, found, lost)
         parts.append(found)
         advance(len(tasks))
@@ -93,13 +95,15 @@ def find(
     return Found(structure=structure, **fields)
 
 
-def _find(scene: Scene, search: Search, relations: Tensor | None, generator: torch.Generator) -> tuple[Found, Tensor]:
+def _find(
+    scene: Scene, search: Search, relations: Tensor | None, effort: Effort, generator: torch.Generator
+) -> tuple[Found, Tensor]:
     """What is found, and whether it explains everything (B,)."""
     frames, everyone = scene.visible.shape[2], torch.arange(scene.num_entities)
     windows = [window for window in WINDOWS if window < frames] + [frames]
     improver = Improver(scene, search if relations is None else None, generator)
-    starts, keep = UNKNOWN if relations is None else KNOWN
-    chains = _start(improver, relations, windows[0], starts, keep[0])
+    keep = effort.keep
+    chains = _start(improver, relations, windows[0], effort.starts, keep[0])
     if relations is None:  # every start has relations of its own, and keeps them until its path has had a chance
         chains = improver.restructured(chains, everyone[-scene.hidden :], free=False)
         chains = improver.refined(chains, 3, free=False)
