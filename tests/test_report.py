@@ -110,6 +110,18 @@ def test_measures_that_a_method_lacks_and_methods_beyond_the_paper(tmp_path: Pat
     assert cells(first, "NRI (Kipf et al. 2018)")[0][2] == "missing"
 
 
+def test_methods_that_are_ahead_of_ours_are_named(tmp_path: Path) -> None:
+    written(tmp_path / "ours.json", edge_accuracy=0.9)
+    written(tmp_path / "nri.json", name="nri_springs5", edge_accuracy=0.8)
+    written(tmp_path / "alone.json", name="nri_springs5", tasks=5, edge_accuracy=0.95)
+    assert (
+        "ahead of every other method that was run, at 100 tasks" in results(collect([tmp_path]))["RESULTS.md"].decode()
+    )
+    written(tmp_path / "encoder.json", name="supervised_springs5", edge_accuracy=0.95)
+    text = results(collect([tmp_path]))["RESULTS.md"].decode()
+    assert "not ahead of: Supervised encoder, 100 tasks (95.00% against 90.00%)." in text
+
+
 def test_a_table_shows_the_most_tasks_that_have_three_seeds(tmp_path: Path) -> None:
     for tasks, seeds in ((10, 3), (50, 3), (100, 2)):
         for seed in range(seeds):

@@ -14,9 +14,9 @@ from modmeta.report import ablations
 from modmeta.report.collect import Found
 from modmeta.report.comparison import ACCURACY, efficiency_figure, proposals_figure, variants_figure
 from modmeta.report.groups import Group, grouped
-from modmeta.report.paper import MEASURES, PUBLISHED_TASKS, ROWS, WORLDS, Row, of_row, rows_of
+from modmeta.report.paper import MEASURES, OURS, PUBLISHED_TASKS, ROWS, WORLDS, Row, of_row, rows_of
 from modmeta.report.runs import Run
-from modmeta.report.tables import ABSENT, group_table, markdown, paper_table, spread_text
+from modmeta.report.tables import ABSENT, group_table, markdown, paper_table, share_text, spread_text
 
 RESULTS = "RESULTS.md"
 STATES = ("finished", "running", "broken off", "failed", "not begun")
@@ -98,8 +98,30 @@ def _efficiency(groups: Sequence[Group], files: Files) -> list[str]:
             known = {group.tasks: group for group in of}
             table.append([row.label, *(spread_text(known[n], ACCURACY) if n in known else ABSENT for n in sizes)])
         head = [WORLDS[world], *(f"{size:,} tasks" for size in sizes)]
-        out += [markdown(head, table)]
+        out += [markdown(head, table), _verdict(lines)]
     return out
+
+
+def _verdict(lines: Sequence[tuple[Row, Sequence[Group]]]) -> str:
+    """Whether ours is ahead of every method, at each number of tasks that both have; where not, it is said."""
+    ours = {group.tasks: group.mean(ACCURACY) or 0.0 for row, of in lines if row.name == OURS for group in of}
+    others = [
+        (row.label, group.tasks, group.mean(ACCURACY) or 0.0)
+        for row, of in lines
+        for group in of
+        if row.name != OURS and group.tasks in ours
+    ]
+    if not others:
+        return "Ours and another method have no number of tasks in common yet."
+    behind = [
+        f"{label}, {tasks:,} tasks ({share_text(other)} against {share_text(ours[tasks])})"
+        for label, tasks, other in others
+        if other >= ours[tasks]
+    ]
+    if behind:
+        return f"Ours is not ahead of: {'; '.join(behind)}."
+    sizes = ", ".join(f"{tasks:,}" for tasks in sorted({tasks for _, tasks, _ in others}))
+    return f"Ours is ahead of every other method that was run, at {sizes} tasks."
 
 
 def _ablations(groups: Sequence[Group], files: Files) -> list[str]:
