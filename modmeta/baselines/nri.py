@@ -72,7 +72,7 @@ class NRI(Baseline):
         horizon: int = 10,
         decoded: int | None = None,
         adapt_steps: int = 0,
-        adapt_rate: float = 0.1,
+        adapt_rate: float = 0.5,
         **options: Any,
     ) -> None:
         super().__init__(num_modules=num_modules, **options)
