@@ -31,7 +31,7 @@ from modmeta.checkpoint import load_model
 from modmeta.report.run import commit, hardware, measures_table, write_json
 from modmeta.structure.relations import from_matrix, to_matrix
 from modmeta.unseen.count import MOST, count_hidden
-from modmeta.unseen.infer import find
+from modmeta.unseen.infer import find, priors_of
 from modmeta.unseen.measures import Truth, located, measures, modules_of, silent_modules
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -104,7 +104,7 @@ def run(part: str, directory: Path, split: str, count: int, seed: int) -> dict[s
     else:
         module.search.symmetric |= part == "symmetric"
         out = infer_hidden(module, states, relations, part == "known", seed)
-        out["priors"] = ["true relations are given"] if part == "known" else module.search.priors
+        out["priors"] = priors_of(module.search, part == "known")
     return out | {
         "split": split,
         "seed": seed,

@@ -180,9 +180,10 @@ class BounceGrad(EpochMeans):
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
         train = data.splits["train"]
         if self.soft and not self.search.enumerates(self.model, train.states.shape[1]):
+            rows = f"{dynamics.num_node_modules} * {dynamics.num_edge_modules}^{train.states.shape[1] - 1}"
             raise UserError(
-                f"bouncegrad.soft=true weighs all rows of a receiver, here {dynamics.num_edge_modules}^"
-                f"{train.states.shape[1] - 1}, but search.enumerate_up_to={self.search.enumerate_up_to}"
+                f"bouncegrad.soft=true weighs all rows of a receiver, here {rows}, but "
+                f"search.enumerate_up_to={self.search.enumerate_up_to}"
             )
         start = random_structure(
             data.num_tasks, train.states.shape[1], dynamics.num_edge_modules, dynamics.num_node_modules, every

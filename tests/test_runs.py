@@ -224,7 +224,7 @@ def test_soft_rows_descend_the_free_energy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "error"),
-    [(("search.enumerate_up_to=4",), r"all rows of a receiver, here 2\^4"), (("search=paper",), "receivers=all")],
+    [(("search.enumerate_up_to=4",), r"all rows of a receiver, here 1 \* 2\^4"), (("search=paper",), "receivers=all")],
 )
 def test_soft_rows_need_all_rows(tmp_path: Path, words: tuple[str, ...], error: str) -> None:
     with pytest.raises((UserError, InstantiationException), match=error):

@@ -21,7 +21,7 @@ from modmeta.search.search import Search
 from modmeta.search.selection import greedy
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import all_rows, from_matrix, to_matrix
-from modmeta.unseen.chains import Improver
+from modmeta.unseen.chains import Chains, Improver
 from modmeta.unseen.count import choose, count_hidden
 from modmeta.unseen.infer import Found, find
 from modmeta.unseen.measures import Truth, located, matched, measures, modules_of, silent_modules
@@ -184,6 +184,21 @@ def test_mutual_relations_of_hidden_particles(springs: tuple[RelationalModel, Te
             others = [entity for entity in range(5) if entity != receiver]
             matrix[receiver, others] = matrix[others, receiver] = rows[c]
             assert torch.equal(all_rows(4, 2)[places[q, c]], from_matrix(matrix))
+
+
+@pytest.mark.parametrize(("n", "k"), [(8, 2), (5, 3)])
+def test_mutual_relations_of_long_rows(n: int, k: int) -> None:
+    """More rows than paths are refitted to, more structures than are weighed one by one; one chain has gone astray."""
+    torch.manual_seed(0)
+    model, generator = make_model("continuous", k=k), torch.Generator().manual_seed(0)
+    scene = Scene(model, 0.5 * torch.randn(2, n - 1, 6, 4), 1)
+    improver = Improver(scene, Search(greedy, symmetric=True), generator)
+    paths, structure = 0.5 * torch.randn(2, 1, 6, 4), random_structure(2, n, k, 1, generator)
+    paths[1] = torch.nan
+    chains = Chains(torch.arange(2), paths, structure, torch.full((2, n), torch.inf))
+    moved = improver.restructured(improver.judged(chains), torch.arange(n))
+    matrix = to_matrix(moved.structure.relations[0])
+    assert torch.equal(matrix, matrix.T)
 
 
 @pytest.mark.slow

@@ -79,6 +79,8 @@ class NRI(Baseline):
         self.encoder, self.decoder = encoder, decoder
         self.tau, self.hard, self.variance, self.horizon = tau, hard, variance, horizon
         self.decoded, self.adapt_steps, self.adapt_rate = decoded, adapt_steps, adapt_rate
+        if decoded is not None and decoded < 1:
+            raise ValueError(f"bouncegrad.decoded={decoded} must be at least 1, or null for all frames")
         chance = torch.ones(num_modules) if prior is None else torch.tensor(list(prior))
         if len(chance) != num_modules or bool((chance <= 0).any()):
             raise ValueError(f"bouncegrad.prior={prior} must be {num_modules} positive numbers")

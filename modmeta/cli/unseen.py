@@ -44,8 +44,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--symmetric",
-        action="store_true",
-        help="prior: relations are mutual (named in unseen.json); for --relations unknown",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="prior: relations are mutual (named in unseen.json); the model's own unless said",
     )
     parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities of a task")
     parser.add_argument("--seed", type=int, default=0, help="of the guesses")
@@ -76,12 +77,14 @@ def run(args: argparse.Namespace) -> None:
 
     module, trained = load_model(path_of(args.model))
     tasks = _read(args, module, trained)
-    module.search.symmetric |= args.symmetric
+    if args.symmetric is not None:
+        module.search.symmetric = args.symmetric
     entities = tasks.num_entities + (0 if args.hide is not None else MOST if args.count == "auto" else int(args.count))
-    if module.search.symmetric and not module.search.enumerates(module.model, entities):
+    tried = module.search.enumerates(module.model, entities)
+    if module.search.symmetric and args.relations == "unknown" and not tried:
         raise UserError(
             f"mutual relations are found by trying all rows, and {entities} entities have more than "
-            f"search.enumerate_up_to={module.search.enumerate_up_to}; leave --symmetric out"
+            f"search.enumerate_up_to={module.search.enumerate_up_to}; add --no-symmetric"
         )
     _infer(args, module.requires_grad_(False), tasks, trained)
 
@@ -131,6 +134,7 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
     from modmeta.report.run import commit, hardware, measures_table, write_json
     from modmeta.report.unseen import plot_tasks
     from modmeta.structure.relations import from_matrix
+    from modmeta.unseen.infer import priors_of
     from modmeta.unseen.measures import Truth, modules_of
     from modmeta.unseen.result import arrays, content
 
@@ -155,7 +159,7 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
         saved["held_out_energies"] = counted.energies.numpy()
     write_arrays(args.output / "unseen.npz", saved, overwrite=True)
     settings = {name: getattr(args, name) for name in ("hide", "relations", "count", "seed")}
-    settings["priors"] = ["true relations are given"] if known is not None else module.search.priors
+    settings["priors"] = priors_of(module.search, known is not None)
     settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
     write_json(args.output / "unseen.json", result | settings)
     if groups:

@@ -13,6 +13,8 @@ from modmeta.report.runs import Run
 # What changes from seed to seed, and where a run wrote.
 SEEDS = ("seed", "data.seed", "data.order_seed", "bouncegrad.seed")
 BESIDES = ("callbacks", "trainer.default_root_dir", "trainer.plugins", "data.num_tasks", "data.train")
+# Added later: runs that lack them are as with these values.
+ADDED = {"bouncegrad.soft": False, "bouncegrad.persist": True, "bouncegrad.decoded": None}
 # The configuration holds these twice: as groups, and where they are put together.
 COPIES = tuple(
     f"bouncegrad.{part}"
@@ -34,6 +36,7 @@ def settings_of(run: Run) -> tuple[tuple[str, str], ...]:
         for key, value in run.settings.items()
         if key not in SEEDS and not is_free(key) and not _within(key, (*BESIDES, *COPIES))
     }
+    kept = ADDED | kept
     return tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in kept.items()))
 
 

@@ -47,12 +47,12 @@ def ratio(group: Group, published: float | None, measure: str) -> str:
 
 
 def _about(group: Group) -> list[str]:
-    seconds = group.mean("train/seconds")
-    figures = [f"{group.tasks:,}", str(len(group.runs)), ABSENT if seconds is None else f"{seconds:,.0f}"]
-    return [*figures, group.hardware, group.priors, group.features]
+    numbers = [group.mean(f"train/{name}") for name in ("seconds", "steps")]
+    figures = [ABSENT if number is None else f"{number:,.0f}" for number in numbers]
+    return [f"{group.tasks:,}", str(len(group.runs)), *figures, group.hardware, group.priors, group.features]
 
 
-ABOUT = ("tasks", "seeds", "training, s", "hardware", "priors", "features")
+ABOUT = ("tasks", "seeds", "training, s", "steps", "hardware", "priors", "features")
 
 
 def _missing(row: Row, world: str, tasks: int | None, unfinished: Sequence[Run]) -> str:

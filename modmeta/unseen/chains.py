@@ -21,6 +21,7 @@ ENOUGH = 0.1  # nats a step must gain for the next one to be worth while
 # median would not do: a wrong path may be right half of the time.
 EXPLAINED = 2.5
 MANY = 64  # rows of a receiver, beyond which paths are refitted only to those that differ in one slot
+HOPELESS = 1e10  # nats above a receiver's best row, beyond which differences do not matter
 COLD = torch.tensor(1e-30)  # of choices among scored candidates
 BEST = 4  # refitted structures whose energies are worked out exactly
 
@@ -112,7 +113,10 @@ class Improver:
             ).nan_to_num(torch.inf)
             best = energies.argmin(-1)
             if self.search is not None and free:
-                best = self.search.choose(self.model, energies, current, COLD, self.generator, greedy)
+                least = energies.amin(-1, keepdim=True).clamp(max=HOPELESS**2)
+                best = self.search.choose(
+                    self.model, energies.minimum(least + HOPELESS), current, COLD, self.generator, greedy
+                )
             least = energies.gather(2, best.unsqueeze(-1)).squeeze(-1)
             least[:, -scene.hidden :] += unlikeliness(self._places(part.paths))
             structure = Structure(
@@ -153,14 +157,15 @@ class Improver:
     def _restructured(self, chains: Chains, receivers: Tensor, free: bool) -> Chains:
         scene, (q, n) = self._frames(chains), chains.structure.types.shape
         rows, types, current = self.candidates(chains.structure)
-        if rows.shape[2] > MANY:
+        every = rows.shape[2] <= MANY
+        if not every:
             k, g = self.model.dynamics.num_edge_modules, self.model.dynamics.num_node_modules
             rows, types, current = propose_rows(chains.structure, None, 0, True, k, g, self.generator)
         m = rows.shape[2]
         linear = linearise(scene, chains.paths, rows, types)
         chosen = current.unsqueeze(1).expand(q, len(receivers) * m, n).clone()  # (Q, C, N)
         place, moving, taken = torch.arange(len(receivers) * m), receivers.repeat_interleave(m), torch.arange(m)
-        if self.search is not None and self.search.symmetric:
+        if self.search is not None and self.search.symmetric and every:  # else `judged` makes them mutual afterwards
             chosen = self._mirrored(chains.structure, rows[0, 0, taken.repeat(len(receivers))], moving)
         chosen[:, place, moving] = taken.repeat(len(receivers))
         chain, entity = torch.arange(q).view(-1, 1, 1), torch.arange(n)

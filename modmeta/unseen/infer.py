@@ -54,6 +54,13 @@ class Found(NamedTuple):
     excess: Tensor
 
 
+def priors_of(search: Search, known: bool) -> list[str]:
+    """Structural priors of an inference, for whoever reports a figure."""
+    if known:
+        return ["true relations are given"]
+    return ["symmetric"] if search.symmetric else []
+
+
 @torch.no_grad()
 def find(
     model: RelationalModel,
