@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from modmeta.checkpoint import read_checkpoint
+from modmeta.checkpoint import read_checkpoint, reciprocity_of
 from modmeta.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +29,7 @@ def make(name: str, run: Path) -> None:
         raise UserError(f"{run} has no metrics.json; name the directory of a run that ended")
     content = read_checkpoint(run)
     kept = {key: content["modmeta"][key] for key in ("config", "data", "calibration") if key in content["modmeta"]}
+    kept["reciprocity"] = reciprocity_of(content)
     path = ROOT / "modmeta" / "pretrained" / f"{name}.ckpt"
     torch.save({"state_dict": content["state_dict"], "modmeta": kept}, path)
     if path.stat().st_size > LARGEST:

@@ -7,8 +7,8 @@ RUN is a directory of `train.py`, whose test tasks are used (`--split valid` whi
 `results/unseen_PART.json`:
 
 - `known`: springs, all relations known;
-- `unknown`: springs, no relation known;
-- `symmetric`: the same under the prior that relations are mutual;
+- `unknown`: springs, no relation known; mutual if those of training were, as `modmeta unseen` has it;
+- `free`: the same without that prior;
 - `count`: springs, whether an entity is hidden, from scenes that miss one and scenes that are complete;
 - `two`: the same from scenes that miss two;
 - `charged`: charged particles, no relation known.
@@ -31,11 +31,11 @@ from modmeta.checkpoint import load_model
 from modmeta.report.run import commit, hardware, measures_table, write_json
 from modmeta.structure.relations import from_matrix, to_matrix
 from modmeta.unseen.count import MOST, count_hidden
-from modmeta.unseen.infer import find, priors_of
+from modmeta.unseen.infer import find, informed, priors_of
 from modmeta.unseen.measures import Truth, located, measures, modules_of, silent_modules
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-PARTS = dict.fromkeys(("known", "unknown", "symmetric", "count", "two"), "springs") | {"charged": "charged"}
+PARTS = dict.fromkeys(("known", "unknown", "free", "count", "two"), "springs") | {"charged": "charged"}
 
 
 def tasks_of(run: Path, split: str, count: int) -> tuple[Tensor, Tensor]:
@@ -94,6 +94,9 @@ def run(part: str, directory: Path, split: str, count: int, seed: int) -> dict[s
     """The measures of one part."""
     module, trained = load_model(directory)
     module.requires_grad_(False)
+    if part != "free":
+        entities = trained["num_entities"] + MOST
+        module.search = informed(module.search, module.model, trained["reciprocity"], entities)
     states, relations = tasks_of(directory, split, count)
     if part == "count":
         complete = count_entities(module, states, relations, 0, seed)
@@ -102,7 +105,6 @@ def run(part: str, directory: Path, split: str, count: int, seed: int) -> dict[s
     elif part == "two":
         out = count_entities(module, states, relations, 2, seed)
     else:
-        module.search.symmetric |= part == "symmetric"
         out = infer_hidden(module, states, relations, part == "known", seed)
         out["priors"] = priors_of(module.search, part == "known")
     return out | {

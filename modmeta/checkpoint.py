@@ -9,6 +9,7 @@ import hydra
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint_files import LAST, find_newest, load
 from modmeta.errors import UserError
+from modmeta.structure.relations import reciprocity
 
 # What a config in a checkpoint may name: constructors without side effects. `torch.hub.load` is torch's, too.
 ALLOWED = (
@@ -84,7 +85,8 @@ def _defined_in(target: str, allowed: tuple[str, ...]) -> bool:
 
 
 def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
-    """A trained module, ready to infer, and the description of the data that it was trained on.
+    """A trained module, ready to infer, and the description of the data that it was trained on, with the `reciprocity`
+    of the structures found there.
 
     Args:
         path: run directory or checkpoint.
@@ -106,4 +108,11 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
         raise UserError(
             f"{path} holds a baseline ({config['_target_']}); `python train.py` alone trains and tests those"
         )
-    return module.eval(), data
+    return module.eval(), {**data, "reciprocity": reciprocity_of(content)}
+
+
+def reciprocity_of(content: dict[str, Any]) -> float | None:
+    """Of the structures that training found, by a checkpoint that holds them or knows it; None without."""
+    if (bank := content["modmeta"].get("bank")) is None:
+        return content["modmeta"].get("reciprocity")
+    return reciprocity(bank["relations"][bank["visits"] > 0])

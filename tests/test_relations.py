@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modmeta.structure.bank import Structure, StructureBank, random_structure
-from modmeta.structure.relations import all_rows, from_matrix, senders, to_matrix
+from modmeta.structure.relations import all_rows, from_matrix, reciprocity, senders, to_matrix
 
 
 @pytest.mark.parametrize("n", [2, 3, 6])
@@ -26,6 +26,18 @@ def test_rows_and_matrices_agree_entry_by_entry(n: int) -> None:
 @pytest.mark.parametrize(("s", "k"), [(1, 2), (3, 2), (2, 4)])
 def test_all_rows_counts(s: int, k: int) -> None:
     assert all_rows(s, k).tolist() == [list(row) for row in itertools.product(range(k), repeat=s)]
+
+
+def test_reciprocity_by_hand() -> None:
+    """Three of four pairs agree; five of eight edges hold module 1. The last task has two entities."""
+    matrices = torch.tensor([[[0, 1, 0], [1, 0, 1], [0, 0, 0]], [[0, 1, -1], [1, 0, -1], [-1, -1, -1]]])
+    assert reciprocity(from_matrix(matrices)) == pytest.approx((3 / 4 - (25 + 9) / 64) / (1 - (25 + 9) / 64))
+    assert reciprocity(torch.zeros(2, 3, 2, dtype=torch.int8)) is None
+    assert reciprocity(torch.zeros(0, 3, 2, dtype=torch.int8)) is None
+    independent = torch.randint(2, (2000, 5, 4), generator=torch.Generator().manual_seed(0))
+    assert abs(reciprocity(independent) or 1) < 0.03
+    mutual = torch.randint(2, (9, 4, 4), generator=torch.Generator().manual_seed(0)).triu(1)
+    assert reciprocity(from_matrix(mutual + mutual.mT)) == 1
 
 
 def test_bank_keeps_what_it_is_given() -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from modmeta.api import path_of
+from modmeta.checkpoint import load_model, read_checkpoint
 from modmeta.cli.main import main
 from modmeta.data import files
 from modmeta.data.scaling import Units, robust_scales
@@ -20,10 +22,10 @@ from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
 from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import all_rows, from_matrix, to_matrix
+from modmeta.structure.relations import all_rows, from_matrix, reciprocity, to_matrix
 from modmeta.unseen.chains import Chains, Improver
 from modmeta.unseen.count import choose, count_hidden
-from modmeta.unseen.infer import Found, find
+from modmeta.unseen.infer import MUTUAL, Found, find, informed
 from modmeta.unseen.measures import Truth, located, matched, measures, modules_of, silent_modules
 from modmeta.unseen.paths import PRIOR, Linear, linearise, refit
 from modmeta.unseen.scene import Scene
@@ -186,6 +188,22 @@ def test_mutual_relations_of_hidden_particles(springs: tuple[RelationalModel, Te
             assert torch.equal(all_rows(4, 2)[places[q, c]], from_matrix(matrix))
 
 
+def test_relations_are_mutual_where_those_of_training_were() -> None:
+    search, model = Search(greedy), make_model("continuous")
+    assert informed(search, model, 0.97, 5).symmetric
+    assert not search.symmetric
+    assert not informed(search, model, 0.9, 5).symmetric
+    assert not informed(search, model, None, 5).symmetric
+    assert not informed(search, model, 1.0, 20).symmetric
+    assert not informed(Search(greedy, receivers="one"), model, 1.0, 5).symmetric
+    assert informed(Search(greedy, symmetric=True), model, None, 5).symmetric
+
+
+@pytest.mark.parametrize("name", ["springs5", "charged5", "kuramoto5"])
+def test_models_that_come_along_know_how_mutual_relations_were(name: str) -> None:
+    assert load_model(path_of(name))[1]["reciprocity"] > MUTUAL
+
+
 @pytest.mark.parametrize(("n", "k"), [(8, 2), (5, 3)])
 def test_mutual_relations_of_long_rows(n: int, k: int) -> None:
     """More rows than paths are refitted to, more structures than are weighed one by one; one chain has gone astray."""
@@ -293,6 +311,10 @@ def test_known_relations_are_kept_in_the_order_of_the_file(trained: tuple[Path, 
     model, data = trained
     words = ["unseen", str(model), str(data), "-o", str(tmp_path), "--hide", "1", "--relations", "known"]
     assert main([*words, "--tasks", "2"]) == 0
+    content = json.loads((tmp_path / "unseen.json").read_text())
+    assert content["priors"] == ["true relations are given"]
+    bank = read_checkpoint(model)["modmeta"]["bank"]
+    assert content["reciprocity"] == reciprocity(bank["relations"])
     np.testing.assert_array_equal(results(tmp_path)["relations"], files.load(data)["test"].relations[:2])
 
 

@@ -46,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
         "--symmetric",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="prior: relations are mutual (named in unseen.json); the model's own unless said",
+        help="prior: relations are mutual (named in unseen.json); unless said, where those found in training were",
     )
     parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities of a task")
     parser.add_argument("--seed", type=int, default=0, help="of the guesses")
@@ -74,12 +74,15 @@ def run(args: argparse.Namespace) -> None:
     from modmeta.api import path_of
     from modmeta.checkpoint import load_model
     from modmeta.unseen.count import MOST
+    from modmeta.unseen.infer import informed
 
     module, trained = load_model(path_of(args.model))
     tasks = _read(args, module, trained)
-    if args.symmetric is not None:
-        module.search.symmetric = args.symmetric
     entities = tasks.num_entities + (0 if args.hide is not None else MOST if args.count == "auto" else int(args.count))
+    if args.symmetric is None:
+        module.search = informed(module.search, module.model, trained["reciprocity"], entities)
+    else:
+        module.search.symmetric = args.symmetric
     tried = module.search.enumerates(module.model, entities)
     if module.search.symmetric and args.relations == "unknown" and not tried:
         raise UserError(
@@ -159,7 +162,7 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
         saved["held_out_energies"] = counted.energies.numpy()
     write_arrays(args.output / "unseen.npz", saved, overwrite=True)
     settings = {name: getattr(args, name) for name in ("hide", "relations", "count", "seed")}
-    settings["priors"] = priors_of(module.search, known is not None)
+    settings |= {"priors": priors_of(module.search, known is not None), "reciprocity": trained["reciprocity"]}
     settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
     write_json(args.output / "unseen.json", result | settings)
     if groups:
@@ -174,6 +177,8 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
         console.print(f"tasks by number of hidden entities: {result['tasks_by_count']}")
     if "statement" in result:
         console.print(f"{result['statement']}: {result['cannot_be_located']}", highlight=False)
+    if settings["priors"]:
+        console.print(f"under structural priors: {', '.join(settings['priors'])}")
     console.print(f"written to {args.output}", soft_wrap=True)
 
 

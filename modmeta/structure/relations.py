@@ -50,6 +50,29 @@ def from_matrix(matrix: Tensor) -> Tensor:
     return matrix.gather(-1, index.expand(*matrix.shape[:-2], n, n - 1))
 
 
+def reciprocity(rows: Tensor) -> float | None:
+    """How far structures are mutual: 1 where both directions of every pair hold the same module, 0 as by chance.
+
+    The coefficient of Garlaschelli and Loffredo (2004), for any number of modules: agreement of the two directions
+    beyond that of independent ones with as many edges of each module.
+
+    Args:
+        rows: structures (B, N, S), -1 in slots of entities that a task lacks.
+
+    Returns:
+        None without pairs, or where one module is everywhere.
+    """
+    matrix = to_matrix(rows.long())
+    first, second = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], 1)
+    forth, back = matrix[:, first, second].flatten(), matrix[:, second, first].flatten()
+    forth, back = forth[(there := forth >= 0)], back[there]
+    share = torch.cat((forth, back)).bincount().double() / (2 * len(forth))
+    chance = float(share.square().sum())
+    if len(share) == 0 or chance == 1:
+        return None
+    return (float((forth == back).double().mean()) - chance) / (1 - chance)
+
+
 def all_rows(num_senders: int, num_modules: int, device: torch.device | str = "cpu") -> Tensor:
     """Every row of incoming edges, (K^S, S), in counting order (the first sender changes slowest)."""
     digits = [torch.arange(num_modules, device=device)] * num_senders

@@ -1,5 +1,6 @@
 """Inference of hidden entities: random starts, refined on growing windows, the best kept, others drawn anew."""
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from modmeta.unseen.starts import guess
 AGAIN = 3  # further attempts, with other guesses, at tasks that are not explained
 JUMPS = 256  # guesses of a chain that has lost its way
 MOVES = 2  # of a chain's structure on each window, as long as it does not explain everything
+MUTUAL = 0.95  # reciprocity of the structures of training, from which relations are taken to be mutual
 WINDOWS = (12, 24)  # frames looked at, before all of them
 
 
@@ -52,6 +54,23 @@ class Found(NamedTuple):
     deviations: Tensor
     others: Tensor
     excess: Tensor
+
+
+def informed(search: Search, model: RelationalModel, reciprocity: float | None, entities: int) -> Search:
+    """A search under the prior that relations are mutual, if those that training found are.
+
+    Frames tell little of what acts on a hidden entity: where nothing else does, a wrong path that acts on one entity
+    and is not acted upon may explain them better, through a law that is a little off, than the truth.
+
+    Args:
+        search: of the model.
+        model: trained.
+        reciprocity: of the structures of training, where it is known.
+        entities: of a task, hidden ones among them; where their rows are too many to try all, there is no such prior.
+    """
+    search, can = copy.copy(search), search.receivers == "all" and search.enumerates(model, entities)
+    search.symmetric |= can and reciprocity is not None and reciprocity >= MUTUAL
+    return search
 
 
 def priors_of(search: Search, known: bool) -> list[str]:
