@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the files")
     args = parser.parse_args()
     runs = dict(word.split("=", 1) for word in args.runs)
+    args.results.mkdir(parents=True, exist_ok=True)
     for part in args.parts:
         if PARTS[part] in runs:
             out = run(part, Path(runs[PARTS[part]]), args.split, args.tasks, args.seed)
