@@ -8,6 +8,7 @@ Every run is one of `train.py` as a user would start it, on one CPU thread, and 
 (settings, seed, commit, hardware, wall-clock, all measures, curves).
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ class Row(NamedTuple):
     seeds: Sequence[int] = (0, 1, 2)
     name: str | None = None  # where it is not the experiment's
     directory: Path = RESULTS
+    start: str | None = None  # runs of that name from whose ends these begin, seed by seed
 
 
 RESTARTS = ("restarts=3",)
@@ -61,6 +63,8 @@ def compared() -> Iterator[Row]:
     for world in ("springs5", "charged5"):
         for method in ("static", "correlation_data", *TRAINED):
             yield Row(f"baselines/{method}_{world}", 5000, name=f"{method}_{world}")
+        if world == "springs5":  # new tasks meet NRI as it was trained above
+            yield Row("baselines/nri_adapted_springs5", 5000, name="nri_adapted_springs5", start="nri_springs5")
         for tasks in (50, 500):
             for method in ("correlation_data", "nri", "supervised"):
                 name = f"{method}_{world}"
@@ -84,9 +88,20 @@ def train(row: Row, seed: int) -> None:
     if (row.directory / f"{name}_{row.tasks}tasks_seed{seed}.json").exists():
         return
     words = [f"experiment={row.experiment}", f"name={name}", f"data.num_tasks={row.tasks}", f"seed={seed}"]
+    if row.start:
+        words.append(f"ckpt_path={_end_of(row.start, row.tasks, seed)}")
     words += [f"results={row.directory.relative_to(ROOT)}", "threads=1", "~logger.wandb", *row.overrides]
     print(" ".join(words), flush=True)
     subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, check=True)
+
+
+def _end_of(name: str, tasks: int, seed: int) -> Path:
+    """The newest run of a name, number of tasks and seed that has ended."""
+    for file in sorted((ROOT / "runs" / name).glob("*/metrics.json"), reverse=True):
+        metrics = json.loads(file.read_text())
+        if (metrics["train/tasks"], metrics["seed"]) == (tasks, seed):
+            return file.parent.relative_to(ROOT)
+    raise SystemExit(f"runs/{name} has no run of {tasks} tasks, seed {seed}: python -m benchmarks.runs {name}")
 
 
 def main(words: Sequence[str]) -> None:
