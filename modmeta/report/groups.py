@@ -37,6 +37,8 @@ def settings_of(run: Run) -> tuple[tuple[str, str], ...]:
         if key not in SEEDS and not is_free(key) and not _within(key, (*BESIDES, *COPIES))
     }
     kept = ADDED | kept
+    if kept.get("ckpt_path"):
+        kept["ckpt_path"] = "a run"  # of its own seed
     if not run.settings.get("bouncegrad.adapt_steps"):
         kept.pop("bouncegrad.adapt_rate", None)  # of no consequence
     return tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in kept.items()))
