@@ -110,6 +110,17 @@ def test_measures_that_a_method_lacks_and_methods_beyond_the_paper(tmp_path: Pat
     assert cells(first, "NRI (Kipf et al. 2018)")[0][2] == "missing"
 
 
+def test_runs_that_begin_from_runs_of_their_seeds_are_one_line(tmp_path: Path) -> None:
+    """Those that begin from nothing are another one."""
+    for seed, start in enumerate((None, "runs/a", "runs/b")):
+        path = written(tmp_path / f"{seed}.json", seed=seed, edge_accuracy=0.9)
+        content = json.loads(path.read_text())
+        content["config"]["ckpt_path"] = start
+        path.write_text(json.dumps(content))
+    groups = grouped(collect([tmp_path]).finished)
+    assert sorted([run.seed for run in group.runs] for group in groups) == [[0], [1, 2]]
+
+
 def test_methods_that_are_ahead_of_ours_are_named(tmp_path: Path) -> None:
     written(tmp_path / "ours.json", edge_accuracy=0.9)
     written(tmp_path / "nri.json", name="nri_springs5", edge_accuracy=0.8)
