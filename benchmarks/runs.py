@@ -52,8 +52,6 @@ OWN = (
     Row("charged10", 500),
 )
 TRAINED = ("nri", "supervised", "nri_true", "nri_full", "lstm_joint", "lstm_single", "correlation_lstm")
-# Fewer tasks are soon known by heart; what is best on validation tasks comes early.
-SHORTER = {"nri_springs5": 30, "nri_charged5": 12, "supervised_springs5": 15, "supervised_charged5": 5}
 # The published search and sizes are slow: 40 steps, three minutes, fewer new tasks.
 PAPER = ("data.batches_per_epoch=10", "trainer.max_epochs=4", "trainer.check_val_every_n_epoch=4", "data.test=200")
 
@@ -65,13 +63,11 @@ def compared() -> Iterator[Row]:
             yield Row(f"baselines/{method}_{world}", 5000, name=f"{method}_{world}")
         if world == "springs5":  # new tasks meet NRI as it was trained above
             yield Row("baselines/nri_adapted_springs5", 5000, name="nri_adapted_springs5", start="nri_springs5")
-        for tasks in (50, 500):
-            for method in ("correlation_data", "nri", "supervised"):
-                name = f"{method}_{world}"
-                epochs = (f"trainer.max_epochs={SHORTER[name]}",) if name in SHORTER else ()
-                yield Row(f"baselines/{name}", tasks, epochs, name=name)
-        for tasks in (5000, 500, 50):
-            yield Row(f"paper/{world}", tasks, PAPER, name=f"paper_{world}")
+        for tasks in SIZES[:-1]:  # shorter runs, as the sweeps of conf/experiment/efficiency have them
+            yield Row(f"baselines/correlation_data_{world}", tasks, name=f"correlation_data_{world}")
+            for method in ("nri", "supervised", "paper"):
+                yield Row(f"efficiency/{method}_{world}", tasks, name=f"{method}_{world}")
+        yield Row(f"paper/{world}", SIZES[-1], PAPER, name=f"paper_{world}")
 
 
 def ablations() -> Iterator[Row]:
