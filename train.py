@@ -72,8 +72,8 @@ def fit(config: DictConfig) -> Fit:
     module = hydra.utils.instantiate(config.bouncegrad)
     module.config = OmegaConf.to_container(config, resolve=True)
     path = starting_point(config, module)
-    callbacks = [hydra.utils.instantiate(part) for part in (config.callbacks or {}).values() if part]
-    loggers = [hydra.utils.instantiate(part) for part in (config.logger or {}).values() if part]
+    callbacks = [hydra.utils.instantiate(part) for part in (config.get("callbacks") or {}).values() if part]
+    loggers = [hydra.utils.instantiate(part) for part in (config.get("logger") or {}).values() if part]
     trainer = hydra.utils.instantiate(config.trainer, callbacks=callbacks, logger=loggers)
     fitted = Fit(trainer, module, Path(config.directory))
     as_single_run()

@@ -39,6 +39,18 @@ def test_a_sweep_done_again_does_nothing(tmp_path: Path) -> None:
     assert results(sweep) == known
 
 
+@pytest.mark.parametrize("words", [(), ("sweep=efficiency", "data.num_tasks=5", "seed=0")])
+def test_a_sweep_over_experiments_is_one_directory(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Though each has a name of its own."""
+    experiments = "experiment=baselines/static_springs5,baselines/correlation_data_springs5"
+    quick = ("debug=fast", "logger=[]", "callbacks.progress=null", f"data_dir={tmp_path}/data")
+    done = command(TRAIN, "-m", experiments, *words, *quick, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "runs").iterdir()
+    named = {"static_springs5_5tasks_seed0", "correlation_data_springs5_5tasks_seed0"}
+    assert set(results(sweep)) == (named if words else {"0", "1"})
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     """Twelve runs, killed three times: in the end there are twelve results, and none was reached twice."""

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -72,24 +72,26 @@ def _efficiency(groups: Sequence[Group], files: Files) -> list[str]:
     if not panels:
         return [title, "No finished run of a method of table 2."]
     rows: list[list[object]] = []
+    hours, count = 0.0, 0
     for world, lines in panels.items():
         for row, of in lines:
             for group in of:
                 figures = [part for name in MEASURES for part in (group.mean(name), group.deviation(name))]
-                rows.append(
-                    [world, row.label, "run", group.tasks, len(group.runs), *figures, group.mean("train/seconds")]
-                )
+                length = [group.mean("train/seconds"), group.mean("train/steps")]
+                rows.append([world, row.label, "run", group.tasks, len(group.runs), *figures, *length])
+                hours, count = hours + sum(group.values("train/seconds")) / 3600, count + len(group.runs)
         for row in ROWS:
             published = [part for name in MEASURES for part in (row.published(world, name), None)]
-            rows.append([world, row.label, "published", PUBLISHED_TASKS, None, *published, None])
+            rows.append([world, row.label, "published", PUBLISHED_TASKS, None, *published, None, None])
     measured = [f"{name.removeprefix('test/')}{end}" for name in MEASURES for end in ("", "_std")]
-    head = ["world", "method", "source", "tasks", "seeds", *measured, "train_seconds"]
+    head = ["world", "method", "source", "tasks", "seeds", *measured, "train_seconds", "train_steps"]
     files["efficiency.csv"] = _csv(head, rows)
     _draw(files, "efficiency", efficiency_figure(panels))
     out = [
         title,
         "![edge accuracy over training tasks](efficiency.png)",
-        "Edges right; `efficiency.csv` has all figures.",
+        f"Edges right. {count} runs, {hours:.1f} hours of training in all; `efficiency.csv` has seconds and steps.",
+        _lengths(panels),
     ]
     for world, lines in panels.items():
         sizes = sorted({group.tasks for _, of in lines for group in of})
@@ -100,6 +102,21 @@ def _efficiency(groups: Sequence[Group], files: Files) -> list[str]:
         head = [WORLDS[world], *(f"{size:,} tasks" for size in sizes)]
         out += [markdown(head, table), _verdict(lines)]
     return out
+
+
+def _lengths(panels: Mapping[str, Sequence[tuple[Row, Sequence[Group]]]]) -> str:
+    """Methods whose runs are longer at some numbers of tasks than at others, which their curves show, too."""
+    uneven = []
+    for world, lines in panels.items():
+        for row, of in lines:
+            steps = [length for group in of if (length := group.mean("train/steps")) is not None]
+            if steps and min(steps) < max(steps):
+                uneven.append(f"{row.label}, {WORLDS[world]} ({min(steps):,.0f} to {max(steps):,.0f})")
+    return (
+        f"Steps differ between points of: {'; '.join(uneven)}."
+        if uneven
+        else "All points of a method have the same number of steps."
+    )
 
 
 def _verdict(lines: Sequence[tuple[Row, Sequence[Group]]]) -> str:
