@@ -71,6 +71,20 @@ def test_committed_results(tmp_path: Path) -> None:
     assert str(ROOT) not in text
 
 
+def test_lengths_of_runs_are_told(tmp_path: Path) -> None:
+    """Hours in all, and which methods' points differ in steps."""
+    for tasks, steps in ((100, 300), (200, 3000)):
+        for name, own in (("nri_springs5", steps), ("springs5", 1200)):
+            file = written(tmp_path / f"{name}_{tasks}.json", tasks=tasks, name=name)
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"train/steps": own, "train/seconds": 1800.0}))
+    files = results(collect([tmp_path]))
+    text = files["RESULTS.md"].decode()
+    assert "4 runs, 2.0 hours of training in all" in text
+    assert "Steps differ between points of: NRI (Kipf et al. 2018), springs (300 to 3,000).\n" in text
+    rows = csv.DictReader(files["efficiency.csv"].decode().splitlines())
+    assert {row["train_steps"] for row in rows if row["tasks"] == "200"} == {"3000.0", "1200.0"}
+
+
 def test_files_are_the_same_each_time(tmp_path: Path) -> None:
     written(tmp_path / "a.json")
     written(tmp_path / "b.json", name="ablation00")
