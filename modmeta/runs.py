@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.durable import write_durably
-from modmeta.errors import Preempted
+from modmeta.errors import Preempted, UserError
 from modmeta.report.run import RunRecord
 from modmeta.report.runs import FAILED
 
@@ -74,6 +74,10 @@ class Fit:
     trainer: pl.Trainer
     module: BounceGrad
     directory: Path
+
+    def __post_init__(self) -> None:
+        if not any(isinstance(part, RunRecord) for part in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise UserError("callbacks.record is missing, which keeps curves and results; leave out others one by one")
 
     @property
     def energy(self) -> float:

@@ -187,6 +187,7 @@ def test_a_run_to_resume_may_only_name_our_own(trained: Path, tmp_path: Path) ->
         (["data.world=null", "data.path=nowhere.npz"], "nowhere.npz"),
         (["data.num_tasks=-1"], "num_tasks"),
         (["search.receivers=some"], "some"),
+        (["callbacks.record=null"], "callbacks.record"),
     ],
 )
 def test_train_prints_one_error(tmp_path: Path, words: list[str], told: str) -> None:

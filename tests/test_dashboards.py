@@ -70,5 +70,5 @@ def test_pictures_show_what_they_are_given() -> None:
 
 
 def test_a_sweep_is_a_group() -> None:
-    assert group_of("RunMode.MULTIRUN", "runs/springs5/sweep_1", "springs5") == "sweep_1"
-    assert group_of("RunMode.RUN", "runs/springs5/sweep_1", "springs5") == "springs5"
+    assert group_of("RunMode.MULTIRUN", "runs/sweep_1", "springs5") == "sweep_1"
+    assert group_of("RunMode.RUN", "runs/sweep_1", "springs5") == "springs5"
