@@ -17,7 +17,7 @@ from modmeta.errors import Preempted, UserError
 from modmeta.memory import keep_freed
 from modmeta.processes import alone, own_processes
 from modmeta.resume import finished, settle, starting_point
-from modmeta.runs import ADVICE, Fit, as_single_run, attempt, failure_noted, promote
+from modmeta.runs import ADVICE, Fit, as_single_run, attempt, failure_noted, promote, trainer_of
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -72,13 +72,11 @@ def fit(config: DictConfig) -> Fit:
     module = hydra.utils.instantiate(config.bouncegrad)
     module.config = OmegaConf.to_container(config, resolve=True)
     path = starting_point(config, module)
-    callbacks = [hydra.utils.instantiate(part) for part in (config.get("callbacks") or {}).values() if part]
-    loggers = [hydra.utils.instantiate(part) for part in (config.get("logger") or {}).values() if part]
-    trainer = hydra.utils.instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    trainer = trainer_of(config)
     fitted = Fit(trainer, module, Path(config.directory))
     as_single_run()
     try:
-        for logger in loggers:
+        for logger in trainer.loggers:
             logger.log_hyperparams(module.config)
         trainer.fit(module, data, ckpt_path=path, weights_only=True)
     except BaseException:

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
 from modmeta.data.filemodule import filled_from_file
+from modmeta.runs import trainer_of
 
 # What suits entities with places and velocities; see conf/experiment/springs5.yaml.
 MOVING = ("model=continuous", "search.sweeps=3", "optimizer.modules.lr=1e-2")
@@ -35,8 +36,5 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
     pl.seed_everything(config.bouncegrad.seed, verbose=False)
     data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.bouncegrad)
     module.config = OmegaConf.to_container(config, resolve=True)
-    callbacks = [hydra.utils.instantiate(part) for part in config.callbacks.values() if part]
-    loggers = [hydra.utils.instantiate(part) for part in config.logger.values() if part]
-    trainer = hydra.utils.instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    trainer.fit(module, data)
+    trainer_of(config).fit(module, data)
     return directory

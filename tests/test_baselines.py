@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import hydra
@@ -21,6 +22,8 @@ from modmeta.checkpoint import load_model
 from modmeta.errors import Preempted, UserError
 from modmeta.keys import RELATIONS, STATES
 from modmeta.model.proposal import CNNProposal, MLPProposal
+from modmeta.report.collect import collect
+from modmeta.report.groups import grouped
 from modmeta.structure.relations import senders
 from tests.runs import ROOT, accompanied, checkpoint, compose, run, same
 from tests.test_resume import KilledAt, KilledInTest, Stop
@@ -322,3 +325,21 @@ def test_weights_are_chosen_on_validation_tasks(tmp_path: Path) -> None:
     best = checkpoint(tmp_path / "run")["modmeta"]["best"]
     assert best["energy"] == pytest.approx(min(row["val/energy"] for row in history))
     assert int(best["state"]["steps_done"]) in [row["steps"] for row in history]
+
+
+@pytest.mark.parametrize(("capability", "used"), [("AVX512", "bf16-mixed"), ("AVX2", "32-true")])
+def test_processors_without_bfloat16_do_without(
+    capability: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings stay as they are, for a run may be taken up on another machine; the record tells what was used."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    options = ("experiment=baselines/supervised_springs5", *TINY, "trainer.max_epochs=1", "trainer.accelerator=cpu")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run(tmp_path / "run", *options)
+    assert any("no products in bfloat16" in str(warning.message) for warning in told) == (used == "32-true")
+    content = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert content["hardware"]["precision"] == used
+    assert content["config"]["trainer"]["precision"] == "bf16-mixed"
+    (group,) = grouped(collect([tmp_path / "run"]).finished)
+    assert group.hardware.endswith(", 32-true") == (used == "32-true")

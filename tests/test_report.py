@@ -115,12 +115,14 @@ def test_measures_that_a_method_lacks_and_methods_beyond_the_paper(tmp_path: Pat
     content = json.loads(static.read_text())
     static.write_text(json.dumps({key: value for key, value in content.items() if key != "test/edge_accuracy"}))
     written(tmp_path / "em.json", name="em_springs5", edge_accuracy=0.75)
+    written(tmp_path / "adapted.json", name="nri_adapted_springs5", edge_accuracy=0.5)
     text = results(collect([tmp_path]))["RESULTS.md"].decode()
     first, second = text.split("## Table 2")
     assert cells(first, "Static")[0][1:4] == ["7.93e-05", "1.59e-04", "2"]
     assert cells(first, "Static")[1][2] == "missing"  # the other world
     assert not cells(second, "Static")
     assert cells(second, "em")[0][1:4] == ["-", "75.00%", "-"]
+    assert cells(second, "NRI, adapted to new tasks")[0][1:4] == ["-", "50.00%", "-"]
     assert cells(first, "NRI (Kipf et al. 2018)")[0][2] == "missing"
 
 

@@ -79,7 +79,7 @@ class Group:
     @property
     def hardware(self) -> str:
         """Of the runs."""
-        return "; ".join(sorted({machine(run.metrics.get("hardware")) for run in self.runs}))
+        return "; ".join(sorted({machine(run.metrics.get("hardware")) + _instead(run) for run in self.runs}))
 
     @property
     def priors(self) -> str:
@@ -95,6 +95,13 @@ class Group:
             if isinstance(settings.get(key), str):
                 return str(settings[key]).rsplit(".", 1)[-1].removesuffix("Features").lower()
         return "-"
+
+
+def _instead(run: Run) -> str:
+    """The precision of a run whose processor did without the one that was asked for; older runs do not tell."""
+    hardware, asked = run.metrics.get("hardware"), run.settings.get("trainer.precision")
+    used = hardware.get("precision", asked) if isinstance(hardware, dict) else asked
+    return "" if str(used)[:2] == str(asked)[:2] else f", {used}"
 
 
 def machine(hardware: Any) -> str:

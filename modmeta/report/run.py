@@ -155,7 +155,7 @@ class RunRecord(pl.Callback):
             "val/module_usage": cast(BounceGrad, module).usage.tolist(),
             "priors": cast(BounceGrad, module).priors,
             "seed": config.get("seed"),
-            "hardware": hardware(),
+            "hardware": hardware() | {"precision": str(trainer.precision)},
             "commit": commit(),
             "config": portable(config, self.directory),
         }

@@ -43,7 +43,8 @@ def ratio(group: Group, published: float | None, measure: str) -> str:
         return ABSENT
     if "accuracy" in measure:
         measured, published = 1 - measured, 1 - published
-    return f"{measured / published:.2g}"
+    share = measured / published
+    return f"{share:.2g}" if share < 10 else f"{share:,.0f}"
 
 
 def _about(group: Group) -> list[str]:
