@@ -59,15 +59,18 @@ def _precision(asked: str | int | None, accelerator: str) -> str | int | None:
     )
     if asked not in ("bf16", "bf16-mixed") or elsewhere:
         return asked
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability not in WITHOUT_BFLOAT16:
+    if has_bfloat16():
         return asked
     warnings.warn(
-        f"this processor ({capability}) has no products in bfloat16: trainer.precision=32-true is used, "
-        f"which is faster here than {asked}",
+        f"this processor has no products in bfloat16: trainer.precision=32-true is used, faster here than {asked}",
         stacklevel=2,
     )
     return "32-true"
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU gains by products of matrices in bfloat16."""
+    return torch.backends.cpu.get_cpu_capability() not in WITHOUT_BFLOAT16
 
 
 def as_single_run() -> None:
