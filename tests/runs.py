@@ -12,10 +12,11 @@ import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from train import train
+from train import main, train
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = (
@@ -71,6 +72,18 @@ def command(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+def refusal(capfd: pytest.CaptureFixture[str], cwd: Path, *words: str) -> str:
+    """What `python train.py WORDS` prints before it ends with an error; in this process, which saves its start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["train.py", *words, "hydra/job_logging=none", "hydra/hydra_logging=none"])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code not in (None, 0)
+    return capfd.readouterr().err
 
 
 def checkpoint(directory: Path) -> dict[str, Any]:

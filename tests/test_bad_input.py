@@ -16,7 +16,7 @@ from modmeta.data.datamodule import TrajectoryDataModule
 from modmeta.data.simulators import Springs, generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError, UserError
-from tests.runs import QUICK, ROOT, command, run
+from tests.runs import QUICK, ROOT, command, refusal, run
 
 
 @pytest.fixture(scope="module")
@@ -181,17 +181,23 @@ def test_a_run_to_resume_may_only_name_our_own(trained: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["experiment=sprongs5"], "sprongs5"),
         (["data.num_task=3"], "num_task"),
         (["ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
         (["data.world=null", "data.path=nowhere.npz"], "nowhere.npz"),
-        (["data.num_tasks=-1"], "num_tasks"),
         (["search.receivers=some"], "some"),
         (["callbacks.record=null"], "callbacks.record"),
     ],
 )
-def test_train_prints_one_error(tmp_path: Path, words: list[str], told: str) -> None:
-    done = command(str(ROOT / "train.py"), *QUICK, *words, cwd=tmp_path)
+def test_train_prints_one_error(tmp_path: Path, words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    printed = refusal(capfd, tmp_path, *QUICK, *words)
+    assert told in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(("word", "told"), [("experiment=sprongs5", "sprongs5"), ("data.num_tasks=-1", "num_tasks")])
+def test_train_ends_with_one_error(tmp_path: Path, word: str, told: str) -> None:
+    """As above, from the command line: an error of Hydra and one of ours."""
+    done = command(str(ROOT / "train.py"), *QUICK, word, cwd=tmp_path)
     assert done.returncode != 0
     assert told in done.stderr
     assert "Traceback" not in done.stderr, done.stderr
