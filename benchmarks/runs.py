@@ -75,7 +75,8 @@ def ablations() -> Iterator[Row]:
     for place, variant in enumerate(VARIANTS):
         experiment, *common = COMMON
         name, directory = name_of(place), RESULTS / "ablation"
-        yield Row(experiment.split("=")[1], 1000, (*common, *variant.overrides), (0,), name, directory)
+        overrides = (*common, *variant.overrides)
+        yield Row(experiment.split("=")[1], 1000, overrides, name=name, directory=directory)
 
 
 def train(row: Row, seed: int) -> None:
