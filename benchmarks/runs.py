@@ -1,6 +1,6 @@
 """The runs behind the figures of README and RESULTS.md: ours, what it is compared with, ablations.
 
-    python -m benchmarks.runs                  # half a day on one core; runs already in `results/` are kept
+    python -m benchmarks.runs                  # most of a day on one core; runs already in `results/` are kept
     python -m benchmarks.runs nri charged10    # those whose name holds one of the words
     modmeta report results -o docs/results --force   # the tables and figures that they make
 
@@ -84,21 +84,29 @@ def train(row: Row, seed: int) -> None:
     name = row.name or row.experiment
     if (row.directory / f"{name}_{row.tasks}tasks_seed{seed}.json").exists():
         return
-    words = [f"experiment={row.experiment}", f"name={name}", f"data.num_tasks={row.tasks}", f"seed={seed}"]
+    words = [f"results={row.directory.relative_to(ROOT)}", *row.overrides]
     if row.start:
         words.append(f"ckpt_path={_end_of(row.start, row.tasks, seed)}")
-    words += [f"results={row.directory.relative_to(ROOT)}", "threads=1", "~logger.wandb", *row.overrides]
+    _command(row.experiment, name, row.tasks, seed, *words)
+
+
+def _command(experiment: str, name: str, tasks: int, seed: int, *more: str) -> None:
+    words = [f"experiment={experiment}", f"name={name}", f"data.num_tasks={tasks}", f"seed={seed}"]
+    words += ["threads=1", "~logger.wandb", *more]
     print(" ".join(words), flush=True)
     subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, check=True)
 
 
 def _end_of(name: str, tasks: int, seed: int) -> Path:
-    """The newest run of a name, number of tasks and seed that has ended."""
-    for file in sorted((ROOT / "runs" / name).glob("*/metrics.json"), reverse=True):
-        metrics = json.loads(file.read_text())
-        if (metrics["train/tasks"], metrics["seed"]) == (tasks, seed):
-            return file.parent.relative_to(ROOT)
-    raise SystemExit(f"runs/{name} has no run of {tasks} tasks, seed {seed}: python -m benchmarks.runs {name}")
+    """The newest run of a baseline that has ended; it is trained again where only its results were kept."""
+    for again in (False, True):
+        if again:
+            _command(f"baselines/{name}", name, tasks, seed)
+        for file in sorted((ROOT / "runs" / name).glob("*/metrics.json"), reverse=True):
+            metrics = json.loads(file.read_text())
+            if (metrics["train/tasks"], metrics["seed"]) == (tasks, seed):
+                return file.parent.relative_to(ROOT)
+    raise SystemExit(f"runs/{name}: the run of {tasks} tasks, seed {seed}, was broken off")
 
 
 def main(words: Sequence[str]) -> None:
