@@ -1,0 +1,1 @@
+"""Checkpoints: what in them is trusted."""
