@@ -12,7 +12,6 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from modmeta.data.filemodule import filled_from_file
 from modmeta.errors import Preempted, UserError
 from modmeta.memory import keep_freed
 from modmeta.processes import alone, own_processes
@@ -39,7 +38,7 @@ def work(config: DictConfig) -> dict[str, float]:
         print(f"{directory} is finished; its results are in metrics.json")
         return done
     with failure_noted(directory):
-        return complete(filled_from_file(config))
+        return complete(config)
 
 
 def complete(config: DictConfig) -> dict[str, float]:

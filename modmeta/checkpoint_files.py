@@ -121,9 +121,16 @@ def find_newest(directory: Path) -> Path | None:
     try:
         check(last)
     except Damaged as error:
-        if not previous.exists():
-            raise
-        check(previous)
+        both = f"{LAST} and {PREVIOUS}" if previous.exists() else LAST
+        try:
+            if not previous.exists():
+                raise
+            check(previous)
+        except Damaged:
+            raise Damaged(
+                f"{directory}: {both} cannot be read, damaged on the disk; nothing is left to resume from. Put a copy "
+                "of one of them there, or train again in another directory"
+            ) from error
         warnings.warn(f"{error}: {previous.name}, the one before it, is used", stacklevel=2)
         return previous
     return last

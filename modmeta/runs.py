@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pytorch_lightning.loggers import WandbLogger
 
 from modmeta.bouncegrad import BounceGrad
+from modmeta.configs import rebound
 from modmeta.durable import write_durably
 from modmeta.errors import Preempted, UserError
 from modmeta.report.run import RunRecord
@@ -135,15 +136,14 @@ class Fit:
 
 def attempt(config: DictConfig, number: int) -> DictConfig:
     """The configuration of an attempt: of a restart, other initial modules and draws of the search, the same data."""
-    again = config.copy()
     moved = Path(config.directory) / f"restart_{number}"
     if number == 0 and not moved.exists():
-        return again
-    again.directory = str(moved)
+        return config.copy()
+    plain = rebound(OmegaConf.to_container(config), config.directory, str(moved))
     if number:
-        again.bouncegrad.seed = config.seed + 1000 * number
-        again.run_id = f"{config.run_id}-{number}"
-    return again
+        plain = rebound(plain, config.run_id, f"{config.run_id}-{number}")
+        plain["bouncegrad"]["seed"] = config.seed + 1000 * number
+    return OmegaConf.create(plain)
 
 
 def promote(winner: Fit, directory: Path) -> None:

@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 import torch
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import check_targets, load_model
+from modmeta.checkpoint import load_model
 from modmeta.checkpoint_files import Damaged, find_newest, load, save
+from modmeta.checkpoints.trust import check_config
 from modmeta.errors import Preempted, UserError
-from modmeta.resume import PARTS
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, refusal, run, same_run
 
 
@@ -204,4 +204,4 @@ def test_every_part_that_is_shipped_may_be_taken_up() -> None:
     named = {name for name in named if not name.startswith(("hydra", "submitit"))}
     assert len(named) > 20
     for name in named:
-        check_targets({"_target_": name}, Path("conf"), PARTS)
+        check_config({"_target_": name}, "conf", of_run=True)

@@ -95,7 +95,7 @@ class Ordered:
         return OrderedDict(*parts)
 
 
-class Reader(pickle._Unpickler):  # type: ignore[name-defined,misc]  # the one in Python, whose memo is a dictionary
+class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionary
     """Runs a pickle on stand-ins.
 
     Args:

@@ -108,12 +108,24 @@ MOST = {
     "edge_layers": 64, "node_layers": 64, "layers": 64, "nodes": 64, "pieces": 64, "substeps": 1 << 16,
     "members": 1 << 12, "enumerate_up_to": 1 << 20, "samples": 1 << 12, "sweeps": 10_000, "num_relations": 256,
     "num_types": 256, "num_edge_modules": 1024, "num_node_modules": 1024, "num_modules": 1024, "num_edge_types": 1024,
+    "num_features": 10_000, "positions": 5_000, "hidden": 1 << 16, "node_hidden": 1 << 16, "horizon": 100_000,
+    "forecast_horizon": 100_000, "forecast_steps": 100_000, "devices": 64, "threads": 1024,
 }  # fmt: skip
 LARGEST = 1 << 63  # of all other integers
 NODES, DEPTH, LONGEST = 100_000, 50, 10_000  # values of a configuration, levels, letters of a string
 
 # Packages of others: a name in them is trusted by itself alone, never with all that lies beside it.
-OTHERS = ("torch", "modmeta", "pytorch_lightning", "lightning", "lightning_fabric", "hydra", "omegaconf", "wandb", "numpy")
+OTHERS = (
+    "torch",
+    "modmeta",
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "hydra",
+    "omegaconf",
+    "wandb",
+    "numpy",
+)
 
 _trusted: set[str] = set()
 
@@ -175,7 +187,7 @@ def check_config(config: Any, where: str, of_run: bool = False) -> None:
         elif type(value) is list:
             left += [(f"{place}.{i}", part, depth + 1) for i, part in enumerate(value)]
         else:
-            _check_value(value, place, where)
+            _check_value(value, place, where, of_run)
 
 
 def _check_keys(value: dict[Any, Any], place: str, where: str, of_run: bool) -> None:
@@ -204,34 +216,35 @@ def _check_keys(value: dict[Any, Any], place: str, where: str, of_run: bool) -> 
     wrong = [] if part.settings is None else [key for key in value if key != "_target_" and key not in part.settings]
     if wrong:
         raise _refused(where, at, f"gives {shown(wrong[0])} to {target}", "give it on the command line")
-    if target.endswith(".WandbLogger") and not isinstance(value.get("settings", {}), dict | None):
-        raise _refused(where, at, f"has settings {shown(value['settings'])}", "they are wandb.Settings")
-    if target.endswith(".WandbLogger") and (value.get("settings") or {}).get("_target_", "") not in (
-        "wandb.Settings",
-        "",
-    ):
-        raise _refused(where, at, "has settings of another kind", "they are wandb.Settings")
+    if target.endswith(".WandbLogger") and (given := value.get("settings")) is not None:
+        if type(given) is not dict or given.get("_target_") != "wandb.Settings":
+            raise _refused(where, at, f"has settings {shown(given)}", "they are a part wandb.Settings")
 
 
 def _unknown(target: str, where: str) -> UserError:
     top = target.split(".")[0]
     advice = "it is not loaded"
     if top.isidentifier() and top not in OTHERS and top not in sys.stdlib_module_names:
-        advice = f"if {top} is your own package, allow it: --trust {top}, trust=[{top}] of a run, modmeta.trust in Python"
+        advice = (
+            f"if {top} is your own package, allow it: --trust {top}, trust=[{top}] of a run, modmeta.trust in Python"
+        )
     return UserError(f"{where}: its configuration names {shown(target)}, which is no part of modmeta; {advice}")
 
 
-def _check_value(value: Any, place: str, where: str) -> None:
+def _check_value(value: Any, place: str, where: str, of_run: bool) -> None:
     at = shown(place) if place else "its top"
     if value is None or type(value) is bool or type(value) is float:
         return
     if type(value) is int:
-        most = MOST.get(place.rsplit(".", 1)[-1], LARGEST)
+        names = [name for name in place.split(".") if not name.isdigit()]  # of lists, the name that they have
+        most = MOST.get(names[-1] if names else "", LARGEST)
         if abs(value) > most:
             raise _refused(where, at, f"is {shown(value)}", f"at most {most} is read")
     elif type(value) is str:
         if "${" in value:
-            raise _refused(where, at, f"is {shown(value)}", "nothing in it is resolved, so give the value itself")
+            again = "a run of an earlier version goes on as a new one: give its settings and ckpt_path=RUN"
+            advice = again if of_run else "use a checkpoint that was not altered"
+            raise _refused(where, at, f"is {shown(value)}, which would be resolved", advice)
         if len(value) > LONGEST:
             raise _refused(where, at, f"is a string of {len(value)} letters", f"at most {LONGEST} are read")
     else:
@@ -289,7 +302,8 @@ def check_description(data: Any, calibration: Any, reciprocity: Any, where: str)
     frames, heats = (
         calibration.get(key) if isinstance(calibration, dict) else None for key in ("frames", "temperatures")
     )
-    size = len(frames) if isinstance(frames, list) else -1
+    frames = frames if isinstance(frames, list) else []
+    size = len(frames)
     if not (_numbers(frames, size, positive=True) and size > 0 and all(a < b for a, b in pairwise(frames))):
         raise refuse("calibration.frames", frames)
     if not _numbers(heats, size, positive=True):

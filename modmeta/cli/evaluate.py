@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from modmeta.cli.trusting import add_trust
 from modmeta.errors import DataError, UserError
 
 
@@ -18,6 +19,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--json", type=Path, default=None, help="also write the measures to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace the JSON file if it exists")
     parser.add_argument("--any-entities", action="store_true", help="accept another number of entities than trained on")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modmeta.cli.reading import add_reading, reading_of
+from modmeta.cli.trusting import add_trust
 from modmeta.errors import DataError, UserError
 
 MOTION = 0.02  # relative difference of the time between frames that is let pass
@@ -35,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--report", action="store_true", help="also write report.html, one page with all figures")
     parser.add_argument("--overwrite", action="store_true", help="replace the directory if it exists")
     add_reading(parser)
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 

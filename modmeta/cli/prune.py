@@ -5,6 +5,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from modmeta.cli.trusting import add_trust
 from modmeta.errors import UserError
 
 
@@ -15,6 +16,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, help="checkpoint to write, for inference only")
     parser.add_argument("--below", type=float, default=0.01, help="share of edges below which a module is dropped")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 

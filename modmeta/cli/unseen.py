@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modmeta.cli.trusting import add_trust
 from modmeta.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities of a task")
     parser.add_argument("--seed", type=int, default=0, help="of the guesses")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
