@@ -13,6 +13,7 @@ FREE = (
     "callbacks.progress", "callbacks.last", "callbacks.record", "callbacks.pictures", "callbacks.room",
     "directory", "run_id", "resume", "trust",
 )  # fmt: skip
+LISTED = ("logger",)  # groups of which several values may be chosen; Hydra does not count them among its choices
 # Where a run writes: keys of this name hold its directory, unless the command itself says otherwise.
 PLACES = ("directory", "default_root_dir", "save_dir", "dirpath")
 LINKED = {"results": "callbacks.record.results", "data_dir": "data.data_dir"}  # what follows a key that may change

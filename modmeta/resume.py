@@ -20,7 +20,7 @@ from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import find_checkpoint, read_checkpoint, skeleton
 from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
 from modmeta.checkpoints.trust import check_config, shown, trust
-from modmeta.configs import LINKED, PLACES, RECORD, differences, differing, flat, is_free, rebound
+from modmeta.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
 from modmeta.data.filemodule import filled_from_file
 from modmeta.durable import write_durably
 from modmeta.errors import UserError
@@ -152,7 +152,7 @@ def _overridden(stored: dict[str, Any], given: DictConfig) -> DictConfig:
     groups: list[Override] = []
     values: list[Override] = []
     for override in OverridesParser.create().parse_overrides(words):
-        is_group = override.key_or_group in HydraConfig.get().runtime.choices
+        is_group = override.key_or_group in (*HydraConfig.get().runtime.choices, *LISTED)
         (groups if is_group else values).append(override)
     other = [group.input_line for group in groups if not is_free(group.key_or_group) and group.input_line not in begun]
     if other:
@@ -166,7 +166,8 @@ def _overridden(stored: dict[str, Any], given: DictConfig) -> DictConfig:
     try:
         for group in groups:
             if is_free(group.key_or_group):
-                changed[group.key_or_group] = OmegaConf.to_container(given[group.key_or_group])
+                chosen = given.get(group.key_or_group)
+                changed[group.key_or_group] = OmegaConf.to_container(chosen) if chosen else {}
         ConfigLoaderImpl._apply_overrides_to_config(values, changed)
         for key, follower in LINKED.items():
             if any(override.key_or_group == key for override in values) and OmegaConf.select(

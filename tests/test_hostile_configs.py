@@ -438,12 +438,14 @@ def _plain(value: Any) -> bool:
 @given(st.data(), values, st.integers(0, 4))
 def test_whatever_stands_anywhere_in_a_record(begun: Path, data: st.DataObject, value: Any, depth: int) -> None:
     record = begun / ".hydra" / "config.yaml"
-    config = yaml.safe_load(record.read_text())
+    config = yaml.load(record.read_text(), Loader=yaml.CSafeLoader)
     allowed = isinstance(value, dict) and str(value.get("_target_")) in trusting.NAMES
     if type(value) is torch.Tensor or (allowed and set(value) <= {"_target_", "_partial_", "path"}):
         return
     _put(config, data.draw(st.sampled_from(_places(config))), _nested(value, depth))
-    text = yaml.safe_dump(config) if _plain(value) else yaml.dump(config)  # with tags such as !!python/tuple
+    text = yaml.dump(
+        config, Dumper=yaml.CSafeDumper if _plain(value) else yaml.CDumper
+    )  # with tags such as !!python/tuple
     path = FILE["dir"] / "config.yaml"
     path.write_text(text)
     with watched(), pytest.raises(UserError) as caught:
@@ -478,7 +480,7 @@ def test_records_that_reach_beyond_their_run(
 ) -> None:
     shutil.copytree(begun, tmp_path / "run")
     record = tmp_path / "run" / ".hydra" / "config.yaml"
-    config = yaml.safe_load(record.read_text())
+    config = yaml.load(record.read_text(), Loader=yaml.CSafeLoader)
     _put(config, tuple(key.split(".")), value)
     record.write_text(yaml.safe_dump(config))
     if told is None:  # a record cannot trust anything

@@ -109,6 +109,47 @@ def test_asked_to_go_and_resumed_by_command(whole: Path, tmp_path: Path, capfd: 
         assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("logger", ["logger=[csv]", "logger=[]"])
+def test_another_logger_on_resuming(logger: str, whole: Path, tmp_path: Path) -> None:
+    with accompanied(KilledAt(1, batch=1)), pytest.raises(Preempted):
+        run(tmp_path / "run", *QUICK, "logger=[csv,wandb]", "logger.wandb=null")
+    before = (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+    done = command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", logger, f"results={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    same_run(whole, tmp_path / "run")
+    epochs = {line.split(",")[0] for line in (tmp_path / "run" / "curves.csv").read_text().splitlines()[1:]}
+    assert len(epochs) == (4 if logger == "logger=[csv]" else 1)  # rows by step
+    assert len(list(tmp_path.glob("*_12tasks_seed0.json"))) == 1  # `results` reaches the part that writes them
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == before
+
+
+def test_what_follows_a_key_that_may_change() -> None:
+    """`configs.LINKED` is what the configuration says, for a resumed run has no references any more."""
+    from modmeta.configs import LINKED
+
+    written = {}
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        group = {"callbacks": "callbacks.", "data": "data."}.get(path.parent.name, "")
+        parents = [group.rstrip(".")] if group else []
+        for line in path.read_text().splitlines():
+            parents = parents[: (len(line) - len(line.lstrip())) // 2 + bool(group)]
+            if (found := re.match(r" *(\w+):(?: *\$\{(results|data_dir)\})?", line)) is not None:
+                parents = [*parents, found[1]]
+                written |= {found[2]: ".".join(parents)} if found[2] else {}
+    assert written == LINKED
+
+
+def test_nothing_left_to_resume_from(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with accompanied(KilledAt(2)), pytest.raises(Stop):
+        run(tmp_path / "run", *QUICK)
+    for name in ("last.ckpt", "previous.ckpt"):
+        path = tmp_path / "run" / "checkpoints" / name
+        path.write_bytes(path.read_bytes()[:5000])
+    printed = refusal(capfd, tmp_path, f"resume={tmp_path / 'run'}")
+    assert "last.ckpt and previous.ckpt cannot be read" in printed
+    assert "train again in another directory" in printed
+
+
 def test_a_directory_belongs_to_its_run(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other settings: seed \(0, now 1\)"):
         run(whole, *QUICK, "seed=1")

@@ -216,9 +216,9 @@ def _check_keys(value: dict[Any, Any], place: str, where: str, of_run: bool) -> 
     wrong = [] if part.settings is None else [key for key in value if key != "_target_" and key not in part.settings]
     if wrong:
         raise _refused(where, at, f"gives {shown(wrong[0])} to {target}", "give it on the command line")
-    if target.endswith(".WandbLogger") and (given := value.get("settings")) is not None:
-        if type(given) is not dict or given.get("_target_") != "wandb.Settings":
-            raise _refused(where, at, f"has settings {shown(given)}", "they are a part wandb.Settings")
+    given = value.get("settings") if target.endswith(".WandbLogger") else None
+    if given is not None and (type(given) is not dict or given.get("_target_") != "wandb.Settings"):
+        raise _refused(where, at, f"has settings {shown(given)}", "they are a part wandb.Settings")
 
 
 def _unknown(target: str, where: str) -> UserError:
