@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DRAWN = 24  # letters of a name in a figure
 JOINERS = "\u200c\u200d"  # not printable by themselves, but part of words in Persian, Indic scripts and emoji
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-FORMULA = re.compile(r"['\s]*[=+\-@＝＋－＠]|'*[\t\r\n]")  # noqa: RUF001  spreadsheets know full-width ones, too
+FORMULA = re.compile(r"['\s]*[=+\-@＝＋－＠\t\r\n]")  # noqa: RUF001  spreadsheets know full-width ones, too
 
 
 def plain(name: object, limit: int | None = None) -> str:

@@ -57,7 +57,7 @@ class Table:
                 names = stored = tuple(parquet.read_schema(path).names)
         except DataError:
             raise
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise _unreadable(path, error) from error
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -93,12 +93,14 @@ class Table:
                     yield table
             else:
                 rows = max(min(ROWS, BLOCK // len(columns)), 1)
-                with parquet.ParquetFile(self.path, read_dictionary=text) as file:
+                schema = parquet.read_schema(self.path)
+                coded = [name for name in text if _is_text(schema.field(name).type)]  # a long name is read but once
+                with parquet.ParquetFile(self.path, read_dictionary=coded) as file:
                     for batch in file.iter_batches(rows, columns=columns):
                         yield _plain(self.path, pa.Table.from_batches([batch]))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
+        except DataError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise _unreadable(self.path, error) from error
 
 
@@ -229,9 +231,9 @@ def check_keys(source: Source, table: pa.Table) -> None:
         if name == source.how.frame and not pc.all(pc.is_finite(column)).as_py():
             row = int(pc.index(pc.is_finite(column), False).as_py())
             raise DataError(f"{source.path}: {_describe(table, source, row)}: the frame is not a finite number")
-        if name == source.how.frame and pc.any(large := pc.greater(pc.abs(pc.cast(column, "float64")), WHOLE)).as_py():
+        if name == source.how.frame and (large := np.abs(column.to_numpy().astype(float)) > WHOLE).any():
             raise DataError(
-                f"{source.path}: {_describe(table, source, int(pc.index(large, True).as_py()))}: frames go up to 2^53, "
+                f"{source.path}: {_describe(table, source, int(large.argmax()))}: frames go up to 2^53, "
                 "beyond which floats do not tell them apart; correct it, or subtract the first, or give larger units"
             )
 
@@ -266,11 +268,15 @@ def _plain(path: Path, table: pa.Table) -> pa.Table:
         plain = field.type
         if pa.types.is_dictionary(plain):
             plain = plain.value_type
-            if pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_binary(plain):
+            if _is_text(plain):
                 for chunk in table[field.name].chunks:
                     _check_letters(f"{path}: column {field.name!r}", chunk.dictionary)
         types.append(plain)
     return table.cast(pa.schema(zip(table.column_names, types, strict=True)))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_csv(path: Path) -> bool:

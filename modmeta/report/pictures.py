@@ -91,8 +91,10 @@ def plot_matrix(ax: Axes, relations: np.ndarray, probabilities: np.ndarray, name
             ax.text(sender, receiver, f"{relation}\n{chance:.2f}", ha="center", va="center", fontsize=7)
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="sender", ylabel="receiver", aspect="equal")
     labels = [for_plot(name) for name in names]
-    ax.set_xticks(range(n), labels, rotation=90 if n > 8 or max(map(len, labels), default=0) > WIDE else 0)
+    wide = max(map(len, labels), default=0) > WIDE
+    ax.set_xticks(range(n), labels, rotation=90 if n > 8 or wide else 0)
     ax.set_yticks(range(n), labels)
+    ax.tick_params(labelsize=7 if wide else 10)
     return ax
 
 
