@@ -2,7 +2,8 @@
 
 Two passes over batches of rows: the first finds tasks, entities and frames, the second puts every row in its place. So
 memory holds the states and one batch, not the table. Rows may come in any order. A column `split`, if there, tells
-training, validation and test tasks apart.
+training, validation and test tasks apart. In CSV files an apostrophe before a name that a spreadsheet would execute,
+such as `'=x`, is taken off (`modmeta.text.for_sheet`).
 """
 
 from dataclasses import dataclass
