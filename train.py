@@ -17,6 +17,7 @@ from modmeta.memory import keep_freed
 from modmeta.processes import alone, own_processes
 from modmeta.resume import finished, settle, starting_point
 from modmeta.runs import ADVICE, Fit, as_single_run, attempt, failure_noted, promote, trainer_of
+from modmeta.text import plain
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -90,8 +91,8 @@ def main(config: DictConfig) -> float | None:
     try:
         return train(config)["val/energy"]
     except (UserError, InstantiationException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ValueError | TypeError) else error
-        print(f"error: {cause}", file=sys.stderr)
+        inner = not isinstance(error, UserError) and isinstance(error.__cause__, ValueError | TypeError)
+        print(f"error: {plain(error.__cause__ if inner else error)}", file=sys.stderr)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return float("nan")  # the other runs of a sweep go on
         sys.exit(2)

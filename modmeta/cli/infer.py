@@ -10,6 +10,7 @@ from typing import Any
 from modmeta.cli.reading import add_reading, reading_of
 from modmeta.cli.trusting import add_trust
 from modmeta.errors import DataError, UserError
+from modmeta.text import plain
 
 MOTION = 0.02  # relative difference of the time between frames that is let pass
 AXES = {"energies": 0} | dict.fromkeys(("evidence", "node_modules", "types", "mean", "low", "high"), 1)  # of entities
@@ -62,10 +63,10 @@ def run(args: argparse.Namespace) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for note in notes:
-        print(f"note: {note}")
+        print(plain(f"note: {note}"))
     for name, value in facts:
-        print(f"{name}: {value}")
-    print(f"written to {args.output}, {time.perf_counter() - start:.1f} s")
+        print(plain(f"{name}: {value}"))
+    print(f"written to {plain(args.output)}, {time.perf_counter() - start:.1f} s")
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

@@ -139,6 +139,7 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
     from modmeta.report.run import commit, hardware, measures_table, write_json
     from modmeta.report.unseen import plot_tasks
     from modmeta.structure.relations import from_matrix
+    from modmeta.text import for_console
     from modmeta.unseen.infer import priors_of
     from modmeta.unseen.measures import Truth, modules_of
     from modmeta.unseen.result import arrays, content
@@ -181,7 +182,7 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
         console.print(f"{result['statement']}: {result['cannot_be_located']}", highlight=False)
     if settings["priors"]:
         console.print(f"under structural priors: {', '.join(settings['priors'])}")
-    console.print(f"written to {args.output}", soft_wrap=True)
+    console.print(for_console(f"written to {args.output}"), soft_wrap=True)
 
 
 def _search(

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from modmeta.data.archive import as_float, check_free, load_array, write_arrays, write_atomically
+from modmeta.data.bounds import LABELS
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
 PARTS = ("loc", "vel", "edges")
 SPLITS = ("train", "valid", "test")
-MOST_LABELS = 256  # integers below are taken for labels
 FRAME_STEP = 0.1  # of the published data: every 100th step of 0.001; the layout does not say
 
 
@@ -112,6 +112,8 @@ def _edges(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
             f"{path}, key {key}: task {task}, edge of receiver {receiver} and sender {sender} is "
             f"{edges[task, receiver, sender]}; an edge is -1, 0 or positive"
         )
+    if (count := len(np.unique(edges))) > LABELS:
+        raise DataError(f"{path}, key {key}: {count} different values; relations are of at most {LABELS} kinds")
     return edges
 
 
@@ -123,7 +125,7 @@ def _edge_values(edges: list[np.ndarray]) -> list[float]:
     charges = any((array.diagonal(axis1=1, axis2=2) == 1).all() for array in edges)  # 0 for springs
     if charges or -1.0 in found:
         return [1.0, -1.0, *sorted(found - {1.0, -1.0})]
-    if all(value.is_integer() for value in found) and max(found, default=0) < MOST_LABELS:
+    if all(value.is_integer() for value in found) and max(found, default=0) < LABELS:
         return [float(label) for label in range(int(max(found, default=0)) + 1)]
     return sorted(found)
 

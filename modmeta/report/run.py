@@ -18,6 +18,7 @@ from rich.table import Table
 from modmeta.bouncegrad import BounceGrad
 from modmeta.durable import write_durably
 from modmeta.report.curves import plot_curves
+from modmeta.text import for_console
 
 UNUSED = 0.01  # share of edges below which a module counts as unused
 
@@ -50,12 +51,12 @@ def commit() -> str | None:
 
 def measures_table(measures: dict[str, float], title: str) -> Table:
     """Measures as a table for the terminal."""
-    table = Table(title=title)
+    table = Table(title=for_console(title))
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in measures.items():
         share = any(part in name for part in ("accuracy", "right", "auroc", "auprc", "f1"))
-        table.add_row(name, f"{value:.2%}" if share else f"{value:.4g}")
+        table.add_row(for_console(name), f"{value:.2%}" if share else f"{value:.4g}")
     return table
 
 
@@ -135,7 +136,7 @@ class RunRecord(pl.Callback):
                 f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; `modmeta prune` drops them"
             )
         if self._write(content):
-            console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
+            console.print(for_console(f"written to {self.directory / 'metrics.json'}"), soft_wrap=True)
 
     def _content(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
         config = cast(BounceGrad, module).config
