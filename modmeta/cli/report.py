@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: a path holds no runs, or the output exists or cannot be written.
     """
     from modmeta.report.collect import collect
+    from modmeta.report.escape import one_line
     from modmeta.report.results import RESULTS, results, write
 
     if args.output.exists() and not args.output.is_dir():
@@ -45,6 +46,6 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.output} cannot be written to: {error}") from error
     print(f"{args.output / RESULTS}: {len(found.finished)} finished runs, {len(found.unfinished)} others")
     for where, counts in found.sweeps.items():
-        print(f"sweep {where}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+        print(f"sweep {one_line(where)}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     for line in found.unreadable:
-        print(f"not read: {line}")
+        print(one_line(f"not read: {line}"))

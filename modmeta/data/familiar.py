@@ -17,7 +17,8 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
 FACTOR = 20.0  # times the model's typical value, or that part of it: three times what tasks of its world reach
-NOTED = 5.0  # all tasks together vary less than single ones: so far, a note is due
+NOTED = 5.0  # spread of all tasks together varies less than that of single ones: so much less, and a note is due
+OUTSIDE = 0.15  # share of values outside the range of the training tasks that gets a note; noise makes a tenth
 MOTION = 3.0  # times the model's change of a coordinate at velocity 1; noise makes 1.3
 AT_ONCE = 1000  # tasks
 REMEDY = "Convert it to those of the model, or train a model on these data"
@@ -98,12 +99,13 @@ def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:
             f"({known.features[0]}: {told}): other units? {REMEDY}"
         )
     _check_motion(data, known, where)
-    typical = np.median(levels, axis=0) / known.spread
-    if (typical > NOTED).any():
-        feature = int(typical.argmax())
+    present = data.present()
+    share = ((present < known.low) | (present > known.high)).mean(axis=(0, 1, 2))
+    if (share > OUTSIDE).any():
+        feature = int(share.argmax())
         return (
-            f"{known.features[feature]} is {typical[feature]:.1f} times beyond what is typical for the model "
-            f"({_ranges(data.states, known, feature)}): other units, or another origin?"
+            f"{share[feature]:.0%} of {known.features[feature]} lie outside what the model was trained on "
+            f"({_ranges(present, known, feature)}): other units, or another origin?"
         )
     if (span := np.median(spreads)) < 1 / NOTED:
         told = _ranges(data.states, known, 0)
