@@ -1,6 +1,7 @@
 """One broken or hostile file of results hides no other in `modmeta report`, and names in it are text."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -243,7 +244,7 @@ def test_names_are_text(tmp_path: Path) -> None:
     for line in text.splitlines():
         table = [*table, line] if line.startswith("|") else []
         assert len({row.replace("\\|", "").count("|") for row in table}) <= 1, line
-    rows = list(csv.reader(files["efficiency.csv"].decode().splitlines()))
+    rows = list(csv.reader(io.StringIO(files["efficiency.csv"].decode(), newline="")))
     assert len(rows) > len(NAMES)
     assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for row in rows for cell in row)
     assert {from_csv(row[1]) for row in rows} > {name.replace("_", " ") for name in NAMES if name.isprintable()}

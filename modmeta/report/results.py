@@ -219,11 +219,12 @@ def _state(found: Found) -> list[str]:
 
 
 def _csv(head: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(["" if cell is None else in_csv(cell) for cell in row] for row in rows)
-    return text.getvalue().encode()
+    lines = []
+    for row in (head, *rows):
+        line = io.StringIO()
+        csv.writer(line).writerow(["" if cell is None else in_csv(cell) for cell in row])  # quotes what ends a line
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines).encode()
 
 
 def _draw(files: Files, name: str, figure: Figure) -> None:
