@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from modmeta.errors import Preempted, UserError
+from modmeta.errors import Preempted, UserError, cause_of
 from modmeta.memory import keep_freed
 from modmeta.processes import alone, own_processes
 from modmeta.resume import finished, settle, starting_point
@@ -91,8 +91,7 @@ def main(config: DictConfig) -> float | None:
     try:
         return train(config)["val/energy"]
     except (UserError, InstantiationException) as error:
-        inner = not isinstance(error, UserError) and isinstance(error.__cause__, ValueError | TypeError)
-        print(f"error: {plain(error.__cause__ if inner else error)}", file=sys.stderr)
+        print(f"error: {plain(cause_of(error))}", file=sys.stderr)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return float("nan")  # the other runs of a sweep go on
         sys.exit(2)

@@ -36,7 +36,7 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: it is no regular file, cannot be read, is not JSON, too large, too deep, or holds what is not plain.
     """
-    text = _text(path, JSON_BYTES)
+    text = read_text(path, JSON_BYTES)
     try:
         content = json.loads(text)
     except RecursionError as error:
@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> Any:
         UserError: it is no regular file, cannot be read, is not YAML, too large, too deep, holds a tag, an alias or
             several documents, or what is not plain.
     """
-    text = _text(path, YAML_BYTES)
+    text = read_text(path, YAML_BYTES)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         content = _built(yaml.parse(text, Loader=loader), path)
@@ -119,8 +119,12 @@ def _check_text(text: str, where: object) -> None:
         raise UserError(f"{where} holds text that is not Unicode") from error
 
 
-def _text(path: Path, limit: int) -> str:
-    """A regular file as text; pipes and devices are not waited for."""
+def read_text(path: Path, limit: int) -> str:
+    """A regular file as text, of up to `limit` bytes; pipes and devices are not waited for.
+
+    Raises:
+        UserError: it is no regular file, cannot be read, is longer, or not UTF-8.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(handle, "rb") as file:

@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import WandbLogger
 from modmeta.bouncegrad import BounceGrad
 from modmeta.configs import rebound
 from modmeta.durable import write_durably
-from modmeta.errors import Preempted, UserError
+from modmeta.errors import Preempted, UserError, cause_of
 from modmeta.report.run import RunRecord
 from modmeta.report.runs import FAILED
 
@@ -97,7 +97,7 @@ def failure_noted(directory: Path) -> Iterator[None]:
     except Preempted:
         raise
     except Exception as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ValueError | TypeError) else error
+        cause = cause_of(error)
         with contextlib.suppress(OSError):  # a full disk must not hide the error
             write_durably(note, f"{type(cause).__name__}: {cause}\n".encode())
         raise

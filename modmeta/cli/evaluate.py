@@ -43,7 +43,9 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     from modmeta.checkpoint import load_model
     from modmeta.data import files
     from modmeta.data.datamodule import TaskBatches, as_dataset
+    from modmeta.data.familiar import Known, check_familiar
     from modmeta.data.scaling import Units
+    from modmeta.evaluation.posterior import OVERFLOWN
     from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 
     module, trained = load_model(model)
@@ -70,12 +72,16 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     kinds = len(module.measures.types.counts)
     if module.module_to_type is not None and tasks.types is not None and tasks.types.max() >= kinds:
         raise DataError(f"{data}: type {tasks.types.max()} of entity, but the model knows {kinds}")
+    check_familiar(tasks, Known.of(module.model.dynamics, trained), str(data))
     dataset = as_dataset(tasks, Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"])))
     with torch.no_grad():
         batches = TaskBatches(len(dataset), 50, None, None, counts=dataset.counts)
         for ids in track(batches, description="inferring", transient=True):
             batch = dataset[ids]
             inferred = module.infer(batch[STATES], mask=batch.get(MASK))
+            lost = (~inferred.energies.isfinite()).nonzero()
+            if len(lost):
+                raise DataError(f"{data}: task {tasks.task_name(ids[int(lost[0])])}: {OVERFLOWN}")
             module.measures.update(
                 module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation,
                 types=batch.get(TYPES), module_to_type=module.module_to_type,

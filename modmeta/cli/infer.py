@@ -9,12 +9,11 @@ from typing import Any
 
 from modmeta.cli.reading import add_reading, reading_of
 from modmeta.cli.trusting import add_trust
-from modmeta.errors import DataError, UserError
+from modmeta.errors import DataError, UserError, numbered
 from modmeta.text import plain
 
 MOTION = 0.02  # relative difference of the time between frames that is let pass
 AXES = {"energies": 0} | dict.fromkeys(("evidence", "node_modules", "types", "mean", "low", "high"), 1)  # of entities
-FAR = 3.0  # states so many times beyond the range that the model knows are in other units
 
 
 def add_parser(subparsers: Any) -> None:
@@ -86,6 +85,7 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
     """
     from modmeta.data import files
     from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order, with_room_for_velocities
+    from modmeta.data.familiar import check_familiar
     from modmeta.data.gaps import absent_last
     from modmeta.data.observation import estimate_velocities
 
@@ -119,20 +119,10 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
             f"{args.file}: a frame is {motion:.4g} time units by positions and velocities, but {known:.4g} for the "
             f"model; bring it to the model's with --resample, in the units of the frame column, or train a model on it"
         )
-    notes += _units(model, data)
+    note = check_familiar(data.frames(observed), model.known, str(args.file))
+    notes += [note] if note else []
     truth = data.states[:, :, observed : observed + args.steps] if observed < data.num_frames else None
     return data.frames(observed), truth, notes
-
-
-def _units(model: Any, data: Any) -> list[str]:
-    import numpy as np
-
-    scaled = np.abs((data.present() - np.array(model.units.offset)) / np.array(model.units.scale))
-    typical = np.median(scaled, axis=(0, 1, 2))
-    if (typical > FAR).any():
-        name = data.features[int(typical.argmax())]
-        return [f"{name} is {typical.max():.1f} times beyond the range that the model was trained on: other units?"]
-    return []
 
 
 def _write(directory: Path, model: Any, data: Any, truth: Any, notes: list[str], args: argparse.Namespace) -> Any:
@@ -174,8 +164,9 @@ def infer_groups(model: Any, data: Any, steps: int, sampling: bool, advance: Any
         for i in range(0, len(tasks), BATCH):
             ids = tasks[i : i + BATCH]
             states = data.states[ids, :count]
-            found = model.infer(states, None if mask is None else mask[ids], sampling)
-            ahead = model.forecast(states, found, steps)
+            with numbered([data.task_name(task) for task in ids]):
+                found = model.infer(states, None if mask is None else mask[ids], sampling)
+                ahead = model.forecast(states, found, steps)
             for name, part in (vars(found) | vars(ahead)).items():
                 if part is not None:
                     _put(whole, name, part, ids, data.num_tasks, data.num_entities)

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from modmeta.report.collect import collect
     from modmeta.report.results import RESULTS, results, write
+    from modmeta.text import plain
 
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"{args.output} is a file; choose a directory for -o")
@@ -45,6 +46,6 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.output} cannot be written to: {error}") from error
     print(f"{args.output / RESULTS}: {len(found.finished)} finished runs, {len(found.unfinished)} others")
     for where, counts in found.sweeps.items():
-        print(f"sweep {where}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+        print(f"sweep {plain(where, 400)}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     for line in found.unreadable:
-        print(f"not read: {line}")
+        print(plain(f"not read: {line}", 2000))

@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
 def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any]) -> "Trajectories":
     """The tasks of the file, checked against the model."""
     from modmeta.data import files
+    from modmeta.data.familiar import Known, check_familiar
 
     splits = files.load(args.data)
     name = args.split or ("test" if "test" in splits else next(iter(splits)))
@@ -125,6 +126,7 @@ def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any
         raise UserError(
             f"{args.model}: its messages do not add up; train with model=continuous, or model.additive=true"
         )
+    check_familiar(tasks, Known.of(module.model.dynamics, trained), str(args.data))
     return tasks
 
 

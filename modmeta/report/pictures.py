@@ -85,7 +85,7 @@ def plot_matrix(ax: Axes, relations: np.ndarray, probabilities: np.ndarray, name
         if receiver == sender:
             continue
         relation = int(relations[receiver, sender])
-        chance = float(probabilities[receiver, sender, relation])
+        chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))
         ax.add_patch(_square(sender, receiver, colour(relation), chance))
         if n <= 12:
             ax.text(sender, receiver, f"{relation}\n{chance:.2f}", ha="center", va="center", fontsize=7)
@@ -106,7 +106,7 @@ def plot_graph(
         relation = int(relations[receiver, sender])
         if receiver == sender:
             continue
-        chance = float(probabilities[receiver, sender, relation])
+        chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))  # rounding, of arrays from elsewhere
         style = {"color": colour(relation), "alpha": max(chance, 0.1) * (0.35 if relation == 0 else 1.0)}
         arrow = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=0.12", "shrinkA": 9, "shrinkB": 9, **style}
         arrow["linewidth"] = 0.8 if relation == 0 else 1.6

@@ -24,6 +24,7 @@ from modmeta.search.slots import draw_slots
 from modmeta.search.symmetric import choose_symmetric
 from modmeta.structure.bank import Structure, random_structure
 
+LARGEST = 1e30  # nats: energies that overflow, or are no numbers, become as large, so that others can be weighed
 IMPOSSIBLE = 1e9  # nats against a module that a known relation rules out
 # Inference slot by slot begins at random and cools down over so many passes, lest it end in the nearest minimum.
 PASSES, HOT = 8, 1000.0
@@ -309,7 +310,8 @@ class Inferred(NamedTuple):
     Attributes:
         structure: found.
         probabilities: of every module on every edge, (B, N, S, K).
-        energies: of the structures, (B,).
+        energies: of the structures, (B,); infinite for tasks so far from what the model knows that no
+            structure can be weighed.
         gap: energy of the second best row above the best, (B, N) nats (horizon 1 only).
     """
 
@@ -342,13 +344,19 @@ def infer(
     k, g = dynamics.num_edge_modules, dynamics.num_node_modules
     structure = clamped(random_structure(b, n, k, g, generator), known)
     needs = proposal is not None and search.needs_proposal(model, n)
-    logits = proposal(states) if needs and proposal is not None else None
+    logits = proposal(states).nan_to_num() if needs and proposal is not None else None
     zero = states.new_tensor(1e-30)
     if search.horizon > 1 and mask is not None:
         raise UserError(f"search.horizon={search.horizon} rolls through all frames, so none may be missing")
-    score = model.scorer(states, mask=mask) if search.horizon == 1 else None
+    score = bounded(model.scorer(states, mask=mask)) if search.horizon == 1 else None
+    lost = torch.zeros(b, dtype=torch.bool, device=states.device)
     for sweep in range(search.sweeps):
         messages = dynamics.messages(states, structure if sweep else None) if search.horizon == 1 else None
+        if messages is not None:
+            least, most = messages.flatten(1).aminmax(dim=1)
+            overflown = ~(least.isfinite() & most.isfinite())
+            if overflown.any():
+                messages, lost = messages.nan_to_num(0, 0, 0), lost | overflown
         heats = torch.empty(0)
         if search._by_slots(model, structure):
             passes = 2 if dynamics.additive else PASSES
@@ -356,9 +364,15 @@ def infer(
         step = partial(search.step, model, states, logits=logits, generator=generator, messages=messages)
         step = partial(step, known=known, score=score, mask=mask)
         for number, heat in enumerate(heats):
-            structure = step(structure, temperature=heat, selection=gibbs, relax=number == 0).structure
+            move = partial(step, structure, temperature=heat, selection=gibbs)
+            try:
+                structure = move(relax=number == 0).structure
+            except torch.linalg.LinAlgError:  # a task's errors overflow, as its energies will say
+                structure = move(relax=False).structure
         outcome = step(structure, temperature=zero, selection=greedy, relax=False)
         structure = outcome.structure
+    lost = lost | ~(outcome.energies < LARGEST)
+    outcome = outcome._replace(energies=outcome.energies.masked_fill(lost, torch.inf))
     if search.horizon > 1:
         certain = torch.nn.functional.one_hot(structure.relations, k).to(states.dtype)
         return Inferred(structure, certain, outcome.energies, None)
@@ -372,6 +386,13 @@ def infer(
         marginals(outcome.candidates, outcome.scores, k),
         outcome.energies,
         least[..., -1] - least[..., 0],
+    )
+
+
+def bounded(score: Score) -> Score:
+    """A scorer whose energies are numbers, whatever the states."""
+    return lambda received, types: (
+        score(received, types).nan_to_num(LARGEST, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)
     )
 
 
