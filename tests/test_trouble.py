@@ -12,6 +12,7 @@ from modmeta.bouncegrad import BounceGrad
 from modmeta.callbacks import room
 from modmeta.checkpoint_files import load
 from modmeta.errors import UserError
+from modmeta.io import TEMPORARY
 from modmeta.processes import alone
 from modmeta.resume import finished
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, run
@@ -39,7 +40,7 @@ def test_a_disk_that_fills_up_is_survived(tmp_path: Path) -> None:
     assert sum("last.ckpt could not" in str(warning.message) for warning in told) == 2
     assert checkpoint(tmp_path / "run")["epoch"] == 3
     assert finished(tmp_path / "run") == pytest.approx(measures, nan_ok=True)
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(f"*{TEMPORARY}"))
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:

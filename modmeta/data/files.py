@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from modmeta.data import nri
-from modmeta.data.archive import as_float, as_labels, check_free, open_arrays, write_arrays
+from modmeta.data.archive import as_float, as_labels, open_arrays, write_arrays
 from modmeta.data.gaps import absent_last, masked, resampled, with_absent
 from modmeta.data.hdf5 import open_hdf5, write_hdf5
 from modmeta.data.labels import with_relations
@@ -40,6 +40,7 @@ from modmeta.data.table_output import save_table
 from modmeta.data.tables import read_table
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
+from modmeta.io import check_free
 
 FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"

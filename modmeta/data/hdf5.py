@@ -7,8 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from modmeta.data.archive import Arrays, check_free, write_atomically
+from modmeta.data.archive import Arrays
 from modmeta.errors import DataError
+from modmeta.io import check_free, write_file
 
 
 class _Datasets(Mapping[str, np.ndarray]):
@@ -66,7 +67,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) ->
     """Writes arrays to a file, completely or not at all.
 
     Raises:
-        DataError: as `modmeta.data.archive.write_atomically`.
+        DataError: as `modmeta.io.write_file`.
     """
     check_free(path, overwrite)
 
@@ -78,4 +79,4 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) ->
                     key, data=array.astype(object) if text else array, dtype=h5py.string_dtype() if text else None
                 )
 
-    write_atomically(path, write, overwrite)
+    write_file(path, write, overwrite)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
-from modmeta.data.archive import write_atomically
 from modmeta.data.trajectories import Trajectories
+from modmeta.io import write_file
 
 
 def save_table(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> None:
@@ -22,7 +22,7 @@ def save_table(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) 
         overwrite: replace a file that is there.
 
     Raises:
-        DataError: as `modmeta.data.archive.write_atomically`.
+        DataError: as `modmeta.io.write_file`.
     """
     parts = [_rows(data, name if len(splits) > 1 else None) for name, data in splits.items()]
     write_columns(path, pa.concat_tables(parts), overwrite, next(iter(splits.values())).frame_step)
@@ -32,15 +32,15 @@ def write_columns(path: Path, table: pa.Table, overwrite: bool, frame_step: floa
     """Writes a table, CSV or Parquet by the ending of its name.
 
     Raises:
-        DataError: as `modmeta.data.archive.write_atomically`.
+        DataError: as `modmeta.io.write_file`.
     """
     if path.suffix.lower() == ".csv":
         options = csv.WriteOptions(quoting_style="needed")
-        write_atomically(path, lambda file: csv.write_csv(table, file, options), overwrite)
+        write_file(path, lambda file: csv.write_csv(table, file, options), overwrite)
         return
     if frame_step is not None:
         table = table.replace_schema_metadata({"modmeta": json.dumps({"frame_step": frame_step})})
-    write_atomically(path, lambda file: parquet.write_table(table, file), overwrite)
+    write_file(path, lambda file: parquet.write_table(table, file), overwrite)
 
 
 def relations_table(data: Trajectories) -> pa.Table:

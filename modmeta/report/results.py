@@ -9,7 +9,6 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from modmeta.durable import write_durably
 from modmeta.report import ablations
 from modmeta.report.collect import Found
 from modmeta.report.comparison import ACCURACY, efficiency_figure, proposals_figure, variants_figure
@@ -233,6 +232,6 @@ def _draw(files: Files, name: str, figure: Figure) -> None:
 
 
 def write(directory: Path, files: Files) -> None:
-    """Writes a report, `RESULTS.md` last."""
-    for name in sorted(files, key=lambda name: (name == RESULTS, name)):
-        write_durably(directory / name, files[name])
+    """Writes the files of a report."""
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
