@@ -63,9 +63,7 @@ def complete(config: DictConfig) -> dict[str, float]:
     best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
     last.finish()
     if best.record.unwritten:
-        raise UserError(
-            f"{best.record.unwritten}. The run is saved; finish it with: python train.py resume={directory}"
-        )
+        raise UserError(f"{best.record.unwritten}. The run is saved; finish it: python train.py resume={directory}")
     if best.module.stuck:
         print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
     return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}

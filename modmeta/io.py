@@ -96,7 +96,7 @@ def held() -> Iterator[None]:
 def why(error: OSError) -> str:
     """What the system says of a failure to write, and what helps."""
     remedy = REMEDIES.get(error.errno or 0, "check space and permissions")
-    return f"({error.strerror or error}); {remedy}"
+    return f"({error.strerror or 'not all of it was taken'}); {remedy}"  # NumPy says no more of a full disk
 
 
 class Unwritable(DataError):

@@ -18,8 +18,8 @@ from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import ALLOWED, check_targets, find_checkpoint, read_checkpoint
 from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
 from modmeta.configs import RECORD, differences, differing, flat, is_free
-from modmeta.io import write_durably
 from modmeta.errors import UserError
+from modmeta.io import write_durably
 from modmeta.processes import first
 
 # What the configuration of a run may name besides what one in a checkpoint may.

@@ -86,7 +86,7 @@ def as_single_run() -> None:
 
 
 class Ending(Callback):
-    """Of Hydra: refuses a place that cannot be written before anything begins; a sweep ends with status 1 if a run failed.
+    """Of Hydra: refuses a place that cannot be written before anything begins; a sweep with a failed run has status 1.
 
     Failed runs are those that `failed` heard of in this process, and those that left a new `failed.txt`, for launchers
     may have other processes do them.
@@ -100,7 +100,10 @@ class Ending(Callback):
         Raises:
             SystemExit: the directory of the run cannot be written to.
         """
+        known = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)  # the name of the directory is made of it
         _check_place(Path(config.hydra.run.dir), "hydra.run.dir")
+        HydraConfig.instance().cfg = known
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """

@@ -37,6 +37,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
         UserError: model or data cannot be read, or do not fit each other.
     """
     import torch
+    from rich.console import Console
     from rich.progress import track
 
     from modmeta.checkpoint import load_model
@@ -72,7 +73,9 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     dataset = as_dataset(tasks, Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"])))
     with torch.no_grad():
         batches = TaskBatches(len(dataset), 50, None, None, counts=dataset.counts)
-        for ids in track(batches, description="inferring", transient=True):
+        console = Console(stderr=True)
+        quiet = not console.is_terminal
+        for ids in track(batches, description="inferring", transient=True, console=console, disable=quiet):
             batch = dataset[ids]
             inferred = module.infer(batch[STATES], mask=batch.get(MASK))
             module.measures.update(

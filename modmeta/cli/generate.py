@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--threads", type=int, default=None, help="that simulate; all processors by default")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace the file, or the directory that this command wrote"
+        "--overwrite", action="store_true", help="replace the file, or an earlier output in the directory"
     )
     parser.set_defaults(run=run)
 

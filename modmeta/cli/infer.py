@@ -121,7 +121,8 @@ def _write(directory: Path, model: Any, data: Any, truth: Any, notes: list[str],
 
     from modmeta.report import inference
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("inferring", total=data.num_tasks * 2)
         found, ahead = infer_groups(model, data, args.steps, args.sample, lambda n: progress.advance(bar, n))
         inference.write_relations(directory, data, found)

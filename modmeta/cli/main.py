@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        place = error.filename or "a file, or what is printed,"
-        return _ended(f"error: {place} cannot be read or written {why(error)}", 2)
+        what = f"{error.filename} cannot be read or written" if error.filename else "standard output cannot be written"
+        return _ended(f"error: {what} {why(error)}", 2)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         return _ended("interrupted" if number == signal.SIGINT else "ended by SIGTERM", 128 + number)

@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: a path holds no runs, or the output exists or cannot be written.
     """
-    from modmeta.report.collect import collect
     from modmeta.outputs import OutputDirectory
+    from modmeta.report.collect import collect
     from modmeta.report.results import RESULTS, results, write
 
     output = OutputDirectory(args.output, "report", args.overwrite, args.paths)

@@ -134,6 +134,7 @@ def _infer(
 ) -> None:
     """Infers, writes and prints."""
     import torch
+
     from modmeta.data.archive import write_arrays
     from modmeta.data.datamodule import as_dataset
     from modmeta.data.scaling import Units
@@ -199,7 +200,8 @@ def _search(
     from modmeta.unseen.result import Group
 
     model, search, counted, groups = module.model, module.search, None, []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         if args.count == "auto":
             bar = progress.add_task("counting", total=(MOST + 1) * len(visible))
             counted = count_hidden(model, search, visible, args.seed, lambda done: progress.advance(bar, done))

@@ -4,7 +4,7 @@ from rich.console import Console
 
 
 class Terminal(Console):
-    """Standard output; where nobody reads it any more (`| head`) that is an error of the caller's, not the end of all."""
+    """Standard output; that nobody reads it any more (`| head`) is an error that a caller can meet."""
 
     def on_broken_pipe(self) -> None:
         """
