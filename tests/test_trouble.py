@@ -43,6 +43,29 @@ def test_a_disk_that_fills_up_is_survived(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(f"*{TEMPORARY}"))
 
 
+class FullAtLast(pl.Callback):
+    """The disk fills up while the test is under way."""
+
+    def __init__(self) -> None:
+        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, self.limits[1]))
+
+
+def test_a_run_without_results_has_failed_and_can_be_finished(tmp_path: Path) -> None:
+    watch, words = FullAtLast(), (*QUICK, "trainer.max_epochs=2")
+    try:
+        with accompanied(watch), pytest.raises(UserError, match=r"results of .*run could not be.*resume=.*run$"):
+            run(tmp_path / "run", *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, watch.limits)
+    assert finished(tmp_path / "run") is None
+    assert not list(tmp_path.rglob(f"*{TEMPORARY}"))
+    measures = run(tmp_path / "run", *words)
+    assert finished(tmp_path / "run") == pytest.approx(measures, nan_ok=True)
+
+
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("in the way")

@@ -1,5 +1,6 @@
 """What a run leaves behind: `metrics.json` and `curves.png` in its directory, a table on the terminal."""
 
+import contextlib
 import io
 import json
 import os
@@ -132,7 +133,11 @@ class RunRecord(pl.Callback):
             return
         measures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         content = self._content(trainer, pl_module, measures)
-        self.unwritten = self._write(content)  # before all that is printed, for nobody may be reading it
+        self.unwritten = self._write(content)
+        with contextlib.suppress(OSError):  # nobody may be reading, or the disk of a log may be full
+            self._print(content)
+
+    def _print(self, content: dict[str, Any]) -> None:
         shown = {name: value for name, value in content.items() if name.startswith(("test/", "train/"))}
         console = Terminal()
         console.print(measures_table(shown, "results"))
