@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> None:
     from modmeta.report.collect import collect
     from modmeta.report.results import RESULTS, results, write
 
-    output = OutputDirectory(args.output, "report", args.overwrite, args.paths)
     if args.tasks is not None and args.tasks < 1:
         raise UserError(f"--tasks {args.tasks} must be a number of training tasks, 1 or more")
+    output = OutputDirectory(args.output, "report", args.overwrite, args.paths)
     found = collect(args.paths)
     files = results(found, args.tasks)
     with output.written() as directory:
