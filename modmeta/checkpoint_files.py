@@ -13,8 +13,8 @@ import torch
 from lightning_fabric.plugins.io import CheckpointIO
 
 from modmeta.checkpoints.pickles import Foreign, check_pickle
-from modmeta.durable import sync_directory, write_partial
 from modmeta.errors import UserError
+from modmeta.io import sync_directory, whole_file
 
 LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 
@@ -35,10 +35,10 @@ def save(content: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     memory = io.BytesIO()
     torch.save(content, memory)
-    partial = write_partial(path, memory.getvalue())
-    if path.name == LAST and path.exists():
-        os.replace(path, path.with_name(PREVIOUS))
-    os.replace(partial, path)
+    with whole_file(path, lambda file: file.write(memory.getbuffer())) as new:
+        if path.name == LAST and path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+        os.replace(new, path)
     sync_directory(path.parent)
 
 

@@ -22,8 +22,8 @@ from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
 from modmeta.checkpoints.trust import check_config, shown, trust
 from modmeta.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
 from modmeta.data.filemodule import filled_from_file
-from modmeta.durable import write_durably
 from modmeta.errors import UserError
+from modmeta.io import write_durably
 from modmeta.plain import read_yaml
 from modmeta.processes import first
 from modmeta.report.runs import FAILED

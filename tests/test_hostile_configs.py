@@ -106,7 +106,7 @@ IMPORTERS = (
     "modmeta.model.model.torch.hub.load",
     "torch.nn.modules.module.warnings.warn",
     "modmeta.api.load",
-    "modmeta.durable.write_durably",
+    "modmeta.io.write_durably",
     "torch.nn.Module",
     "torch.optim.Optimizer",
     "torch.nn.Linear",

@@ -11,8 +11,8 @@ from rich.console import Console
 from torch import Tensor
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.durable import write_durably
 from modmeta.errors import UserError
+from modmeta.io import write_durably
 from modmeta.model.continuous import ContinuousDynamics
 from modmeta.model.grouped import GroupedLinear
 

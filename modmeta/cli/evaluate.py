@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from modmeta.cli.trusting import add_trust
-from modmeta.errors import DataError, UserError
+from modmeta.errors import DataError
+from modmeta.io import check_free, write_file
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,6 +39,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
         UserError: model or data cannot be read, or do not fit each other.
     """
     import torch
+    from rich.console import Console
     from rich.progress import track
 
     from modmeta.checkpoint import load_model
@@ -76,7 +78,9 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     dataset = as_dataset(tasks, Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"])))
     with torch.no_grad():
         batches = TaskBatches(len(dataset), 50, None, None, counts=dataset.counts)
-        for ids in track(batches, description="inferring", transient=True):
+        console = Console(stderr=True)
+        quiet = not console.is_terminal
+        for ids in track(batches, description="inferring", transient=True, console=console, disable=quiet):
             batch = dataset[ids]
             inferred = module.infer(batch[STATES], mask=batch.get(MASK))
             lost = (~inferred.energies.isfinite()).nonzero()
@@ -91,15 +95,14 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table, and writes it where asked."""
-    from rich.console import Console
+    from modmeta.checkpoint import find_checkpoint
+    from modmeta.report.run import as_json, measures_table
+    from modmeta.report.terminal import Terminal
 
-    from modmeta.report.run import measures_table, write_json
-
-    if args.json is not None and args.json.exists() and not args.overwrite:
-        raise UserError(f"{args.json} exists; choose another name for --json, or add --overwrite")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise UserError(f"{args.json.parent} is not a directory; create it first, or choose another place for --json")
-    measures = evaluate(args.model, args.data, args.split, args.any_entities)
-    Console().print(measures_table(measures, f"{args.model} on {args.data}"))
+    reads = (args.data, find_checkpoint(args.model))
     if args.json is not None:
-        write_json(args.json, measures)
+        check_free(args.json, args.overwrite, reads)
+    measures = evaluate(args.model, args.data, args.split, args.any_entities)
+    if args.json is not None:  # first, for nobody may be reading what is printed
+        write_file(args.json, lambda file: file.write(as_json(measures)), args.overwrite, reads)
+    Terminal().print(measures_table(measures, f"{args.model} on {args.data}"))

@@ -1,8 +1,6 @@
 """`modmeta infer`: relations, forecasts and pictures of a file of trajectories, by a trained model."""
 
 import argparse
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--sample", action="store_true", help="sample structures even where all can be weighed")
     parser.add_argument("--report", action="store_true", help="also write report.html, one page with all figures")
-    parser.add_argument("--overwrite", action="store_true", help="replace the directory if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_reading(parser)
     add_trust(parser)
     parser.set_defaults(run=run)
@@ -42,39 +40,24 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Infers and writes, all or nothing."""
+    from modmeta.outputs import OutputDirectory
+
     start = time.perf_counter()
-    _check_output(args.output, args.overwrite)
+    reads = [args.file, args.model, *([args.relations] if args.relations else [])]
+    output = OutputDirectory(args.output, "infer", args.overwrite, reads)
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: forecast at least one frame")
     from modmeta.api import load
 
     model = load(args.model)
     data, truth, notes = prepare(model, args)
-    partial = args.output.with_name(f".{args.output.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir()
-        facts = _write(partial, model, data, truth, notes, args)
-        if args.output.exists():
-            shutil.rmtree(args.output)
-        os.replace(partial, args.output)
-    except OSError as error:
-        raise DataError(f"{args.output} cannot be written ({error.strerror}); check space and permissions") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with output.written() as directory:
+        facts = _write(directory, model, data, truth, notes, args)
     for note in notes:
         print(plain(f"note: {note}"))
     for name, value in facts:
         print(plain(f"{name}: {value}"))
     print(f"written to {plain(args.output)}, {time.perf_counter() - start:.1f} s")
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_file():
-        raise DataError(f"{output} is a file; give the name of a directory")
-    if output.exists() and any(output.iterdir()) and not overwrite:
-        raise DataError(f"{output} exists; choose another directory, or add --overwrite")
-    if not output.parent.is_dir():
-        raise DataError(f"{output.parent} is not a directory; create it first")
 
 
 def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
@@ -131,7 +114,8 @@ def _write(directory: Path, model: Any, data: Any, truth: Any, notes: list[str],
 
     from modmeta.report import inference
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("inferring", total=data.num_tasks * 2)
         found, ahead = infer_groups(model, data, args.steps, args.sample, lambda n: progress.advance(bar, n))
         inference.write_relations(directory, data, found)

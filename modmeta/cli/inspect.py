@@ -17,19 +17,19 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints tables and suggestions; what is missing is counted, not refused."""
-    from rich.console import Console
     from rich.table import Table
 
     from modmeta.data import files
     from modmeta.data.describe import in_order
     from modmeta.errors import DataError
+    from modmeta.report.terminal import Terminal
     from modmeta.text import for_console
 
     args.missing = "mask"
     splits = {name: in_order(data) for name, data in files.load(args.file, args.split, reading_of(args)).items()}
     if not splits:
         raise DataError(f"{args.file} holds no trajectories")
-    console = Console()
+    console = Terminal()
     table = Table(title=for_console(args.file))
     for column in ("split", "tasks", "entities", "frames", "frame step", "missing states", "relations"):
         table.add_column(column, justify="left" if column == "split" else "right")

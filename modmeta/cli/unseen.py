@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from modmeta.bouncegrad import BounceGrad
     from modmeta.data.trajectories import Trajectories
+    from modmeta.outputs import OutputDirectory
     from modmeta.unseen.count import Counted
     from modmeta.unseen.result import Group
 
@@ -51,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities of a task")
     parser.add_argument("--seed", type=int, default=0, help="of the guesses")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_trust(parser)
     parser.set_defaults(run=run)
 
@@ -62,11 +63,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: model or data cannot be read or do not fit each other, or the output exists.
     """
-    taken = [args.output / name for name in OUTPUTS if (args.output / name).exists()]
-    if taken and not args.overwrite:
-        raise UserError(f"{taken[0]} exists; choose another directory for -o, or add --overwrite")
-    if args.output.exists() and not args.output.is_dir():
-        raise UserError(f"{args.output} is not a directory; choose another one for -o")
+    from modmeta.outputs import OutputDirectory
+
+    output = OutputDirectory(args.output, "unseen", args.overwrite, (args.data, args.model))
     if args.hide is not None and args.count != "1":
         raise UserError(f"--hide takes out one entity, so --count {args.count} cannot be scored; leave one of them out")
     if args.relations == "known" and args.hide is None:
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
             f"mutual relations are found by trying all rows, and {entities} entities have more than "
             f"search.enumerate_up_to={module.search.enumerate_up_to}; add --no-symmetric"
         )
-    _infer(args, module.requires_grad_(False), tasks, trained)
+    _infer(args, output, module.requires_grad_(False), tasks, trained)
 
 
 def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any]) -> "Trajectories":
@@ -130,15 +129,21 @@ def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any
     return tasks
 
 
-def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories", trained: dict[str, Any]) -> None:
+def _infer(
+    args: argparse.Namespace,
+    output: "OutputDirectory",
+    module: "BounceGrad",
+    tasks: "Trajectories",
+    trained: dict[str, Any],
+) -> None:
     """Infers, writes and prints."""
     import torch
-    from rich.console import Console
 
     from modmeta.data.archive import write_arrays
     from modmeta.data.datamodule import as_dataset
     from modmeta.data.scaling import Units
     from modmeta.report.run import commit, hardware, measures_table, write_json
+    from modmeta.report.terminal import Terminal
     from modmeta.report.unseen import plot_tasks
     from modmeta.structure.relations import from_matrix
     from modmeta.text import for_console
@@ -161,21 +166,21 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
     if counted is not None:
         numbers = counted.number.bincount(minlength=counted.energies.shape[1])
         result["tasks_by_count"] = {str(number): int(tasks) for number, tasks in enumerate(numbers)}
-    args.output.mkdir(parents=True, exist_ok=True)
     saved = arrays(groups, module, visible, args.hide, units)
     if counted is not None:
         saved["held_out_energies"] = counted.energies.numpy()
-    write_arrays(args.output / "unseen.npz", saved, overwrite=True)
     settings = {name: getattr(args, name) for name in ("hide", "relations", "count", "seed")}
     settings |= {"priors": priors_of(module.search, known is not None), "reciprocity": trained["reciprocity"]}
     settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
-    write_json(args.output / "unseen.json", result | settings)
-    if groups:
-        group = groups[0]
-        drawn = None if truth is None else truth.states[group.tasks]
-        figure = plot_tasks(module, visible[group.tasks], group, drawn, min(DRAWN, len(group.tasks)))
-        figure.savefig(args.output / "unseen.png", dpi=120)
-    console = Console()
+    with output.written() as directory:
+        write_arrays(directory / "unseen.npz", saved, overwrite=False)
+        write_json(directory / "unseen.json", result | settings)
+        if groups:
+            group = groups[0]
+            drawn = None if truth is None else truth.states[group.tasks]
+            figure = plot_tasks(module, visible[group.tasks], group, drawn, min(DRAWN, len(group.tasks)))
+            figure.savefig(directory / "unseen.png", dpi=120)
+    console = Terminal()
     numbers_only = {name: value for name, value in result.items() if isinstance(value, float)}
     console.print(measures_table(numbers_only, f"hidden entities of {args.data}"))
     if "tasks_by_count" in result:
@@ -200,7 +205,8 @@ def _search(
     from modmeta.unseen.result import Group
 
     model, search, counted, groups = module.model, module.search, None, []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         if args.count == "auto":
             bar = progress.add_task("counting", total=(MOST + 1) * len(visible))
             counted = count_hidden(model, search, visible, args.seed, lambda done: progress.advance(bar, done))

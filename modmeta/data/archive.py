@@ -1,7 +1,6 @@
-"""Named arrays on disk: read with every kind of damage reported, written atomically."""
+"""Named arrays on disk: read with every kind of damage reported, written in one piece."""
 
 import math
-import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 
 from modmeta.data.bounds import check_size
 from modmeta.errors import DataError
+from modmeta.io import write_file
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -181,45 +181,10 @@ def as_labels(where: str, array: np.ndarray) -> np.ndarray:
     return labels
 
 
-def check_free(path: Path, overwrite: bool) -> None:
-    """Refuses to write where something is, or where nothing can be; call it before long work, too.
-
-    Raises:
-        DataError: the file exists and is not to be overwritten, or its directory does not exist.
-    """
-    if path.is_dir():
-        raise DataError(f"{path} is a directory; give the name of a file")
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists; choose another name, or allow it to be overwritten (--overwrite)")
-    if not path.parent.is_dir():
-        raise DataError(f"{path.parent} is not a directory; create it first")
-
-
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) -> None:
     """Writes a `.npz`.
 
     Raises:
-        DataError: see `write_atomically`.
+        DataError: see `modmeta.io.write_file`.
     """
-    write_atomically(path, lambda file: np.savez(file, **dict(arrays)), overwrite)  # type: ignore[arg-type]
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None], overwrite: bool) -> None:
-    """Writes to a temporary file beside `path`, then renames it, so that `path` is never half written.
-
-    Raises:
-        DataError: `path` exists and is not to be overwritten, or the disk does not take it.
-    """
-    check_free(path, overwrite)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w+b") as file:  # HDF5 reads what it writes
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        check_free(path, overwrite)  # it may have come into being meanwhile
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror or error}); check space and permissions") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, lambda file: np.savez(file, **dict(arrays)), overwrite)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from modmeta.data import nri
-from modmeta.data.archive import as_float, as_labels, check_free, open_arrays, write_arrays
+from modmeta.data.archive import as_float, as_labels, open_arrays, write_arrays
 from modmeta.data.bounds import DEEP, SETTINGS
 from modmeta.data.gaps import absent_last, masked, resampled, with_absent
 from modmeta.data.hdf5 import open_hdf5, write_hdf5
@@ -41,6 +41,7 @@ from modmeta.data.table_output import save_table
 from modmeta.data.tables import read_table
 from modmeta.data.trajectories import Trajectories, names_as_text
 from modmeta.errors import DataError
+from modmeta.io import check_free
 
 FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"

@@ -13,9 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from modmeta.data.archive import Arrays, check_free, write_atomically
+from modmeta.data.archive import Arrays
 from modmeta.data.bounds import FREE, LETTERS, SETTINGS, check_size
 from modmeta.errors import DataError
+from modmeta.io import check_free, write_file
 
 DEPTH, OBJECTS = 8, 10_000  # of groups within groups; of groups and data sets
 INFLATED = 1032  # bytes that deflate makes of one, at most
@@ -147,7 +148,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) ->
     """Writes arrays to a file, completely or not at all.
 
     Raises:
-        DataError: as `modmeta.data.archive.write_atomically`.
+        DataError: as `modmeta.io.write_file`.
     """
     check_free(path, overwrite)
 
@@ -159,4 +160,4 @@ def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) ->
                     key, data=array.astype(object) if text else array, dtype=h5py.string_dtype() if text else None
                 )
 
-    write_atomically(path, write, overwrite)
+    write_file(path, write, overwrite)

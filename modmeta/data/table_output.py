@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
-from modmeta.data.archive import write_atomically
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
+from modmeta.io import write_file
 from modmeta.text import encodable, for_sheet
 
 
@@ -24,7 +24,7 @@ def save_table(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) 
         overwrite: replace a file that is there.
 
     Raises:
-        DataError: as `modmeta.data.archive.write_atomically`, or a feature has the name of another column.
+        DataError: as `modmeta.io.write_file`, or a feature has the name of another column.
     """
     taken = {"split", "task", "frame", "entity"}.intersection(*(data.features for data in splits.values()))
     if taken:
@@ -51,16 +51,16 @@ def write_columns(path: Path, table: pa.Table, overwrite: bool, frame_step: floa
     reading takes back.
 
     Raises:
-        DataError: as `modmeta.data.archive.write_atomically`.
+        DataError: as `modmeta.io.write_file`.
     """
     if path.suffix.lower() in (".csv", ".tsv"):
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         options = csv.WriteOptions(quoting_style="needed", delimiter=delimiter)
-        write_atomically(path, lambda file: csv.write_csv(_guarded(table), file, options), overwrite)
+        write_file(path, lambda file: csv.write_csv(_guarded(table), file, options), overwrite)
         return
     if frame_step is not None:
         table = table.replace_schema_metadata({"modmeta": json.dumps({"frame_step": frame_step})})
-    write_atomically(path, lambda file: parquet.write_table(table, file), overwrite)
+    write_file(path, lambda file: parquet.write_table(table, file), overwrite)
 
 
 def _guarded(table: pa.Table) -> pa.Table:

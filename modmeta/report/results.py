@@ -9,7 +9,6 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from modmeta.durable import write_durably
 from modmeta.report import ablations
 from modmeta.report.collect import Found
 from modmeta.report.comparison import ACCURACY, efficiency_figure, proposals_figure, variants_figure
@@ -223,11 +222,13 @@ def _csv(head: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
     lines = []
     for row in (head, *rows):
         line = io.StringIO()
-        csv.writer(line).writerow(
-            ["" if cell is None else for_sheet(cell) if isinstance(cell, str) else cell for cell in row]
-        )  # quotes what ends a line
+        csv.writer(line).writerow([_cell(cell) for cell in row])  # quotes what ends a line
         lines.append(line.getvalue().removesuffix("\r\n") + "\n")
     return "".join(lines).encode()
+
+
+def _cell(value: object) -> object:
+    return "" if value is None else for_sheet(value) if isinstance(value, str) else value
 
 
 def _draw(files: Files, name: str, figure: Figure) -> None:
@@ -240,6 +241,6 @@ def _draw(files: Files, name: str, figure: Figure) -> None:
 
 
 def write(directory: Path, files: Files) -> None:
-    """Writes a report, `RESULTS.md` last."""
-    for name in sorted(files, key=lambda name: (name == RESULTS, name)):
-        write_durably(directory / name, files[name])
+    """Writes the files of a report."""
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
