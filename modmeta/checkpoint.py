@@ -8,6 +8,7 @@ import hydra
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint_files import LAST, find_newest, load
+from modmeta.checkpoints.compat import upgraded
 from modmeta.errors import UserError
 from modmeta.structure.relations import reciprocity
 
@@ -49,6 +50,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = load(file)
     if not isinstance(content, dict) or not {"state_dict", "modmeta"} <= content.keys():
         raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `python train.py`")
+    content = upgraded(content)
     check_targets(content["modmeta"]["config"], file)
     return content
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import ALLOWED, check_targets, find_checkpoint, read_checkpoint
 from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
+from modmeta.checkpoints.compat import upgraded_config
 from modmeta.configs import RECORD, differences, differing, flat, is_free
 from modmeta.durable import write_durably
 from modmeta.errors import UserError
@@ -44,6 +45,7 @@ def settle(config: DictConfig) -> DictConfig:
         _wait_for(record)
     if record.exists():
         stored = OmegaConf.load(record)
+        stored = OmegaConf.create(upgraded_config(OmegaConf.to_container(stored)))
         assert isinstance(stored, DictConfig)
         check_targets(OmegaConf.to_container(stored), record, PARTS)
         return _taken_up(stored, config)

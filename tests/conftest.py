@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from modmeta.data.scaling import Scales
-from modmeta.model.continuous import ContinuousDynamics
-from modmeta.model.dynamics import ModularDynamics
+from modmeta.model.dynamics.base import Dynamics
+from modmeta.model.dynamics.continuous import ContinuousDynamics
+from modmeta.model.dynamics.discrete import ModularDynamics
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
 from modmeta.model.likelihood import FixedGaussian, Gaussian, StudentT
 from modmeta.model.model import RelationalModel
@@ -30,7 +31,7 @@ DYNAMICS = {
 def make_model(kind: str = "additive", likelihood: str = "student_t", k: int = 2, g: int = 1) -> RelationalModel:
     """A small model with random weights everywhere and scales that are not 1."""
     kind_of = ContinuousDynamics if kind == "continuous" else ModularDynamics
-    dynamics = kind_of(4, k, num_node_modules=g, hidden=8, **DYNAMICS[kind])
+    dynamics: Dynamics = kind_of(4, k, num_node_modules=g, hidden=8, **DYNAMICS[kind])
     dynamics.set_scales(
         Scales(
             torch.randn(4),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modmeta.checkpoints.compat import upgraded_config
 from modmeta.configs import RECORD, flat
 from modmeta.errors import UserError
 
@@ -85,7 +86,7 @@ def _finished(content: dict[str, Any], path: Path, where: str) -> Run | None:
         raise UserError(f"{path}: {wrong[0] if wrong else 'config.name'} is not what a run writes")
     if not any(key.startswith("test/") for key in numbers):
         return None
-    settings = flat(content["config"])
+    settings = flat(upgraded_config(content["config"]))
     tasks, seed, history = int(content["train/tasks"]), content.get("seed"), _history(content)
     return Run(where, name, tasks, seed, "finished", content, settings, history)
 
@@ -113,7 +114,7 @@ def read_directory(directory: Path, where: str) -> Run:
         config = content["config"]
     else:
         config = _recorded(directory / RECORD)
-    settings, name = flat(config), str(config.get("name", "${"))
+    settings, name = flat(upgraded_config(config)), str(config.get("name", "${"))
     state, note = _state(directory, settings)
     name = where.rsplit("/", 1)[-1] if "${" in name else name  # Hydra alone could tell
     return Run(where, name, settings.get("data.num_tasks"), settings.get("seed"), state, settings=settings, note=note)

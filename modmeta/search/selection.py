@@ -1,6 +1,7 @@
 """Which candidate is taken: energies of all (..., M) and the index of the current one (...) to an index (...)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,3 +32,10 @@ def metropolis(energies: Tensor, current: Tensor, temperature: Tensor, generator
     chance = torch.rand(current.shape, generator=generator, device=energies.device)
     accepted = chance < (-rise.squeeze(-1) / temperature).exp()
     return torch.where(accepted, proposed, current)
+
+
+def takes_least(selection: Selection) -> bool:
+    """Whether a selection is `greedy`, also as the partial that a configuration makes of it."""
+    while isinstance(selection, partial):
+        selection = selection.func
+    return selection == greedy

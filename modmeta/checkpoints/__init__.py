@@ -1,0 +1,1 @@
+"""Checkpoints on the disk: formats, and how older ones are read."""
