@@ -6,13 +6,16 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from modmeta.shapes import Float
 from modmeta.structure.relations import senders
 
 # Distances are measured in robust scales of the data; below this the logarithm stops telling closeness apart.
 CLOSEST = 1e-3
 
 
-def pair_states(states: Tensor) -> tuple[Tensor, Tensor]:
+def pair_states(
+    states: Float[Tensor, "B N T D"],
+) -> tuple[Float[Tensor, "B N S T D"], Float[Tensor, "B N S T D"]]:
     """States (B, N, T, D) to those of receiver and sender of every pair, each (B, N, S, T, D)."""
     n = states.shape[1]
     sender = states[:, senders(n, states.device)]  # (B, N, S, T, D)
@@ -37,7 +40,9 @@ class PairFeatures(ABC):
         """Numbers seen, F, of states of so many features."""
 
     @abstractmethod
-    def __call__(self, receiver: Tensor, sender: Tensor) -> Tensor:
+    def __call__(
+        self, receiver: Float[Tensor, "*pair D"], sender: Float[Tensor, "*pair D"]
+    ) -> Float[Tensor, "*pair F"]:
         """Scaled states (..., D) and (..., D) to (..., F)."""
 
     def answers(self, channels: int) -> int:
@@ -45,8 +50,13 @@ class PairFeatures(ABC):
         return channels
 
     def messages(
-        self, answers: Tensor, seen: Tensor, receiver: Tensor, sender: Tensor, powers: Tensor | None
-    ) -> Tensor:
+        self,
+        answers: Float[Tensor, "K *pair A"],
+        seen: Float[Tensor, "*pair F"],
+        receiver: Float[Tensor, "*pair D"],
+        sender: Float[Tensor, "*pair D"],
+        powers: Float[Tensor, " K"] | None,
+    ) -> Float[Tensor, "K *pair C"]:
         """Messages (K, ..., C) to the receiver.
 
         Args:
@@ -66,7 +76,9 @@ class AbsoluteFeatures(PairFeatures):
     def size(self, num_features: int) -> int:
         return 2 * num_features
 
-    def __call__(self, receiver: Tensor, sender: Tensor) -> Tensor:
+    def __call__(
+        self, receiver: Float[Tensor, "*pair D"], sender: Float[Tensor, "*pair D"]
+    ) -> Float[Tensor, "*pair F"]:
         """(..., D) and (..., D) to (..., 2 D)."""
         return torch.cat((receiver, sender), dim=-1)
 
@@ -81,7 +93,9 @@ class ProductFeatures(PairFeatures):
     def size(self, num_features: int) -> int:
         return 2 * num_features + num_features**2
 
-    def __call__(self, receiver: Tensor, sender: Tensor) -> Tensor:
+    def __call__(
+        self, receiver: Float[Tensor, "*pair D"], sender: Float[Tensor, "*pair D"]
+    ) -> Float[Tensor, "*pair F"]:
         """(..., D) and (..., D) to (..., 2 D + D^2)."""
         receiver, sender = torch.broadcast_tensors(receiver, sender)
         products = (receiver.unsqueeze(-1) * sender.unsqueeze(-2)).flatten(-2)
@@ -105,7 +119,9 @@ class RelativeFeatures(PairFeatures):
     def size(self, num_features: int) -> int:
         return num_features + 2
 
-    def __call__(self, receiver: Tensor, sender: Tensor) -> Tensor:
+    def __call__(
+        self, receiver: Float[Tensor, "*pair D"], sender: Float[Tensor, "*pair D"]
+    ) -> Float[Tensor, "*pair F"]:
         """(..., D) and (..., D) to (..., D + 2)."""
         difference = sender - receiver
         distance = difference[..., : self.positions].norm(dim=-1, keepdim=True)
@@ -138,7 +154,9 @@ class IsotropicFeatures(PairFeatures):
         """Numbers that make up a message of so many channels: two weights for every group of coordinates."""
         return 2 * (channels // self.positions)
 
-    def __call__(self, receiver: Tensor, sender: Tensor) -> Tensor:
+    def __call__(
+        self, receiver: Float[Tensor, "*pair D"], sender: Float[Tensor, "*pair D"]
+    ) -> Float[Tensor, "*pair F"]:
         """(..., D) and (..., D) to (..., 4)."""
         place, velocity = (sender - receiver).split(self.positions, dim=-1)
         distance = place.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
@@ -146,8 +164,13 @@ class IsotropicFeatures(PairFeatures):
         return torch.cat((distance, distance.log(), velocity.norm(dim=-1, keepdim=True), closing), dim=-1)
 
     def messages(
-        self, answers: Tensor, seen: Tensor, receiver: Tensor, sender: Tensor, powers: Tensor | None
-    ) -> Tensor:
+        self,
+        answers: Float[Tensor, "K *pair A"],
+        seen: Float[Tensor, "*pair F"],
+        receiver: Float[Tensor, "*pair D"],
+        sender: Float[Tensor, "*pair D"],
+        powers: Float[Tensor, " K"] | None,
+    ) -> Float[Tensor, "K *pair C"]:
         """Vectors (K, ..., C) of the weights of directions.
 
         Args:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from modmeta.search.problem import Candidates, Problem, Propose
 from modmeta.search.relax import relaxed_rows
+from modmeta.shapes import Float, Int
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import all_rows
 
@@ -23,7 +24,7 @@ def enumerate_rows(structure: Structure, num_edge_modules: int, num_node_modules
 
 def propose_rows(
     structure: Structure,
-    logits: Tensor | None,
+    logits: Float[Tensor, "B N S K"] | None,
     samples: int,
     flips: bool,
     num_edge_modules: int,
@@ -60,14 +61,16 @@ def propose_rows(
     return Candidates(torch.cat(rows, 2), torch.cat(node_types, 2), torch.zeros_like(types))
 
 
-def marginals(candidates: Candidates, energies: Tensor, num_edge_modules: int) -> Tensor:
+def marginals(
+    candidates: Candidates, energies: Float[Tensor, "B N M"], num_edge_modules: int
+) -> Float[Tensor, "B N S K"]:
     """Probability of every module on every edge, (B, N, S, K): candidates weigh exp(-energy), energies (B, N, M)."""
     weights = (-energies).softmax(-1)
     chosen = F.one_hot(candidates.rows, num_edge_modules).to(weights.dtype)  # (B, N, M, S, K)
     return torch.einsum("bnm,bnmsk->bnsk", weights, chosen.expand(*weights.shape, -1, -1))
 
 
-def take(candidates: Candidates, chosen: Tensor) -> Structure:
+def take(candidates: Candidates, chosen: Int[Tensor, "B N"]) -> Structure:
     """The chosen candidate (B, N) of every receiver."""
     b, n = chosen.shape
     m, s = candidates.rows.shape[-2:]

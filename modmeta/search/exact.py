@@ -18,6 +18,7 @@ from modmeta.search.problem import (
     every_receiver,
 )
 from modmeta.search.selection import Selection
+from modmeta.shapes import Float
 from modmeta.structure.bank import Structure
 
 
@@ -32,7 +33,7 @@ def receiver_rows(propose: Propose, select: Selection, receivers: Receivers = ev
 
     @torch.no_grad()
     def kernel(
-        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Tensor
+        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
     ) -> tuple[Structure, Info]:
         candidates = propose(generator, structure, problem)
         moving, current = receivers(generator, structure), candidates.current  # (B, N)

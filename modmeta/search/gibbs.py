@@ -11,6 +11,7 @@ from modmeta.model.model import Score
 from modmeta.search.exact import receiver_rows
 from modmeta.search.problem import Info, Kernel, Problem, Propose, differing
 from modmeta.search.selection import Selection
+from modmeta.shapes import Float
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import all_rows
 
@@ -48,7 +49,7 @@ def block_gibbs(propose: Propose, select: Selection) -> Kernel:
 
     @torch.no_grad()
     def kernel(
-        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Tensor
+        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
     ) -> tuple[Structure, Info]:
         new, info = rows(generator, structure, problem, temperature)
         (messages, score), g = problem.one_step(), problem.num_node_modules
@@ -68,12 +69,12 @@ def block_gibbs(propose: Propose, select: Selection) -> Kernel:
 
 def draw_slots(
     score: Score,
-    messages: Tensor,
+    messages: Float[Tensor, "B N S K T C"],
     structure: Structure,
-    prior: Tensor,
+    prior: Float[Tensor, "#B #N #S K"],
     num_node_modules: int,
     selection: Selection,
-    temperature: Tensor,
+    temperature: Float[Tensor, ""],
     generator: torch.Generator,
 ) -> Drawn:
     """One pass over the slots of all receivers at once; with every block the node module is drawn, too, for under a

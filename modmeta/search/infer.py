@@ -14,6 +14,7 @@ from modmeta.search.candidates import marginals
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs, greedy
+from modmeta.shapes import Bool, Float, Int
 from modmeta.structure.bank import Structure, random_structure
 
 # Inference block by block begins at random and cools down over so many passes, lest it end in the nearest minimum.
@@ -42,10 +43,10 @@ def infer(
     search: Search,
     model: RelationalModel,
     proposal: Callable[[Tensor], Tensor] | None,
-    states: Tensor,
+    states: Float[Tensor, "B N T D"],
     generator: torch.Generator,
-    known: Tensor | None = None,
-    mask: Tensor | None = None,
+    known: Int[Tensor, "B N S"] | None = None,
+    mask: Bool[Tensor, "B T-1"] | None = None,
 ) -> Inferred:
     """Structures of a batch (B, N, T, D), searched from random ones for `search.sweeps` steps.
 

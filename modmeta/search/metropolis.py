@@ -23,6 +23,7 @@ from modmeta.search.problem import (
     prior_energies,
 )  # fmt: skip
 from modmeta.search.selection import Selection
+from modmeta.shapes import Bool, Float
 from modmeta.structure.bank import Structure
 
 
@@ -57,7 +58,7 @@ def whole_structures(propose: Propose, select: Selection, receivers: Receivers =
 
     @torch.no_grad()
     def kernel(
-        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Tensor
+        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
     ) -> tuple[Structure, Info]:
         candidates = propose(generator, structure, problem)
         moving = receivers(generator, structure)  # (B, N)
@@ -80,7 +81,7 @@ def whole_structures(propose: Propose, select: Selection, receivers: Receivers =
     return kernel
 
 
-def score_wholes(problem: Problem, structure: Structure, candidates: Candidates, moving: Tensor) -> Wholes:
+def score_wholes(problem: Problem, structure: Structure, candidates: Candidates, moving: Bool[Tensor, "B N"]) -> Wholes:
     """Structures in which the moving receivers (B, N) take each of their candidates, the current one first."""
     moves = moving.unsqueeze(2)  # (B, N, 1)
     rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.relations.unsqueeze(2))  # (B, N, M, S)

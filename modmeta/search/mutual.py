@@ -14,6 +14,7 @@ from modmeta.search.candidates import every_row
 from modmeta.search.exact import receiver_rows
 from modmeta.search.problem import Info, Kernel, Problem
 from modmeta.search.selection import Selection, gibbs, greedy, takes_least
+from modmeta.shapes import Float, Int
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import all_rows
 
@@ -29,7 +30,7 @@ def mutual_rows(select: Selection, enumerate_up_to: int) -> Kernel:
     """
 
     def kernel(
-        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Tensor
+        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
     ) -> tuple[Structure, Info]:
         k, g = problem.num_edge_modules, problem.num_node_modules
         joint = mutual_selection(select, k, g, enumerate_up_to)
@@ -62,13 +63,13 @@ def mutual_selection(
 
 
 def choose_symmetric(
-    scores: Tensor,
+    scores: Float[Tensor, "B N M"],
     num_edge_modules: int,
-    temperature: Tensor,
+    temperature: Float[Tensor, ""],
     generator: torch.Generator,
     least: bool,
     enumerate_up_to: int,
-) -> Tensor:
+) -> Int[Tensor, "B N"]:
     """A row of every receiver, together symmetric.
 
     Args:

@@ -18,6 +18,7 @@ from modmeta.errors import UserError
 from modmeta.model.dynamics.base import summed
 from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel, Score
+from modmeta.shapes import Bool, Float, Int
 from modmeta.structure.bank import Structure
 
 IMPOSSIBLE = 1e9  # nats against a module that a known relation rules out
@@ -57,13 +58,13 @@ class Problem:
     """
 
     model: RelationalModel
-    states: Tensor
-    messages: Tensor | None = None
+    states: Float[Tensor, "B N T D"]
+    messages: Float[Tensor, "B N S K T-1 C"] | None = None
     score: Score | None = None
     horizon: int = 1
-    known: Tensor | None = None
-    mask: Tensor | None = None
-    logits: Tensor | None = None
+    known: Int[Tensor, "B N S"] | None = None
+    mask: Bool[Tensor, "B T-1"] | None = None
+    logits: Float[Tensor, "B N S K"] | None = None
     edge_cost: float = 0.0
     gradients: bool = False
     scope: str = TASK
@@ -87,7 +88,7 @@ class Problem:
         return self.model.dynamics.num_node_modules
 
     @cached_property
-    def prior(self) -> Tensor:
+    def prior(self) -> Float[Tensor, "#B #N #S K"]:
         """Energy of every module in every slot before a frame is seen, (B or 1, N or 1, S or 1, K)."""
         modules = torch.arange(self.num_edge_modules, device=self.states.device)
         prior = self.edge_cost * (modules != 0).float().view(1, 1, 1, -1)
@@ -96,13 +97,13 @@ class Problem:
         given = self.known.unsqueeze(-1)
         return prior + IMPOSSIBLE * ((given >= 0) & (given != modules))
 
-    def energies(self, candidates: Candidates) -> Tensor:
+    def energies(self, candidates: Candidates) -> Float[Tensor, "B N M"]:
         """Energies (B, N, M) of the candidates of every receiver at horizon 1, priors among them."""
         messages, score = self.one_step()
         paid = prior_energies(self.prior, candidates.rows)
         return paid + score(summed(messages, candidates.rows), candidates.types)
 
-    def rollouts(self, tasks: Tensor, structure: Structure, kept: Kept) -> Tensor:
+    def rollouts(self, tasks: Int[Tensor, " Q"], structure: Structure, kept: Kept) -> Float[Tensor, " Q"]:
         """Energies (Q,) of whole structures of some tasks (Q,), without priors; `kept` alone have gradients."""
         with torch.set_grad_enabled(self.gradients):
             return self.model.energies(self.states[tasks], structure, self.horizon, kept).sum(-1)
@@ -120,11 +121,11 @@ class Problem:
 
 def one_step_problem(
     model: RelationalModel,
-    states: Tensor,
+    states: Float[Tensor, "B N T D"],
     paths: Structure | None = None,
-    known: Tensor | None = None,
-    mask: Tensor | None = None,
-    logits: Tensor | None = None,
+    known: Int[Tensor, "B N S"] | None = None,
+    mask: Bool[Tensor, "B T-1"] | None = None,
+    logits: Float[Tensor, "B N S K"] | None = None,
     edge_cost: float = 0.0,
 ) -> Problem:
     """A problem at horizon 1, with its messages and score.
@@ -165,7 +166,7 @@ class Info(NamedTuple):
     accepted: Tensor
 
 
-def prior_energies(prior: Tensor, rows: Tensor) -> Tensor:
+def prior_energies(prior: Float[Tensor, "#B #N #S K"], rows: Int[Tensor, "#B #N M S"]) -> Float[Tensor, "#B #N M"]:
     """Sum over slots of the prior energies (B or 1, N or 1, S or 1, K) of rows (B or 1, N or 1, M, S): (..., M)."""
     chosen = F.one_hot(rows, prior.shape[-1]).to(prior.dtype)  # (B, N, M, S, K)
     return (chosen * prior.unsqueeze(2)).sum((-1, -2))
@@ -176,19 +177,24 @@ Propose = Callable[[torch.Generator, Structure, Problem], Candidates]  # candida
 Receivers = Callable[[torch.Generator, Structure], Tensor]  # which receivers move, (B, N)
 
 
-def every_receiver(generator: torch.Generator, structure: Structure) -> Tensor:
+def every_receiver(generator: torch.Generator, structure: Structure) -> Bool[Tensor, "B N"]:
     """All receivers move, (B, N)."""
     return structure.types.new_ones(structure.types.shape, dtype=torch.bool)
 
 
-def one_receiver(generator: torch.Generator, structure: Structure) -> Tensor:
+def one_receiver(generator: torch.Generator, structure: Structure) -> Bool[Tensor, "B N"]:
     """One receiver of every task moves, drawn at random, (B, N)."""
     b, n = structure.types.shape
     receiver = torch.randint(n, (b, 1), generator=generator, device=structure.types.device)
     return receiver == torch.arange(n, device=structure.types.device)
 
 
-def counted(scores: Tensor, current: Tensor, chosen: Tensor, movable: Tensor) -> tuple[Tensor, Tensor]:
+def counted(
+    scores: Float[Tensor, "*rest M"],
+    current: Int[Tensor, "*rest"],
+    chosen: Int[Tensor, "*rest"],
+    movable: Bool[Tensor, "*rest"],
+) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
     """Moves to a higher energy that were on offer, and how many of them were taken.
 
     Args:
@@ -201,12 +207,12 @@ def counted(scores: Tensor, current: Tensor, chosen: Tensor, movable: Tensor) ->
     return worse.sum(), worse.gather(-1, chosen.unsqueeze(-1)).sum()
 
 
-def differing(new: Structure, old: Structure) -> Tensor:
+def differing(new: Structure, old: Structure) -> Bool[Tensor, "B N"]:
     """Which receivers have another row or node module, (B, N)."""
     return (new.relations != old.relations).any(-1) | (new.types != old.types)
 
 
-def clamped(structure: Structure, known: Tensor | None) -> Structure:
+def clamped(structure: Structure, known: Int[Tensor, "B N S"] | None) -> Structure:
     """A structure with the modules that are given, (B, N, S), -1 where they are not."""
     if known is None:
         return structure

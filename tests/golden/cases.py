@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "nri": ("experiment=baselines/nri_springs5",),
     "static": ("experiment=baselines/static_springs5",),
 }  # fmt: skip
-STORED = ("springs5", "charged5", "symmetric_types", "paper", "slots", "sizes")  # kept for the tests
+STORED = ("charged5", "symmetric_types", "paper", "slots")  # kept for the tests
 DROPPED = ("model.forecasting", "mean_square_change")  # of the state, after 1df05cd
 WORLDS = {"springs5": "Springs", "charged5": "Charged", "kuramoto5": "Kuramoto"}
 

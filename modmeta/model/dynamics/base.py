@@ -24,6 +24,7 @@ from modmeta.data.scaling import Scales
 from modmeta.model.features import PairFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.noise import ObservationNoise
+from modmeta.shapes import Float, Int
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import couples
 
@@ -31,12 +32,14 @@ AT_ONCE = 8192  # pairs that edge modules answer at once, where no gradient is a
 GAIN = 5.0  # a power of 2 is far for a parameter that moves by the learning rate
 
 
-def one_hot(rows: Tensor, num_modules: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def one_hot(
+    rows: Int[Tensor, "*rest S"], num_modules: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*rest SK"]:
     """Rows of modules (..., S) to weights of messages (..., S K)."""
     return F.one_hot(rows, num_modules).flatten(-2).to(dtype)
 
 
-def summed(messages: Tensor, rows: Tensor) -> Tensor:
+def summed(messages: Float[Tensor, "B N S K T C"], rows: Int[Tensor, "#B #N M S"]) -> Float[Tensor, "B N M T C"]:
     """Messages (B, N, S, K, T, C) that candidate rows (B, N, M, S) select, summed over senders: (B, N, M, T, C)."""
     b, n, s, k, t, c = messages.shape
     weights = one_hot(rows, k, messages.dtype)  # (B, N, M, S K)
@@ -105,11 +108,13 @@ class Dynamics(nn.Module, ABC):
         """Takes the units in which modules see states and changes."""
 
     @abstractmethod
-    def targets(self, states: Tensor) -> Tensor:
+    def targets(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N T-1 D"]:
         """Observed changes of states (B, N, T, D), (B, N, T - 1, D) in units of `change_scale`."""
 
     @abstractmethod
-    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+    def messages(
+        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
+    ) -> Float[Tensor, "B N S K T-1 C"]:
         """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, C).
 
         Args:
@@ -118,7 +123,7 @@ class Dynamics(nn.Module, ABC):
         """
 
     @abstractmethod
-    def responder(self, states: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """What turns summed messages (B, N, M, T, C) and node modules (B, N, M) into changes (B, N, M, T, D).
 
         Args:
@@ -126,7 +131,9 @@ class Dynamics(nn.Module, ABC):
         """
 
     @abstractmethod
-    def stepper(self, relations: Tensor, types: Tensor, kept: Kept | None = None) -> Callable[[Tensor], Tensor]:
+    def stepper(
+        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N) that stay as they are.
 
         Tasks that are not `kept` have no gradient.
@@ -138,7 +145,7 @@ class Dynamics(nn.Module, ABC):
         """State (D,) of an entity at rest in the middle."""
 
     @abstractmethod
-    def coast(self, states: Tensor, frames: int) -> Tensor:
+    def coast(self, states: Float[Tensor, "*rest 1 D"], frames: int) -> Float[Tensor, "*rest {frames} D"]:
         """Paths (..., frames, D) of entities that nothing acts on, from states (..., 1, D)."""
 
     @abstractmethod
@@ -157,7 +164,7 @@ class Dynamics(nn.Module, ABC):
         self.state_scale.copy_(scales.state)
         self.change_scale.copy_(scales.change)
 
-    def scaled(self, states: Tensor) -> Tensor:
+    def scaled(self, states: Float[Tensor, "*rest D"]) -> Float[Tensor, "*rest D"]:
         """States (..., D) in the units that the modules see."""
         return (states - self.centre) / self.state_scale
 
@@ -171,7 +178,7 @@ class Dynamics(nn.Module, ABC):
             parameters.append(self.edge_modules.linear.weight)
         return parameters
 
-    def pair_law(self, states: Tensor) -> Tensor:
+    def pair_law(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T C"]:
         """What every module sends along every edge at given states: (B, N, T, D) to (B, N, S, K, T, C)."""
         scaled, n = self.scaled(states), states.shape[1]
         if not self.features.mutual:
@@ -200,7 +207,13 @@ class Dynamics(nn.Module, ABC):
             out = torch.cat((torch.zeros_like(out[:1]), out[1:]))
         return out.view(len(out), *pairs.shape[:-1], out.shape[-1])
 
-    def change(self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:
+    def change(
+        self,
+        states: Float[Tensor, "B N T D"],
+        messages: Float[Tensor, "B N S K T C"],
+        rows: Int[Tensor, "#B #N M S"],
+        types: Int[Tensor, "#B #N M"],
+    ) -> Float[Tensor, "B N M T D"]:
         """Change that candidate structures predict, in units of `change_scale`.
 
         Args:
@@ -218,7 +231,7 @@ class Dynamics(nn.Module, ABC):
         """By what node modules (...) scale the messages that they receive, (...); none where it is 1."""
         return None if self.log_mobility is None else (GAIN * self.log_mobility).exp()[types]
 
-    def adder(self, states: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def adder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """The `responder` of additive dynamics."""
         free = self.own_changes(self.scaled(states).unsqueeze(2))  # (G, B, N, 1, T, D)
 
@@ -230,12 +243,14 @@ class Dynamics(nn.Module, ABC):
 
         return add
 
-    def own_changes(self, inputs: Tensor) -> Tensor:
+    def own_changes(self, inputs: Float[Tensor, "*rest F"]) -> Float[Tensor, "G *rest D"]:
         """Answers of all node modules, (..., F) to (G, ..., D)."""
         out = self.node_modules(inputs.flatten(0, -2))  # (G, P, D)
         return out.view(-1, *inputs.shape[:-1], out.shape[-1])
 
-    def of_types(self, changes: Tensor, types: Tensor) -> Tensor:
+    def of_types(
+        self, changes: Float[Tensor, "G B N #M T D"], types: Int[Tensor, "#B #N M"]
+    ) -> Float[Tensor, "B N _ T D"]:
         """Of changes (G, B, N, M or 1, T, D) those of the chosen node modules, types (B, N, M); B and N may be 1."""
         if self.num_node_modules == 1:
             return changes[0]
@@ -245,11 +260,20 @@ class Dynamics(nn.Module, ABC):
             return (weights @ changes.movedim(0, 3).reshape(b, n, g, t * d)).unflatten(-1, (t, d))
         return torch.einsum("gbnmtd,bnmg->bnmtd", changes, weights.expand(b, n, m, g))
 
-    def step(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
+    def step(
+        self, states: Float[Tensor, "B N T D"], relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"]
+    ) -> Float[Tensor, "B N T D"]:
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
         return self.stepper(relations, types)(states)
 
-    def rollout(self, states: Tensor, relations: Tensor, types: Tensor, steps: int, kept: Kept | None = None) -> Tensor:
+    def rollout(
+        self,
+        states: Float[Tensor, "B N T D"],
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        steps: int,
+        kept: Kept | None = None,
+    ) -> Float[Tensor, "B N T {steps} D"]:
         """Forecasts (B, N, T, steps, D) from each of T given frames (B, N, T, D); `kept` tasks alone have gradients."""
         frames, step = [], self.stepper(relations, types, kept)
         for _ in range(steps):

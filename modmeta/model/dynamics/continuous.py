@@ -13,6 +13,7 @@ from modmeta.model.dynamics.base import Dynamics, one_hot
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
+from modmeta.shapes import Float, Int
 from modmeta.structure.bank import Structure
 
 # Laws may have poles: accelerations in forecasts stay within this many times the fastest change, a mean over a frame.
@@ -113,7 +114,7 @@ class ContinuousDynamics(Dynamics):
         self.limit.copy_(MARGIN * scales.fastest)
         self.change_scale[: self.positions] = scales.step * scales.change[self.positions :]
 
-    def targets(self, states: Tensor) -> Tensor:
+    def targets(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N T-1 D"]:
         """Observed changes beyond uniform motion, (B, N, T - 1, D) in units of `change_scale`."""
         start = states[:, :, :-1]
         return (self._unfold(states)[0] - start - self._drift(start)) / self.change_scale
@@ -162,7 +163,9 @@ class ContinuousDynamics(Dynamics):
         places, speeds, beyond = self._reflect(places, speeds)
         return torch.cat((places, speeds), dim=-1), beyond
 
-    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+    def messages(
+        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
+    ) -> Float[Tensor, "B N S K T-1 C"]:
         """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, D).
 
         Args:
@@ -248,7 +251,7 @@ class ContinuousDynamics(Dynamics):
         behind[1, -1] = -1
         return weights + self.lag * behind
 
-    def responder(self, states: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """What turns summed messages (B, N, M, T, D) and node modules (B, N, M) into changes (B, N, M, T, D).
 
         Args:
@@ -261,7 +264,7 @@ class ContinuousDynamics(Dynamics):
         """State (D,) of an entity in the middle whose velocity is 0 in the units of the data."""
         return torch.cat((self.centre[: self.positions], self.rest))
 
-    def coast(self, states: Tensor, frames: int) -> Tensor:
+    def coast(self, states: Float[Tensor, "*rest 1 D"], frames: int) -> Float[Tensor, "*rest {frames} D"]:
         """Uniform motion from states (..., 1, D), reflected at walls: (..., frames, D)."""
         x, v = states.split(self.positions, dim=-1)
         time = torch.arange(frames, device=x.device).view(-1, 1)
@@ -273,7 +276,9 @@ class ContinuousDynamics(Dynamics):
         """Noise of positions and of velocities, which errors one step ahead show."""
         return ObservationNoise()
 
-    def stepper(self, relations: Tensor, types: Tensor, kept: Kept | None = None) -> Callable[[Tensor], Tensor]:
+    def stepper(
+        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N)."""
         return lambda states: self._advanced(states, relations, types)
 

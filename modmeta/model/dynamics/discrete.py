@@ -12,6 +12,7 @@ from modmeta.model.dynamics.base import Dynamics
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
+from modmeta.shapes import Float, Int
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import senders
 
@@ -68,11 +69,13 @@ class ModularDynamics(Dynamics):
         if self.robust:
             self.take_units(scales)
 
-    def targets(self, states: Tensor) -> Tensor:
+    def targets(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N T-1 D"]:
         """Observed changes (B, N, T - 1, D) in units of `change_scale`."""
         return states.diff(dim=2) / self.change_scale
 
-    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+    def messages(
+        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
+    ) -> Float[Tensor, "B N S K T-1 C"]:
         """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, C).
 
         Args:
@@ -86,7 +89,7 @@ class ModularDynamics(Dynamics):
         """State (D,) in the middle of all; what rest is, is not known."""
         return self.centre
 
-    def coast(self, states: Tensor, frames: int) -> Tensor:
+    def coast(self, states: Float[Tensor, "*rest 1 D"], frames: int) -> Float[Tensor, "*rest {frames} D"]:
         """The same states (..., 1, D) in every frame, (..., frames, D): velocities, if any, do not move coordinates."""
         return states.expand(*states.shape[:-2], frames, -1)
 
@@ -97,7 +100,7 @@ class ModularDynamics(Dynamics):
         """
         raise ValueError("bouncegrad.model.noise=true needs model=continuous, which knows how noise propagates")
 
-    def responder(self, states: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """What turns summed messages (B, N, M, T, C) and node modules (B, N, M) into changes (B, N, M, T, D).
 
         Args:
@@ -122,7 +125,9 @@ class ModularDynamics(Dynamics):
         g, shared = self.num_node_modules, types.shape[1] == 1
         return g > 1 and shared and bool((types[0, 0] == torch.arange(types.shape[2], device=types.device) % g).all())
 
-    def stepper(self, relations: Tensor, types: Tensor, kept: Kept | None = None) -> Callable[[Tensor], Tensor]:
+    def stepper(
+        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N) that stay as they are.
 
         Tasks that are not `kept` have no gradient.
