@@ -50,7 +50,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = load(file)
     if not isinstance(content, dict) or not {"state_dict", "modmeta"} <= content.keys():
         raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `python train.py`")
-    content = upgraded(content)
+    content = upgraded(content, file)
     check_targets(content["modmeta"]["config"], file)
     return content
 

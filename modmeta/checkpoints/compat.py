@@ -57,20 +57,22 @@ def upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key not in DROPPED_STATE}
 
 
-def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded(content: Mapping[str, Any], where: object = "the checkpoint") -> dict[str, Any]:
     """The content of a checkpoint, with the names, settings and state of this version.
 
     Args:
         content: a dictionary with `state_dict` and `modmeta`, which holds `config`.
+        where: its file, for the message.
 
     Raises:
         UserError: a newer version wrote it.
     """
     ours = dict(content["modmeta"])
-    if int(ours.get("format", 1)) > FORMAT:
+    found = ours.get("format", 1)
+    if not isinstance(found, int) or found > FORMAT:
         raise UserError(
-            f"the checkpoint has format {ours['format']}, and this version of modmeta reads formats up to {FORMAT}; "
-            "install the version that wrote it, or a newer one"
+            f"{where} has format {found!r}, and this version of modmeta reads formats up to {FORMAT}; install the "
+            "version that wrote it, or a newer one"
         )
     ours |= {"format": FORMAT, "config": upgraded_config(ours.get("config"))}
     return {**content, "state_dict": upgraded_state(content["state_dict"]), "modmeta": ours}
