@@ -28,7 +28,9 @@ def make(name: str, run: Path) -> None:
     if not (run / "metrics.json").exists():
         raise UserError(f"{run} has no metrics.json; name the directory of a run that ended")
     content = read_checkpoint(run)
-    kept = {key: content["modmeta"][key] for key in ("config", "data", "calibration") if key in content["modmeta"]}
+    kept = {
+        key: content["modmeta"][key] for key in ("format", "config", "data", "calibration") if key in content["modmeta"]
+    }
     kept["reciprocity"] = reciprocity_of(content)
     path = ROOT / "modmeta" / "pretrained" / f"{name}.ckpt"
     torch.save({"state_dict": content["state_dict"], "modmeta": kept}, path)

@@ -21,7 +21,8 @@ from benchmarks.step import make
 from modmeta.bouncegrad import BounceGrad
 from modmeta.model.grouped import GroupedMLP
 from modmeta.runs import has_bfloat16
-from modmeta.search.candidates import Candidates
+from modmeta.search.metropolis import score_wholes
+from modmeta.search.problem import Candidates, Problem
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import senders
 
@@ -112,7 +113,8 @@ def ours(module: BounceGrad, states: Tensor, current: Structure, proposed: Struc
 
     rows = torch.stack((current.relations, proposed.relations), dim=2)  # (B, N, 2, S)
     types = torch.stack((current.types, proposed.types), dim=2)
-    wholes = module.search._score_whole(module.model, states, current, Candidates(rows, types, current.types), moving)
+    problem = Problem(module.model, states, horizon=module.search.horizon, gradients=True)
+    wholes = score_wholes(problem, current, Candidates(rows, types, current.types), moving)
     energies = wholes.of(accept(wholes.energies.detach().unsqueeze(1)))
     energies.mean().backward()
     return energies.detach().squeeze(1)

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modmeta.bouncegrad import BounceGrad
 from modmeta.memory import keep_freed
 from modmeta.model.grouped import GroupedMLP
+from modmeta.search.problem import Problem, one_step_problem
 from modmeta.structure.bank import random_structure
 
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
@@ -78,9 +79,16 @@ def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], objec
     b, n = states.shape[:2]
     structure = random_structure(b, n, dynamics.num_edge_modules, dynamics.num_node_modules, generator)
     logits = module.proposal(states).detach()
-    exact = search.horizon == 1
-    messages = dynamics.messages(states).detach() if exact else None
-    score = model.scorer(states) if exact else None
+    exact, kernel = search.horizon == 1, search.kernel(model, n)
+    proposed = logits if search.needs_proposal(model, n) else None
+
+    def problem() -> Problem:
+        if exact:
+            return one_step_problem(model, states, logits=proposed, edge_cost=search.edge_cost)
+        return Problem(model, states, horizon=search.horizon, logits=proposed, edge_cost=search.edge_cost)
+
+    with torch.no_grad():
+        shared = problem()
     labels = structure.relations.flatten()
 
     def gradient() -> None:
@@ -99,11 +107,12 @@ def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], objec
 
     def alone() -> None:
         """As in inference: with the messages, which a training step shares with the gradient."""
-        search.step(model, states, structure, logits, heat, generator)
+        with torch.no_grad():
+            kernel(generator, structure, problem(), heat)
 
     return {
         "search": alone,
-        "search_shared": lambda: search.step(model, states, structure, logits, heat, generator, messages, score=score),
+        "search_shared": lambda: kernel(generator, structure, shared, heat),
         "gradient": gradient,
         "proposal": propose,
     }

@@ -22,7 +22,7 @@ from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import Forecast, ensemble
 from modmeta.evaluation.posterior import OVERFLOWN, enumerable, exact, node_modules, sample, scorer, table
 from modmeta.memory import keep_freed
-from modmeta.search.search import infer
+from modmeta.search.infer import infer
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import from_matrix, to_matrix
 
@@ -135,7 +135,7 @@ class Model:
         if module.search.horizon > 1:
             probabilities = found.probabilities
         else:
-            if enumerable(n, k) and not sampling:
+            if enumerable(n, k, module.search.enumerate_up_to) and not sampling:
                 probabilities = exact(table(scorer(model, states, structure, mask), structure, k), structure, k, heat)
             else:
                 chains = sample(model, states, structure, heat, generator, mask)

@@ -1,6 +1,7 @@
 """BounceGrad (Alet et al. 2018, 2019) as a LightningModule: search step, gradient step, proposal step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -11,14 +12,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from modmeta.callbacks.checkpoints import Checkpoints
+from modmeta.checkpoints.compat import FORMAT, upgraded_state
 from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.means import EpochMeans
-from modmeta.model.dynamics import summed
-from modmeta.model.model import RelationalModel, Score
+from modmeta.model.dynamics.base import summed
+from modmeta.model.model import RelationalModel
 from modmeta.processes import (
     check_same_config,
     gather,
@@ -27,8 +29,9 @@ from modmeta.processes import (
     over_processes,
     set_generator_states,
 )
-from modmeta.schedules import warmup_hold_decay
-from modmeta.search.search import Inferred, Outcome, Search, clamped, infer, together
+from modmeta.search.infer import Inferred, infer, together
+from modmeta.search.problem import Info, Problem, clamped
+from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
 from modmeta.structure.bank import Structure, StructureBank, of_sizes, random_structure
 
@@ -47,9 +50,6 @@ class BounceGrad(EpochMeans):
     1. *Search step*: may change the structure of every task, judged by the energy of the observed frames.
     2. *Gradient step* on all modules, structures fixed.
     3. *Proposal step*: the proposal network takes the current structures as labels.
-
-    The last part of the run, `forecast_share` of it, leaves all that alone and trains the model's forecaster, under the
-    best structures.
 
     A batch holds tasks of one number of entities; the modules depend on none and are shared by all. The loss of a step
     is the mean over all observed numbers, so that tasks count alike, whatever their size.
@@ -72,9 +72,6 @@ class BounceGrad(EpochMeans):
         num_relations: relation types in the labels, for measures.
         observed_frames: frames that structures are inferred from.
         forecast_steps: steps at which forecasts are scored.
-        forecast_optimizer: of the forecaster.
-        forecast_share: fraction of the run, at its end, in which the forecaster learns.
-        forecast_horizon: steps of the rollouts that it learns from, reached half way; they begin at 1.
         seed: of the search.
         num_types: types of entities in the labels, for measures of node modules.
         persist: the search of a task begins from the structure of its last visit, or from a random one (ablation).
@@ -86,7 +83,6 @@ class BounceGrad(EpochMeans):
     module_to_relation: Tensor
     module_to_type: Tensor | None
     steps_done: Tensor
-    mean_square_change: Tensor
     agreement: Tensor
     usage: Tensor
 
@@ -104,9 +100,6 @@ class BounceGrad(EpochMeans):
         num_relations: int = 2,
         observed_frames: int = 49,
         forecast_steps: tuple[int, ...] = (1, 10, 20),
-        forecast_optimizer: Callable[..., Optimizer] | None = None,
-        forecast_share: float = 0.0,
-        forecast_horizon: int = 10,
         seed: int = 0,
         num_types: int = 1,
         persist: bool = True,
@@ -121,18 +114,11 @@ class BounceGrad(EpochMeans):
         if soft and (search.receivers != "all" or search.symmetric):
             raise ValueError("bouncegrad.soft=true needs search.receivers=all and search.symmetric=false")
         self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
-        self.make_forecast_optimizer = forecast_optimizer
-        self.forecast_share, self.forecast_horizon = forecast_share, forecast_horizon
-        if not 0 <= forecast_share < 1:
-            raise ValueError(f"bouncegrad.forecast_share={forecast_share} must be a fraction of the run, below 1")
-        if (forecast_share > 0) != (model.forecaster is not None):
-            raise ValueError("bouncegrad.forecast_share and bouncegrad.model.forecaster go together: both, or none")
         k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
         self.register_buffer("module_to_relation", torch.arange(k) % num_relations)
         telling = g > 1 and num_types > 1  # else there is nothing to match
         self.register_buffer("module_to_type", torch.arange(g) % num_types if telling else None)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("mean_square_change", torch.ones(()))  # unit of the forecaster's loss
         self.register_buffer("usage", torch.full((k,), torch.nan))  # share of validation edges of every module
         self.register_buffer("agreement", torch.tensor(torch.nan))  # see `stuck`; unknown before a validation
         self.confusion = Confusion(k, num_relations)  # of validation tasks
@@ -153,23 +139,15 @@ class BounceGrad(EpochMeans):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler | ReduceLROnPlateau]]:
         modules = self.make_optimizer([group for group in self.model.parameter_groups() if group["params"]])
         proposal = self.make_proposal_optimizer(self.proposal.parameters())
-        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
-        forecast_steps = int(steps * self.forecast_share)
-        self.total_steps = steps - forecast_steps
-        optimizers, schedulers = [modules, proposal], []
-        if self.make_scheduler is not None:
-            schedulers.append(self.make_scheduler(modules, steps=self.total_steps, epochs=epochs))
-        if self.model.forecaster is not None and self.make_forecast_optimizer is not None:
-            forecaster = self.make_forecast_optimizer(self.model.forecaster.parameters())
-            optimizers.append(forecaster)
-            schedulers.append(warmup_hold_decay(forecaster, forecast_steps, epochs))
-        return optimizers, schedulers
+        self.total_steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
+        if self.make_scheduler is None:
+            return [modules, proposal], []
+        return [modules, proposal], [self.make_scheduler(modules, steps=self.total_steps, epochs=epochs)]
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if int(self.steps_done) == 0:
             self.model.dynamics.set_scales(data.model_scales())
-            self.mean_square_change.copy_(data.mean_square_change())
         self.known = float(data.known)
         check_same_config(self.config)
         place = self.seed * 1000 + self.global_rank
@@ -213,41 +191,41 @@ class BounceGrad(EpochMeans):
             self.trainer.check_val_every_n_epoch = 1
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        if self.forecast_share and int(self.steps_done) >= self.total_steps:
-            return self._forecast_step(batch)
         bank, generator = self._made(self.bank), self._made(self.generator)
         states, tasks = batch[STATES], batch[TASK].cpu()
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
         logits = self.proposal(states)
-        share = self.search.horizon == 1
-        known = batch.get(KNOWN)
-        structure = clamped(self._begin(bank, tasks, states.shape[1], generator), known)
-        messages = self.model.dynamics.messages(states, structure if self._late else None) if share else None
-        mask = batch.get(MASK)
-        score = self.model.scorer(states, mask=mask) if share else None  # both serve the gradient step, too
+        structure = clamped(self._begin(bank, tasks, states.shape[1], generator), batch.get(KNOWN))
+        problem = self._problem(batch, structure, logits)
+        kernel = self.search.kernel(self.model, states.shape[1])
         try:
-            outcome = self.search.step(
-                self.model,
-                states,
-                structure,
-                logits.detach(),
-                temperature,
-                generator,
-                messages.detach() if messages is not None else None,
-                known=known,
-                score=score,
-                mask=mask,
-                gradients=True,
-            )
+            new, info = kernel(generator, structure, _detached(problem), temperature)
         except RuntimeError as error:  # nothing can be drawn from, or solved for, where energies are not numbers
             broken = "probability" in str(error) or isinstance(error, torch.linalg.LinAlgError)
             raise (self._not_finite(tasks, "energies are") if broken else error) from None
-        self.temperature.observe(over_processes(outcome.worse), over_processes(outcome.accepted))
-        bank.put(tasks, outcome.structure, outcome.energies)
-        loss = self._energy(messages, score, outcome, temperature) / _numbers(states, mask)
-        proposal_loss = self._proposal_loss(logits, outcome)
+        self.temperature.observe(over_processes(info.worse), over_processes(info.accepted))
+        bank.put(tasks, new, info.energies)
+        loss = self._energy(problem, new, info, temperature) / _numbers(states, problem.mask)
+        proposal_loss = self._proposal_loss(logits, new, info)
         self._descend(loss, proposal_loss, tasks)
-        self._log_step(batch, outcome, logits, loss, proposal_loss)
+        self._log_step(batch, new, info, logits, loss, proposal_loss)
+
+    def _problem(self, batch: dict[str, Tensor], structure: Structure, logits: Tensor) -> Problem:
+        """Of the search step; messages and score have gradients, and serve the gradient step, too."""
+        model, search, states, mask = self.model, self.search, batch[STATES], batch.get(MASK)
+        alone = search.horizon == 1
+        return Problem(
+            model,
+            states,
+            messages=model.dynamics.messages(states, structure if self._late else None) if alone else None,
+            score=model.scorer(states, mask=mask) if alone else None,
+            horizon=search.horizon,
+            known=batch.get(KNOWN),
+            mask=mask,
+            logits=logits.detach() if search.needs_proposal(model, states.shape[1]) else None,
+            edge_cost=search.edge_cost,
+            gradients=True,
+        )
 
     def _begin(self, bank: StructureBank, tasks: Tensor, entities: int, generator: torch.Generator) -> Structure:
         """Structures that a search step begins from."""
@@ -260,26 +238,26 @@ class BounceGrad(EpochMeans):
     def _late(self) -> bool:
         return int(self.steps_done) >= LATE * self.total_steps
 
-    def _energy(self, messages: Tensor | None, score: Score | None, outcome: Outcome, temperature: Tensor) -> Tensor:
+    def _energy(self, problem: Problem, structure: Structure, info: Info, temperature: Tensor) -> Tensor:
         """Energy of the batch under its new structures, with gradients; rollouts of the search serve again."""
-        relations, types = outcome.structure
-        if messages is None or score is None:
-            return outcome.energies.sum()
+        if problem.horizon > 1:
+            return info.energies.sum()
+        messages, score = problem.one_step()
         if self.soft:
-            candidates, chance = outcome.candidates, (-outcome.scores / temperature).softmax(-1)
+            candidates, chance = info.candidates, (-info.scores / temperature).softmax(-1)
             return (chance * score(summed(messages, candidates.rows), candidates.types)).sum()
-        return score(summed(messages, relations.unsqueeze(2)), types.unsqueeze(2)).sum()
+        return score(summed(messages, structure.relations.unsqueeze(2)), structure.types.unsqueeze(2)).sum()
 
-    def _proposal_loss(self, logits: Tensor, outcome: Outcome) -> Tensor:
-        labels = outcome.structure.relations
+    def _proposal_loss(self, logits: Tensor, structure: Structure, info: Info) -> Tensor:
+        labels = structure.relations
         each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
         if self.accepted_only:
-            weight = outcome.moved.view(-1, 1, 1).to(each.dtype)
+            weight = info.moved.view(-1, 1, 1).to(each.dtype)
             return (each * weight).sum() / (weight.sum() * each[0].numel()).clamp_min(1)
         return each.mean()
 
     def _descend(self, loss: Tensor, proposal_loss: Tensor, tasks: Tensor) -> None:
-        modules, proposal = self._optimizers()[:2]
+        modules, proposal = self._optimizers()
         modules.zero_grad()
         proposal.zero_grad()
         self._backward(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
@@ -311,28 +289,6 @@ class BounceGrad(EpochMeans):
             loss = loss + sum(0 * parameter.sum() for parameter in self.parameters())
         self.manual_backward(loss)
 
-    def _forecast_step(self, batch: dict[str, Tensor]) -> None:
-        """A gradient step of the forecaster, under the structures that the model finds best now that it rests."""
-        model, states, generator = self.model, batch[STATES], self._made(self.generator)
-        if not bool(model.forecasting):
-            model.start_forecasting()
-        steps = self.total_steps * self.forecast_share / (1 - self.forecast_share)
-        progress = (int(self.steps_done) - self.total_steps) / steps
-        horizon = min(1 + int(2 * progress * (self.forecast_horizon - 1)), self.forecast_horizon)
-        first = int(torch.randint(horizon, (), generator=generator, device=states.device))
-        error = model.forecast_error(states, self.infer(states, batch.get(KNOWN)).structure, horizon, first).mean()
-        forecaster, forecaster_parameters = self._optimizers()[-1], self._made(model.forecaster).parameters()
-        forecaster.zero_grad()
-        self._backward(error / self.mean_square_change)
-        norm = nn.utils.clip_grad_norm_(forecaster_parameters, self.gradient_clip)
-        if bool(torch.isfinite(norm)):  # else a near-collision threw its particles out: the batch teaches nothing
-            forecaster.step()
-        self._schedulers()[-1].step()  # type: ignore[call-arg]
-        self.steps_done += 1
-        values = {"train/forecast_error": error.detach(), "train/forecast_horizon": torch.tensor(float(horizon))}
-        values["train/forecast_skipped"] = (~torch.isfinite(norm)).float()
-        self._keep_means(values, len(states))
-
     def _optimizers(self) -> list[LightningOptimizer]:
         return cast(list[LightningOptimizer], self.optimizers())
 
@@ -343,19 +299,20 @@ class BounceGrad(EpochMeans):
         return cast(list[LRScheduler | ReduceLROnPlateau], schedulers if isinstance(schedulers, list) else [schedulers])
 
     def _log_step(
-        self, batch: dict[str, Tensor], outcome: Outcome, logits: Tensor, loss: Tensor, proposal_loss: Tensor
-    ) -> None:
+        self, batch: dict[str, Tensor], structure: Structure, info: Info, logits: Tensor, loss: Tensor,
+        proposal_loss: Tensor,
+    ) -> None:  # fmt: skip
         size = len(batch[TASK])
         values = {
             "train/loss": loss.detach() + self.model.unit,
             "train/proposal_loss": proposal_loss.detach(),
-            "train/changed": outcome.changed,
-            "train/accepted_worse": outcome.accepted / outcome.worse.clamp_min(1),
+            "train/changed": info.changed,
+            "train/accepted_worse": info.accepted / info.worse.clamp_min(1),
             "train/temperature": self.temperature.value,
         }
         if RELATIONS in batch:
             asked = _asked(batch)
-            self.searched.update(outcome.structure.relations[asked], batch[RELATIONS][asked])
+            self.searched.update(structure.relations[asked], batch[RELATIONS][asked])
             self.proposed.update(logits.detach().argmax(-1)[asked], batch[RELATIONS][asked])
         self._keep_means(values, size)
 
@@ -377,8 +334,6 @@ class BounceGrad(EpochMeans):
         self.proposed.reset()
 
     def on_train_epoch_end(self) -> None:
-        if int(self.steps_done) > self.total_steps:
-            return
         self.temperature.end_epoch(int(self.steps_done) / self.total_steps)
         for scheduler in self._schedulers():
             if isinstance(scheduler, ReduceLROnPlateau):
@@ -438,10 +393,6 @@ class BounceGrad(EpochMeans):
             self._keep_means({"val/held_out": held_out + self.model.unit}, len(states))
             self.halves.update(early.structure.relations, late.structure.relations)
             self.distances.update(self.model.dynamics.messages(states[: _few(states.shape[1])]))
-        if bool(self.model.forecasting) and states.shape[2] > self.forecast_horizon:
-            errors = self.model.forecast_error(states, inferred.structure, self.forecast_horizon)
-            steps = {f"val/mse_{step}": errors[step - 1] for step in (1, self.forecast_horizon)}
-            self._keep_means(steps, len(states))
         if RELATIONS in batch:
             asked = _asked(batch)
             self.confusion.update(inferred.structure.relations[asked], batch[RELATIONS][asked])
@@ -492,7 +443,8 @@ class BounceGrad(EpochMeans):
     # ---- persistence -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["modmeta"] = {"config": self.config.get("bouncegrad"), "data": self.trainer.datamodule.description()}  # type: ignore[attr-defined]
+        data = self.trainer.datamodule.description()  # type: ignore[attr-defined]
+        checkpoint["modmeta"] = {"format": FORMAT, "config": self.config.get("bouncegrad"), "data": data}
         if self.bank is None or self.generator is None:
             return
         shards = gather(self.bank.state_dict())
@@ -503,6 +455,7 @@ class BounceGrad(EpochMeans):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = upgraded_state(checkpoint["state_dict"])
         self._saved = checkpoint.get("modmeta", {})  # the bank is made later, when the tasks are known
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -524,6 +477,11 @@ class BounceGrad(EpochMeans):
 def _asked(batch: dict[str, Tensor]) -> Tensor:
     """Which relations of a batch the search is not given, (B, N, S) bool."""
     return batch[KNOWN] < 0 if KNOWN in batch else torch.ones_like(batch[RELATIONS], dtype=torch.bool)
+
+
+def _detached(problem: Problem) -> Problem:
+    """The problem as a search step sees it, without gradients of messages."""
+    return problem if problem.messages is None else replace(problem, messages=problem.messages.detach())
 
 
 def _few(num_entities: int) -> int:

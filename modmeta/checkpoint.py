@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint_files import LAST, find_newest, load
+from modmeta.checkpoints.compat import upgraded
 from modmeta.checkpoints.trust import MOST, check_config, check_description, shown
 from modmeta.errors import UserError
 from modmeta.structure.relations import reciprocity
@@ -48,6 +49,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     check_description(own["data"], own.get("calibration"), own.get("reciprocity"), str(file))
     if not isinstance(state, dict) or not all(isinstance(part, Tensor) for part in state.values()):
         raise UserError(f"{file}: its state_dict holds more than tensors; it is not loaded")
+    content = upgraded(content, file)
+    state, own = content["state_dict"], content["modmeta"]
     expected = {name: tuple(part.shape) for name, part in skeleton(own["config"], file).state_dict().items()}
     found = {name: tuple(part.shape) for name, part in state.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

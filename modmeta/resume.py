@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import find_checkpoint, read_checkpoint, skeleton
 from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
+from modmeta.checkpoints.compat import upgraded_config
 from modmeta.checkpoints.trust import check_config, shown, trust
 from modmeta.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
 from modmeta.data.filemodule import filled_from_file
@@ -107,7 +108,7 @@ def read_record(record: Path) -> dict[str, Any]:
     check_config(stored.get("bouncegrad"), str(record))
     if not stored["run_id"].replace("-", "").isalnum() or Path(stored["name"]).name != stored["name"]:
         raise UserError(f"{record}: run_id {shown(stored['run_id'])} or name {shown(stored['name'])} is no plain name")
-    return stored
+    return upgraded_config(stored)
 
 
 def _continued(stored: dict[str, Any], given: DictConfig) -> DictConfig:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from modmeta.data.scaling import Scales
-from modmeta.model.continuous import ContinuousDynamics
-from modmeta.model.dynamics import ModularDynamics
+from modmeta.model.dynamics.base import Dynamics
+from modmeta.model.dynamics.continuous import ContinuousDynamics
+from modmeta.model.dynamics.discrete import ModularDynamics
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
 from modmeta.model.likelihood import FixedGaussian, Gaussian, StudentT
 from modmeta.model.model import RelationalModel
@@ -27,21 +28,24 @@ DYNAMICS = {
 }
 
 
+def random_scales() -> Scales:
+    """Scales of four features that are not 1."""
+    return Scales(
+        torch.randn(4),
+        torch.rand(4) + 0.5,
+        torch.rand(4) + 0.5,
+        torch.randn(4),
+        torch.tensor(0.3),
+        torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, 2),
+        torch.full((2,), 1.0),
+    )
+
+
 def make_model(kind: str = "additive", likelihood: str = "student_t", k: int = 2, g: int = 1) -> RelationalModel:
     """A small model with random weights everywhere and scales that are not 1."""
     kind_of = ContinuousDynamics if kind == "continuous" else ModularDynamics
-    dynamics = kind_of(4, k, num_node_modules=g, hidden=8, **DYNAMICS[kind])
-    dynamics.set_scales(
-        Scales(
-            torch.randn(4),
-            torch.rand(4) + 0.5,
-            torch.rand(4) + 0.5,
-            torch.randn(4),
-            torch.tensor(0.3),
-            torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, 2),
-            torch.full((2,), 1.0),
-        )
-    )
+    dynamics: Dynamics = kind_of(4, k, num_node_modules=g, hidden=8, **DYNAMICS[kind])
+    dynamics.set_scales(random_scales())
     wild = kind in ("isotropic", "continuous")  # long rollouts under large random laws diverge
     for parameter in dynamics.parameters():  # perceptrons beside a linear path start at zero
         torch.nn.init.normal_(parameter, std=0.02 if wild else 0.4)

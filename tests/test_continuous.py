@@ -9,7 +9,7 @@ from modmeta.data.observation import add_noise, estimate_velocities
 from modmeta.data.scaling import Units, find_walls, robust_scales
 from modmeta.data.simulators import Charged, generate
 from modmeta.data.trajectories import Trajectories
-from modmeta.model.continuous import ContinuousDynamics
+from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import StudentT
 from modmeta.model.model import RelationalModel

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.published_step import Published, ours
-from modmeta.model import dynamics as dynamics_module
-from modmeta.model.dynamics import GAIN
+from modmeta.model.dynamics import base
+from modmeta.model.dynamics.base import GAIN
 from modmeta.model.features import IsotropicFeatures, ProductFeatures, RelativeFeatures
 from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.model import RelationalModel
+from modmeta.search.problem import Problem
 from modmeta.search.search import Search
 from modmeta.search.selection import metropolis
 from modmeta.structure.bank import Structure, random_structure
@@ -186,7 +187,7 @@ def test_sorted_edges_have_the_gradients_of_all_modules_on_all_edges(
     relations, types = structures(states, 3, 2)
 
     def slowly(start: Tensor) -> Tensor:
-        change = dynamics.change(start, dynamics._send(start), relations.unsqueeze(2), types.unsqueeze(2))
+        change = dynamics.change(start, dynamics.pair_law(start), relations.unsqueeze(2), types.unsqueeze(2))
         return start + change.squeeze(2) * dynamics.change_scale
 
     start, chosen, kept = states[:, :, :3], torch.arange(len(states)) % 2 == 0, Kept()
@@ -208,16 +209,15 @@ def test_gradients_of_the_paper_search_are_those_of_its_new_structures(states: T
     model = make_model("paper", "squared")
     search = Search(metropolis, receivers="one", horizon=4, enumerate_up_to=0, samples=3, flips=False, uniform=True)
     generator = torch.Generator().manual_seed(1)
-    outcome = search.step(
-        model, states, structures(states, 2, 1), None, torch.tensor(1e9), generator, gradients=True
-    )  # fmt: skip
-    assert outcome.moved.any()
-    outcome.energies.sum().backward()
+    problem, kernel = Problem(model, states, horizon=4, gradients=True), search.kernel(model, 4)
+    new, info = kernel(generator, structures(states, 2, 1), problem, torch.tensor(1e9))
+    assert info.moved.any()
+    info.energies.sum().backward()
     gradients = [parameter.grad for parameter in model.dynamics.parameters()]
     model.zero_grad()
-    energies = model.energies(states, outcome.structure, 4).sum(-1)
+    energies = model.energies(states, new, 4).sum(-1)
     energies.sum().backward()
-    torch.testing.assert_close(outcome.energies, energies, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(info.energies, energies, rtol=1e-4, atol=1e-3)
     for parameter, gradient in zip(model.dynamics.parameters(), gradients, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
 
@@ -226,7 +226,7 @@ def test_gradients_of_the_paper_search_are_those_of_its_new_structures(states: T
 def test_pairs_in_chunks_are_pairs_at_once(states: Tensor, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dynamics = make_model(kind).dynamics
     expected = dynamics.messages(states).detach()
-    monkeypatch.setattr(dynamics_module, "AT_ONCE", 7)
+    monkeypatch.setattr(base, "AT_ONCE", 7)
     with torch.no_grad():
         torch.testing.assert_close(dynamics.messages(states), expected)
 

@@ -64,10 +64,7 @@ OTHERS = {
     "default": (),
     "paper": ("experiment=paper/springs5", "model.hidden=16", "proposal.hidden=16"),  # plateau, acceptance, dropout
     "types": ("experiment=masses5", "search.sweeps=1", "data.frames=12", "bouncegrad.observed_frames=12"),
-    "forecaster": (
-        "model=continuous", "model.substeps=1", "bouncegrad.forecast_share=0.5",
-        "bouncegrad.model.forecaster=${model}",
-    ),
+    "continuous": ("model=continuous", "model.substeps=1"),
     "sizes": ("data.num_entities=[3,5]", "data.known=0.3", "search.enumerate_up_to=4"),  # five by samples and slots
 }  # fmt: skip
 

@@ -13,8 +13,9 @@ from modmeta.checkpoint import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.data.datamodule import TaskBatches
 from modmeta.errors import UserError
-from modmeta.model.dynamics import summed
+from modmeta.model.dynamics.base import summed
 from modmeta.model.noise import GAIN
+from modmeta.search.problem import one_step_problem
 from modmeta.structure.bank import random_structure
 from tests.runs import QUICK, ROOT, checkpoint, command, compose, run, same
 
@@ -181,43 +182,22 @@ def test_noise_reaches_the_model(velocities: str, tmp_path: Path) -> None:
     assert ratios[1] != math.log(0.03) / GAIN
 
 
-def test_the_forecaster_learns_alone(tmp_path: Path) -> None:
-    """The last epochs change nothing but the forecaster, whose forecasts get better."""
-    options = (
-        *QUICK,
-        "model=continuous",
-        "model.hidden=16",
-        "model.substeps=1",
-        "data=charged5",
-        "data.batches_per_epoch=20",
-    )
-    more = ("trainer.max_epochs=8", "bouncegrad.forecast_share=0.75", "bouncegrad.model.forecaster=${model}")
-    run(tmp_path / "b", *options, *more, "trainer.check_val_every_n_epoch=1")
-    history = json.loads((tmp_path / "b" / "curves.json").read_text())["history"]
-    frozen = [row["val/energy"] for row in history[2:]]
-    assert len(set(frozen)) == 1  # structures and energies rest
-    errors = [row["val/mse_1"] for row in history[2:]]
-    assert errors[-1] < errors[0]
-    measures = evaluate(tmp_path / "b", next((tmp_path / "data").glob("charged5-*.npz")))
-    assert math.isfinite(measures["test/mse_10"])
-
-
 def test_soft_rows_descend_the_free_energy(tmp_path: Path) -> None:
     """The gradient of -T log sum over rows of exp(-E / T), whatever was drawn."""
     module = hydra.utils.instantiate(compose(tmp_path / "run", "bouncegrad.soft=true", "model.hidden=8").bouncegrad)
     states, generator = torch.randn(3, 4, 9, 4), torch.Generator().manual_seed(0)
     structure = random_structure(3, 4, 2, 1, generator)
-    messages, score = module.model.dynamics.messages(states), module.model.scorer(states)
-    temperature = torch.tensor(3.0)
-    outcome = module.search.step(module.model, states, structure, None, temperature, generator)
-    rows = score(summed(messages, outcome.candidates.rows), outcome.candidates.types)
+    problem, temperature = one_step_problem(module.model, states), torch.tensor(3.0)
+    (messages, score), kernel = problem.one_step(), module.search.kernel(module.model, 4)
+    new, info = kernel(generator, structure, problem, temperature)
+    rows = score(summed(messages, info.candidates.rows), info.candidates.types)
     free = -temperature * (-rows / temperature).logsumexp(-1).sum()
     parameters = [part for part in module.model.parameters() if part.requires_grad]
     wanted = torch.autograd.grad(free, parameters, retain_graph=True, allow_unused=True)
     got = torch.autograd.grad(
-        module._energy(messages, score, outcome, temperature), parameters, retain_graph=True, allow_unused=True
+        module._energy(problem, new, info, temperature), parameters, retain_graph=True, allow_unused=True
     )
-    hard = score(summed(messages, outcome.structure.relations.unsqueeze(2)), outcome.structure.types.unsqueeze(2))
+    hard = score(summed(messages, new.relations.unsqueeze(2)), new.types.unsqueeze(2))
     other = torch.autograd.grad(hard.sum(), parameters, allow_unused=True)
     for ours, truth in zip(got, wanted, strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-4)

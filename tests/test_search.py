@@ -1,18 +1,27 @@
 """Search: scores against brute force, selections against their analytic distributions."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modmeta.search import slots
+from modmeta.errors import UserError
+from modmeta.evaluation.calibration import tempered
+from modmeta.evaluation.posterior import enumerable
+from modmeta.search import gibbs as blocks
 from modmeta.search.candidates import enumerate_rows, marginals, propose_rows
+from modmeta.search.gibbs import draw_slots
+from modmeta.search.infer import infer
+from modmeta.search.mutual import choose_symmetric, symmetric_rows
+from modmeta.search.problem import Problem, clamped, one_step_problem
 from modmeta.search.relax import relaxed_rows
-from modmeta.search.search import Search, clamped, infer
+from modmeta.search.search import Search
 from modmeta.search.selection import gibbs, greedy, metropolis
-from modmeta.search.slots import draw_slots
-from modmeta.search.symmetric import choose_symmetric, symmetric_rows
 from modmeta.search.temperature import AcceptanceSteered, Annealed
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import all_rows, from_matrix, to_matrix
@@ -116,26 +125,25 @@ def test_paper_search_moves_one_receiver_and_keeps_account_of_energy(states: Ten
     model = make_model("paper", "squared")
     search = Search(metropolis, receivers="one", horizon=10, enumerate_up_to=0, samples=1, flips=False)
     structure = random_structure(3, 4, 2, 1, seeded())
-    logits = torch.zeros(3, 4, 3, 2)
+    problem, kernel = Problem(model, states, horizon=10, logits=torch.zeros(3, 4, 3, 2)), search.kernel(model, 4)
     generator = seeded()
     for _ in range(10):
-        outcome = search.step(model, states, structure, logits, torch.tensor(1e6), generator)
-        changed = (outcome.structure.relations != structure.relations).any(-1)
+        new, info = kernel(generator, structure, problem, torch.tensor(1e6))
+        changed = (new.relations != structure.relations).any(-1)
         assert (changed.sum(1) <= 1).all()
-        whole = model.energies(states, outcome.structure, 10).sum(1).detach()
-        torch.testing.assert_close(outcome.energies, whole, rtol=1e-5, atol=1e-5)
-        structure = outcome.structure
+        whole = model.energies(states, new, 10).sum(1).detach()
+        torch.testing.assert_close(info.energies, whole, rtol=1e-5, atol=1e-5)
+        structure = new
 
 
 def test_greedy_paper_search_never_gets_worse(states: Tensor) -> None:
     model = make_model("paper", "squared")
     search = Search(metropolis, receivers="one", horizon=10, enumerate_up_to=0, samples=2, flips=True)
     structure, energies = random_structure(3, 4, 2, 1, seeded()), []
-    generator = seeded()
+    generator, kernel = seeded(), search.kernel(model, 4, greedy)
     for _ in range(20):
-        outcome = search.step(model, states, structure, None, ONE, generator, selection=greedy)
-        structure = outcome.structure
-        energies.append(outcome.energies)
+        structure, info = kernel(generator, structure, Problem(model, states, horizon=10), ONE)
+        energies.append(info.energies)
     assert (torch.stack(energies).diff(dim=0) <= 1e-4).all()
     assert energies[-1].sum() < energies[0].sum()
 
@@ -146,7 +154,7 @@ def test_slots_drawn_in_turn_have_the_boltzmann_distribution(
     states: Tensor, kind: str, combinations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One slot at a time, or all at once: many chains of one task, G = 2, against all rows weighed one by one."""
-    monkeypatch.setattr(slots, "COMBINATIONS", combinations)
+    monkeypatch.setattr(blocks, "COMBINATIONS", combinations)
     model, chains = make_model(kind, k=2, g=2), 4000
     states = states[:1, :3]
     every = enumerate_rows(random_structure(1, 3, 2, 2, seeded()), 2, 2)
@@ -171,7 +179,7 @@ def test_slots_drawn_in_turn_have_the_boltzmann_distribution(
 def test_known_relations_are_never_touched(
     states: Tensor, enumerate_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "COMBINATIONS", 2)
+    monkeypatch.setattr(blocks, "COMBINATIONS", 2)
     model = make_model()
     search = Search(gibbs, enumerate_up_to=enumerate_up_to, uniform=True)
     truth = random_structure(3, 4, 2, 1, seeded(7)).relations
@@ -182,12 +190,14 @@ def test_known_relations_are_never_touched(
     assert (free[given] != truth[given]).any()
     assert torch.equal(found.structure.relations[given], truth[given])
     assert (found.probabilities.gather(-1, truth.unsqueeze(-1)).squeeze(-1)[given] > 0.999).all()
-    hot = search.step(
-        model, states, clamped(random_structure(3, 4, 2, 1, seeded()), known), None, ONE * 1e4, seeded(), known=known
+    start, problem = (
+        clamped(random_structure(3, 4, 2, 1, seeded()), known),
+        one_step_problem(model, states, known=known),
     )
-    assert torch.equal(hot.structure.relations[given], truth[given])
-    assert (hot.structure.relations[~given] != found.structure.relations[~given]).any()
-    every = enumerate_rows(hot.structure, 2, 1).rows[0, 0]
+    hot, _ = search.kernel(model, 4)(seeded(), start, problem, ONE * 1e4)
+    assert torch.equal(hot.relations[given], truth[given])
+    assert (hot.relations[~given] != found.structure.relations[~given]).any()
+    every = enumerate_rows(hot, 2, 1).rows[0, 0]
     scores = model.receiver_energies(
         states, model.dynamics.messages(states), every[None, None], every[None, None, :, 0] * 0
     )
@@ -201,7 +211,7 @@ def test_inference_finds_the_least_energy(
     states: Tensor, enumerate_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By all rows at once, and slot by slot over several sweeps of an additive, squared energy."""
-    monkeypatch.setattr(slots, "COMBINATIONS", 2)
+    monkeypatch.setattr(blocks, "COMBINATIONS", 2)
     model = make_model("additive", "squared")
     search = Search(gibbs, enumerate_up_to=enumerate_up_to, samples=8, uniform=True, sweeps=20)
     inferred = infer(search, model, None, states, seeded())
@@ -294,6 +304,57 @@ def test_symmetric_search_finds_mutual_relations(states: Tensor, g: int) -> None
     matrices = to_matrix(found.relations)
     assert torch.equal(matrices, matrices.transpose(1, 2))
     assert search.priors == ["symmetric"]
+
+
+@pytest.mark.parametrize("g", [1, 2])
+@pytest.mark.parametrize("wrap", [lambda select: select, partial, lambda select: partial(partial(select))])
+def test_greedy_takes_the_least_mutual_structure_however_it_is_configured(
+    states: Tensor, g: int, wrap: Callable[[Any], Any]
+) -> None:
+    """Hydra makes a partial of `selection`; while it is hot a draw would hit the least of 64 structures by chance."""
+    model = make_model(g=g)
+    kernel = Search(wrap(greedy), symmetric=True).kernel(model, 4)
+    with torch.no_grad():
+        problem = one_step_problem(model, states)
+        found, info = kernel(seeded(), random_structure(3, 4, 2, g, seeded()), problem, ONE * 1e6)
+        least = brute_force_symmetric(info.scores.unflatten(-1, (-1, g)).amin(-1))
+    torch.testing.assert_close(info.energies, least)
+    assert torch.equal(to_matrix(found.relations), to_matrix(found.relations).transpose(1, 2))
+
+
+@pytest.mark.parametrize("enumerate_up_to", [1024, 0])
+def test_frames_outside_the_mask_change_nothing(states: Tensor, enumerate_up_to: int) -> None:
+    """Steps that do not count may say anything; without the mask they decide."""
+    model, mask = make_model(), torch.ones(3, 10, dtype=torch.bool)
+    mask[:, 4:6] = False
+    wrong = states.clone()
+    wrong[:, :, 5] += 3.0  # the frame between the two steps
+    kernel = Search(gibbs, enumerate_up_to=enumerate_up_to).kernel(model, 4, greedy)
+    start = random_structure(3, 4, 2, 1, seeded())
+    outcomes = []
+    for seen, counting in ((states, mask), (wrong, mask), (wrong, None)):
+        with torch.no_grad():
+            outcomes.append(kernel(seeded(), start, one_step_problem(model, seen, mask=counting), ONE))
+    (new, info), (other, masked), (_, unmasked) = outcomes
+    assert torch.equal(new.relations, other.relations)
+    torch.testing.assert_close(info.energies, masked.energies)
+    assert (info.energies - unmasked.energies).abs().min() > 1
+    with pytest.raises(UserError, match="horizon=5"):
+        Problem(model, states, horizon=5, mask=mask)
+
+
+@pytest.mark.parametrize(("enumerate_up_to", "exact"), [(8, True), (7, False)])
+def test_probabilities_are_exact_where_the_search_weighs_all_rows(
+    states: Tensor, enumerate_up_to: int, exact: bool
+) -> None:
+    """Eight rows: all are weighed where the search may; else a slot is judged given the rest of its row."""
+    model, search = make_model(), Search(gibbs, enumerate_up_to=enumerate_up_to)
+    assert enumerable(4, 2, enumerate_up_to) is exact
+    chances = tempered(model, search, states, seeded())(1e3)
+    candidates = enumerate_rows(random_structure(3, 4, 2, 1, seeded()), 2, 1)
+    with torch.no_grad():
+        scores = one_step_problem(model, states).energies(candidates)
+    assert torch.allclose(chances, marginals(candidates, scores / 1e3, 2), atol=1e-5) is exact
 
 
 def test_an_edge_cost_that_outweighs_the_evidence_leaves_no_edges(states: Tensor) -> None:

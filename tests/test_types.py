@@ -21,12 +21,13 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import TYPES
-from modmeta.model.continuous import ContinuousDynamics
-from modmeta.model.dynamics import GAIN
+from modmeta.model.dynamics.base import GAIN
+from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import FixedGaussian
 from modmeta.model.model import RelationalModel
-from modmeta.search.search import Inferred, Search, infer
+from modmeta.search.infer import Inferred, infer
+from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import from_matrix

@@ -26,7 +26,7 @@ from modmeta.errors import DataError, TaskError
 from modmeta.evaluation.calibration import to_relations
 from modmeta.evaluation.posterior import exact
 from modmeta.report.pictures import plot_graph, plot_matrix
-from modmeta.search.search import infer
+from modmeta.search.infer import infer
 from modmeta.structure.bank import Structure
 
 MODELS = ("springs5", "charged5", "kuramoto5")

@@ -15,7 +15,7 @@ from modmeta.cli.main import main
 from modmeta.data import files
 from modmeta.data.scaling import Units, robust_scales
 from modmeta.data.simulators import Springs, generate
-from modmeta.model.continuous import ContinuousDynamics
+from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import FixedGaussian, StudentT
 from modmeta.model.model import RelationalModel

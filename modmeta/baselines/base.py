@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from modmeta.checkpoints.compat import FORMAT
 from modmeta.data.datamodule import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
@@ -199,7 +200,12 @@ class Baseline(EpochMeans):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = self.trainer.datamodule.description()  # type: ignore[attr-defined]
-        checkpoint["modmeta"] = {"config": self.config.get("bouncegrad"), "data": data, "best": self.best}
+        checkpoint["modmeta"] = {
+            "format": FORMAT,
+            "config": self.config.get("bouncegrad"),
+            "data": data,
+            "best": self.best,
+        }
         if self.generator is not None:
             checkpoint["modmeta"]["generators"] = gather(generator_states(self.generator))
             checkpoint["modmeta"]["epoch"] = gather({"sums": self.sums})

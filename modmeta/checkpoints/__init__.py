@@ -1,1 +1,1 @@
-"""Checkpoints: what in them is trusted."""
+"""Checkpoints: what in them is trusted, and how older ones are read."""

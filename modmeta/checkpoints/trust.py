@@ -9,6 +9,7 @@ import sys
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from modmeta.checkpoints.compat import RENAMED
 from modmeta.errors import UserError
 
 
@@ -41,8 +42,8 @@ NAMES: dict[str, Part] = {
     "modmeta.baselines.static.Static": Part(),
     "modmeta.baselines.supervised.SupervisedEncoder": Part(),
     "modmeta.bouncegrad.BounceGrad": Part(),
-    "modmeta.model.continuous.ContinuousDynamics": Part(),
-    "modmeta.model.dynamics.ModularDynamics": Part(),
+    "modmeta.model.dynamics.continuous.ContinuousDynamics": Part(),
+    "modmeta.model.dynamics.discrete.ModularDynamics": Part(),
     "modmeta.model.features.AbsoluteFeatures": Part(),
     "modmeta.model.features.IsotropicFeatures": Part(),
     "modmeta.model.features.ProductFeatures": Part(),
@@ -206,7 +207,7 @@ def _check_keys(value: dict[Any, Any], place: str, where: str, of_run: bool) -> 
     target = value["_target_"]
     if type(target) is not str:
         raise _refused(where, at, f"has the _target_ {shown(target)}", "it is a name")
-    part = NAMES.get(target)
+    part = NAMES.get(RENAMED.get(target, target))
     if part is None:
         if is_trusted(target):
             return

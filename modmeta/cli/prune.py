@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from modmeta.checkpoints.compat import FORMAT
 from modmeta.cli.trusting import add_trust
 from modmeta.errors import UserError
 from modmeta.io import check_free, write_file
@@ -53,10 +54,12 @@ def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[
         if name in state:
             state[name] = state[name][keep]
     config = copy.deepcopy(content["modmeta"]["config"])
-    for part in (config["model"]["dynamics"], config["model"].get("forecaster"), config["proposal"]):
-        if part:
-            part["num_edge_modules"] = len(keep)
-    return {"state_dict": state, "modmeta": {"config": config, "data": content["modmeta"]["data"]}}, keep.tolist()
+    for part in (config["model"]["dynamics"], config["proposal"]):
+        part["num_edge_modules"] = len(keep)
+    return {
+        "state_dict": state,
+        "modmeta": {"format": FORMAT, "config": config, "data": content["modmeta"]["data"]},
+    }, keep.tolist()
 
 
 def run(args: argparse.Namespace) -> None:

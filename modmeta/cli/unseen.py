@@ -1,6 +1,7 @@
 """`modmeta unseen`: entities that nobody observed, from those that were."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,16 +81,18 @@ def run(args: argparse.Namespace) -> None:
     module, trained = load_model(path_of(args.model))
     tasks = _read(args, module, trained)
     entities = tasks.num_entities + (0 if args.hide is not None else MOST if args.count == "auto" else int(args.count))
-    if args.symmetric is None:
-        module.search = informed(module.search, module.model, trained["reciprocity"], entities)
-    else:
-        module.search.symmetric = args.symmetric
-    tried = module.search.enumerates(module.model, entities)
-    if module.search.symmetric and args.relations == "unknown" and not tried:
+    search, model = module.search, module.model
+    tried = search.enumerates(model, entities) and search.receivers == "all"
+    wanted = search.symmetric if args.symmetric is None else args.symmetric
+    if wanted and args.relations == "unknown" and not tried:
         raise UserError(
             f"mutual relations are found by trying all rows, and {entities} entities have more than "
-            f"search.enumerate_up_to={module.search.enumerate_up_to}; add --no-symmetric"
+            f"search.enumerate_up_to={search.enumerate_up_to}; add --no-symmetric"
         )
+    if args.symmetric is None:
+        module.search = informed(search, model, trained["reciprocity"], entities)
+    else:
+        module.search = replace(search, symmetric=args.symmetric)
     _infer(args, output, module.requires_grad_(False), tasks, trained)
 
 

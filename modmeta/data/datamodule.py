@@ -385,10 +385,6 @@ class TrajectoryDataModule(pl.LightningDataModule):
         assert self.units is not None
         return robust_scales(self.splits["train"].present(), self.positions, self.units, self.meta["frame_step"])
 
-    def mean_square_change(self) -> Tensor:
-        """Mean squared change from frame to frame, over features, in protocol units."""
-        return self.splits["train"].present()[:2000].diff(dim=2).square().mean()
-
     def owned_tasks(self) -> Tensor:
         """Training tasks whose structures this process keeps."""
         return owned(self.num_tasks, self.splits["train"].counts, *self._process())

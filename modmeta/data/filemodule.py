@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from modmeta.data import files
 from modmeta.data.datamodule import TrajectoryDataModule, sizes_of
@@ -64,9 +63,6 @@ class FileDataModule(TrajectoryDataModule):
         states = train.present(complete if complete.any() else ~complete)
         assert self.units is not None
         return robust_scales(states, self.positions, self.units, self.meta["frame_step"])
-
-    def mean_square_change(self) -> Tensor:
-        return super().mean_square_change().clamp_min(1e-12)
 
 
 def filled_from_file(config: DictConfig) -> DictConfig:

@@ -12,7 +12,8 @@ from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
 from modmeta.evaluation.posterior import enumerable, exact, scorer, table
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
-from modmeta.search.search import Search, infer
+from modmeta.search.infer import infer
+from modmeta.search.search import Search
 
 WINDOWS = (10, 20, 49)  # frames
 TEMPERATURES = np.geomspace(1, 3000, 61)  # tried; never surer than the likelihood itself
@@ -121,7 +122,7 @@ def tempered(model: RelationalModel, search: Search, states: Tensor, generator: 
     structure, k = infer(search, model, None, states, generator).structure, model.dynamics.num_edge_modules
     score = scorer(model, states, structure)
     b, n, s = structure.relations.shape
-    if enumerable(n, k):
+    if enumerable(n, k, search.enumerate_up_to):
         energies = table(score, structure, k)
         return lambda heat: exact(energies, structure, k, heat)
     rows = structure.relations[:, :, None, None].repeat(1, 1, s, k, 1)  # (B, N, S, K, S)

@@ -41,7 +41,7 @@ def ensemble(
     """Rollouts of members that each have a structure and errors of their own.
 
     Args:
-        model: whose dynamics forecasts (its forecaster, where it has one).
+        model: whose dynamics forecasts.
         states: the last observed frame, (B, N, D).
         probabilities: of every module on every edge, (B, N, S, K).
         steps: frames to go on.
@@ -52,7 +52,7 @@ def ensemble(
             step's for all that follow.
     """
     b, n, s, k = probabilities.shape
-    dynamics = model.forecaster if model.forecaster is not None and bool(model.forecasting) else model.dynamics
+    dynamics = model.dynamics
     drawn = torch.multinomial(probabilities.reshape(-1, k), members, replacement=True, generator=generator)
     relations = drawn.view(b, n, s, members).permute(0, 3, 1, 2).flatten(0, 1)  # (B M, N, S)
     types = relations.new_zeros(b * members, n)

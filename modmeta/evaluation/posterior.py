@@ -17,14 +17,13 @@ from torch import Tensor
 from modmeta.errors import TaskError
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, marginals, normalised
+from modmeta.search.gibbs import draw_slots
 from modmeta.search.selection import gibbs
-from modmeta.search.slots import draw_slots
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import all_rows
 
 HOT = 1e5  # times the temperature asked for: where chains start; energies differ by ten thousands
 FLOOR = 0.01  # standard deviation of a probability that R-hat does not look below
-MOST_ROWS = 1024  # of a receiver, to weigh them all
 
 OVERFLOWN = (
     "the model's errors overflow, so that no relations can be told; its states are too far from those that the model "
@@ -175,6 +174,6 @@ def split_r_hat(draws: Tensor) -> Tensor:
     return (((half - 1) / half * within + between) / within).sqrt().to(draws.dtype)
 
 
-def enumerable(num_entities: int, num_modules: int) -> bool:
-    """Whether all rows of a receiver can be weighed."""
-    return num_modules ** (num_entities - 1) <= MOST_ROWS
+def enumerable(num_entities: int, num_modules: int, enumerate_up_to: int) -> bool:
+    """Whether all rows of a receiver are weighed: where they are no more than the search enumerates."""
+    return num_modules ** (num_entities - 1) <= enumerate_up_to

@@ -10,7 +10,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from modmeta.evaluation.matching import Confusion
 from modmeta.model.model import RelationalModel
-from modmeta.search.search import Inferred
+from modmeta.search.infer import Inferred
 
 
 class BySize(Metric):

@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from modmeta.errors import UserError
-from modmeta.model.continuous import ContinuousDynamics
-from modmeta.model.dynamics import ModularDynamics, summed
-from modmeta.model.features import IsotropicFeatures
+from modmeta.model.dynamics.base import Dynamics, summed
 from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
-from modmeta.model.noise import ObservationNoise
 from modmeta.structure.bank import Structure
 
 # In units of the usual change. Larger scales tell how badly the path within a frame is known, not where it leads.
@@ -30,47 +27,20 @@ class RelationalModel(nn.Module):
     Args:
         dynamics: what structures are inferred with.
         likelihood: of errors.
-        forecaster: dynamics of the same shape for forecasts, or none. It starts as a copy and learns to keep the
-            squared error of rollouts small, which is another aim: where the future cannot be told (close encounters,
-            walls) the mean of what may happen is best, and a law that predicts means would blur the evidence for
-            structures.
         members: of the ensemble whose mean is the forecast; 1 for a single rollout. Each goes its own way by errors
             drawn from the likelihood, so that where close encounters make the future uncertain the mean of what may
             happen is forecast, which has the least squared error.
         noise: observations are noisy, by how much is learned (`ObservationNoise`; horizon 1 only).
     """
 
-    forecasting: Tensor
-
-    def __init__(
-        self,
-        dynamics: ModularDynamics,
-        likelihood: Likelihood,
-        forecaster: ModularDynamics | None = None,
-        members: int = 1,
-        noise: bool = False,
-    ) -> None:
+    def __init__(self, dynamics: Dynamics, likelihood: Likelihood, members: int = 1, noise: bool = False) -> None:
         super().__init__()
-        if noise and not isinstance(dynamics, ContinuousDynamics):
-            raise ValueError("bouncegrad.model.noise=true needs model=continuous, which knows how noise propagates")
-        self.dynamics = dynamics
-        self.likelihood = likelihood
-        self.forecaster, self.members = forecaster, members
-        self.noise = ObservationNoise() if noise else None
-        self.register_buffer("forecasting", torch.tensor(False))  # whether the forecaster has begun to learn
-
-    def start_forecasting(self) -> None:
-        """Lets the forecaster begin as a copy of the dynamics."""
-        assert self.forecaster is not None
-        self.forecaster.load_state_dict(self.dynamics.state_dict())
-        self.forecasting.fill_(True)
+        self.dynamics, self.likelihood, self.members = dynamics, likelihood, members
+        self.noise = dynamics.observation_noise() if noise else None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for an optimiser: weight decay applies to the perceptrons of modules, not to affine paths."""
-        dynamics = self.dynamics
-        perceptrons = [*dynamics.edge_modules.layers.parameters(), *dynamics.node_modules.layers.parameters()]
-        if isinstance(dynamics.features, IsotropicFeatures) and dynamics.edge_modules.linear is not None:
-            perceptrons.append(dynamics.edge_modules.linear.weight)
+        perceptrons = self.dynamics.perceptrons()
         ours = {id(parameter) for parameter in perceptrons}
         inference = [*self.dynamics.parameters(), *self.likelihood.parameters()]
         if self.noise is not None:
@@ -159,7 +129,7 @@ class RelationalModel(nn.Module):
     @torch.no_grad()
     def forecast(self, states: Tensor, structure: Structure, steps: int) -> Tensor:
         """Forecast from one frame (B, N, D): (B, N, steps, D), always the same."""
-        dynamics = self.forecaster if self.forecaster is not None and bool(self.forecasting) else self.dynamics
+        dynamics = self.dynamics
         if self.members == 1:
             return dynamics.rollout(states.unsqueeze(2), structure.relations, structure.types, steps).squeeze(2)
         generator = torch.Generator(states.device).manual_seed(0)
@@ -173,21 +143,3 @@ class RelationalModel(nn.Module):
             states = dynamics.step(states + drawn, structure.relations, structure.types)
             frames.append(states.mean(2))
         return torch.stack(frames, dim=2)
-
-    def forecast_error(self, states: Tensor, structure: Structure, horizon: int, first: int = 0) -> Tensor:
-        """Mean squared error of the forecaster's rollouts of `horizon` steps from every `horizon`-th frame on.
-
-        Args:
-            states: observed (B, N, T, D).
-            structure: of the tasks.
-            horizon: steps of a rollout.
-            first: frame that the first one starts from.
-
-        Returns:
-            (horizon,), over tasks, entities, rollouts and features, in protocol units.
-        """
-        assert self.forecaster is not None
-        starts = torch.arange(first, states.shape[2] - horizon, horizon, device=states.device)
-        steps = self.forecaster.rollout(states[:, :, starts], *structure, horizon)  # (B, N, R, horizon, D)
-        truth = states[:, :, starts.unsqueeze(1) + torch.arange(1, horizon + 1, device=states.device)]
-        return (steps - truth).square().mean(dim=(0, 1, 2, 4))

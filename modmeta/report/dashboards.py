@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from modmeta.model.dynamics import ModularDynamics
+from modmeta.model.dynamics.base import Dynamics
 from modmeta.structure.relations import to_matrix
 
 
@@ -32,7 +32,7 @@ def relations_figure(found: Tensor, truth: Tensor | None, num_relations: int) ->
 
 
 @torch.no_grad()
-def pull(dynamics: ModularDynamics, positions: int, distances: Tensor) -> Tensor:
+def pull(dynamics: Dynamics, positions: int, distances: Tensor) -> Tensor:
     """What each module sends to an entity at rest from one at each distance: (K, distances).
 
     The component towards the sender, of the velocity where there is one, in units of the usual change.
@@ -40,11 +40,11 @@ def pull(dynamics: ModularDynamics, positions: int, distances: Tensor) -> Tensor
     d, device = dynamics.centre.numel(), dynamics.centre.device
     states = dynamics.centre.expand(1, 2, len(distances), d).clone()
     states[0, 1, :, 0] += distances.to(device)
-    sent = dynamics._send(states)[0, 0, 0]  # (K, distances, C)
+    sent = dynamics.pair_law(states)[0, 0, 0]  # (K, distances, C)
     return sent[..., positions if sent.shape[-1] >= 2 * positions else 0].cpu()
 
 
-def laws_figure(dynamics: ModularDynamics, positions: int, farthest: float = 1.0) -> Figure:
+def laws_figure(dynamics: Dynamics, positions: int, farthest: float = 1.0) -> Figure:
     """The pull of every module over the distance, up to `farthest` in units of the protocol."""
     distances = torch.linspace(0.02, farthest, 100)
     figure = Figure(figsize=(6, 4), layout="constrained")

@@ -20,8 +20,8 @@ ADDED = {"bouncegrad.soft": False, "bouncegrad.persist": True, "bouncegrad.decod
 COPIES = tuple(
     f"bouncegrad.{part}"
     for part in (
-        "model.dynamics", "model.likelihood", "model.forecaster", "search", "temperature", "proposal", "optimizer",
-        "scheduler", "gradient_clip", "proposal_optimizer", "forecast_optimizer",
+        "model.dynamics", "model.likelihood", "search", "temperature", "proposal", "optimizer", "scheduler",
+        "gradient_clip", "proposal_optimizer",
     )
 )  # fmt: skip
 

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.model.continuous import ContinuousDynamics
 
 POINTS = 120
 
@@ -25,11 +24,10 @@ def laws(module: BounceGrad, positions: int, distances: tuple[float, float]) -> 
     dynamics = module.model.dynamics
     apart = torch.from_numpy(np.geomspace(*distances, POINTS)).float()
     states = dynamics.centre.repeat(1, 2, POINTS, 1)  # (1, 2, points, D)
-    if isinstance(dynamics, ContinuousDynamics):
-        states[..., positions : 2 * positions] = dynamics.rest
+    states[..., positions : 2 * positions] = dynamics.resting[positions : 2 * positions]
     states[0, 0, :, 0] -= apart / 2
     states[0, 1, :, 0] += apart / 2
-    sent = dynamics._send(states)[0, 0, 0]  # (K, points, C)
+    sent = dynamics.pair_law(states)[0, 0, 0]  # (K, points, C)
     d, channels = states.shape[-1], sent.shape[-1]
     first = 0 if channels < d or d < 2 * positions else positions  # continuous dynamics send accelerations alone
     scale = dynamics.change_scale[positions if d >= 2 * positions else 0]

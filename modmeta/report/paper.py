@@ -53,7 +53,7 @@ ALL = {"data.num_entities": 5, "data.noise": 0.0, "data.velocities": "given", "d
 ALL |= {"bouncegrad.observed_frames": 49}
 NEEDED = {
     OURS: {
-        "model._target_": "modmeta.model.continuous.ContinuousDynamics",
+        "model._target_": "modmeta.model.dynamics.continuous.ContinuousDynamics",
         "model.features._target_": "modmeta.model.features.IsotropicFeatures",
         "model.num_edge_modules": 2,
         "likelihood._target_": "modmeta.model.likelihood.StudentT",

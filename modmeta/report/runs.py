@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modmeta.checkpoints.compat import upgraded_config
 from modmeta.configs import RECORD, flat
 from modmeta.errors import UserError
 from modmeta.plain import read_json, read_text, read_yaml
@@ -82,7 +83,7 @@ def _finished(content: dict[str, Any], path: Path, where: str) -> Run | None:
     if not any(key.startswith("test/") for key in content):
         return None
     tasks, seed = int(content["train/tasks"]), content.get("seed")
-    settings, history = flat(content["config"]), _history(content, path)
+    settings, history = flat(upgraded_config(content["config"])), _history(content, path)
     return Run(where, content["config"]["name"], tasks, seed, "finished", content, settings, history)
 
 
@@ -147,7 +148,7 @@ def read_directory(directory: Path, where: str) -> Run:
         config = content["config"]
     else:
         config = _recorded(directory / RECORD)
-    settings, name = flat(config), str(config.get("name", "${"))
+    settings, name = flat(upgraded_config(config)), str(config.get("name", "${"))
     state, note = _state(directory, settings)
     name = where.rsplit("/", 1)[-1] if "${" in name else name  # Hydra alone could tell
     return Run(where, name, settings.get("data.num_tasks"), settings.get("seed"), state, settings=settings, note=note)

@@ -1,27 +1,14 @@
 """Candidate rows: what the incoming edges (and the node module) of a receiver may become."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta.search.problem import Candidates, Problem, Propose
+from modmeta.search.relax import relaxed_rows
+from modmeta.shapes import Float, Int
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import all_rows
-
-
-class Candidates(NamedTuple):
-    """M candidates of every receiver; the current one is always among them.
-
-    Attributes:
-        rows: edge modules (B, N, M, S); B and N are 1 where all receivers share candidates.
-        types: node modules (B, N, M), likewise.
-        current: which candidate is the current one (B, N).
-    """
-
-    rows: Tensor
-    types: Tensor
-    current: Tensor
 
 
 def enumerate_rows(structure: Structure, num_edge_modules: int, num_node_modules: int) -> Candidates:
@@ -37,7 +24,7 @@ def enumerate_rows(structure: Structure, num_edge_modules: int, num_node_modules
 
 def propose_rows(
     structure: Structure,
-    logits: Tensor | None,
+    logits: Float[Tensor, "B N S K"] | None,
     samples: int,
     flips: bool,
     num_edge_modules: int,
@@ -74,13 +61,9 @@ def propose_rows(
     return Candidates(torch.cat(rows, 2), torch.cat(node_types, 2), torch.zeros_like(types))
 
 
-def prior_energies(prior: Tensor, rows: Tensor) -> Tensor:
-    """Sum over slots of the prior energies (B or 1, N or 1, S or 1, K) of rows (B or 1, N or 1, M, S): (..., M)."""
-    chosen = F.one_hot(rows, prior.shape[-1]).to(prior.dtype)  # (B, N, M, S, K)
-    return (chosen * prior.unsqueeze(2)).sum((-1, -2))
-
-
-def marginals(candidates: Candidates, energies: Tensor, num_edge_modules: int) -> Tensor:
+def marginals(
+    candidates: Candidates, energies: Float[Tensor, "B N M"], num_edge_modules: int
+) -> Float[Tensor, "B N S K"]:
     """Probability of every module on every edge, (B, N, S, K): candidates weigh exp(-energy), energies (B, N, M)."""
     weights = (-energies).softmax(-1)
     chosen = F.one_hot(candidates.rows, num_edge_modules).to(weights.dtype)  # (B, N, M, S, K)
@@ -94,3 +77,47 @@ def normalised(probabilities: Tensor) -> Tensor:
     """
     kept = probabilities.clamp(0, 1)
     return kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
+
+
+def take(candidates: Candidates, chosen: Int[Tensor, "B N"]) -> Structure:
+    """The chosen candidate (B, N) of every receiver."""
+    b, n = chosen.shape
+    m, s = candidates.rows.shape[-2:]
+    rows = candidates.rows.expand(b, n, m, s).gather(2, chosen.view(b, n, 1, 1).expand(b, n, 1, s)).squeeze(2)
+    types = candidates.types.expand(b, n, m).gather(2, chosen.unsqueeze(-1)).squeeze(-1)
+    return Structure(rows, types)
+
+
+# ---- what a kernel proposes ------------------------------------------------------------------------------------------
+
+
+def every_row(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
+    """All rows of a receiver."""
+    return enumerate_rows(structure, problem.num_edge_modules, problem.num_node_modules)
+
+
+def sampled_rows(samples: int, flips: bool) -> Propose:
+    """Rows sampled from the problem's proposal, and with `flips` all that differ from the current one in one slot."""
+
+    def propose(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
+        k, g = problem.num_edge_modules, problem.num_node_modules
+        return propose_rows(structure, problem.logits, samples, flips, k, g, generator)
+
+    return propose
+
+
+def and_relaxed(propose: Propose) -> Propose:
+    """With the rows that linear algebra finds (`relaxed_rows`), for every node module; dynamics must be additive."""
+
+    def both(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
+        candidates = propose(generator, structure, problem)
+        model, states, known, (messages, _) = problem.model, problem.states, problem.known, problem.one_step()
+        rows, types, log_scale = [candidates.rows], [candidates.types], model.log_scale(states)
+        for node_module in range(problem.num_node_modules):
+            of = torch.full_like(candidates.current, node_module)  # (B, N)
+            found = relaxed_rows(messages, model.unexplained(states, of), log_scale, problem.mask)  # (B, N, M, S)
+            rows.append(found if known is None else torch.where(known.unsqueeze(2) >= 0, known.unsqueeze(2), found))
+            types.append(of.unsqueeze(2).expand(found.shape[:3]))
+        return Candidates(torch.cat(rows, dim=2), torch.cat(types, dim=2), candidates.current)
+
+    return both

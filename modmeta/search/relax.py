@@ -10,6 +10,8 @@ way, and messages that almost cancel, of many entities that move alike, still te
 import torch
 from torch import Tensor
 
+from modmeta.shapes import Bool, Float, Int
+
 # Of the scale of errors. Laws that are not yet right, or far from the tasks they were learned on, err more than they
 # say, and rounding errs on the way; each scale makes a candidate.
 WIDER = (1.0, 10.0, 100.0)
@@ -18,7 +20,12 @@ RIDGE = 1e-12  # of the mean of a Gram matrix's diagonal: what rounding may take
 
 
 @torch.no_grad()
-def relaxed_rows(messages: Tensor, changes: Tensor, log_scale: Tensor, mask: Tensor | None = None) -> Tensor:
+def relaxed_rows(
+    messages: Float[Tensor, "B N S K T D"],
+    changes: Float[Tensor, "B N T D"],
+    log_scale: Float[Tensor, "*any"],
+    mask: Bool[Tensor, "B T"] | None = None,
+) -> Int[Tensor, "B N M S"]:
     """Candidate rows (B, N, M, S), one for every scale of `WIDER`.
 
     Args:

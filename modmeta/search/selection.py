@@ -1,26 +1,44 @@
 """Which candidate is taken: energies of all (..., M) and the index of the current one (...) to an index (...)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from modmeta.shapes import Float, Int
+
 Selection = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 
 
-def greedy(energies: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+def greedy(
+    energies: Float[Tensor, "*rest M"],
+    current: Int[Tensor, "*rest"],
+    temperature: Float[Tensor, ""],
+    generator: torch.Generator,
+) -> Int[Tensor, "*rest"]:
     """The candidate of lowest energy."""
     return energies.argmin(-1)
 
 
-def gibbs(energies: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+def gibbs(
+    energies: Float[Tensor, "*rest M"],
+    current: Int[Tensor, "*rest"],
+    temperature: Float[Tensor, ""],
+    generator: torch.Generator,
+) -> Int[Tensor, "*rest"]:
     """A draw with probability proportional to exp(-energy / temperature)."""
     weights = (-energies / temperature).softmax(-1)
     flat = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
     return flat.view(weights.shape[:-1])
 
 
-def metropolis(energies: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+def metropolis(
+    energies: Float[Tensor, "*rest M"],
+    current: Int[Tensor, "*rest"],
+    temperature: Float[Tensor, ""],
+    generator: torch.Generator,
+) -> Int[Tensor, "*rest"]:
     """A candidate other than the current one, uniformly, accepted with probability min(1, exp(-rise / temperature))."""
     m = energies.shape[-1]
     if m == 1:
@@ -31,3 +49,10 @@ def metropolis(energies: Tensor, current: Tensor, temperature: Tensor, generator
     chance = torch.rand(current.shape, generator=generator, device=energies.device)
     accepted = chance < (-rise.squeeze(-1) / temperature).exp()
     return torch.where(accepted, proposed, current)
+
+
+def takes_least(selection: Selection) -> bool:
+    """Whether a selection is `greedy`, also as the partial that a configuration makes of it."""
+    while isinstance(selection, partial):
+        selection = selection.func
+    return selection == greedy

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from modmeta.search.candidates import propose_rows
-from modmeta.search.search import Search, infer
-from modmeta.search.selection import greedy
+from modmeta.search.infer import infer
+from modmeta.search.mutual import mutual_selection
+from modmeta.search.problem import Problem
+from modmeta.search.search import Search
+from modmeta.search.selection import Selection, greedy
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import from_matrix, senders, to_matrix
 from modmeta.unseen.paths import Linear, deviations, linearise, refit, unlikeliness
@@ -87,13 +90,19 @@ class Improver:
     def __init__(self, scene: Scene, search: Search | None, generator: torch.Generator) -> None:
         self.scene, self.search, self.generator = scene, search, generator
         self.model = scene.model
+        self.problem = Problem(scene.model, scene.visible)  # candidate rows depend on its modules alone
+        self.select: Selection = greedy
+        if search is not None and search.symmetric:
+            dynamics, most = scene.model.dynamics, search.enumerate_up_to
+            self.select = mutual_selection(greedy, dynamics.num_edge_modules, dynamics.num_node_modules, most)
 
     def candidates(self, structure: Structure, free: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Rows (Q, N, M, S), types (Q, N, M) and the place of the current ones (Q, N)."""
         q, n = structure.types.shape
         if self.search is None or not free:
             return structure.relations.unsqueeze(2), structure.types.unsqueeze(2), torch.zeros_like(structure.types)
-        rows, types, current = self.search.candidates(self.model, structure, None, self.generator)
+        propose = self.search.proposes(self.model, n)
+        rows, types, current = propose(self.generator, structure, self.problem)
         return rows.expand(q, n, *rows.shape[2:]), types.expand(q, n, -1), current
 
     def too_many(self, scene: Scene) -> Tensor | None:
@@ -114,9 +123,7 @@ class Improver:
             best = energies.argmin(-1)
             if self.search is not None and free:
                 least = energies.amin(-1, keepdim=True).clamp(max=HOPELESS**2)
-                best = self.search.choose(
-                    self.model, energies.minimum(least + HOPELESS), current, COLD, self.generator, greedy
-                )
+                best = self.select(energies.minimum(least + HOPELESS), current, COLD, self.generator)
             least = energies.gather(2, best.unsqueeze(-1)).squeeze(-1)
             least[:, -scene.hidden :] += unlikeliness(self._places(part.paths))
             structure = Structure(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from modmeta.model.model import RelationalModel
-from modmeta.search.search import Search, infer
+from modmeta.search.infer import infer
+from modmeta.search.search import Search
 from modmeta.structure.bank import Structure
 from modmeta.unseen.infer import find
 from modmeta.unseen.scene import Scene

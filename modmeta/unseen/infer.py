@@ -1,7 +1,7 @@
 """Inference of hidden entities: random starts, refined on growing windows, the best kept, others drawn anew."""
 
-import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -68,9 +68,8 @@ def informed(search: Search, model: RelationalModel, reciprocity: float | None, 
         reciprocity: of the structures of training, where it is known.
         entities: of a task, hidden ones among them; where their rows are too many to try all, there is no such prior.
     """
-    search, can = copy.copy(search), search.receivers == "all" and search.enumerates(model, entities)
-    search.symmetric |= can and reciprocity is not None and reciprocity >= MUTUAL
-    return search
+    can = search.receivers == "all" and search.enumerates(model, entities)
+    return replace(search, symmetric=search.symmetric or (can and reciprocity is not None and reciprocity >= MUTUAL))
 
 
 def priors_of(search: Search, known: bool) -> list[str]:

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.model.continuous import ContinuousDynamics
-from modmeta.model.dynamics import ModularDynamics, one_hot
+from modmeta.model.dynamics.base import one_hot
 from modmeta.structure.relations import all_rows
 from modmeta.unseen.scene import Scene
 
@@ -84,18 +83,7 @@ def draw(scene: Scene, count: int, generator: torch.Generator) -> Tensor:
     b, _, t, d = scene.visible.shape
     noise = torch.randn(b, count, scene.hidden, 1, d, generator=generator, device=generator.device)
     first = dynamics.centre + SPREAD * dynamics.state_scale * noise
-    return _straight(dynamics, first, t)
-
-
-def _straight(dynamics: ModularDynamics, first: Tensor, frames: int) -> Tensor:
-    """Uniform motion from states (B, M, H, 1, D), reflected at walls: (B, M, H, T, D)."""
-    if not isinstance(dynamics, ContinuousDynamics):
-        return first.expand(*first.shape[:3], frames, -1)
-    x, v = first.split(dynamics.positions, dim=-1)
-    time = torch.arange(frames, device=x.device).view(-1, 1)
-    x = x + dynamics.step_scale * (v - dynamics.rest) * time
-    x, v, _ = dynamics._reflect(x, v.expand_as(x))
-    return torch.cat((x, v), dim=-1)
+    return dynamics.coast(first, t)
 
 
 def _choices(scene: Scene, rows: Tensor | None, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

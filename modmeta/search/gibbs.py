@@ -6,9 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.model.dynamics import one_hot, summed
+from modmeta.model.dynamics.base import one_hot, summed
 from modmeta.model.model import Score
+from modmeta.search.exact import receiver_rows
+from modmeta.search.problem import Info, Kernel, Problem, Propose, differing
 from modmeta.search.selection import Selection
+from modmeta.shapes import Float
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import all_rows
 
@@ -35,14 +38,43 @@ class Drawn(NamedTuple):
     accepted: Tensor
 
 
+def block_gibbs(propose: Propose, select: Selection) -> Kernel:
+    """A kernel that chooses among candidate rows first, then draws block after block of slots of every receiver.
+
+    Args:
+        propose: candidates, of `modmeta.search.candidates`.
+        select: function of `modmeta.search.selection`, of rows and of combinations of a block.
+    """
+    rows = receiver_rows(propose, select)
+
+    @torch.no_grad()
+    def kernel(
+        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
+    ) -> tuple[Structure, Info]:
+        new, info = rows(generator, structure, problem, temperature)
+        (messages, score), g = problem.one_step(), problem.num_node_modules
+        drawn = draw_slots(score, messages, new, problem.prior, g, select, temperature, generator)
+        changed = differing(drawn.structure, structure)
+        return drawn.structure, info._replace(
+            energies=drawn.energies.sum(-1),
+            slots=drawn.scores,
+            moved=changed.any(-1),
+            changed=changed.sum() / changed.numel(),
+            worse=info.worse + drawn.worse,
+            accepted=info.accepted + drawn.accepted,
+        )
+
+    return kernel
+
+
 def draw_slots(
     score: Score,
-    messages: Tensor,
+    messages: Float[Tensor, "B N S K T C"],
     structure: Structure,
-    prior: Tensor,
+    prior: Float[Tensor, "#B #N #S K"],
     num_node_modules: int,
     selection: Selection,
-    temperature: Tensor,
+    temperature: Float[Tensor, ""],
     generator: torch.Generator,
 ) -> Drawn:
     """One pass over the slots of all receivers at once; with every block the node module is drawn, too, for under a

@@ -1,6 +1,7 @@
 """Dynamics in continuous time: edge modules are accelerations, learned in weak form and forecast by integration."""
 
 from collections.abc import Callable
+from typing import final
 
 import numpy as np
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modmeta.data.scaling import Scales
-from modmeta.model.dynamics import ModularDynamics, one_hot
-from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
+from modmeta.model.dynamics.base import Dynamics, one_hot
+from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
+from modmeta.model.noise import ObservationNoise
+from modmeta.shapes import Float, Int
 from modmeta.structure.bank import Structure
 
 # Laws may have poles: accelerations in forecasts stay within this many times the fastest change, a mean over a frame.
@@ -20,7 +23,8 @@ LEAPS = 2  # leapfrog steps between two nodes of a path
 FAR = 3.0  # forecasts stay within three times the range of the training set, lest one near-collision end in infinity
 
 
-class ContinuousDynamics(ModularDynamics):
+@final
+class ContinuousDynamics(Dynamics):
     """Edge modules are accelerations; what they do between two frames is their integral along the observed path.
 
     With time in frames, positions x, velocities v, and kappa the distance covered in a frame at velocity 1,
@@ -69,7 +73,7 @@ class ContinuousDynamics(ModularDynamics):
         self,
         num_features: int,
         num_edge_modules: int,
-        features: AbsoluteFeatures | RelativeFeatures | IsotropicFeatures,
+        features: PairFeatures,
         num_node_modules: int = 1,
         hidden: int = 64,
         edge_layers: int = 2,
@@ -88,8 +92,9 @@ class ContinuousDynamics(ModularDynamics):
             raise ValueError(f"model.nodes={nodes} must be at least 2")
         self.positions = num_features // 2
         super().__init__(
-            num_features, num_edge_modules, features, num_node_modules, hidden, edge_layers, node_layers,
-            activation=activation, channels=self.positions, null_module=null_module, node_hidden=node_hidden,
+            features, num_features, num_edge_modules, num_node_modules, self.positions, [hidden] * edge_layers,
+            [node_hidden or hidden] * node_layers, additive=True, linear_path=True, activation=activation,
+            null_module=null_module,
         )  # fmt: skip
         self.pieces, self.reach, self.substeps = pieces, reach, substeps
         self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities are behind the positions
@@ -102,14 +107,14 @@ class ContinuousDynamics(ModularDynamics):
 
     def set_scales(self, scales: Scales) -> None:
         """Takes the units; a deviation from uniform motion is measured in what acceleration does to velocities."""
-        super().set_scales(scales)
+        self.take_units(scales)
         self.step_scale.copy_(scales.step)
         self.rest.copy_(scales.rest[self.positions :])
         self.walls.copy_(scales.walls)
         self.limit.copy_(MARGIN * scales.fastest)
         self.change_scale[: self.positions] = scales.step * scales.change[self.positions :]
 
-    def targets(self, states: Tensor) -> Tensor:
+    def targets(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N T-1 D"]:
         """Observed changes beyond uniform motion, (B, N, T - 1, D) in units of `change_scale`."""
         start = states[:, :, :-1]
         return (self._unfold(states)[0] - start - self._drift(start)) / self.change_scale
@@ -158,7 +163,9 @@ class ContinuousDynamics(ModularDynamics):
         places, speeds, beyond = self._reflect(places, speeds)
         return torch.cat((places, speeds), dim=-1), beyond
 
-    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+    def messages(
+        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
+    ) -> Float[Tensor, "B N S K T-1 C"]:
         """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, D).
 
         Args:
@@ -168,7 +175,7 @@ class ContinuousDynamics(ModularDynamics):
         t = states.shape[2]
         ends, reflected = self._unfold(states)
         between, beyond = self._between(states, ends)
-        sent = self._send(torch.cat((states, between.flatten(2, 3)), dim=2))  # (B, N, S, K, ., P)
+        sent = self.pair_law(torch.cat((states, between.flatten(2, 3)), dim=2))  # (B, N, S, K, ., P)
         at, inner = sent[..., :t, :], sent[..., t:, :].unflatten(-2, (t - 1, -1))
         nodes = torch.cat((at[..., :-1, None, :], inner, at[..., 1:, None, :]), dim=-2)  # (..., T - 1, nodes, P)
         image = torch.cat((torch.zeros_like(reflected).unsqueeze(-2), beyond, reflected.unsqueeze(-2)), dim=-2)
@@ -219,7 +226,7 @@ class ContinuousDynamics(ModularDynamics):
             places = places + off_x * (3 * s**2 - 2 * s**3) + off_v * (s**3 - s**2)
             speeds = speeds + (off_x * (6 * s - 6 * s**2) + off_v * (3 * s**2 - 2 * s)) / self.step_scale
             places, speeds, image = self._reflect(places, speeds)
-        sent = self._send(torch.cat((places, speeds), dim=-1))  # (Q, N, S, K, nodes, P)
+        sent = self.pair_law(torch.cat((places, speeds), dim=-1))  # (Q, N, S, K, nodes, P)
         return (self._kernel(self.fine_kernel) @ (sent * _sign(image)[:, :, None, None])).flatten(-2)
 
     def _path(self, states: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,14 +251,41 @@ class ContinuousDynamics(ModularDynamics):
         behind[1, -1] = -1
         return weights + self.lag * behind
 
-    def stepper(self, relations: Tensor, types: Tensor, kept: Kept | None = None) -> Callable[[Tensor], Tensor]:
-        """What takes states (B, N, T, D) a step on, under structures (B, N, S) and (B, N)."""
-        return lambda states: self.step(states, relations, types)
+    def responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """What turns summed messages (B, N, M, T, D) and node modules (B, N, M) into changes (B, N, M, T, D).
 
-    def step(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
-        """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
+        Args:
+            states: (B, N, T, D) of the receivers.
+        """
+        return self.adder(states)
+
+    @property
+    def resting(self) -> Tensor:
+        """State (D,) of an entity in the middle whose velocity is 0 in the units of the data."""
+        return torch.cat((self.centre[: self.positions], self.rest))
+
+    def coast(self, states: Float[Tensor, "*rest 1 D"], frames: int) -> Float[Tensor, "*rest {frames} D"]:
+        """Uniform motion from states (..., 1, D), reflected at walls: (..., frames, D)."""
+        x, v = states.split(self.positions, dim=-1)
+        time = torch.arange(frames, device=x.device).view(-1, 1)
+        x = x + self.step_scale * (v - self.rest) * time
+        x, v, _ = self._reflect(x, v.expand_as(x))
+        return torch.cat((x, v), dim=-1)
+
+    def observation_noise(self) -> ObservationNoise:
+        """Noise of positions and of velocities, which errors one step ahead show."""
+        return ObservationNoise()
+
+    def stepper(
+        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N)."""
+        return lambda states: self._advanced(states, relations, types)
+
+    def _advanced(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
+        """States (B, N, T, D) a frame later, under structures (B, N, S) and (B, N)."""
         b, n, t, d = states.shape
-        own = self._select(self._nodes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
+        own = self.of_types(self.own_changes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
         weights = self._weights(relations, types)  # (B, N, 1, S K)
         weights = weights.unsqueeze(1).expand(b, t, *weights.shape[1:]).flatten(0, 1)  # (Q, N, 1, S K), Q = B T
         x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
@@ -274,7 +308,7 @@ class ContinuousDynamics(ModularDynamics):
         Beyond a wall they are those of the mirror image.
         """
         inside, speed, image = self._reflect(x, v)
-        sent = self._send(torch.cat((inside, speed), dim=-1).unsqueeze(2))  # (Q, N, S, K, 1, P)
+        sent = self.pair_law(torch.cat((inside, speed), dim=-1).unsqueeze(2))  # (Q, N, S, K, 1, P)
         sums = (weights @ sent.flatten(2, 3).flatten(3)).view_as(x) * self.change_scale[self.positions :]
         return _sign(image) * sums.clamp(-self.limit, self.limit)
 

@@ -10,20 +10,66 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from modmeta.search.selection import gibbs, greedy
+from modmeta.search.candidates import every_row
+from modmeta.search.exact import receiver_rows
+from modmeta.search.problem import Info, Kernel, Problem
+from modmeta.search.selection import Selection, gibbs, greedy, takes_least
+from modmeta.shapes import Float, Int
+from modmeta.structure.bank import Structure
 from modmeta.structure.relations import all_rows
 
 SWEEPS = 12  # over all pairs
 
 
+def mutual_rows(select: Selection, enumerate_up_to: int) -> Kernel:
+    """A kernel that chooses the rows of all receivers together, and each node module as its row would have it.
+
+    Args:
+        select: function of `modmeta.search.selection`.
+        enumerate_up_to: symmetric structures that are weighed one by one; beyond, pairs are drawn in turn.
+    """
+
+    def kernel(
+        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
+    ) -> tuple[Structure, Info]:
+        k, g = problem.num_edge_modules, problem.num_node_modules
+        joint = mutual_selection(select, k, g, enumerate_up_to)
+        return receiver_rows(every_row, joint)(generator, structure, problem, temperature)
+
+    return kernel
+
+
+def mutual_selection(
+    select: Selection, num_edge_modules: int, num_node_modules: int, enumerate_up_to: int
+) -> Selection:
+    """A selection of one candidate of every receiver, all rows being candidates, whose rows are mutual together.
+
+    Args:
+        select: of node modules; where it takes the least energy, so do rows, else they are drawn at the temperature.
+        num_edge_modules: K.
+        num_node_modules: G.
+        enumerate_up_to: as `mutual_rows`.
+    """
+    k, g, least = num_edge_modules, num_node_modules, takes_least(select)
+
+    def joint(scores: Tensor, current: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+        by_type = scores.unflatten(-1, (-1, g))  # (B, N, K^S, G)
+        rows = by_type.amin(-1) if least else -temperature * (-by_type / temperature).logsumexp(-1)
+        row = choose_symmetric(rows, k, temperature, generator, least, enumerate_up_to)  # (B, N)
+        of_row = by_type.gather(2, row.view(*row.shape, 1, 1).expand(*row.shape, 1, g)).squeeze(2)
+        return row * g + select(of_row, torch.zeros_like(row), temperature, generator)
+
+    return joint
+
+
 def choose_symmetric(
-    scores: Tensor,
+    scores: Float[Tensor, "B N M"],
     num_edge_modules: int,
-    temperature: Tensor,
+    temperature: Float[Tensor, ""],
     generator: torch.Generator,
     least: bool,
     enumerate_up_to: int,
-) -> Tensor:
+) -> Int[Tensor, "B N"]:
     """A row of every receiver, together symmetric.
 
     Args:

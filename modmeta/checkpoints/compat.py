@@ -1,0 +1,78 @@
+"""Older configurations and states, as this version reads them.
+
+Pure functions of plain dictionaries, lists, numbers and strings; what is given stays as it is, and what is new already
+comes back the same. A checkpoint goes through `upgraded`, the configuration of a run (`.hydra/config.yaml`,
+`metrics.json`, files of results) through `upgraded_config`.
+
+To rename a class, add it to `RENAMED`. To drop a setting, add it to `DROPPED` with a test of whether it had no effect;
+where it had one the configuration keeps it, and is refused where it is instantiated.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from modmeta.errors import UserError
+
+# Of checkpoints. 1: none was written. 2: dynamics in modmeta.model.dynamics, no forecaster.
+FORMAT = 2
+
+RENAMED = {
+    "modmeta.model.dynamics.ModularDynamics": "modmeta.model.dynamics.discrete.ModularDynamics",
+    "modmeta.model.continuous.ContinuousDynamics": "modmeta.model.dynamics.continuous.ContinuousDynamics",
+}
+
+
+def _no_forecaster(part: Mapping[str, Any]) -> bool:
+    return not part.get("forecast_share") and part.get("forecaster") is None
+
+
+# By what is configured: settings that are no more, and whether they had no effect.
+DROPPED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool]]] = {
+    "modmeta.bouncegrad.BounceGrad": (("forecast_optimizer", "forecast_share", "forecast_horizon"), _no_forecaster),
+    "modmeta.model.model.RelationalModel": (("forecaster",), _no_forecaster),
+}
+DROPPED_GROUPS = {"optimizer": ("forecast",)}  # of groups of the configuration, that nothing refers to any more
+DROPPED_STATE = ("model.forecasting", "mean_square_change")  # of a BounceGrad
+
+
+def upgraded_config(config: Any) -> Any:
+    """A configuration, or any part of one, with the names and settings of this version."""
+    if isinstance(config, list):
+        return [upgraded_config(part) for part in config]
+    if not isinstance(config, Mapping):
+        return config
+    names, without_effect = DROPPED.get(str(config.get("_target_")), ((), bool))
+    gone = names if without_effect(config) else ()
+    out = {key: upgraded_config(value) for key, value in config.items() if key not in gone}
+    if isinstance(target := config.get("_target_"), str):
+        out["_target_"] = RENAMED.get(target, target)
+    for group, keys in DROPPED_GROUPS.items():
+        if isinstance(part := out.get(group), Mapping) and "_target_" not in part:
+            out[group] = {key: value for key, value in part.items() if key not in keys}
+    return out
+
+
+def upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a module, without what this version keeps no longer."""
+    return {key: value for key, value in state.items() if key not in DROPPED_STATE}
+
+
+def upgraded(content: Mapping[str, Any], where: object = "the checkpoint") -> dict[str, Any]:
+    """The content of a checkpoint, with the names, settings and state of this version.
+
+    Args:
+        content: a dictionary with `state_dict` and `modmeta`, which holds `config`.
+        where: its file, for the message.
+
+    Raises:
+        UserError: a newer version wrote it.
+    """
+    ours = dict(content["modmeta"])
+    found = ours.get("format", 1)
+    if not isinstance(found, int) or found > FORMAT:
+        raise UserError(
+            f"{where} has format {found!r}, and this version of modmeta reads formats up to {FORMAT}; install the "
+            "version that wrote it, or a newer one"
+        )
+    ours |= {"format": FORMAT, "config": upgraded_config(ours.get("config"))}
+    return {**content, "state_dict": upgraded_state(content["state_dict"]), "modmeta": ours}

@@ -1,0 +1,49 @@
+"""Receivers one by one: each takes one of its candidate rows, scored exactly one step ahead.
+
+At horizon 1 the energy of a receiver depends on its own row alone, so that all receivers move at once.
+"""
+
+import torch
+from torch import Tensor
+
+from modmeta.search.candidates import take
+from modmeta.search.problem import (
+    Info,
+    Kernel,
+    Problem,
+    Propose,
+    Receivers,
+    counted,
+    differing,
+    every_receiver,
+)
+from modmeta.search.selection import Selection
+from modmeta.shapes import Float
+from modmeta.structure.bank import Structure
+
+
+def receiver_rows(propose: Propose, select: Selection, receivers: Receivers = every_receiver) -> Kernel:
+    """A kernel that chooses among the candidates of every receiver that moves.
+
+    Args:
+        propose: candidates, of `modmeta.search.candidates`.
+        select: function of `modmeta.search.selection`, or a joint choice (`modmeta.search.mutual`).
+        receivers: that move.
+    """
+
+    @torch.no_grad()
+    def kernel(
+        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
+    ) -> tuple[Structure, Info]:
+        candidates = propose(generator, structure, problem)
+        moving, current = receivers(generator, structure), candidates.current  # (B, N)
+        scores = problem.energies(candidates)  # (B, N, M)
+        chosen = torch.where(moving, select(scores, current, temperature, generator), current)
+        new = take(candidates, chosen)
+        worse, accepted = counted(scores, current, chosen, moving)
+        energies = scores.gather(-1, chosen.unsqueeze(-1)).flatten(1).sum(-1)
+        changed = differing(new, structure)
+        share = changed.sum() / moving.sum()
+        return new, Info(energies, candidates, scores, None, changed.any(-1), share, worse, accepted)
+
+    return kernel

@@ -1,0 +1,100 @@
+"""Whole structures: rollouts of several steps judge a structure, and a task accepts or rejects it at once.
+
+The published search (Alet et al. 2019): one random receiver of every task, one row of the proposal network, Metropolis.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.model.grouped import Kept
+from modmeta.search.candidates import take
+from modmeta.search.problem import (
+    Candidates,
+    Info,
+    Kernel,
+    Problem,
+    Propose,
+    Receivers,
+    counted,
+    differing,
+    one_receiver,
+    prior_energies,
+)  # fmt: skip
+from modmeta.search.selection import Selection
+from modmeta.shapes import Bool, Float
+from modmeta.structure.bank import Structure
+
+
+class Wholes(NamedTuple):
+    """Whole structures, M a task.
+
+    Attributes:
+        energies: (B, M).
+        place: which of the rollouts gave each of them, (B, M).
+        kept: of these rollouts.
+    """
+
+    energies: Tensor
+    place: Tensor
+    kept: Kept
+
+    def of(self, chosen: Tensor) -> Tensor:
+        """Energies (B, 1) of the chosen ones (B, 1), to which alone gradients will be kept."""
+        self.kept.tasks = torch.zeros(int(self.place.max()) + 1, dtype=torch.bool, device=chosen.device)
+        self.kept.tasks[self.place.gather(1, chosen)] = True
+        return self.energies.gather(1, chosen)
+
+
+def whole_structures(propose: Propose, select: Selection, receivers: Receivers = one_receiver) -> Kernel:
+    """A kernel that chooses among structures in which the receiver that moves takes each of its candidates.
+
+    Args:
+        propose: candidates, the current one first, of `modmeta.search.candidates`.
+        select: function of `modmeta.search.selection`.
+        receivers: that move, one a task.
+    """
+
+    @torch.no_grad()
+    def kernel(
+        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
+    ) -> tuple[Structure, Info]:
+        candidates = propose(generator, structure, problem)
+        moving = receivers(generator, structure)  # (B, N)
+        paid = prior_energies(problem.prior, candidates.rows)
+        wholes = score_wholes(problem, structure, candidates, moving)
+        scores = wholes.energies.detach().unsqueeze(1) + (paid * moving.unsqueeze(2)).sum(1, keepdim=True)  # (B, 1, M)
+        current, movable = candidates.current[:, :1], moving.any(1, keepdim=True)
+        chosen = torch.where(movable, select(scores, current, temperature, generator), current)  # (B, 1)
+        new = take(candidates, torch.where(moving, chosen, candidates.current))
+        worse, accepted = counted(scores, current, chosen, movable)
+        if problem.gradients:
+            with torch.enable_grad():
+                energies = wholes.of(chosen).squeeze(1)
+        else:
+            energies = scores.gather(-1, chosen.unsqueeze(-1)).sum((1, 2))
+        changed = differing(new, structure)
+        share = changed.sum() / moving.sum()
+        return new, Info(energies, candidates, scores, None, changed.any(-1), share, worse, accepted)
+
+    return kernel
+
+
+def score_wholes(problem: Problem, structure: Structure, candidates: Candidates, moving: Bool[Tensor, "B N"]) -> Wholes:
+    """Structures in which the moving receivers (B, N) take each of their candidates, the current one first."""
+    moves = moving.unsqueeze(2)  # (B, N, 1)
+    rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.relations.unsqueeze(2))  # (B, N, M, S)
+    types = torch.where(moves, candidates.types, structure.types.unsqueeze(2))
+    same = (rows == structure.relations.unsqueeze(2)).all(-1) & (types == structure.types.unsqueeze(2))
+    task, other = (~same.all(1)).nonzero(as_tuple=True)  # a proposal that changes nothing needs no rollout
+    structures = Structure(
+        torch.cat((structure.relations, rows.transpose(1, 2)[task, other])),
+        torch.cat((structure.types, types.transpose(1, 2)[task, other])),
+    )
+    every = torch.arange(len(moving), device=moving.device)
+    kept, place = Kept(), every.unsqueeze(1).repeat(1, rows.shape[2])
+    place[task, other] = len(moving) + torch.arange(len(task), device=moving.device)
+    energies = problem.rollouts(torch.cat((every, task)), structures, kept)
+    with torch.set_grad_enabled(problem.gradients):
+        return Wholes(energies[place], place, kept)
