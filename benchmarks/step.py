@@ -84,7 +84,7 @@ def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], objec
 
     def problem() -> Problem:
         if exact:
-            return one_step_problem(model, states, logits=proposed, edge_cost=search.edge_cost)
+            return one_step_problem(model, states, structure, logits=proposed, edge_cost=search.edge_cost)
         return Problem(model, states, horizon=search.horizon, logits=proposed, edge_cost=search.edge_cost)
 
     with torch.no_grad():

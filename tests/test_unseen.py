@@ -340,6 +340,19 @@ def test_mistakes_are_named(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_search_of_one_receiver_finds_no_mutual_relations(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--symmetric` is refused in one line; the advice is taken."""
+    content = torch.load(trained[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    content["modmeta"]["config"]["search"]["receivers"] = "one"
+    torch.save(content, tmp_path / "one.ckpt")
+    words = ["unseen", str(tmp_path / "one.ckpt"), str(trained[1]), "-o", str(tmp_path / "out"), "--tasks", "1"]
+    assert main([*words, "--symmetric"]) == 2
+    assert re.fullmatch(r"error: .*one\.ckpt.*search\.receivers=one; add --no-symmetric\n", capsys.readouterr().err)
+    assert main([*words, "--no-symmetric"]) == 0
+
+
 def test_results_are_not_overwritten(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

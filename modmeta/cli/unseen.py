@@ -82,13 +82,18 @@ def run(args: argparse.Namespace) -> None:
     tasks = _read(args, module, trained)
     entities = tasks.num_entities + (0 if args.hide is not None else MOST if args.count == "auto" else int(args.count))
     search, model = module.search, module.model
-    tried = search.enumerates(model, entities) and search.receivers == "all"
     wanted = search.symmetric if args.symmetric is None else args.symmetric
-    if wanted and args.relations == "unknown" and not tried:
-        raise UserError(
-            f"mutual relations are found by trying all rows, and {entities} entities have more than "
-            f"search.enumerate_up_to={search.enumerate_up_to}; add --no-symmetric"
-        )
+    if wanted and args.relations == "unknown":
+        if search.receivers != "all":
+            raise UserError(
+                f"mutual relations are found for all entities together, but {args.model} was trained with "
+                f"search.receivers={search.receivers}; add --no-symmetric"
+            )
+        if not search.enumerates(model, entities):
+            raise UserError(
+                f"mutual relations are found by trying all rows, and {entities} entities have more than "
+                f"search.enumerate_up_to={search.enumerate_up_to}; add --no-symmetric"
+            )
     if args.symmetric is None:
         module.search = informed(search, model, trained["reciprocity"], entities)
     else:
