@@ -15,8 +15,8 @@ from torch.nn.functional import one_hot
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import load_model, read_checkpoint
 from modmeta.data.familiar import Known, check_familiar
-from modmeta.data.scaling import Units
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.units import Units
 from modmeta.errors import DataError, TaskError, UserError, numbered
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import Forecast, ensemble
@@ -364,9 +364,9 @@ def fit(
     Raises:
         UserError: data or settings make no sense.
     """
-    from modmeta.data import files
-    from modmeta.data.gaps import absent_last, with_absent
+    from modmeta.data import formats
     from modmeta.data.trajectories import Trajectories
+    from modmeta.data.transforms.gaps import absent_last, with_absent
     from modmeta.training import fit_file
 
     array = np.asarray(states.detach().cpu() if isinstance(states, Tensor) else states, dtype=np.float64)
@@ -379,6 +379,6 @@ def fit(
     )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "states.npz"
-        files.save(path, {"all": absent_last(with_absent(Trajectories(array, labels, names, frame_step)))})
+        formats.save(path, {"all": absent_last(with_absent(Trajectories(array, labels, names, frame_step)))})
         settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
         return load(fit_file(path, Path(directory) / "run", settings))

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from modmeta.callbacks.checkpoints import Checkpoints
-from modmeta.data.datamodule import TaskLoader
+from modmeta.data.loading.batches import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modmeta.data.scaling import Scales
+from modmeta.data.units import Scales
 from modmeta.model.continuous import ContinuousDynamics
 from modmeta.model.dynamics import ModularDynamics
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures

@@ -17,16 +17,17 @@ from matplotlib.figure import Figure
 import modmeta
 from modmeta.api import Model, Relations
 from modmeta.cli.main import main
-from modmeta.data import files
+from modmeta.data import formats
 from modmeta.data.familiar import check_familiar
-from modmeta.data.observation import add_noise, estimate_velocities
-from modmeta.data.simulators import WORLDS, generate
+from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.errors import DataError, TaskError
 from modmeta.evaluation.calibration import to_relations
 from modmeta.evaluation.posterior import exact
 from modmeta.report.pictures import plot_graph, plot_matrix
 from modmeta.search.search import infer
+from modmeta.simulators import WORLDS
 from modmeta.structure.bank import Structure
 
 MODELS = ("springs5", "charged5", "kuramoto5")
@@ -126,7 +127,7 @@ def test_angles_in_other_units_are_refused() -> None:
 def test_every_command_refuses_them_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tasks("springs5", frames=60)
     path, output = tmp_path / "mm.npz", tmp_path / "out"
-    files.save(path, {"test": replace(data, states=data.states * 1000)})
+    formats.save(path, {"test": replace(data, states=data.states * 1000)})
     for words in (
         ["infer", "springs5", str(path), "-o", str(output)],
         ["evaluate", _checkpoint(), "--data", str(path), "--json", str(output)],

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from modmeta.data.datamodule import TaskLoader
+from modmeta.data.loading.batches import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures

@@ -43,15 +43,15 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     from rich.progress import track
 
     from modmeta.checkpoint import load_model
-    from modmeta.data import files
-    from modmeta.data.datamodule import TaskBatches, as_dataset
+    from modmeta.data import formats
     from modmeta.data.familiar import Known, check_familiar
-    from modmeta.data.scaling import Units
+    from modmeta.data.loading.batches import TaskBatches, as_dataset
+    from modmeta.data.units import Units
     from modmeta.evaluation.posterior import OVERFLOWN
     from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 
     module, trained = load_model(model)
-    splits = files.load(data)
+    splits = formats.load(data)
     name = split or ("test" if "test" in splits else next(iter(splits)))
     if name not in splits:
         raise DataError(f"{data} has no split {name!r}; choose one of {sorted(splits)} with --split")

@@ -66,13 +66,13 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
     Raises:
         DataError: the file does not fit the model.
     """
-    from modmeta.data import files
-    from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order, with_room_for_velocities
+    from modmeta.data import formats
+    from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order
     from modmeta.data.familiar import check_familiar
-    from modmeta.data.gaps import absent_last
-    from modmeta.data.observation import estimate_velocities
+    from modmeta.data.transforms.gaps import absent_last
+    from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
 
-    splits = files.load(args.file, args.split, reading_of(args, relations=args.relations))
+    splits = formats.load(args.file, args.split, reading_of(args, relations=args.relations))
     data = in_order(splits["test"] if "test" in splits else next(iter(splits.values())))
     if len(splits) > 1 and args.split is None and "test" not in splits:
         raise DataError(f"{args.file} has splits {sorted(splits)}; choose one with --split")
@@ -138,7 +138,7 @@ def infer_groups(model: Any, data: Any, steps: int, sampling: bool, advance: Any
     import numpy as np
 
     from modmeta.api import BATCH, Forecasts, Relations
-    from modmeta.data.gaps import steps_that_count
+    from modmeta.data.transforms.gaps import steps_that_count
 
     counts = np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts
     mask = steps_that_count(data)
@@ -172,7 +172,7 @@ def _put(whole: dict[str, Any], name: str, part: Any, ids: Any, tasks: int, enti
 def _facts(model: Any, data: Any, found: Any, ahead: Any, truth: Any) -> list[tuple[str, str]]:
     import numpy as np
 
-    from modmeta.data.table_output import pairs_of
+    from modmeta.data.formats.relations import pairs_of
 
     tasks, receivers, senders = pairs_of(data)
     relation = found.relations[tasks, receivers, senders]

@@ -95,10 +95,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any]) -> "Trajectories":
     """The tasks of the file, checked against the model."""
-    from modmeta.data import files
+    from modmeta.data import formats
     from modmeta.data.familiar import Known, check_familiar
 
-    splits = files.load(args.data)
+    splits = formats.load(args.data)
     name = args.split or ("test" if "test" in splits else next(iter(splits)))
     if name not in splits:
         raise DataError(f"{args.data} has no split {name!r}; choose one of {sorted(splits)} with --split")
@@ -139,9 +139,8 @@ def _infer(
     """Infers, writes and prints."""
     import torch
 
-    from modmeta.data.archive import write_arrays
-    from modmeta.data.datamodule import as_dataset
-    from modmeta.data.scaling import Units
+    from modmeta.data.loading.batches import as_dataset
+    from modmeta.data.units import Units
     from modmeta.report.run import commit, hardware, measures_table, write_json
     from modmeta.report.terminal import Terminal
     from modmeta.report.unseen import plot_tasks
@@ -173,7 +172,7 @@ def _infer(
     settings |= {"priors": priors_of(module.search, known is not None), "reciprocity": trained["reciprocity"]}
     settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
     with output.written() as directory:
-        write_arrays(directory / "unseen.npz", saved, overwrite=False)
+        write_npz(directory / "unseen.npz", saved, overwrite=False)
         write_json(directory / "unseen.json", result | settings)
         if groups:
             group = groups[0]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from modmeta.data.describe import FOLLOWS, frame_motion
-from modmeta.data.scaling import ROBUST
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.units import ROBUST
 from modmeta.errors import DataError
 
 FACTOR = 20.0  # times the model's typical value, or that part of it: three times what tasks of its world reach

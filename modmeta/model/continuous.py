@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modmeta.data.scaling import Scales
+from modmeta.data.units import Scales
 from modmeta.model.dynamics import ModularDynamics, one_hot
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
 from modmeta.model.grouped import Kept

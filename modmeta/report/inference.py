@@ -8,7 +8,8 @@ import networkx as nx
 import numpy as np
 from matplotlib.figure import Figure
 
-from modmeta.data.table_output import as_table, names_of, pairs_of, write_columns
+from modmeta.data.formats.columns import as_table, write_columns
+from modmeta.data.formats.relations import names_of, pairs_of
 from modmeta.data.trajectories import Trajectories
 from modmeta.evaluation.calibration import calibration_error, reliability
 from modmeta.report import pictures
