@@ -67,7 +67,7 @@ def test_data_of_the_same_world_are_never_refused(name: str) -> None:
     for what, states in of_the_same_world(name):
         for given_ in (states, *states[:10, None]):
             try:
-                model(name)._normalised(given_)
+                model(name)._given(given_, None)
             except DataError as error:
                 raise AssertionError(f"{what}: {error}") from error
 
@@ -80,11 +80,11 @@ def test_who_is_at_rest_or_in_a_corner_is_not_refused(name: str) -> None:
     slow[..., 2:] *= 1e-3
     slow[..., :2] = states[:, :, :1, :2] + np.cumsum(slow[..., 2:], axis=2) * 0.1
     crowd[..., :2] = 4 + 0.01 * states[..., :2]
-    model(name)._normalised(slow)
+    model(name)._given(slow, None)
     with pytest.raises(DataError, match="units, or frames further apart"):  # speeds that do not fit the places
-        model(name)._normalised(crowd)
+        model(name)._given(crowd, None)
     crowd[..., :2] += np.random.default_rng(0).normal(size=crowd[..., :2].shape) * 0.05  # or noise that hides them
-    model(name)._normalised(crowd)
+    model(name)._given(crowd, None)
 
 
 CHANGES: dict[str, Any] = {
