@@ -206,7 +206,7 @@ def test_any_real_numbers_do() -> None:
 @pytest.mark.parametrize(
     "mask",
     [
-        np.ones((2, 3, 12), bool), np.ones((2, 12), bool), np.ones((1, 11), bool), np.ones((2, 11)), np.ones(11, bool),
+        np.ones((2, 4, 12), bool), np.ones((2, 12), bool), np.ones((1, 11), bool), np.ones((2, 11)), np.ones(11, bool),
         np.ones((2, 11), int), np.full((2, 11), None), [[True] * 11, [True] * 10], "mask", torch.ones(2, 11),
     ],
 )  # fmt: skip

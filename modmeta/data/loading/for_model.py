@@ -78,10 +78,10 @@ def load_for_model(file: Path | str, known: Known, options: Options | None = Non
     """
     options = options or Options()
     data = in_order(_tasks(file, options))
-    check_moving(data, str(file))
     observed = data.num_frames if options.observed is None else options.observed
     if not 3 <= observed <= data.num_frames:
         raise DataError(f"{file}: {data.num_frames} frames, {observed} of them to infer from; at least 3 are needed")
+    check_moving(data, str(file))
     data = absent_last(data, observed)
     new = [size for size in data.sizes if size not in known.entities]
     if new and not options.any_entities:
