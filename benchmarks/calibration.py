@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 import modmeta
-from modmeta.data.simulators import Charged, Kuramoto, Springs, generate
+from modmeta.data.generation import generate
 from modmeta.evaluation.calibration import calibration_error
 from modmeta.report.run import commit, hardware, write_json
+from modmeta.simulators import Charged, Kuramoto, Springs
 from modmeta.structure.relations import from_matrix
 
 WORLDS = {"springs5": Springs(), "charged5": Charged(), "kuramoto5": Kuramoto()}

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import numpy_integrator
-from modmeta.data.simulators import WORLDS, available_processors, generate
+from modmeta.data.generation import available_processors, generate
+from modmeta.simulators import WORLDS
 
 PUBLISHED = {"train": (50_000, 49), "valid": (10_000, 49), "test": (10_000, 99)}
 

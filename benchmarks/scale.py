@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.data.datamodule import TrajectoryDataModule
-from modmeta.data.simulators import Springs, generate
+from modmeta.data.generation import generate
+from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.memory import keep_freed
+from modmeta.simulators import Springs
 from modmeta.structure.relations import from_matrix
 
 ROOT = Path(__file__).resolve().parents[1]

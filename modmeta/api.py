@@ -1,11 +1,11 @@
 """The Python interface: `modmeta.load`, `modmeta.fit`, `Model.infer`, `Model.forecast`."""
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,19 +15,23 @@ from torch.nn.functional import one_hot
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import load_model, read_checkpoint
 from modmeta.data.familiar import Known, check_familiar
-from modmeta.data.scaling import Units
+from modmeta.data.loading.batches import TaskBatches, as_dataset
+from modmeta.data.loading.for_model import Loaded, Options, load_for_model
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.gaps import absent_last, filled, steps_that_count, with_absent
+from modmeta.data.units import Units
 from modmeta.errors import DataError, TaskError, UserError, numbered
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import Forecast, ensemble
 from modmeta.evaluation.posterior import OVERFLOWN, enumerable, exact, node_modules, sample, scorer, table
-from modmeta.memory import keep_freed
+from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 from modmeta.search.infer import infer
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import from_matrix, to_matrix
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+Advance = Callable[[int], object]
 BATCH = 50  # tasks at a time
+ENTITY_AXES = {"energies": 0} | dict.fromkeys(("evidence", "node_modules", "types", "mean", "low", "high"), 1)  # else 2
 MOST_VALUES = 2 * 10**8  # of forecasts: of all tasks, and of all members of a batch
 
 
@@ -82,7 +86,8 @@ class Model:
     def __init__(self, module: BounceGrad, data: dict[str, Any], calibration: Calibration) -> None:
         self.module, self.data, self.calibration = module.eval(), data, calibration
         self.units = Units(tuple(data["units"]["offset"]), tuple(data["units"]["scale"]))
-        self.known = Known.of(self.module.model.dynamics, data)
+        types = None if module.module_to_type is None else len(module.measures.types.counts)
+        self.known = Known.of(module.model.dynamics, data, types)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -94,35 +99,47 @@ class Model:
         """R."""
         return int(self.module.module_to_relation.max()) + 1
 
+    def read(self, file: Path | str, options: Options | None = None) -> Loaded:
+        """Trajectories of a file as `infer` takes them: `model.infer(model.read(file).seen)`.
+
+        Raises:
+            DataError: see `load_for_model`.
+        """
+        return load_for_model(file, self.known, options)
+
     @torch.no_grad()
-    def infer(self, states: Array, mask: Any = None, sampling: bool = False) -> Relations:
-        """Relations of tasks of any number of entities, from all of their frames.
+    def infer(self, states: Any, mask: Any = None, sampling: bool = False, advance: Advance | None = None) -> Relations:
+        """Relations of tasks of any number of entities, from all of their frames; tasks of one size together.
 
         Args:
-            states: (B, N, T, D), or (N, T, D) for one task, in the units of the data that the model was trained on.
-            mask: (B, T - 1) bool, steps that count; none for all.
+            states: (B, N, T, D), or (N, T, D) for one task, in the units of the data that the model was trained on; or
+                trajectories of a file. NaN throughout for the last entities of tasks that have fewer.
+            mask: (B, T - 1) bool, steps that count, or (B, N, T) bool, where each entity was observed; none for all.
             sampling: sample structures even where all can be weighed.
+            advance: told the number of tasks that are finished.
 
         Returns:
-            NumPy arrays where states are one, else tensors.
+            NumPy arrays, or tensors where states are one. Of entities that a task lacks they are NaN, relations -1.
 
         Raises:
             DataError: the states or the mask do not fit the model, are in other units or have another origin than those
                 it knows, or its errors overflow there.
         """
-        given = self._normalised(states)
-        steps = None if mask is None else _mask(mask, given)
-        generator, parts = torch.Generator().manual_seed(self.module.seed), []
-        for i in range(0, len(given), BATCH):
-            with numbered(range(i, i + BATCH)):
-                of = None if steps is None else steps[i : i + BATCH]
-                parts.append(self._infer(given[i : i + BATCH], of, sampling, generator))
-        whole = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
-        return Relations(*[value if value is None or isinstance(states, Tensor) else value.numpy() for value in whole])
+        data, given, steps = self._given(states, mask)
+        whole = _Whole(*given.shape[:2])
+        for ids, n in _batches(data):
+            generator = torch.Generator().manual_seed(self.module.seed)
+            with numbered([data.task_name(int(task)) for task in ids]):
+                of = None if steps is None else steps[ids]
+                found = self._infer(given[ids, :n], of, sampling, generator)
+            whole.put(ids, found)
+            if advance is not None:
+                advance(len(ids))
+        return Relations(**whole.named(Relations, isinstance(states, Tensor)))
 
     def _infer(
         self, states: Tensor, mask: Tensor | None, sampling: bool, generator: torch.Generator
-    ) -> tuple[Tensor | None, ...]:
+    ) -> dict[str, Tensor | None]:
         module, model = self.module, self.module.model
         k, n, t = model.dynamics.num_edge_modules, states.shape[1], states.shape[2]
         found = infer(module.search, model, module.proposal if self._fits(n, t) else None, states, generator, mask=mask)
@@ -148,49 +165,96 @@ class Model:
             matched = module.module_to_type
             types = nodes if matched is None else to_relations(nodes, matched)
         gap = torch.full((len(states), n), torch.nan) if found.gap is None else found.gap
-        return chances, chances.argmax(-1), found.energies, gap, r_hat, modules, nodes, types
+        return {
+            "probabilities": chances, "relations": chances.argmax(-1), "energies": found.energies, "evidence": gap,
+            "r_hat": r_hat, "modules": modules, "node_modules": nodes, "types": types,
+        }  # fmt: skip
 
     def _fits(self, entities: int, frames: int) -> bool:
         """Whether the proposal network, which knows one number of frames, can help."""
         return frames == self.module.observed_frames and self.module.search.needs_proposal(self.module.model, entities)
 
-    def forecast(self, states: Array, relations: Relations, steps: int, members: int = 12) -> Forecasts:
+    def forecast(
+        self, states: Any, relations: Relations, steps: int, members: int = 12, advance: Advance | None = None
+    ) -> Forecasts:
         """The frames after the last one, by an ensemble.
 
         Args:
-            states: (B, N, T, D), or (N, T, D); the last frame is gone on from.
+            states: as `infer` takes them; the last frame is gone on from.
             relations: of the same tasks.
             steps: frames.
             members: rollouts, each with relations drawn from their probabilities and errors drawn from the likelihood.
+            advance: told the number of tasks that are finished.
 
         Raises:
             DataError: the states do not fit the model or the relations, there are too few steps or members or too many
                 for the memory, or a forecast grows beyond all bounds.
         """
-        last = self._normalised(states)[:, :, -1]
+        data, given, _ = self._given(states, None)
+        last = given[:, :, -1]
         _check_size(last, steps, members)
-        b, n = last.shape[:2]
-        k, g = self.module.model.dynamics.num_edge_modules, self.module.model.dynamics.num_node_modules
-        matrices = _chances(relations.modules, (b, n, n, k), "modules")
-        rows = torch.stack([from_matrix(matrices[..., i]) for i in range(k)], dim=-1)
-        nodes = None if relations.node_modules is None else _chances(relations.node_modules, (b, n, g), "node_modules")
-        generator, parts = torch.Generator().manual_seed(self.module.seed), []
-        for i in range(0, b, BATCH):
-            part, of = slice(i, i + BATCH), None if nodes is None else nodes[i : i + BATCH]
-            with numbered(range(i, i + BATCH)):
-                ahead = ensemble(
-                    self.module.model, last[part], rows[part], steps, generator, members, of, self.calibration.bands
-                )
-                parts.append(_bounded(ahead))
-        whole = [self._physical(torch.cat(column)) for column in zip(*parts, strict=True)]
-        return Forecasts(*[value if isinstance(states, Tensor) else value.numpy() for value in whole])
+        dynamics, whole = self.module.model.dynamics, _Whole(*last.shape[:2])
+        k, g = dynamics.num_edge_modules, dynamics.num_node_modules
+        chances, types = torch.as_tensor(relations.modules), relations.node_modules
+        _check_shape(chances, (*last.shape[:2], last.shape[1], k), "modules")
+        if types is not None:
+            types = torch.as_tensor(types)
+            _check_shape(types, (*last.shape[:2], g), "node_modules")
+        for ids, n in _batches(data):
+            generator = torch.Generator().manual_seed(self.module.seed)
+            with numbered([data.task_name(int(task)) for task in ids]):
+                matrices = _chances(chances[ids, :n, :n], "modules")
+                rows = torch.stack([from_matrix(matrices[..., i]) for i in range(k)], dim=-1)
+                nodes = None if types is None else _chances(types[ids, :n], "node_modules")
+                bands, start = self.calibration.bands, last[ids, :n]
+                ahead = ensemble(self.module.model, start, rows, steps, generator, members, nodes, bands)
+                parts = {name: self._physical(part) for name, part in _bounded(ahead)._asdict().items()}
+            whole.put(ids, parts)
+            if advance is not None:
+                advance(len(ids))
+        return Forecasts(**whole.named(Forecasts, isinstance(states, Tensor)))
 
-    def trace(self, states: Array, relations: Relations) -> tuple[np.ndarray, np.ndarray]:
-        """Energies (sweeps, chains, B) and temperatures (sweeps,) of chains that search for relations from nothing."""
-        given = self._normalised(states)
+    @torch.no_grad()
+    def evaluate(self, data: Trajectories, advance: Advance | None = None) -> dict[str, float]:
+        """The protocol's measures: structures from the first `observed_frames`, forecasts of those after them.
+
+        Labels are matched as on the model's validation tasks, errors are in its protocol units.
+
+        Args:
+            data: of a file, see `read`; without relations only forecasts are scored.
+            advance: told the number of tasks that are finished.
+
+        Raises:
+            DataError: the model's errors overflow on a task.
+        """
+        module, dataset = self.module, as_dataset(data, self.units)
+        module.measures.reset()
+        for ids in TaskBatches(len(dataset), BATCH, None, None, counts=dataset.counts):
+            batch = dataset[ids]
+            inferred = module.infer(batch[STATES], mask=batch.get(MASK))
+            lost = (~inferred.energies.isfinite()).nonzero()
+            if len(lost):
+                raise DataError(f"task {data.task_name(ids[int(lost[0])])}: {OVERFLOWN}")
+            module.measures.update(
+                module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation,
+                types=batch.get(TYPES), module_to_type=module.module_to_type,
+            )  # fmt: skip
+            if advance is not None:
+                advance(len(ids))
+        return {f"test/{key}": float(value) for key, value in module.measures.compute().items()}
+
+    def trace(self, states: Any, relations: Relations) -> tuple[np.ndarray, np.ndarray]:
+        """Energies (sweeps, chains, B) and temperatures (sweeps,) of chains that search for relations from nothing.
+
+        Args:
+            states: as `infer` takes them, tasks of one size.
+            relations: of the same tasks.
+        """
+        _, given, _ = self._given(states, None)
         b, n = given.shape[:2]
-        shape = (b, n, n, self.module.model.dynamics.num_edge_modules)
-        modules = _chances(relations.modules, shape, "modules").argmax(-1)
+        chances = torch.as_tensor(relations.modules)
+        _check_shape(chances, (b, n, n, self.module.model.dynamics.num_edge_modules), "modules")
+        modules = _chances(chances, "modules").argmax(-1)
         nodes = relations.node_modules
         types = modules.new_zeros(given.shape[:2]) if nodes is None else torch.as_tensor(nodes).argmax(-1)
         structure = Structure(from_matrix(modules), types)
@@ -199,32 +263,94 @@ class Model:
         chains = sample(self.module.model, given, structure, heat, generator, sweeps=60, cooling=60)
         return chains.energies.numpy(), chains.temperatures.numpy()
 
-    def _normalised(self, states: Any) -> Tensor:
-        array = _numbers(states)
-        array = array[None] if array.ndim == 3 else array
-        expected = int(self.data["num_features"])
-        if array.ndim != 4 or len(array) < 1 or array.shape[1] < 2 or array.shape[2] < 3 or array.shape[3] != expected:
-            raise DataError(
-                f"states have shape {array.shape}; this model takes (tasks, entities, frames, features), at least 2 "
-                f"entities and 3 frames, with {expected} features: {', '.join(self.features)}"
-            )
-        if not np.isfinite(array).all():
-            task, entity, frame, feature = np.argwhere(~np.isfinite(array))[0].tolist()
-            raise DataError(f"states: task {task}, entity {entity}, frame {frame}, feature {feature} is not finite")
-        check_familiar(Trajectories(array, None, self.features, self.data["frame_step"]), self.known, "states")
-        given = self.units.normalised(array)
+    def _given(self, states: Any, mask: Any) -> tuple[Trajectories, Tensor, Tensor | None]:
+        """What a caller gives, checked: trajectories, normalised states (B, N, T, D), steps that count or none."""
+        data, steps = states, None
+        if not isinstance(states, Trajectories):
+            data, steps = _as_trajectories(states, mask, self.features, self.data["frame_step"])
+        elif mask is not None:
+            raise DataError("mask: trajectories have one of their own; leave it out")
+        _check_states(data.states.shape, self.features)
+        check_familiar(data, self.known, "states")
+        given = self.units.normalised(data.states)
         lost = np.argwhere(~np.isfinite(given.numpy()))
         if len(lost):
             task, entity, frame, feature = lost[0].tolist()
-            value = array[task, entity, frame, feature]
+            value = data.states[task, entity, frame, feature]
             raise DataError(
                 f"states: task {task}, entity {entity}, frame {frame}, {self.features[feature]} is {value:.3g}, too "
                 "large for the model; check that value"
             )
-        return given
+        if steps is None and (counting := steps_that_count(data)) is not None:
+            steps = torch.from_numpy(counting)
+        return data, given, steps
 
     def _physical(self, states: Tensor) -> Tensor:
         return states * torch.tensor(self.units.scale) + torch.tensor(self.units.offset)
+
+
+class _Whole:
+    """Results of B tasks of up to N entities, put together from those of batches: NaN, or -1, where entities lack."""
+
+    def __init__(self, tasks: int, entities: int) -> None:
+        self.tasks, self.entities = tasks, entities
+        self.parts: dict[str, Tensor] = {}
+
+    def put(self, ids: np.ndarray, found: Mapping[str, Tensor | None]) -> None:
+        """Enters the results of tasks."""
+        for name, part in found.items():
+            if part is None:
+                continue
+            axes = ENTITY_AXES.get(name, 2)
+            if name not in self.parts:
+                shape = (self.tasks, *[self.entities] * axes, *part.shape[1 + axes :])
+                nothing = torch.nan if part.is_floating_point() else -1
+                self.parts[name] = torch.full(shape, nothing, dtype=part.dtype)
+            place: tuple[Any, ...] = (ids, *[slice(0, size) for size in part.shape[1 : 1 + axes]])
+            self.parts[name].numpy()[place] = part.numpy()
+
+    def named(self, kind: type, tensors: bool) -> dict[str, Any]:
+        """Fields of a dataclass, NumPy arrays or tensors; none where no task has any."""
+        parts = {name: self.parts.get(name) for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+        return {name: part if part is None or tensors else part.numpy() for name, part in parts.items()}
+
+
+def _batches(data: Trajectories) -> Iterator[tuple[np.ndarray, int]]:
+    """Tasks of as many entities, up to `BATCH` at a time, and that number."""
+    counts = np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts
+    for count in np.unique(counts):
+        tasks = np.flatnonzero(counts == count)
+        for i in range(0, len(tasks), BATCH):
+            yield tasks[i : i + BATCH], int(count)
+
+
+def _check_states(shape: tuple[int, ...], features: tuple[str, ...]) -> None:
+    if len(shape) != 4 or shape[0] < 1 or shape[1] < 2 or shape[2] < 3 or shape[3] != len(features):
+        raise DataError(
+            f"states have shape {shape}; this model takes (tasks, entities, frames, features), at least 2 "
+            f"entities and 3 frames, with {len(features)} features: {', '.join(features)}"
+        )
+
+
+def _as_trajectories(
+    states: Any, mask: Any, features: tuple[str, ...], frame_step: float
+) -> tuple[Trajectories, Tensor | None]:
+    """Arrays of a caller as trajectories of which each task's entities come first, and the steps that count."""
+    array = _numbers(states)
+    array = array[None] if array.ndim == 3 else array
+    _check_states(array.shape, features)
+    given = None if mask is None else _mask(mask, array.shape[:3])
+    seen = given if given is not None and given.ndim == 3 else None
+    data = with_absent(Trajectories(array, None, features, frame_step, mask=seen))
+    if seen is not None and data.mask is not None:
+        data = replace(data, states=filled(data.states, data.mask))
+    if not np.isfinite(data.states).all():
+        task, entity, frame, feature = np.argwhere(~np.isfinite(data.states))[0].tolist()
+        raise DataError(f"states: task {task}, entity {entity}, frame {frame}, feature {feature} is not finite")
+    there = np.ones(array.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
+    if (there.sum(axis=1) < 2).any() or (there[:, 1:] & ~there[:, :-1]).any():
+        raise DataError("states: every task has 2 entities or more, and those that it lacks come last")
+    return data, None if given is None or given.ndim == 3 else torch.from_numpy(given)
 
 
 def _numbers(states: Any) -> np.ndarray:
@@ -242,34 +368,37 @@ def _numbers(states: Any) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _mask(mask: Any, states: Tensor) -> Tensor:
-    """The steps that count, (B, T - 1), of states (B, N, T, D)."""
+def _mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The steps that count, (B, T - 1), or where entities were seen, (B, N, T), of states (B, N, T)."""
     try:
-        steps = torch.as_tensor(mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask))
+        steps = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
     except (ValueError, TypeError) as error:
         raise DataError("mask is not an array of booleans") from error
-    expected = (len(states), states.shape[2] - 1)
-    if steps.dtype != torch.bool or tuple(steps.shape) != expected:
+    expected = (shape[0], shape[2] - 1)
+    if steps.dtype != bool or steps.shape not in (expected, shape):
         raise DataError(
-            f"mask is {steps.dtype} of shape {tuple(steps.shape)}; give booleans of shape {expected}, (tasks, frames - "
-            "1): which steps from a frame to the next count, those with all entities seen in both"
+            f"mask is {steps.dtype} of shape {steps.shape}; give booleans of shape {expected}, (tasks, frames - 1): "
+            f"which steps from a frame to the next count, those with all entities seen in both; or {shape}, (tasks, "
+            "entities, frames): where each entity was seen"
         )
     return steps
 
 
-def _chances(values: Any, shape: tuple[int, ...], name: str) -> Tensor:
-    """Probabilities of relations that a caller gives, of the shape that the states ask for."""
-    chances = torch.as_tensor(values)
+def _check_shape(chances: Tensor, shape: tuple[int, ...], name: str) -> None:
     if tuple(chances.shape) != shape or not chances.is_floating_point():
         raise DataError(
             f"relations.{name} has shape {tuple(chances.shape)}, but these states and this model need {shape}; give "
             "the relations that `infer` found for the same tasks and entities"
         )
+
+
+def _chances(chances: Tensor, name: str) -> Tensor:
+    """Probabilities of tasks that a caller gives."""
     wrong = ~(chances.isfinite() & (chances >= 0)) | (chances.sum(-1, keepdim=True) <= 0)
     if name == "modules":  # the diagonal means nothing
-        wrong = wrong & ~torch.eye(shape[1], dtype=torch.bool)[:, :, None]
+        wrong = wrong & ~torch.eye(chances.shape[1], dtype=torch.bool)[:, :, None]
     if wrong.any():
-        raise DataError(f"relations.{name}: those of task {int(wrong.nonzero()[0, 0])} are not probabilities")
+        raise TaskError(int(wrong.nonzero()[0, 0]), f"its relations.{name} are not probabilities")
     return chances.float()
 
 
@@ -333,7 +462,6 @@ def load(model: str | Path) -> Model:
         UserError: there is none, or it cannot be trusted.
     """
     path = path_of(model)
-    keep_freed()
     module, data = load_model(path)
     saved = read_checkpoint(path)["modmeta"].get("calibration")
     calibration = Calibration.from_state(saved) if saved else Calibration()
@@ -364,9 +492,7 @@ def fit(
     Raises:
         UserError: data or settings make no sense.
     """
-    from modmeta.data import files
-    from modmeta.data.gaps import absent_last, with_absent
-    from modmeta.data.trajectories import Trajectories
+    from modmeta.data import formats
     from modmeta.training import fit_file
 
     array = np.asarray(states.detach().cpu() if isinstance(states, Tensor) else states, dtype=np.float64)
@@ -379,6 +505,6 @@ def fit(
     )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "states.npz"
-        files.save(path, {"all": absent_last(with_absent(Trajectories(array, labels, names, frame_step)))})
+        formats.save(path, {"all": absent_last(with_absent(Trajectories(array, labels, names, frame_step)))})
         settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
         return load(fit_file(path, Path(directory) / "run", settings))

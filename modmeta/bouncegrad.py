@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from modmeta.callbacks.checkpoints import Checkpoints
 from modmeta.checkpoints.compat import FORMAT, upgraded_state
-from modmeta.data.datamodule import TaskLoader
+from modmeta.data.loading.batches import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures

@@ -22,7 +22,7 @@ from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
 from modmeta.checkpoints.compat import upgraded_config
 from modmeta.checkpoints.trust import check_config, shown, trust
 from modmeta.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
-from modmeta.data.filemodule import filled_from_file
+from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.plain import read_yaml

@@ -7,7 +7,7 @@ import hydra
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
-from modmeta.data.filemodule import filled_from_file
+from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.runs import trainer_of
 
 # What suits entities with places and velocities; see conf/experiment/springs5.yaml.
@@ -26,10 +26,10 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
     Raises:
         UserError: file or settings make no sense.
     """
-    from modmeta.data import files
+    from modmeta.data import formats
     from modmeta.data.describe import find_positions
 
-    moving = find_positions(next(iter(files.load(path).values())))[1]
+    moving = find_positions(next(iter(formats.load(path).values())))[1]
     words = ["data=files", f"data.path={path}", f"directory={directory}", *QUIET, *(MOVING if moving else ())]
     with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
         config = filled_from_file(hydra.compose("train", [*words, *overrides]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modmeta.data.scaling import Scales
+from modmeta.data.units import Scales
 from modmeta.model.dynamics.base import Dynamics
 from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.dynamics.discrete import ModularDynamics

@@ -30,7 +30,7 @@ import torch
 
 from modmeta.api import load, path_of
 from modmeta.cli.main import main
-from modmeta.data import files
+from modmeta.data import formats
 from modmeta.io import TEMPORARY
 from modmeta.outputs import MANIFEST, OutputDirectory
 
@@ -75,7 +75,7 @@ def cases(here: Path) -> list[Case]:
         shutil.copy(path, results)
     world = ["generate", "springs", "--test", "300", "--test-frames", "60", "--threads", "1"]
     return [
-        Case("generate", world, "new.npz", files.load),
+        Case("generate", world, "new.npz", formats.load),
         Case("generate --format nri", [*world, "--format", "nri"], "new"),
         Case("inspect", ["inspect", data]),
         Case("infer", ["infer", "springs5", data], "new"),

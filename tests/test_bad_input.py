@@ -11,11 +11,12 @@ import torch
 
 from modmeta.checkpoint import load_model
 from modmeta.cli.evaluate import evaluate
-from modmeta.data import files
-from modmeta.data.datamodule import TrajectoryDataModule
-from modmeta.data.simulators import Springs, generate
+from modmeta.data import formats
+from modmeta.data.generation import generate
+from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError, UserError
+from modmeta.simulators import Springs
 from tests.runs import QUICK, ROOT, command, refusal, run
 
 
@@ -150,7 +151,7 @@ def test_checkpoints_that_cannot_be_trusted(trained: Path, tmp_path: Path) -> No
     [
         "os.system",
         "torch.hub.load",
-        "modmeta.data.files.save",
+        "modmeta.data.formats.save",
         "torchvision.models.vgg",
         "modmeta.model.model.torch.hub.load",
         "torch.nn.modules.module.warnings.warn",
@@ -208,5 +209,5 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "kept.npz"
     path.write_text("mine")
     with pytest.raises(DataError, match=r"kept\.npz"):
-        files.save(path, splits)
+        formats.save(path, splits)
     assert path.read_text() == "mine"

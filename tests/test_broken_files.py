@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modmeta.cli.main import main
-from modmeta.data.filemodule import filled_from_file, tasks_of
-from modmeta.data.files import load
+from modmeta.data.formats import load
+from modmeta.data.loading.filemodule import filled_from_file, tasks_of
 from modmeta.data.reading import Reading
 from modmeta.errors import DataError, UserError
 from tests.runs import ROOT, compose

@@ -9,10 +9,11 @@ import pytest
 
 from modmeta.cli import generate as command
 from modmeta.cli import main as cli
-from modmeta.data.files import load
-from modmeta.data.simulators import WORLDS, Charged, generate
+from modmeta.data.formats import load
+from modmeta.data.generation import generate
 from modmeta.errors import UserError
 from modmeta.outputs import MANIFEST
+from modmeta.simulators import WORLDS, Charged
 
 COUNTS = {"train": (3, 4), "valid": (2, 4), "test": (2, 6)}
 OPTIONS = ["--train", "3", "--valid", "2", "--test", "2", "--frames", "4", "--test-frames", "6", "--entities", "3"]
@@ -82,7 +83,7 @@ def test_existing_output_is_refused_before_any_work(
     before = {file: file.read_bytes() for file in files}
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr("modmeta.data.simulators.generate", lambda *_, **__: pytest.fail("simulated in vain"))
+        patch.setattr("modmeta.data.generation.generate", lambda *_, **__: pytest.fail("simulated in vain"))
         assert cli.main([*arguments, "--seed", "1"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -5,15 +5,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from modmeta.data.observation import add_noise, estimate_velocities
-from modmeta.data.scaling import Units, find_walls, robust_scales
-from modmeta.data.simulators import Charged, generate
+from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.observation import add_noise, estimate_velocities
+from modmeta.data.units import Units, find_walls, robust_scales
 from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import StudentT
 from modmeta.model.model import RelationalModel
 from modmeta.model.noise import GAIN, ObservationNoise
+from modmeta.simulators import Charged
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import from_matrix
 

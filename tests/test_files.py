@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from modmeta.data import archive
-from modmeta.data.files import load, save
-from modmeta.data.nri import check_free_nri, save_nri
+from modmeta.data.formats import arrays, load, save
+from modmeta.data.formats.nri import check_writable as check_free_nri
+from modmeta.data.formats.nri import write as save_nri
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
@@ -346,7 +346,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         file.write(b"half")  # type: ignore[attr-defined]
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archive.np, "savez", full)
+    monkeypatch.setattr(arrays.np, "savez", full)
     with pytest.raises(DataError, match=r"data\.npz cannot be written \(No space left"):
         save(path, {"train": example(seed=1)}, overwrite=True)
     assert path.read_bytes() == before

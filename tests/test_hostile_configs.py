@@ -102,7 +102,7 @@ IMPORTERS = (
     "importlib.import_module",
     "torch.load",
     "torch.save",
-    "modmeta.data.files.save",
+    "modmeta.data.formats.save",
     "modmeta.model.model.torch.hub.load",
     "torch.nn.modules.module.warnings.warn",
     "modmeta.api.load",

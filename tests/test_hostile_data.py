@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modmeta.data.files import load, save
+from modmeta.data.formats import load, save
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -435,7 +435,7 @@ WORST = [
 ]
 READER = """
 import resource, sys, time
-from modmeta.data.files import load
+from modmeta.data.formats import load
 from modmeta.data.reading import Reading
 from modmeta.errors import DataError
 for path in sys.argv[1:]:

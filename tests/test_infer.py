@@ -15,15 +15,17 @@ from matplotlib.figure import Figure
 
 import modmeta
 from modmeta.cli.main import main
-from modmeta.data import files
+from modmeta.data import formats
+from modmeta.data.formats.columns import write_columns
+from modmeta.data.formats.relations import relations_table
+from modmeta.data.generation import generate
 from modmeta.data.reading import Reading
-from modmeta.data.simulators import Springs, generate
-from modmeta.data.table_output import relations_table, write_columns
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 from modmeta.evaluation.calibration import Calibration, calibration_error, nll
 from modmeta.evaluation.posterior import exact, sample, scorer, split_r_hat, table
 from modmeta.report import pictures
+from modmeta.simulators import Springs
 from modmeta.structure.bank import random_structure
 from tests.conftest import make_model
 from tests.runs import ROOT, command, run
@@ -39,7 +41,7 @@ def springs() -> Trajectories:
 def written(springs: Trajectories, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of them, and one of their relations, `truth.csv` beside it."""
     path = tmp_path_factory.mktemp("springs") / "springs.csv"
-    files.save(path, {"test": springs})
+    formats.save(path, {"test": springs})
     write_columns(path.with_name("truth.csv"), relations_table(springs), False)
     return path
 
@@ -71,7 +73,7 @@ def test_infer_writes_what_is_true(written: Path, springs: Trajectories, tmp_pat
 
 def back_in(relations: Path, states: Path, springs: Trajectories) -> bool:
     """What was inferred can be given as labels."""
-    data = files.load(states, how=Reading(relations=str(relations)))["test"]
+    data = formats.load(states, how=Reading(relations=str(relations)))["test"]
     return float((data.relations == springs.relations).mean()) >= 0.995
 
 
@@ -176,7 +178,7 @@ def test_positions_alone_and_missing_frames(springs: Trajectories, tmp_path: Pat
     mask = np.ones(springs.states.shape[:3], bool)
     mask[3, :, 20] = False
     places = Trajectories(springs.states[..., :2], None, ("x", "y"), 0.1, {}, mask)
-    files.save(table, {"all": places})
+    formats.save(table, {"all": places})
     quick = ["trainer.max_epochs=1", "data.batches_per_epoch=3", "callbacks.progress=null", "logger.wandb=null"]
     words = [f"data.path={table}", "data.velocities=estimated", "data.reading.missing=mask", "model=continuous"]
     measures = run(tmp_path / "run", "data=files", *words, *quick)

@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 
 from modmeta.checkpoint import load_model
 from modmeta.cli.evaluate import evaluate
-from modmeta.data.datamodule import TaskBatches
+from modmeta.data.loading.batches import TaskBatches
 from modmeta.errors import UserError
 from modmeta.model.dynamics.base import summed
 from modmeta.model.noise import GAIN

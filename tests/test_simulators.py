@@ -9,10 +9,11 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from benchmarks import numpy_integrator
-from modmeta.data import simulators
-from modmeta.data.simulators import WORLDS, Charged, Kuramoto, Masses, Mixed, Springs, generate
+from modmeta.data import generation
+from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
+from modmeta.simulators import WORLDS, Charged, Kuramoto, Masses, Mixed, Particles, Springs, World, open_stream
 
 PUBLISHED = Path(__file__).parent / "data"
 SPLITS = ("train", "valid", "test")
@@ -144,7 +145,7 @@ THREE = {"relation_strengths": (0, 0.5, 1), "probabilities": (0.2, 0.3, 0.5)}
         (Mixed(num_entities=10, box=100.0, position_std=4.0), charges_and_springs),
     ],
 )
-def test_particles_follow_an_adaptive_integrator(world: simulators.Particles, weights: Callable) -> None:
+def test_particles_follow_an_adaptive_integrator(world: Particles, weights: Callable) -> None:
     n, frames, tasks, compared = world.num_entities, 10, 8, 0
     data = generate(world, {"test": (tasks, frames)}, seed=1)["test"]
     fine = generate(replace(world, time_step=2e-4, sample_every=500), {"test": (tasks, frames)}, seed=1)["test"]
@@ -156,7 +157,7 @@ def test_particles_follow_an_adaptive_integrator(world: simulators.Particles, we
         return np.concatenate([velocity, (apart * weights(relations, squared)).sum(-1)]).ravel()
 
     for task in range(tasks):
-        draws = world.draw(simulators.open_stream("task", 1)("test", task), frames, False)
+        draws = world.draw(open_stream("task", 1)("test", task), frames, False)
         place, velocity = world._start(draws["start"][None])
         start, times = np.concatenate([place[..., 0], velocity[..., 0]]).ravel(), np.linspace(0, 1, 101)
         args = (data.relations[task],)
@@ -186,7 +187,7 @@ def test_masses_follow_an_adaptive_integrator(entities: int) -> None:
         return np.concatenate([velocity, (force - 0.3 * velocity) / mass]).ravel()
 
     for task in range(4):
-        draws = world.draw(simulators.open_stream("task", 1)("test", task), frames, False)
+        draws = world.draw(open_stream("task", 1)("test", task), frames, False)
         place, velocity = world._start(draws["start"][None])
         start, times = np.concatenate([place[..., 0], velocity[..., 0]]).ravel(), 0.1 * np.arange(1, frames + 1)
         args = (data.relations[task], np.array([0.5, 2.0])[data.types[task]])
@@ -200,7 +201,7 @@ def test_masses_follow_an_adaptive_integrator(entities: int) -> None:
 @pytest.mark.parametrize("entities", [5, 10])
 def test_masses_of_1_without_drag_are_springs(entities: int) -> None:
     world = Springs(num_entities=entities)
-    draw = world.draw(simulators.open_stream("task", 3)("test", 0), 20, False)
+    draw = world.draw(open_stream("task", 3)("test", 0), 20, False)
     stacked = {name: part[None] for name, part in draw.items()}
     states, relations = world.integrate(stacked, 20)
     stacked["uniform"] = np.concatenate([stacked["uniform"].reshape(1, -1), np.full((1, entities), 0.7)], axis=1)
@@ -229,7 +230,7 @@ def test_kuramoto_follow_an_adaptive_integrator(entities: int) -> None:
         return omega + 1.5 * (coupled * np.sin(phi[:, None] - phi[None, :])).sum(1)
 
     for task in range(2):
-        draws = world.draw(simulators.open_stream("task", 1)("test", task), frames, False)
+        draws = world.draw(open_stream("task", 1)("test", task), frames, False)
         omega, phases = (part[:, 0] for part in world._start(draws["start"][None]))
         times, args = 0.1 * np.arange(1, frames + 1), (omega, data.relations[task])
         solved = solve_ivp(slope, (0, times[-1]), phases, "DOP853", times, rtol=1e-12, atol=1e-12, args=args)
@@ -252,7 +253,7 @@ def test_kuramoto_start_as_they_should() -> None:
 
 def test_mixed_without_springs_are_charged() -> None:
     world = Charged(num_entities=6)
-    draws = [world.draw(simulators.open_stream("task", 3)("test", task), 20, False) for task in range(5)]
+    draws = [world.draw(open_stream("task", 3)("test", task), 20, False) for task in range(5)]
     stacked = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     states, relations = world.integrate(stacked, 20)
     springs = np.random.default_rng(0).random((5, 15))
@@ -276,7 +277,7 @@ def test_springs_keep_energy_and_momentum() -> None:
 
 
 @pytest.mark.parametrize("world", [Springs(speed=30.0), Charged(speed=30.0), Mixed(speed=30.0), Masses(speed=30.0)])
-def test_walls_keep_particles_in(world: simulators.World) -> None:
+def test_walls_keep_particles_in(world: World) -> None:
     data = generate(world, {"test": (50, 20)})["test"]
     assert np.abs(data.states[..., :2]).max() <= 5.0
     assert np.abs(data.states[..., :2]).max() > 4.9
@@ -292,9 +293,9 @@ def test_walls_keep_particles_in(world: simulators.World) -> None:
         Masses(num_entities=3, observation_noise=0.1),
     ],
 )
-def test_a_task_depends_on_seed_split_and_index_alone(world: simulators.World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_depends_on_seed_split_and_index_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     many = generate(world, {"train": (30, 3), "test": (9, 3)}, seed=7, threads=3)
-    monkeypatch.setattr(simulators, "BLOCK", 4)
+    monkeypatch.setattr(generation, "BLOCK", 4)
     few = generate(world, {"test": (5, 3), "train": (7, 3)}, seed=7, threads=1)
     for split, data in few.items():
         np.testing.assert_array_equal(data.states, many[split].states[: len(data)])
@@ -310,7 +311,7 @@ def test_a_task_depends_on_seed_split_and_index_alone(world: simulators.World, m
 def test_blocks_and_threads_leave_the_published_stream_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"train": (30, 2), "test": (9, 2)}
     whole = generate(Springs(), counts, seed=1, stream="nri", threads=1)
-    monkeypatch.setattr(simulators, "BLOCK", 4)
+    monkeypatch.setattr(generation, "BLOCK", 4)
     parts = generate(Springs(), counts, seed=1, stream="nri", threads=3)
     for split in counts:
         np.testing.assert_array_equal(whole[split].states, parts[split].states)
@@ -320,7 +321,7 @@ def test_blocks_and_threads_leave_the_published_stream_alone(monkeypatch: pytest
     ("world", "labels"),
     [(Springs(), 2), (Charged(), 2), (Springs(num_entities=4), 2), (Kuramoto(), 2), (Mixed(), 4), (Masses(), 2)],
 )
-def test_relations_are_as_likely_as_asked(world: simulators.World, labels: int) -> None:
+def test_relations_are_as_likely_as_asked(world: World, labels: int) -> None:
     relations = generate(world, {"train": (2000, 1)})["train"].relations
     assert relations is not None
     np.testing.assert_array_equal(relations, relations.transpose(0, 2, 1))
@@ -352,7 +353,7 @@ def test_noise_of_oscillators_spares_their_frequency() -> None:
 
 
 @pytest.mark.parametrize("world", [Kuramoto(), Mixed(), Masses()])
-def test_worlds_without_a_published_stream_refuse_it(world: simulators.World) -> None:
+def test_worlds_without_a_published_stream_refuse_it(world: World) -> None:
     with pytest.raises(DataError, match=f"world {world.name} has no stream 'nri'; choose 'task'"):
         generate(world, {"train": (2, 3)}, stream="nri")
 

@@ -13,19 +13,21 @@ import torch
 from modmeta.checkpoint import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.cli.main import main
-from modmeta.data import files
-from modmeta.data.datamodule import TaskBatches, TrajectoryDataModule, as_dataset, by_size
-from modmeta.data.filemodule import FileDataModule, filled_from_file
-from modmeta.data.gaps import steps_that_count
+from modmeta.data import formats
+from modmeta.data.formats.columns import write_columns
+from modmeta.data.formats.relations import relations_table
+from modmeta.data.generation import generate, generate_sizes, in_turn
+from modmeta.data.loading.batches import TaskBatches, as_dataset, by_size
+from modmeta.data.loading.datamodule import TrajectoryDataModule
+from modmeta.data.loading.filemodule import FileDataModule, filled_from_file
 from modmeta.data.reading import Reading
-from modmeta.data.scaling import Units
-from modmeta.data.simulators import Springs, generate
-from modmeta.data.sizes import generate_sizes, in_turn
-from modmeta.data.table_output import relations_table, write_columns
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.gaps import steps_that_count
+from modmeta.data.units import Units
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import BySize
 from modmeta.keys import RELATIONS, STATES
+from modmeta.simulators import Springs
 from modmeta.structure.bank import Structure, StructureBank, of_sizes, random_structure
 from modmeta.structure.relations import from_matrix
 from tests.conftest import make_model
@@ -57,12 +59,12 @@ def mixed(parts: list[Trajectories]) -> Trajectories:
 @pytest.mark.parametrize("ending", ["npz", "h5", "csv", "parquet"])
 def test_files_hold_tasks_of_different_sizes(ending: str, mixed: Trajectories, tmp_path: Path) -> None:
     path = tmp_path / f"a.{ending}"
-    files.save(path, {"test": mixed})
+    formats.save(path, {"test": mixed})
     how = Reading()
     if ending in ("csv", "parquet"):
         write_columns(tmp_path / "relations.csv", relations_table(mixed), False)
         how = Reading(relations=str(tmp_path / "relations.csv"))
-    back = files.load(path, how=how)["test"]
+    back = formats.load(path, how=how)["test"]
     np.testing.assert_array_equal(back.mask, mixed.mask)
     np.testing.assert_array_equal(back.relations, mixed.relations)
     np.testing.assert_allclose(back.states, mixed.states, rtol=1e-12, atol=1e-12)
@@ -79,7 +81,7 @@ def test_an_entity_that_is_nan_throughout_is_not_there(missing: str, tmp_path: P
     relations[1, 1, :] = relations[1, :, 1] = -1
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["states"], file["relations"] = states, relations
-    back = files.load(tmp_path / "a.h5", how=Reading(missing=missing))["test"]
+    back = formats.load(tmp_path / "a.h5", how=Reading(missing=missing))["test"]
     assert back.counts.tolist() == [4, 3, 4]
     np.testing.assert_array_equal(back.states[1, :3], data.states[1, [0, 2, 3]])
     np.testing.assert_array_equal(back.relations[1, :3, :3], data.relations[1][np.ix_([0, 2, 3], [0, 2, 3])])
@@ -90,9 +92,9 @@ def test_an_entity_that_is_nan_throughout_is_not_there(missing: str, tmp_path: P
         file["states"] = states
     if missing == "error":
         with pytest.raises(DataError, match=r"task 2, entity 0, frame 5.*missing=mask"):
-            files.load(tmp_path / "b.h5")
+            formats.load(tmp_path / "b.h5")
         return
-    back = files.load(tmp_path / "b.h5", how=Reading(missing=missing))["test"]
+    back = formats.load(tmp_path / "b.h5", how=Reading(missing=missing))["test"]
     assert steps_that_count(back).sum(1).tolist() == [11, 11, 9]
 
 
@@ -106,7 +108,7 @@ def test_what_makes_no_sense_is_refused(mixed: Trajectories, tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"task 1 lacks entity 1 but has the next"):
         Trajectories(**(vars(mixed) | {"mask": hole})).validate("file")
     path = tmp_path / "a.npz"
-    files.save(path, dict.fromkeys(("train", "valid", "test"), mixed))
+    formats.save(path, dict.fromkeys(("train", "valid", "test"), mixed))
     with pytest.raises(DataError, match=r"3, 4, 5 entities.*num_entities=5; set it to \[3,4,5\]"):
         TrajectoryDataModule(path=str(path), num_tasks=18).setup()
     for wrong in ([], [5, 5], [5, 2.5]):
@@ -117,7 +119,7 @@ def test_what_makes_no_sense_is_refused(mixed: Trajectories, tmp_path: Path) -> 
 
 
 def test_inspect_counts_tasks_by_size(mixed: Trajectories, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files.save(tmp_path / "a.csv", {"all": mixed[:7]})
+    formats.save(tmp_path / "a.csv", {"all": mixed[:7]})
     assert main(["inspect", str(tmp_path / "a.csv")]) == 0
     said = capsys.readouterr().out
     assert "tasks by number of entities: 3 of 3, 2 of 4, 2 of 5" in said
@@ -271,7 +273,7 @@ def trained(parts: list[Trajectories], tmp_path_factory: pytest.TempPathFactory)
     """A run on a table of tasks of three sizes, with labels."""
     directory = tmp_path_factory.mktemp("sizes")
     data = in_turn(parts)
-    files.save(directory / "a.csv", {"all": data})
+    formats.save(directory / "a.csv", {"all": data})
     write_columns(directory / "relations.csv", relations_table(data), False)
     words = ["data=files", f"data.path={directory / 'a.csv'}", f"data.reading.relations={directory / 'relations.csv'}"]
     measures = run(directory / "run", *FILE, *words)
@@ -280,7 +282,7 @@ def trained(parts: list[Trajectories], tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_a_table_of_several_sizes_trains_and_infers(trained: Path) -> None:
-    saved, data = load_model(trained / "run")[1], files.load(trained / "a.csv")["test"]
+    saved, data = load_model(trained / "run")[1], formats.load(trained / "a.csv")["test"]
     assert saved["num_entities"] == [3, 4, 5]
     bank = checkpoint(trained / "run")["modmeta"]["bank"]
     assert set((bank["types"] >= 0).sum(1).tolist()) <= {3, 4, 5}
@@ -298,12 +300,12 @@ def test_a_table_of_several_sizes_trains_and_infers(trained: Path) -> None:
 
 
 def test_evaluate_takes_the_sizes_it_was_trained_on(trained: Path, mixed: Trajectories, tmp_path: Path) -> None:
-    files.save(tmp_path / "a.npz", {"test": mixed})
+    formats.save(tmp_path / "a.npz", {"test": mixed})
     found = evaluate(trained / "run", tmp_path / "a.npz")
     assert {"test/edge_accuracy_n3", "test/edge_accuracy_n4", "test/edge_accuracy_n5"} <= set(found)
     share = [found[f"test/edge_accuracy_n{n}"] * n * (n - 1) for n in (3, 4, 5)]
     assert found["test/edge_accuracy"] == pytest.approx(sum(share) / (6 + 12 + 20), rel=1e-5)
-    files.save(tmp_path / "six.npz", {"test": springs(6)})
+    formats.save(tmp_path / "six.npz", {"test": springs(6)})
     with pytest.raises(DataError, match=r"six\.npz: 6 entities.*trained on \[3, 4, 5\].*--any-entities"):
         evaluate(trained / "run", tmp_path / "six.npz")
 

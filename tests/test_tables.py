@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modmeta.data.files import load, save
-from modmeta.data.gaps import steps_seen
+from modmeta.data.formats import load, save
+from modmeta.data.formats.columns import write_columns
+from modmeta.data.formats.relations import relations_table
 from modmeta.data.reading import Reading
-from modmeta.data.table_output import relations_table, write_columns
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.gaps import steps_seen
 from modmeta.errors import DataError
 from tests.test_files import assert_same, example
 
@@ -187,7 +188,7 @@ def test_a_gigabyte_streams(tmp_path: Path) -> None:
             )
     assert path.stat().st_size > 1e9
     code = (
-        "import resource; from modmeta.data.files import load\n"
+        "import resource; from modmeta.data.formats import load\n"
         f"data = load({str(path)!r})['test']; assert data.states.shape == (128000, 5, 49, 4)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

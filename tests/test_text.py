@@ -16,14 +16,16 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from modmeta.cli.main import main
-from modmeta.data.files import load, save
+from modmeta.data.formats import load, save
+from modmeta.data.formats.columns import as_table, write_columns
+from modmeta.data.formats.relations import relations_table
+from modmeta.data.generation import generate
 from modmeta.data.reading import Reading
-from modmeta.data.simulators import Springs, generate
-from modmeta.data.table_output import as_table, relations_table, write_columns
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError, UserError
 from modmeta.report.pictures import plot_graph, plot_matrix, plot_series, plot_trajectories
 from modmeta.report.run import measures_table
+from modmeta.simulators import Springs
 from modmeta.text import for_console, for_plot, for_sheet, from_sheet, plain
 
 WIDE_EQUALS = "\uff1d"  # spreadsheets take it for the usual one

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from modmeta.cli.evaluate import evaluate
 from modmeta.cli.main import main
-from modmeta.data import files
-from modmeta.data.datamodule import as_dataset
-from modmeta.data.filemodule import filled_from_file
-from modmeta.data.scaling import Units, robust_scales
-from modmeta.data.simulators import Masses, generate
+from modmeta.data import formats
+from modmeta.data.generation import generate
+from modmeta.data.loading.batches import as_dataset
+from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.units import Units, robust_scales
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import TYPES
@@ -29,6 +29,7 @@ from modmeta.model.model import RelationalModel
 from modmeta.search.infer import Inferred, infer
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
+from modmeta.simulators import Masses
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import from_matrix
 from tests.conftest import make_model
@@ -153,8 +154,8 @@ def test_type_accuracy_follows_the_matching() -> None:
 @pytest.mark.parametrize("ending", ["npz", "h5"])
 def test_types_survive_files_and_batches(ending: str, tmp_path: Path) -> None:
     data = generate(Masses(), {"test": (5, 4)}, progress=False)["test"]
-    files.save(tmp_path / f"a.{ending}", {"test": data})
-    back = files.load(tmp_path / f"a.{ending}")["test"]
+    formats.save(tmp_path / f"a.{ending}", {"test": data})
+    back = formats.load(tmp_path / f"a.{ending}")["test"]
     np.testing.assert_array_equal(back.types, data.types)
     batch = as_dataset(back[1:4], Units((0.0,) * 4, (1.0,) * 4))[[2, 0]]
     np.testing.assert_array_equal(batch[TYPES], data.types[[3, 1]])
@@ -182,7 +183,7 @@ def test_a_run_tells_types_apart(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["infer", str(tmp_path / "run"), str(stored), "-o", str(tmp_path / "out"), "--observed", "12"]) == 0
     table = csv.read_csv(tmp_path / "out" / "entities.csv")
     assert table.column_names == ["task", "entity", "type", "probability"]
-    truth = files.load(stored)["test"].types.ravel()
+    truth = formats.load(stored)["test"].types.ravel()
     found = float((table["type"].to_numpy() == truth).mean())
     assert found == pytest.approx(measures["test/type_accuracy"], abs=0.15)  # at another temperature
     assert filled_from_file(compose(tmp_path / "own", "data=files", f"data.path={stored}")).data.num_types == 2

@@ -17,16 +17,17 @@ from matplotlib.figure import Figure
 import modmeta
 from modmeta.api import Model, Relations
 from modmeta.cli.main import main
-from modmeta.data import files
+from modmeta.data import formats
 from modmeta.data.familiar import check_familiar
-from modmeta.data.observation import add_noise, estimate_velocities
-from modmeta.data.simulators import WORLDS, generate
+from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.errors import DataError, TaskError
 from modmeta.evaluation.calibration import to_relations
 from modmeta.evaluation.posterior import exact
 from modmeta.report.pictures import plot_graph, plot_matrix
 from modmeta.search.infer import infer
+from modmeta.simulators import WORLDS
 from modmeta.structure.bank import Structure
 
 MODELS = ("springs5", "charged5", "kuramoto5")
@@ -66,7 +67,7 @@ def test_data_of_the_same_world_are_never_refused(name: str) -> None:
     for what, states in of_the_same_world(name):
         for given_ in (states, *states[:10, None]):
             try:
-                model(name)._normalised(given_)
+                model(name)._given(given_, None)
             except DataError as error:
                 raise AssertionError(f"{what}: {error}") from error
 
@@ -79,11 +80,11 @@ def test_who_is_at_rest_or_in_a_corner_is_not_refused(name: str) -> None:
     slow[..., 2:] *= 1e-3
     slow[..., :2] = states[:, :, :1, :2] + np.cumsum(slow[..., 2:], axis=2) * 0.1
     crowd[..., :2] = 4 + 0.01 * states[..., :2]
-    model(name)._normalised(slow)
+    model(name)._given(slow, None)
     with pytest.raises(DataError, match="units, or frames further apart"):  # speeds that do not fit the places
-        model(name)._normalised(crowd)
+        model(name)._given(crowd, None)
     crowd[..., :2] += np.random.default_rng(0).normal(size=crowd[..., :2].shape) * 0.05  # or noise that hides them
-    model(name)._normalised(crowd)
+    model(name)._given(crowd, None)
 
 
 CHANGES: dict[str, Any] = {
@@ -126,7 +127,7 @@ def test_angles_in_other_units_are_refused() -> None:
 def test_every_command_refuses_them_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tasks("springs5", frames=60)
     path, output = tmp_path / "mm.npz", tmp_path / "out"
-    files.save(path, {"test": replace(data, states=data.states * 1000)})
+    formats.save(path, {"test": replace(data, states=data.states * 1000)})
     for words in (
         ["infer", "springs5", str(path), "-o", str(output)],
         ["evaluate", _checkpoint(), "--data", str(path), "--json", str(output)],
@@ -205,7 +206,7 @@ def test_any_real_numbers_do() -> None:
 @pytest.mark.parametrize(
     "mask",
     [
-        np.ones((2, 3, 12), bool), np.ones((2, 12), bool), np.ones((1, 11), bool), np.ones((2, 11)), np.ones(11, bool),
+        np.ones((2, 4, 12), bool), np.ones((2, 12), bool), np.ones((1, 11), bool), np.ones((2, 11)), np.ones(11, bool),
         np.ones((2, 11), int), np.full((2, 11), None), [[True] * 11, [True] * 10], "mask", torch.ones(2, 11),
     ],
 )  # fmt: skip

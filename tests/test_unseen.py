@@ -12,15 +12,16 @@ from torch import Tensor
 from modmeta.api import path_of
 from modmeta.checkpoint import load_model, read_checkpoint
 from modmeta.cli.main import main
-from modmeta.data import files
-from modmeta.data.scaling import Units, robust_scales
-from modmeta.data.simulators import Springs, generate
+from modmeta.data import formats
+from modmeta.data.generation import generate
+from modmeta.data.units import Units, robust_scales
 from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import FixedGaussian, StudentT
 from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
+from modmeta.simulators import Springs
 from modmeta.structure.bank import Structure, random_structure
 from modmeta.structure.relations import all_rows, from_matrix, reciprocity, to_matrix
 from modmeta.unseen.chains import Chains, Improver
@@ -277,7 +278,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     frames = ("data.frames=14", "bouncegrad.observed_frames=14")
     run(directory / "run", "experiment=springs5", *QUICK, *frames, "search.sweeps=1")
     tasks = generate(Springs(), {"test": (3, 49)}, seed=8, progress=False)
-    files.save(directory / "tasks.npz", tasks)
+    formats.save(directory / "tasks.npz", tasks)
     return directory / "run", directory / "tasks.npz"
 
 
@@ -289,11 +290,11 @@ def results(directory: Path) -> dict[str, np.ndarray]:
 def test_the_truth_changes_no_estimate(trained: tuple[Path, Path], tmp_path: Path) -> None:
     """Only what is seen enters: another hidden trajectory changes the score and nothing else."""
     model, data = trained
-    splits = files.load(data)
+    splits = formats.load(data)
     states = splits["test"].states.copy()
     states[:, 1] = np.random.default_rng(0).normal(size=states[:, 1].shape)
     other = type(splits["test"])(states, splits["test"].relations, splits["test"].features, 0.1)
-    files.save(tmp_path / "other.npz", {"test": other})
+    formats.save(tmp_path / "other.npz", {"test": other})
     for name, file in (("first", data), ("second", tmp_path / "other.npz")):
         assert main(["unseen", str(model), str(file), "-o", str(tmp_path / name), "--hide", "1"]) == 0
     first, second = results(tmp_path / "first"), results(tmp_path / "second")
@@ -315,7 +316,7 @@ def test_known_relations_are_kept_in_the_order_of_the_file(trained: tuple[Path, 
     assert content["priors"] == ["true relations are given"]
     bank = read_checkpoint(model)["modmeta"]["bank"]
     assert content["reciprocity"] == reciprocity(bank["relations"])
-    np.testing.assert_array_equal(results(tmp_path)["relations"], files.load(data)["test"].relations[:2])
+    np.testing.assert_array_equal(results(tmp_path)["relations"], formats.load(data)["test"].relations[:2])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from modmeta.checkpoints.compat import FORMAT
-from modmeta.data.datamodule import TaskLoader
+from modmeta.data.loading.batches import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
 from modmeta.evaluation.protocol import ProtocolMeasures

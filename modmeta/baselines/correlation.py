@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modmeta.baselines.base import Baseline, Forecast
 from modmeta.baselines.lstm import LSTM
-from modmeta.data.scaling import feature_groups
+from modmeta.data.units import feature_groups
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion
 from modmeta.keys import RELATIONS, STATES

@@ -9,7 +9,8 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint_files import LAST
-from modmeta.data.datamodule import TrajectoryDataModule, by_size
+from modmeta.data.loading.batches import by_size
+from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.keys import RELATIONS, STATES
 from modmeta.report.dashboards import laws_figure, pixels, relations_figure, usage_figure
 

@@ -19,6 +19,13 @@ FORMAT = 2
 RENAMED = {
     "modmeta.model.dynamics.ModularDynamics": "modmeta.model.dynamics.discrete.ModularDynamics",
     "modmeta.model.continuous.ContinuousDynamics": "modmeta.model.dynamics.continuous.ContinuousDynamics",
+    "modmeta.data.datamodule.TrajectoryDataModule": "modmeta.data.loading.datamodule.TrajectoryDataModule",
+    "modmeta.data.filemodule.FileDataModule": "modmeta.data.loading.filemodule.FileDataModule",
+    "modmeta.data.simulators.Charged": "modmeta.simulators.Charged",
+    "modmeta.data.simulators.Kuramoto": "modmeta.simulators.Kuramoto",
+    "modmeta.data.simulators.Masses": "modmeta.simulators.Masses",
+    "modmeta.data.simulators.Mixed": "modmeta.simulators.Mixed",
+    "modmeta.data.simulators.Springs": "modmeta.simulators.Springs",
 }
 
 

@@ -55,10 +55,12 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: a setting makes no sense, or the output exists or cannot be written.
     """
-    from modmeta.data import files, nri
-    from modmeta.data.simulators import WORLDS, generate
+    from modmeta.data import formats
+    from modmeta.data.formats import nri
+    from modmeta.data.generation import generate
     from modmeta.errors import DataError
     from modmeta.io import check_free
+    from modmeta.simulators import WORLDS
 
     world = WORLDS[args.world](num_entities=args.entities, observation_noise=args.noise)
     frames = {"train": args.frames, "valid": args.frames, "test": args.test_frames}
@@ -68,14 +70,14 @@ def run(args: argparse.Namespace) -> None:
     suffix = f"_{args.world}{args.entities}"
     if args.format == "nri":
         nri.check_features(f"world {world.name}", world.features)
-        nri.check_free_nri(args.output, args.overwrite)
+        nri.check_writable(args.output, args.overwrite)
     else:
         check_free(args.output, args.overwrite)
     start = time.perf_counter()
     splits = generate(world, counts, seed=args.seed, stream=args.stream, threads=args.threads)
     if args.format == "nri":
-        nri.save_nri(args.output, splits, args.overwrite, suffix)
+        nri.write(args.output, splits, args.overwrite, suffix)
     else:
-        files.save(args.output, splits, args.overwrite)
+        formats.save(args.output, splits, args.overwrite)
     sizes = ", ".join(f"{split} {data.num_tasks} x {data.num_frames} frames" for split, data in splits.items())
     print(f"{args.output}: {sizes}, {time.perf_counter() - start:.1f} s")

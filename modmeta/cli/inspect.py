@@ -19,14 +19,14 @@ def run(args: argparse.Namespace) -> None:
     """Prints tables and suggestions; what is missing is counted, not refused."""
     from rich.table import Table
 
-    from modmeta.data import files
+    from modmeta.data import formats
     from modmeta.data.describe import in_order
     from modmeta.errors import DataError
     from modmeta.report.terminal import Terminal
     from modmeta.text import for_console
 
     args.missing = "mask"
-    splits = {name: in_order(data) for name, data in files.load(args.file, args.split, reading_of(args)).items()}
+    splits = {name: in_order(data) for name, data in formats.load(args.file, args.split, reading_of(args)).items()}
     if not splits:
         raise DataError(f"{args.file} holds no trajectories")
     console = Terminal()

@@ -11,6 +11,7 @@ from modmeta.errors import DataError, UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from modmeta.api import Model
     from modmeta.bouncegrad import BounceGrad
     from modmeta.data.trajectories import Trajectories
     from modmeta.outputs import OutputDirectory
@@ -73,15 +74,15 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--relations known needs --hide: a file says nothing of the relations of who is not in it")
     if args.symmetric and args.relations == "known":
         raise UserError("--symmetric is a prior on relations that are inferred; leave it or --relations known out")
-    from modmeta.api import path_of
-    from modmeta.checkpoint import load_model
+    from modmeta.api import load
     from modmeta.unseen.count import MOST
     from modmeta.unseen.infer import informed
 
-    module, trained = load_model(path_of(args.model))
-    tasks = _read(args, module, trained)
+    model = load(args.model)
+    module, trained = model.module, model.data
+    tasks = _tasks(args, model)
     entities = tasks.num_entities + (0 if args.hide is not None else MOST if args.count == "auto" else int(args.count))
-    search, model = module.search, module.model
+    search, relational = module.search, module.model
     wanted = search.symmetric if args.symmetric is None else args.symmetric
     if wanted and args.relations == "unknown":
         if search.receivers != "all":
@@ -89,67 +90,50 @@ def run(args: argparse.Namespace) -> None:
                 f"mutual relations are found for all entities together, but {args.model} was trained with "
                 f"search.receivers={search.receivers}; add --no-symmetric"
             )
-        if not search.enumerates(model, entities):
+        if not search.enumerates(relational, entities):
             raise UserError(
                 f"mutual relations are found by trying all rows, and {entities} entities have more than "
                 f"search.enumerate_up_to={search.enumerate_up_to}; add --no-symmetric"
             )
     if args.symmetric is None:
-        module.search = informed(search, model, trained["reciprocity"], entities)
+        module.search = informed(search, relational, trained["reciprocity"], entities)
     else:
         module.search = replace(search, symmetric=args.symmetric)
-    _infer(args, output, module.requires_grad_(False), tasks, trained)
+    module.requires_grad_(False)
+    _infer(args, output, model, tasks)
 
 
-def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any]) -> "Trajectories":
+def _tasks(args: argparse.Namespace, model: "Model") -> "Trajectories":
     """The tasks of the file, checked against the model."""
-    from modmeta.data import files
-    from modmeta.data.familiar import Known, check_familiar
+    from modmeta.data.loading.for_model import Options
 
-    splits = files.load(args.data)
-    name = args.split or ("test" if "test" in splits else next(iter(splits)))
-    if name not in splits:
-        raise DataError(f"{args.data} has no split {name!r}; choose one of {sorted(splits)} with --split")
-    tasks = splits[name]
-    if args.tasks is not None:
-        tasks = tasks.take(args.tasks)
+    options = Options(split=args.split, tasks=args.tasks, observed=model.module.observed_frames)
+    tasks = model.read(args.data, options).seen
     if tasks.counts is not None:
         raise DataError(f"{args.data}: tasks of {tasks.sizes} entities; make a file for each size")
-    if tasks.num_features != trained["num_features"]:
-        raise DataError(
-            f"{args.data}: {tasks.num_features} features, but the model was trained on {trained['num_features']}"
-        )
-    if tasks.num_frames < module.observed_frames:
-        raise DataError(
-            f"{args.data}: {tasks.num_frames} frames, but the model looks at {module.observed_frames} of a task"
-        )
     if args.hide is not None and not 0 <= args.hide < tasks.num_entities:
         raise UserError(f"--hide {args.hide}: entities of {args.data} are numbered 0 to {tasks.num_entities - 1}")
     if tasks.num_entities - (args.hide is not None) < 2:
         raise DataError(f"{args.data}: fewer than 2 entities are left to be seen, too few to tell of another one")
     if args.relations == "known" and tasks.relations is None:
         raise DataError(f"{args.data} holds no relations; leave --relations known out")
-    if not module.model.dynamics.additive:
+    if not model.module.model.dynamics.additive:
         raise UserError(
             f"{args.model}: its messages do not add up; train with model=continuous, or model.additive=true"
         )
-    check_familiar(tasks, Known.of(module.model.dynamics, trained), str(args.data))
     return tasks
 
 
 def _infer(
     args: argparse.Namespace,
     output: "OutputDirectory",
-    module: "BounceGrad",
+    model: "Model",
     tasks: "Trajectories",
-    trained: dict[str, Any],
 ) -> None:
     """Infers, writes and prints."""
     import torch
 
-    from modmeta.data.archive import write_arrays
-    from modmeta.data.datamodule import as_dataset
-    from modmeta.data.scaling import Units
+    from modmeta.data.formats.arrays import write_npz
     from modmeta.report.run import commit, hardware, measures_table, write_json
     from modmeta.report.terminal import Terminal
     from modmeta.report.unseen import plot_tasks
@@ -159,8 +143,8 @@ def _infer(
     from modmeta.unseen.measures import Truth, modules_of
     from modmeta.unseen.result import arrays, content
 
-    units = Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"]))
-    states = as_dataset(tasks, units).states[:, :, : module.observed_frames]
+    module, units = model.module, model.units
+    states = units.normalised(tasks.states)
     order = [entity for entity in range(tasks.num_entities) if entity != args.hide]
     visible, truth, known = states[:, order], None, None
     if args.hide is not None:
@@ -178,10 +162,10 @@ def _infer(
     if counted is not None:
         saved["held_out_energies"] = counted.energies.numpy()
     settings = {name: getattr(args, name) for name in ("hide", "relations", "count", "seed")}
-    settings |= {"priors": priors_of(module.search, known is not None), "reciprocity": trained["reciprocity"]}
+    settings |= {"priors": priors_of(module.search, known is not None), "reciprocity": model.data["reciprocity"]}
     settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
     with output.written() as directory:
-        write_arrays(directory / "unseen.npz", saved, overwrite=False)
+        write_npz(directory / "unseen.npz", saved, overwrite=False)
         write_json(directory / "unseen.json", result | settings)
         if groups:
             group = groups[0]

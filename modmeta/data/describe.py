@@ -61,13 +61,3 @@ def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
     motion = float(np.median(moved[fast] / path[fast])) if fast.any() else 0.0
     off = np.abs(moved - motion * path)
     return motion, float(1 - np.median(off) / np.median(np.abs(moved))) if np.median(np.abs(moved)) else 0.0
-
-
-def with_room_for_velocities(data: Trajectories, positions: int) -> Trajectories:
-    """Trajectories whose coordinates have velocities, zeros where there were none, to be estimated."""
-    if find_positions(data) == (positions, True):
-        return data
-    x, rest = np.split(data.states, [positions], axis=-1)
-    names = data.features[:positions]
-    features = (*names, *(f"v{name}" for name in names), *data.features[positions:])
-    return replace(data, states=np.concatenate((x, np.zeros_like(x), rest), axis=-1), features=features)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from modmeta.data.describe import FOLLOWS, frame_motion
-from modmeta.data.scaling import ROBUST
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.units import ROBUST
 from modmeta.errors import DataError
 
 FACTOR = 20.0  # times the model's typical value, or that part of it: three times what tasks of its world reach
@@ -26,11 +26,14 @@ REMEDY = "Convert it to those of the model, or train a model on these data"
 
 @dataclass(frozen=True)
 class Known:
-    """What a model knows of the states it was trained on, in the units of the data; D features.
+    """What a model knows of the data it was trained on, in their units; D features.
 
     Attributes:
         features: their names.
         positions: how many leading ones are coordinates; as many velocities follow.
+        estimated: velocities were estimated from positions.
+        entities: numbers of entities of the tasks.
+        relations, types: labels of each; none where the model does not tell types apart.
         low, high: range of the training tasks (D,).
         centre: typical state (D,).
         spread: typical distance from it (D,).
@@ -39,6 +42,10 @@ class Known:
 
     features: tuple[str, ...]
     positions: int
+    estimated: bool
+    entities: tuple[int, ...]
+    relations: int
+    types: int | None
     low: np.ndarray
     high: np.ndarray
     centre: np.ndarray
@@ -46,17 +53,27 @@ class Known:
     frame_motion: float
 
     @classmethod
-    def of(cls, dynamics: Any, data: dict[str, Any]) -> "Known":
-        """From a model's dynamics and what its checkpoint says of its data."""
+    def of(cls, dynamics: Any, data: dict[str, Any], types: int | None) -> "Known":
+        """From a model's dynamics, what its checkpoint says of its data, and how many types it tells apart."""
         offset, scale = np.array(data["units"]["offset"], float), np.array(data["units"]["scale"], float)
         if dynamics.robust:
             centre, spread = dynamics.centre.double().numpy(force=True), dynamics.state_scale.double().numpy(force=True)
         else:  # not recorded; of the packaged models a fifth to a half of the range
             centre, spread = np.zeros_like(scale), np.full_like(scale, 1 / 3)
+        sizes = data["num_entities"]
         return cls(
-            tuple(data["features"]), int(data["positions"]), offset - scale, offset + scale, offset + scale * centre,
-            scale * spread, float(data.get("frame_motion") or 0.0),
-        )  # fmt: skip
+            features=tuple(data["features"]),
+            positions=int(data["positions"]),
+            estimated=data.get("velocities") == "estimated",
+            entities=(sizes,) if isinstance(sizes, int) else tuple(sizes),
+            relations=int(data["num_relations"]),
+            types=types,
+            low=offset - scale,
+            high=offset + scale,
+            centre=offset + scale * centre,
+            spread=scale * spread,
+            frame_motion=float(data.get("frame_motion") or 0.0),
+        )
 
 
 def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:

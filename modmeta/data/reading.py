@@ -4,9 +4,6 @@ from dataclasses import dataclass
 
 from modmeta.errors import DataError
 
-TABLES = (".csv", ".tsv", ".parquet", ".pq")  # endings of long tables
-HDF5 = (".h5", ".hdf5", ".hdf")
-
 
 @dataclass(frozen=True)
 class Reading:

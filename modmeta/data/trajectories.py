@@ -23,7 +23,7 @@ class Trajectories:
         features: name of every feature, D of them.
         frame_step: time units between two frames.
         settings: where the data came from, in plain JSON types. `edge_values`, if there, is the value that the
-            published layout stores for every relation label (`modmeta.data.nri`).
+            published layout stores for every relation label (`modmeta.data.formats.nri`).
         mask: (tasks, N, T) bool, where an entity was observed; None for everywhere. States elsewhere are fillers. An
             entity that a task lacks was never observed and comes after those that it has.
         task_names: (tasks,) names of the tasks in their file, integers or strings; None for 0, 1, ...

@@ -9,7 +9,7 @@ import torch
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import read_checkpoint
 from modmeta.checkpoint_files import DurableCheckpoints
-from modmeta.data.datamodule import by_size
+from modmeta.data.loading.batches import by_size
 from modmeta.evaluation.calibration import TASKS, calibrate
 from modmeta.keys import RELATIONS, STATES
 

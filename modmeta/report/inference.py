@@ -1,16 +1,19 @@
 """What `modmeta infer` leaves behind: tables, arrays, graphs, figures, a page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import networkx as nx
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
-from modmeta.data.table_output import as_table, names_of, pairs_of, write_columns
+from modmeta.data.formats.columns import as_table, write_columns
+from modmeta.data.formats.relations import names_of, pairs_of
 from modmeta.data.trajectories import Trajectories
 from modmeta.evaluation.calibration import calibration_error, reliability
+from modmeta.evaluation.matching import match_labels
 from modmeta.report import pictures
 from modmeta.report.laws import laws
 from modmeta.report.page import page, png
@@ -20,6 +23,45 @@ if TYPE_CHECKING:
     from modmeta.api import Forecasts, Model, Relations
 
 SHOWN = 3  # tasks in figures
+
+
+def write(
+    directory: Path,
+    model: "Model",
+    data: Trajectories,
+    found: "Relations",
+    ahead: "Forecasts",
+    truth: np.ndarray | None,
+    notes: Sequence[str],
+    title: str | None,
+    advance: Callable[[int], object],
+) -> list[tuple[str, str]]:
+    """Writes all into a directory, and returns the facts to print.
+
+    Args:
+        directory: empty.
+        model: that inferred.
+        data: frames observed.
+        found: relations of the same tasks.
+        ahead: forecasts.
+        truth: states after those observed, (B, N, steps, D), as far as they are known.
+        notes: what to mind.
+        title: of the page; none for no page.
+        advance: told the number of tasks that are written.
+    """
+    write_relations(directory, data, found)
+    write_types(directory, data, found)
+    write_forecasts(directory, data, model.features, ahead)
+    write_graphs(directory, data, found, advance)
+    drawn = figures(model, data, found, ahead, truth)
+    (directory / "figures").mkdir()
+    for name, (_, figure) in drawn.items():
+        figure.savefig(directory / "figures" / name, dpi=110)
+    facts = facts_of(model, data, found, ahead, truth)
+    if title is not None:
+        images = [(caption, png(figure)) for caption, figure in drawn.values()]
+        (directory / "report.html").write_text(page(title, facts, images, list(notes)), encoding="utf-8")
+    return facts
 
 
 def write_relations(directory: Path, data: Trajectories, found: "Relations") -> None:
@@ -92,12 +134,12 @@ def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
     return out
 
 
-def write_graphs(directory: Path, data: Trajectories, found: "Relations", advance: Callable[[], None]) -> None:
+def write_graphs(directory: Path, data: Trajectories, found: "Relations", advance: Callable[[int], object]) -> None:
     """`graphs/TASK.graphml` for every task, by its number in the file."""
     (directory / "graphs").mkdir()
     for task in range(data.num_tasks):
         nx.write_graphml(graph(data, found, task), directory / "graphs" / f"{task}.graphml")
-        advance()
+        advance(1)
 
 
 def figures(
@@ -168,19 +210,50 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
     if data.relations is not None:
         figure = Figure(figsize=(4.6, 4.6), layout="constrained")
         chances, labels_ = found.probabilities[pairs], data.relations[pairs]
-        confidence, right_, count = reliability(_tensor(chances), _tensor(labels_))
+        confidence, right_, count = reliability(torch.from_numpy(chances), torch.from_numpy(labels_))
         pictures.plot_reliability(figure.subplots(), confidence, right_, count)
-        error = calibration_error(_tensor(chances), _tensor(labels_))
+        error = calibration_error(torch.from_numpy(chances), torch.from_numpy(labels_))
         out["reliability.png"] = (f"Reliability of the probabilities; expected calibration error {error:.2%}.", figure)
     return out
 
 
-def _tensor(array: np.ndarray) -> Any:
-    import torch
+def facts_of(
+    model: "Model", data: Trajectories, found: "Relations", ahead: "Forecasts", truth: np.ndarray | None
+) -> list[tuple[str, str]]:
+    """What was found, in numbers: name and value."""
+    tasks, receivers, senders = pairs_of(data)
+    relation = found.relations[tasks, receivers, senders]
+    sure = found.probabilities[tasks, receivers, senders, relation]
+    facts = [
+        ("tasks", str(data.num_tasks)),
+        ("pairs", str(len(tasks))),
+        *((f"relation {r}", f"{(relation == r).mean():.1%} of pairs") for r in range(model.num_relations)),
+        ("probability of the relation named, mean", f"{sure.mean():.4f}"),
+        ("pairs named with less than 90%", str(int((sure < 0.9).sum()))),
+    ]
+    if found.r_hat is not None:
+        worst = float(found.r_hat[tasks, receivers, senders].max())
+        facts.append(
+            ("split R-hat, largest", f"{worst:.3f}" + (" (above 1.1: chains disagree)" if worst > 1.1 else ""))
+        )
+    if data.relations is not None:
+        right, known = _accuracy(relation, data.relations[tasks, receivers, senders], model.data.get("labelled", True))
+        facts.append(("edges right", f"{right:.2%}" + known))
+    if truth is not None:
+        steps = truth.shape[2]
+        there = np.isfinite(ahead.mean).all((2, 3)) if data.counts is not None else np.ones(truth.shape[:2], bool)
+        truth, mean, low, high = (part[there][:, :steps] for part in (truth, ahead.mean, ahead.low, ahead.high))
+        error = np.sqrt(((mean - truth) ** 2).mean())
+        inside = ((truth >= low) & (truth <= high)).mean()
+        facts.append((f"forecast error over {steps} frames, root mean square", f"{error:.4g}"))
+        facts.append(("states within the bands", f"{inside:.1%}"))
+    return facts
 
-    return torch.from_numpy(array)
 
-
-def report(title: str, facts: list[tuple[str, str]], notes: list[str], drawn: dict[str, tuple[str, Figure]]) -> str:
-    """The page."""
-    return page(title, facts, [(caption, png(figure)) for caption, figure in drawn.values()], notes)
+def _accuracy(found: np.ndarray, true: np.ndarray, labelled: bool) -> tuple[float, str]:
+    """Share of pairs right; kinds that a model found without labels are first matched to the true ones."""
+    if labelled:
+        return float((found == true).mean()), ""
+    kinds = int(max(found.max(), true.max())) + 1
+    counts = torch.from_numpy(np.bincount(found * kinds + true, minlength=kinds**2).reshape(kinds, kinds))
+    return float((match_labels(counts).numpy()[found] == true).mean()), ", after matching kinds to those of the table"

@@ -1,6 +1,10 @@
-"""Standard output as a terminal with tables."""
+"""Standard output as a terminal with tables, standard error as one with a progress bar."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import Progress
 
 
 class Terminal(Console):
@@ -12,3 +16,12 @@ class Terminal(Console):
             BrokenPipeError: always.
         """
         raise BrokenPipeError
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, on terminals only; it gives the function that moves it on."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda amount: bar.advance(task, amount)

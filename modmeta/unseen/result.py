@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.data.scaling import Units
+from modmeta.data.units import Units
 from modmeta.structure.relations import to_matrix
 from modmeta.unseen.infer import Found
 from modmeta.unseen.measures import Truth, located, measures, silent_modules

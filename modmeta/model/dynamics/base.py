@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modmeta.data.scaling import Scales
+from modmeta.data.units import Scales
 from modmeta.model.features import PairFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.noise import ObservationNoise

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modmeta.data.scaling import Scales
+from modmeta.data.units import Scales
 from modmeta.model.dynamics.base import Dynamics, one_hot
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modmeta.data.scaling import Scales
+from modmeta.data.units import Scales
 from modmeta.model.dynamics.base import Dynamics
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept

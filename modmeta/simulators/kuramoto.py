@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from modmeta.data.compiled import compiled
-from modmeta.data.stepped import Stepped
-from modmeta.data.streams import Rng
-from modmeta.data.world import Draws
+from modmeta.simulators.compiled import compiled
+from modmeta.simulators.stepped import Stepped
+from modmeta.simulators.streams import Rng
+from modmeta.simulators.world import Draws
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Kuramoto(Stepped):
 
 @compiled()
 def phase_velocities(phases: np.ndarray, frequencies: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    """d phi / dt (N, B) of phases and frequencies (N, B), couplings (P, B); pairs as in `modmeta.data.kernels`."""
+    """d phi / dt (N, B) of phases and frequencies (N, B), couplings (P, B); pairs as in `kernels`."""
     entities, tasks = phases.shape
     sine, cosine = np.sin(phases), np.cos(phases)  # 2 N of them serve all N (N - 1) / 2 differences
     velocities = frequencies.copy()

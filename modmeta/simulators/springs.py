@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from modmeta.data.kernels import advance
-from modmeta.data.particles import Particles, pick
+from modmeta.simulators.kernels import advance
+from modmeta.simulators.particles import Particles, pick
 
 
 @dataclass(frozen=True)

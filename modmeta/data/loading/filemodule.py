@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from modmeta.data import files
-from modmeta.data.datamodule import TrajectoryDataModule, sizes_of
-from modmeta.data.describe import check_moving, find_positions, in_order, with_room_for_velocities
-from modmeta.data.gaps import absent_last
+from modmeta.data import formats
+from modmeta.data.describe import check_moving, find_positions, in_order
+from modmeta.data.loading.datamodule import TrajectoryDataModule, sizes_of
 from modmeta.data.reading import Reading
-from modmeta.data.scaling import Scales, robust_scales
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.gaps import absent_last
+from modmeta.data.transforms.observation import with_room_for_velocities
+from modmeta.data.units import Scales, robust_scales
 from modmeta.errors import DataError
 
 SPLITS = ("train", "valid", "test")
@@ -150,7 +151,7 @@ def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float,
 
 @lru_cache(maxsize=1)  # settings are found first, and a restart reads again
 def _loaded(path: str, reading: Reading, changed: int) -> dict[str, Trajectories]:
-    return {name: in_order(data) for name, data in files.load(path, how=reading).items()}
+    return {name: in_order(data) for name, data in formats.load(path, how=reading).items()}
 
 
 def _drawn(path: str, data: Trajectories, valid_share: float, test_share: float, seed: int) -> dict[str, Trajectories]:

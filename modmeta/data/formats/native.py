@@ -1,4 +1,4 @@
-"""Files of trajectories.
+"""modmeta's own layout: named arrays, the same in `.npz` and HDF5.
 
 One `.npz` holds all splits, as plain arrays that any NumPy reads (nothing is pickled):
 
@@ -15,56 +15,35 @@ One `.npz` holds all splits, as plain arrays that any NumPy reads (nothing is pi
 | `{split}_task_names`, `{split}_entity_names` | (tasks,) and (tasks, entities) integers or strings |
 
 Tasks may have different numbers of entities: one that a task lacks is NaN, or masked, in all frames, its relations
-anything. HDF5 (`.h5`, `.hdf5`) holds the same arrays. CSV and Parquet hold one row for each entity in each frame of
-each task, columns `task`, `frame`, `entity` and one for every feature (`modmeta.data.tables`).
+anything. HDF5 (`.h5`, `.hdf5`) holds the same arrays.
 
-The least that is read is a single array: `states` in a `.npz` (`relations` beside it, if known) or a `.npy` file; it
-becomes the split `test`, or the one asked for. The published layout, `modmeta.data.nri`, is recognised by its keys.
+The least that is read is a single array: `states` (`relations` beside it, if known), or a `.npy` file; it becomes the
+split `test`, or the one asked for. Arrays in the published layout, `modmeta.data.formats.nri`, are recognised by their
+keys.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modmeta.data import nri
-from modmeta.data.archive import as_float, as_labels, open_arrays, write_arrays
 from modmeta.data.bounds import DEEP, SETTINGS
-from modmeta.data.gaps import absent_last, masked, resampled, with_absent
-from modmeta.data.hdf5 import open_hdf5, write_hdf5
-from modmeta.data.labels import with_relations
-from modmeta.data.reading import HDF5, TABLES, Reading
-from modmeta.data.table_output import save_table
-from modmeta.data.tables import read_table
+from modmeta.data.formats import nri
+from modmeta.data.formats.arrays import as_asked, as_float, as_labels
+from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories, names_as_text
 from modmeta.errors import DataError
-from modmeta.io import check_free
 
 FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"
 OPTIONAL = ("mask", "task_names", "entity_names", "types")
 
 
-def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False) -> None:
-    """Writes one file, `.npz`, or by its ending HDF5, CSV or Parquet, completely or not at all.
-
-    Args:
-        path: of the file; its directory exists. Tables hold no relations.
-        splits: trajectories by name; features, frame step and settings are the same in all.
-        overwrite: replace a file that is there.
-
-    Raises:
-        DataError: the file exists, cannot be written, or the trajectories are not valid.
-    """
-    path = Path(path)
-    check_free(path, overwrite)
-    first = _agreeing(path, splits)
-    if path.suffix.lower() in TABLES:
-        save_table(path, splits, overwrite)
-        return
+def to_arrays(path: Path, splits: Mapping[str, Trajectories]) -> dict[str, np.ndarray]:
+    """Splits that agree in features, frame step and settings, as arrays by key."""
+    first = next(iter(splits.values()))
     arrays: dict[str, np.ndarray] = {}
     for name, data in splits.items():
         arrays[name + STATES] = data.states
@@ -75,83 +54,15 @@ def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool =
                 arrays[f"{name}_{what}"] = array
     arrays |= {"features": np.array(first.features), "frame_step": np.array(float(first.frame_step))}
     arrays |= {"settings": np.array(_json(path, first.settings)), "format": np.array(FORMAT)}
-    (write_hdf5 if path.suffix.lower() in HDF5 else write_arrays)(path, arrays, overwrite)
+    return arrays
 
 
-def _agreeing(path: Path, splits: Mapping[str, Trajectories]) -> Trajectories:
-    if not splits:
-        raise DataError(f"{path}: no split to save; give at least one")
-    name, first = next(iter(splits.items()))
-    for other, data in splits.items():
-        if not other.isidentifier():
-            raise DataError(f"{path}: {other!r} cannot name a split; use letters, digits and underscores")
-        data.validate(f"{path}, split {other}")
-        for what in ("features", "frame_step", "settings"):
-            if getattr(data, what) != getattr(first, what):
-                raise DataError(
-                    f"{path}: {what} of split {other}, {getattr(data, what)}, differs from that of split {name}, "
-                    f"{getattr(first, what)}; save them to separate files"
-                )
-    return first
-
-
-def load(path: Path | str, split: str | None = None, how: Reading | None = None) -> dict[str, Trajectories]:
-    """Reads a file, or a directory in the published layout, and validates what it holds.
-
-    Args:
-        path: `.npz`, `.npy`, HDF5, CSV or Parquet file, or directory.
-        split: read this one only; also the name that a single array gets.
-        how: names of columns, and what to do about what is missing or uneven.
-
-    Returns:
-        Trajectories by split.
-
-    Raises:
-        DataError: the file is missing, damaged, pickled, of an unknown layout, or its values do not make sense.
-    """
-    path, how = Path(path), how or Reading()
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(f"{path} is neither a file nor a directory; copy what it gives to a file")
-    table = path.suffix.lower() in TABLES and not path.is_dir()
-    try:
-        splits = read_table(path, split, how) if table else _load_arrays(path, split)
-        for name, data in splits.items():
-            where = f"{path}, split {name}"
-            data.check_shapes(where)
-            if not table:
-                data = _as_asked(data, how, where)
-            data = absent_last(data)
-            if how.relations is not None:
-                data = with_relations(data, Path(how.relations), where)
-            splits[name] = data.validate(where)
-    except MemoryError as error:
-        raise DataError(f"{path} does not fit into memory; split it into several files") from error
-    usual = ("train", "valid", "test")  # in this order, others after them as they come
-    return dict(sorted(splits.items(), key=lambda item: usual.index(item[0]) if item[0] in usual else len(usual)))
-
-
-def _load_arrays(path: Path, split: str | None) -> dict[str, Trajectories]:
-    if path.is_dir():
-        return nri.load_directory(path, split)
-    with (open_hdf5 if path.suffix.lower() in HDF5 else open_arrays)(path) as arrays:
-        return (nri.from_arrays if nri.recognises(arrays.keys()) else _from_arrays)(path, arrays, split)
-
-
-def _as_asked(data: Trajectories, how: Reading, where: str) -> Trajectories:
-    """Arrays, which say less of themselves than tables, in the way that was asked for."""
-    step = how.frame_step or data.frame_step
-    data = replace(data, frame_step=step)
-    if how.features is not None:
-        lacking = [name for name in how.features if name not in data.features]
-        if lacking:
-            raise DataError(f"{where}: no feature {lacking[0]!r} among {list(data.features)}")
-        chosen = [data.features.index(name) for name in how.features]
-        data = replace(data, states=data.states[..., chosen], features=how.features)
-    data = masked(data) if data.states.ndim == 4 and how.missing == "mask" else with_absent(data)
-    if how.resample is not None:
-        data = absent_last(data).validate(where)
-        data = resampled(data, np.tile(step * np.arange(data.num_frames), (data.num_tasks, 1)), how.resample, where)
-    return data
+def from_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], split: str | None, how: Reading
+) -> dict[str, Trajectories]:
+    """Splits of the arrays of a file, in this layout or the published one; see `modmeta.data.formats.load`."""
+    layout = nri.from_arrays if nri.recognises(arrays.keys()) else _from_arrays
+    return as_asked(path, layout(path, arrays, split), how)
 
 
 def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None) -> dict[str, Trajectories]:

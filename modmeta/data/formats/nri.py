@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from modmeta.data.archive import as_float, load_array, write_arrays
 from modmeta.data.bounds import LABELS
+from modmeta.data.formats.arrays import as_asked, as_float, load_array, write_npz
+from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 from modmeta.io import check_free
@@ -36,7 +37,7 @@ def recognises(keys: Iterable[str]) -> bool:
 
 
 def from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None = None) -> dict[str, Trajectories]:
-    """Splits of one `.npz`; see `modmeta.data.files.load`."""
+    """Splits of one `.npz`; see `modmeta.data.formats.load`."""
     names = {key.removeprefix("loc_"): key.removeprefix("loc") for key in arrays if key.startswith("loc_")}
     if not names:
         names = {split or "test": ""}
@@ -44,8 +45,8 @@ def from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None 
     return _convert(path, keys, arrays, split)
 
 
-def load_directory(path: Path, split: str | None = None) -> dict[str, Trajectories]:
-    """Splits of a directory of `.npy` files; see `modmeta.data.files.load`."""
+def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
+    """Splits of a directory of `.npy` files; see `modmeta.data.formats.load`."""
     suffixes: dict[str, list[str]] = {}
     for file in sorted(path.glob("loc_*.npy")):
         name, _, suffix = file.stem.removeprefix("loc_").partition("_")
@@ -58,10 +59,11 @@ def load_directory(path: Path, split: str | None = None) -> dict[str, Trajectori
         raise DataError(f"{path} holds several data sets, {sorted(suffixes)}; move each to a directory of its own")
     (suffix, names), *_ = suffixes.items()
     keys = {name: {part: f"{part}_{name}{suffix}.npy" for part in PARTS} for name in names}
-    read = [
+    needed = [
         file for name, parts in keys.items() for part, file in parts.items() if split in (None, name) or part == "edges"
     ]
-    return _convert(path, keys, {file: load_array(path / file) for file in read if (path / file).exists()}, split)
+    arrays = {file: load_array(path / file) for file in needed if (path / file).exists()}
+    return as_asked(path, _convert(path, keys, arrays, split), how)
 
 
 def _convert(
@@ -143,7 +145,7 @@ def _features(axes: int) -> tuple[str, ...]:
     return (*names, *(f"v{name}" for name in names))
 
 
-def save_nri(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False, suffix: str = "") -> None:
+def write(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False, suffix: str = "") -> None:
     """Writes the published layout, which has no place for types of entities.
 
     Args:
@@ -162,15 +164,15 @@ def save_nri(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bo
         for part, array in _published(path, split, data).items():
             arrays[f"{part}_{split}"] = array
     if path.suffix == ".npz":
-        write_arrays(path, arrays, overwrite)
+        write_npz(path, arrays, overwrite)
         return
     with OutputDirectory(path, "generate", overwrite).written() as directory:
         for key, array in arrays.items():
             np.save(directory / f"{key}{suffix}.npy", array)
 
 
-def check_free_nri(path: Path | str, overwrite: bool = False) -> None:
-    """Refuses what `save_nri` would refuse to write; call it before long work, too.
+def check_writable(path: Path | str, overwrite: bool = False) -> None:
+    """Refuses what `write` would refuse to write; call it before long work, too.
 
     Raises:
         DataError: the file or directory exists, or cannot be made.

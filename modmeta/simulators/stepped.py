@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modmeta.data.world import Draws
 from modmeta.errors import DataError
+from modmeta.simulators.world import Draws
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Long tables, CSV and Parquet: one row for each entity in each frame of each task.
 
-Two passes over batches of rows: the first finds tasks, entities and frames, the second puts every row in its place. So
-memory holds the states and one batch, not the table. Rows may come in any order. A column `split`, if there, tells
-training, validation and test tasks apart. In CSV files an apostrophe before a name that a spreadsheet would execute,
-such as `'=x`, is taken off (`modmeta.text.for_sheet`).
+Columns are `task`, `frame`, `entity`, one for every feature, and `split` where there are several. Rows may come in any
+order. Two passes over batches of rows: the first finds tasks, entities and frames, the second puts every row in its
+place. So memory holds the states and one batch, not the table. In CSV files an apostrophe before a name that a
+spreadsheet would execute, such as `'=x`, is taken off (`modmeta.text.for_sheet`).
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,25 +14,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modmeta.data.bounds import FREE, GAP, GAP_FREE, SPARSE
-from modmeta.data.gaps import filled, resampled
+from modmeta.data.bounds import FREE, GAP, GAP_FREE, SPARSE, WHOLE
+from modmeta.data.formats.columns import Table, as_table, write_columns
+from modmeta.data.formats.relations import names_of
 from modmeta.data.reading import Reading
-from modmeta.data.table_source import SPLIT, Source, check_keys, check_new, numbers
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.gaps import filled, resampled
 from modmeta.errors import DataError
 
+SPLIT = "split"
 EVEN = 1e-3  # of a step: how far a frame may be from where an even step puts it
 
 
-def read_table(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
-    """Splits of a CSV or Parquet file; see `modmeta.data.files.load`.
+def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
+    """Splits of a CSV or Parquet file; see `modmeta.data.formats.load`.
 
     Raises:
         DataError: the table is damaged, a column is missing or of a wrong type, a row is there twice, a frame is
             missing or not where an even step puts it.
     """
-    source = Source.of(path, how)
-    layout = Layout.of(source)
+    source = _Source.of(path, how)
+    layout = _Layout.of(source)
     states, seen = _place(source, layout)
     splits = {}
     for name in layout.splits:
@@ -42,8 +45,151 @@ def read_table(path: Path, split: str | None, how: Reading) -> dict[str, Traject
     return splits
 
 
+def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> None:
+    """Writes trajectories as one row for each entity in each frame, without relations, which are a table of their own.
+
+    Args:
+        path: ends in `.csv` or `.parquet`.
+        splits: by name; of several, a column `split` tells them apart.
+        overwrite: replace a file that is there.
+
+    Raises:
+        DataError: as `modmeta.io.write_file`, or a feature has the name of another column.
+    """
+    taken = {"split", "task", "frame", "entity"}.intersection(*(data.features for data in splits.values()))
+    if taken:
+        raise DataError(f"{path}: feature {min(taken)!r} has the name of another column; rename it, or save an .npz")
+    parts = [_rows(data, name if len(splits) > 1 else None) for name, data in splits.items()]
+    write_columns(path, pa.concat_tables(parts), overwrite, next(iter(splits.values())).frame_step)
+
+
+def _rows(data: Trajectories, split: str | None) -> pa.Table:
+    seen = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
+    tasks, frames, entities = np.nonzero(seen.transpose(0, 2, 1))
+    columns: dict[str, np.ndarray | list] = {} if split is None else {"split": [split] * len(tasks)}
+    names = names_of(data, tasks, entities, entities)
+    columns |= {"task": names["task"], "frame": frames, "entity": names["receiver"]}
+    states = data.states[tasks, entities, frames]
+    return as_table(columns | {name: states[:, i] for i, name in enumerate(data.features)})
+
+
+# ---- columns ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Layout:
+class _Source:
+    """A table of trajectories: its columns by their purposes."""
+
+    table: Table
+    how: Reading
+
+    @classmethod
+    def of(cls, path: Path, how: Reading) -> "_Source":
+        """Checks that the file can be read and has the columns that are needed."""
+        source = cls(Table.of(path), how)
+        names = list(source.names)
+        for purpose, name in (("task", how.task), ("frame", how.frame), ("entity", how.entity)):
+            if name not in names:
+                raise DataError(
+                    f"{path}: no column {name!r} among {names}; name the one that holds the {purpose}, "
+                    f"such as {purpose}={next(iter(names), 'NAME')}"
+                )
+        for name in how.features or ():
+            if name not in names:
+                raise DataError(f"{path}: no column {name!r} among {names}; choose features that are there")
+        if not source.features:
+            raise DataError(
+                f"{path}: no column beside {how.task}, {how.frame} and {how.entity}; add features, such as x, y"
+            )
+        return source
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self.table.path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns."""
+        return self.table.names
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns that say what a row is about."""
+        split = [SPLIT] if SPLIT in self.names and SPLIT not in (self.how.features or ()) else []
+        return [*split, self.how.task, self.how.entity, self.how.frame]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Columns of features."""
+        return self.how.features or tuple(name for name in self.names if name not in self.keys)
+
+    def batches(self, features: tuple[str, ...] = ()) -> Iterator[pa.Table]:
+        """The keys, and some features, a batch of rows at a time.
+
+        Raises:
+            DataError: the file is damaged or a column is not what it should be.
+        """
+        text = [name for name in self.keys if name != self.how.frame]
+        return self.table.batches(text, [self.how.frame, *features])
+
+
+def _check_keys(source: _Source, table: pa.Table) -> None:
+    for name in source.keys:
+        column = table[name]
+        wanted = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if name == source.how.frame and not wanted:
+            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; give frame numbers or times")
+        if name != source.how.frame and not (
+            pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        ):
+            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; give names or whole numbers")
+        empty = pc.is_null(column, nan_is_null=True)
+        if pa.types.is_string(column.type):
+            empty = pc.or_(empty, pc.equal(column, ""))
+        if pc.any(empty).as_py():
+            row = int(pc.index(empty, True).as_py())
+            raise DataError(
+                f"{source.path}: {_describe(table, source, row)} has no {name}; fill it in or remove the row"
+            )
+        if name == source.how.frame and not pc.all(pc.is_finite(column)).as_py():
+            row = int(pc.index(pc.is_finite(column), False).as_py())
+            raise DataError(f"{source.path}: {_describe(table, source, row)}: the frame is not a finite number")
+        if name == source.how.frame and (large := np.abs(column.to_numpy().astype(float)) > WHOLE).any():
+            raise DataError(
+                f"{source.path}: {_describe(table, source, int(large.argmax()))}: frames go up to 2^53, "
+                "beyond which floats do not tell them apart; correct it, or subtract the first, or give larger units"
+            )
+
+
+def _describe(table: pa.Table, source: _Source, row: int) -> str:
+    """A row by its keys."""
+    return "the row of " + ", ".join(f"{name} {table[name][row].as_py()}" for name in source.keys)
+
+
+def _check_new(source: _Source, table: pa.Table, place: np.ndarray, seen: np.ndarray) -> None:
+    old = seen[place]
+    order = np.argsort(place, kind="stable")
+    old[order[1:][np.diff(place[order]) == 0]] = True
+    if old.any():
+        raise DataError(f"{source.path}: {_describe(table, source, int(old.argmax()))} is there twice; remove one")
+
+
+def _numbers(source: _Source, table: pa.Table, name: str) -> np.ndarray:
+    column = table[name]
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise DataError(
+            f"{source.path}: column {name!r} is of type {column.type}; features are numbers, so choose others with "
+            "features=..."
+        )
+    return column.to_numpy().astype(float)
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layout:
     """Where every row goes.
 
     Attributes:
@@ -72,13 +218,13 @@ class Layout:
     rows: int
 
     @classmethod
-    def of(cls, source: Source) -> "Layout":
+    def of(cls, source: _Source) -> "_Layout":
         """The first pass."""
         how, keys = source.how, source.keys
         found: dict[str, list[pa.Table]] = {how.entity: [], how.frame: []}
         count = 0
         for table in source.batches():
-            check_keys(source, table)
+            _check_keys(source, table)
             count += len(table)
             for key, parts in found.items():
                 parts.append(table.group_by([name for name in keys if name in (SPLIT, how.task, key)]).aggregate([]))
@@ -105,7 +251,7 @@ class Layout:
         return cls(splits, named, tasks, entities, of_task, pairs, moments, frames, slots, step, count)
 
 
-def _place(source: Source, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+def _place(source: _Source, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
     """The second pass: states (rows, N, T, D), NaN where nothing is, and which entities were seen when (rows, N, T)."""
     how, features = source.how, source.features
     b = len(layout.of_task)
@@ -127,14 +273,14 @@ def _place(source: Source, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         moment = np.searchsorted(layout.moments, table[how.frame].to_numpy().astype(float))
         frame = layout.slots[np.searchsorted(layout.frames, task * len(layout.moments) + moment)]
         place = (task * n + entity) * t + frame
-        check_new(source, table, place, seen)
+        _check_new(source, table, place, seen)
         seen[place] = True
         for column, name in enumerate(features):
-            flat[place, column] = numbers(source, table, name)
+            flat[place, column] = _numbers(source, table, name)
     return states, seen.reshape(b, n, t)
 
 
-def _trajectories(source: Source, layout: Layout, states: np.ndarray, seen: np.ndarray, split: str) -> Trajectories:
+def _trajectories(source: _Source, layout: _Layout, states: np.ndarray, seen: np.ndarray, split: str) -> Trajectories:
     how, where = source.how, f"{source.path}, split {split}" if layout.named else str(source.path)
     number = layout.splits.index(split)
     rows = np.flatnonzero(layout.of_task // len(layout.tasks) == number)
@@ -202,7 +348,7 @@ def _task_code(table: pa.Table, how: Reading, splits: list[str] | None, tasks: p
     return code
 
 
-def _entity_names(where: str, layout: Layout, rows: np.ndarray, n: int) -> np.ndarray:
+def _entity_names(where: str, layout: _Layout, rows: np.ndarray, n: int) -> np.ndarray:
     """Names of the entities of tasks, (rows, n)."""
     names = _as_numbers(np.array(layout.entities.to_pylist()))
     if len(layout.of_task) * n * names.itemsize > max(4 * FREE, 8 * SPARSE * layout.rows):
@@ -223,7 +369,7 @@ def _ordered(splits: list[str]) -> list[str]:
 
 
 def _grid(
-    source: Source, of_task: np.ndarray, tasks: pa.Array, frames: np.ndarray, moments: np.ndarray
+    source: _Source, of_task: np.ndarray, tasks: pa.Array, frames: np.ndarray, moments: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """The step of the frame column, and the frame number of every entry of `frames`."""
     task, moment = np.divmod(frames, len(moments))
@@ -262,7 +408,7 @@ def _task_name(of_task: np.ndarray, tasks: pa.Array, row: int) -> object:
     return tasks[int(of_task[row] % len(tasks))].as_py()
 
 
-def _times(layout: Layout, rows: np.ndarray, t: int) -> np.ndarray:
+def _times(layout: _Layout, rows: np.ndarray, t: int) -> np.ndarray:
     """Values of the frame column by task and frame, (rows, t), NaN where there is none."""
     times = np.full((len(layout.of_task), t), np.nan)
     task, moment = np.divmod(layout.frames, len(layout.moments))
@@ -270,13 +416,13 @@ def _times(layout: Layout, rows: np.ndarray, t: int) -> np.ndarray:
     return times[rows]
 
 
-def _moment(layout: Layout, row: int, frame: int) -> float:
+def _moment(layout: _Layout, row: int, frame: int) -> float:
     """What the file calls a frame of a task."""
     times = _times(layout, np.array([row]), int(layout.slots.max()) + 1)[0]
     return float(times[frame]) if np.isfinite(times[frame]) else float(times[0] + frame * layout.step)
 
 
-def _check_complete(data: Trajectories, where: str, layout: Layout, rows: np.ndarray) -> None:
+def _check_complete(data: Trajectories, where: str, layout: _Layout, rows: np.ndarray) -> None:
     """Refuses tasks of fewer frames than others, and gaps."""
     assert data.mask is not None
     advice = "add it, or leave such frames out with missing=mask"

@@ -1,4 +1,4 @@
-"""True relations from a table of their own: columns task, receiver, sender, relation, as `modmeta infer` writes."""
+"""Relations in a table of their own, read and written: columns task, receiver, sender, relation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from modmeta.data.bounds import FREE, LABELS, SPARSE
-from modmeta.data.table_source import Table
+from modmeta.data.formats.columns import Table, as_table
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
@@ -82,3 +82,30 @@ def _read(path: Path) -> list[list[object]]:
         raise DataError(f"{path}: no rows; give one for every ordered pair")
     whole = pa.concat_tables(parts)
     return [whole[name].to_pylist() for name in COLUMNS]
+
+
+def relations_table(data: Trajectories) -> pa.Table:
+    """True relations, one row for every ordered pair."""
+    assert data.relations is not None
+    tasks, receivers, senders = pairs_of(data)
+    columns = names_of(data, tasks, receivers, senders)
+    return as_table(columns | {"relation": data.relations[tasks, receivers, senders]})
+
+
+def pairs_of(data: Trajectories) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of task, receiver and sender of every ordered pair of entities that a task has, each (pairs,)."""
+    there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=-1))
+    pairs = there[:, :, None] & there[:, None, :] & ~np.eye(data.num_entities, dtype=bool)
+    tasks, receivers, senders = np.nonzero(pairs)
+    return tasks, receivers, senders
+
+
+def names_of(
+    data: Trajectories, tasks: np.ndarray, receivers: np.ndarray, senders: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Names of tasks, receivers and senders, by column."""
+    return {
+        "task": tasks if data.task_names is None else data.task_names[tasks],
+        "receiver": receivers if data.entity_names is None else data.entity_names[tasks, receivers],
+        "sender": senders if data.entity_names is None else data.entity_names[tasks, senders],
+    }

@@ -1,4 +1,4 @@
-"""HDF5: the arrays of `modmeta.data.files` under the same names, or in a group for each split (`train/states`).
+"""HDF5: the arrays of `native` under the same names, or in a group for each split (`train/states`).
 
 A file may lead to others, by links, virtual data sets and external storage; those are never followed.
 """
@@ -13,13 +13,37 @@ from typing import Any
 import h5py
 import numpy as np
 
-from modmeta.data.archive import Arrays
 from modmeta.data.bounds import FREE, LETTERS, SETTINGS, check_size
+from modmeta.data.formats import native
+from modmeta.data.formats.arrays import Arrays
+from modmeta.data.reading import Reading
+from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from modmeta.io import check_free, write_file
+from modmeta.io import write_file
 
 DEPTH, OBJECTS = 8, 10_000  # of groups within groups; of groups and data sets
 INFLATED = 1032  # bytes that deflate makes of one, at most
+
+
+def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
+    """Splits of a file; see `modmeta.data.formats.load`."""
+    with _opened(path) as arrays:
+        return native.from_arrays(path, arrays, split, how)
+
+
+def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> None:
+    """Writes one file; see `modmeta.data.formats.save`."""
+    arrays = native.to_arrays(path, splits)
+
+    def fill(stream: object) -> None:
+        with h5py.File(stream, "w") as file:
+            for key, array in arrays.items():
+                text = array.dtype.kind == "U"
+                file.create_dataset(
+                    key, data=array.astype(object) if text else array, dtype=h5py.string_dtype() if text else None
+                )
+
+    write_file(path, fill, overwrite)
 
 
 class _Datasets(Mapping[str, np.ndarray]):
@@ -122,7 +146,7 @@ def _check_chunks(where: str, data: h5py.Dataset) -> None:
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[Arrays]:
+def _opened(path: Path) -> Iterator[Arrays]:
     """The arrays of a file.
 
     Raises:
@@ -142,22 +166,3 @@ def open_hdf5(path: Path) -> Iterator[Arrays]:
         except Exception as error:
             raise DataError(f"{path} is damaged ({error}); make or copy it again") from error
         yield Arrays(path, datasets)
-
-
-def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) -> None:
-    """Writes arrays to a file, completely or not at all.
-
-    Raises:
-        DataError: as `modmeta.io.write_file`.
-    """
-    check_free(path, overwrite)
-
-    def write(stream: object) -> None:
-        with h5py.File(stream, "w") as file:
-            for key, array in arrays.items():
-                text = array.dtype.kind == "U"
-                file.create_dataset(
-                    key, data=array.astype(object) if text else array, dtype=h5py.string_dtype() if text else None
-                )
-
-    write_file(path, write, overwrite)

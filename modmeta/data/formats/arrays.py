@@ -1,16 +1,17 @@
-"""Named arrays on disk: read with every kind of damage reported, written in one piece."""
+"""Named arrays of a file: every kind of damage is reported; numbers, labels and features as they were asked for."""
 
 import math
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from modmeta.data.bounds import check_size
+from modmeta.data.reading import Reading
+from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.gaps import absent_last, masked, resampled, with_absent
 from modmeta.errors import DataError
 from modmeta.io import write_file
 
@@ -41,65 +42,17 @@ class Arrays(Mapping[str, np.ndarray]):
         return len(self.names)
 
 
-@contextmanager
-def open_arrays(path: Path) -> Iterator[Arrays]:
-    """The arrays of a `.npz`; that of a `.npy` has the key `states`.
-
-    Raises:
-        DataError: the file is missing or is neither.
-    """
+def read_array(path: Path, read: Callable[[], np.ndarray], key: str | None) -> np.ndarray:
+    """What `read` gives, its failures put into words."""
+    where = f"{path}, key {key}" if key else str(path)
     try:
-        file = path.open("rb")
-        magic = file.read(6)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the name") from error
-    with file:
-        if magic == b"\x93NUMPY":
-            yield Arrays(path, {"states": load_array(path, "states")})
-        elif magic[:2] == b"PK":
-            file.seek(0)
-            yield Arrays(path, _archive(path, file))
-        else:
-            raise DataError(f"{path} is neither a .npz nor a .npy file, or is damaged; save it with numpy.savez")
-
-
-class _Members(Mapping[str, np.ndarray]):
-    """Arrays of a `.npz`, each compared with its size in the file before it is read."""
-
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self.path, self.archive, self.size = path, zipfile.ZipFile(file), path.stat().st_size
-        self.members: dict[str, zipfile.ZipInfo] = {}
-        for member in self.archive.infolist():
-            key = member.filename.removesuffix(".npy")
-            if key in self.members:
-                raise DataError(f"{path}: {key!r} is there twice; save the file again with numpy.savez")
-            if key.startswith(("/", "\\")) or ".." in key.replace("\\", "/").split("/"):
-                raise DataError(f"{path}: {key!r} is a place on a disk and names no array; save it with numpy.savez")
-            self.members[key] = member
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        member = self.members[key]
-        where = f"{self.path}, key {key}"
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(f"{where}: compressed in a way that NumPy does not use; use numpy.savez_compressed")
-        check_size(where, member.file_size, min(member.compress_size, self.size))
-        with self.archive.open(member) as stream:
-            return _read_npy(where, stream, member.file_size)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.members)
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-
-def _archive(path: Path, file: IO[bytes]) -> Mapping[str, np.ndarray]:
-    try:
-        return _Members(path, file)
+        return read()
     except DataError:
         raise
-    except Exception as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); make or copy it again") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path} cannot be read (No such file); check the name") from error
+    except Exception as error:  # altered bytes make NumPy, zipfile and HDF5 raise nearly anything
+        raise DataError(f"{where}: damaged or cut short ({error}); make or copy the file again") from error
 
 
 def load_array(path: Path, key: str | None = None) -> np.ndarray:
@@ -111,12 +64,12 @@ def load_array(path: Path, key: str | None = None) -> np.ndarray:
 
     def read() -> np.ndarray:
         with path.open("rb") as stream:
-            return _read_npy(f"{path}, key {key}" if key else str(path), stream, path.stat().st_size)
+            return read_npy(f"{path}, key {key}" if key else str(path), stream, path.stat().st_size)
 
     return read_array(path, read, key)
 
 
-def _read_npy(where: str, stream: IO[bytes], available: int) -> np.ndarray:
+def read_npy(where: str, stream: IO[bytes], available: int) -> np.ndarray:
     """An array in NumPy's format, of `available` bytes, its header among them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers by older versions
@@ -138,19 +91,6 @@ def _read_npy(where: str, stream: IO[bytes], available: int) -> np.ndarray:
             )
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def read_array(path: Path, read: Callable[[], np.ndarray], key: str | None) -> np.ndarray:
-    """What `read` gives, its failures put into words."""
-    where = f"{path}, key {key}" if key else str(path)
-    try:
-        return read()
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path} cannot be read (No such file); check the name") from error
-    except Exception as error:  # altered bytes make NumPy, zipfile and HDF5 raise nearly anything
-        raise DataError(f"{where}: damaged or cut short ({error}); make or copy the file again") from error
 
 
 def as_float(where: str, array: np.ndarray) -> np.ndarray:
@@ -181,10 +121,36 @@ def as_labels(where: str, array: np.ndarray) -> np.ndarray:
     return labels
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) -> None:
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) -> None:
     """Writes a `.npz`.
 
     Raises:
         DataError: see `modmeta.io.write_file`.
     """
     write_file(path, lambda file: np.savez(file, **dict(arrays)), overwrite)  # type: ignore[arg-type]
+
+
+def as_asked(path: Path, splits: Mapping[str, Trajectories], how: Reading) -> dict[str, Trajectories]:
+    """Arrays, which say less of themselves than tables, in the way that was asked for.
+
+    Raises:
+        DataError: their shapes do not belong together, or a feature is not there.
+    """
+    return {name: _as_asked(data, how, f"{path}, split {name}") for name, data in splits.items()}
+
+
+def _as_asked(data: Trajectories, how: Reading, where: str) -> Trajectories:
+    data.check_shapes(where)
+    step = how.frame_step or data.frame_step
+    data = replace(data, frame_step=step)
+    if how.features is not None:
+        lacking = [name for name in how.features if name not in data.features]
+        if lacking:
+            raise DataError(f"{where}: no feature {lacking[0]!r} among {list(data.features)}")
+        chosen = [data.features.index(name) for name in how.features]
+        data = replace(data, states=data.states[..., chosen], features=how.features)
+    data = masked(data) if how.missing == "mask" else with_absent(data)
+    if how.resample is not None:
+        data = absent_last(data).validate(where)
+        data = resampled(data, np.tile(step * np.arange(data.num_frames), (data.num_tasks, 1)), how.resample, where)
+    return data

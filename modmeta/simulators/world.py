@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from modmeta.data.streams import Rng
+from modmeta.simulators.streams import Rng
 
 Draws = dict[str, np.ndarray]
 
@@ -15,7 +15,7 @@ class World(Protocol):
     name: ClassVar[str]
     features: ClassVar[tuple[str, ...]]
     __dataclass_fields__: ClassVar[dict[str, Any]]  # a dataclass: `replace` gives it another number of entities
-    streams: ClassVar[tuple[str, ...]]  # of random numbers that it can be drawn from, see `modmeta.data.streams`
+    streams: ClassVar[tuple[str, ...]]  # of random numbers that it can be drawn from, see `modmeta.simulators.streams`
 
     @property
     def num_entities(self) -> int:

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from modmeta.data.kernels import advance, squared_distances
-from modmeta.data.particles import Particles, pick
+from modmeta.simulators.kernels import advance, squared_distances
+from modmeta.simulators.particles import Particles, pick
 
 PRODUCTS = (1.0, -1.0)  # of the two charges of a pair, by label; the diagonal holds 1, as label 0 does
 

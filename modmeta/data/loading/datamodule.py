@@ -1,183 +1,28 @@
-"""Trajectories for training: generated on first use, cached, normalised, served in batches of tasks."""
+"""Simulated trajectories for training: generated on first use, cached, normalised, served in batches of tasks."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from modmeta.data import files
+from modmeta.data import formats
 from modmeta.data.describe import frame_motion
-from modmeta.data.gaps import steps_that_count
-from modmeta.data.observation import add_noise, estimate_velocities
-from modmeta.data.scaling import Scales, Units, robust_scales
-from modmeta.data.simulators import World
-from modmeta.data.sizes import generate_sizes
+from modmeta.data.generation import generate_sizes
+from modmeta.data.loading.batches import TaskBatches, TaskDataset, TaskLoader, as_dataset, owned
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.observation import add_noise, estimate_velocities
+from modmeta.data.units import Scales, Units, robust_scales
 from modmeta.errors import DataError
-from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
-from modmeta.structure.relations import from_matrix
+from modmeta.simulators import World
 
 log = logging.getLogger(__name__)
-
-
-class TaskDataset(Dataset[dict[str, Tensor]]):
-    """All tasks of a split in memory; indexed by a list of ids of tasks of one size, it gives a batch.
-
-    Args:
-        states: (tasks, N, T, D), N the largest size; the entities that a task lacks come last.
-        relations: (tasks, N, S); of a task of n entities those of the first n rows and n - 1 columns mean something.
-        mask: (tasks, T - 1), steps that count; none for all.
-        known: (tasks, N, S), relations that the search is given.
-        counts: entities of every task, (tasks,); none where all have N.
-    """
-
-    def __init__(
-        self,
-        states: Tensor,
-        relations: Tensor | None,
-        mask: Tensor | None = None,
-        known: Tensor | None = None,
-        types: Tensor | None = None,
-        counts: Tensor | None = None,
-    ) -> None:
-        self.states, self.relations, self.mask, self.known = states, relations, mask, known
-        self.types, self.counts = types, counts
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def __getitem__(self, ids: list[int]) -> dict[str, Tensor]:
-        task = torch.as_tensor(ids)
-        n = self.states.shape[1] if self.counts is None else int(self.counts[task].max())
-        if self.counts is not None and bool((self.counts[task] < n).any()):
-            raise ValueError(f"tasks {ids} are not of one size; `by_size` sorts them")
-        batch = {TASK: task, STATES: self.states[task, :n]}
-        if self.relations is not None:
-            batch[RELATIONS] = self.relations[task, :n, : n - 1].long()
-        if self.known is not None:
-            batch[KNOWN] = self.known[task, :n, : n - 1].long()
-        if self.mask is not None:
-            batch[MASK] = self.mask[task]
-        if self.types is not None:
-            batch[TYPES] = self.types[task, :n].long()
-        return batch
-
-    def present(self, tasks: Tensor | None = None) -> Tensor:
-        """States for statistics, (B, N, T, D); where tasks lack entities, of one entity a row, (E, 1, T, D).
-
-        Args:
-            tasks: (tasks,) bool, those to use; none for all.
-        """
-        states = self.states if tasks is None else self.states[tasks]
-        if self.counts is None:
-            return states
-        counts = self.counts if tasks is None else self.counts[tasks]
-        return states[torch.arange(states.shape[1]) < counts.unsqueeze(1)].unsqueeze(1)
-
-
-def by_size(ids: Tensor, counts: Tensor | None) -> list[Tensor]:
-    """Task ids in groups of tasks of as many entities, few first; `counts` as in `TaskDataset`."""
-    return [ids] if counts is None else [ids[counts[ids] == n] for n in counts[ids].unique()]
-
-
-def owned(num_tasks: int, counts: Tensor | None, rank: int, world_size: int) -> Tensor:
-    """Ids of the tasks that a process serves and whose structures it keeps, increasing: a fair share of every size."""
-    return torch.cat(by_size(torch.arange(num_tasks), counts))[rank::world_size].sort().values
-
-
-class TaskBatches(Sampler[list[int]]):
-    """Batches of task ids: passes over the tasks in random order, cut into epochs of a fixed number of batches.
-
-    The order is a function of seed and epoch alone, so that a resumed run meets the same batches. Of several processes,
-    each serves the ids that it owns, always the same ones, because it keeps their structures.
-
-    A batch holds tasks of one size. Of several sizes, a pass visits every task once, each size in batches of nearly
-    equal length, the batches of all sizes in random order: so sizes come in proportion to their tasks. Where all tasks
-    are of one size batches are full, and what is left over waits for another pass.
-
-    Args:
-        num_tasks: tasks in all.
-        batch_size: tasks a batch, over all processes.
-        batches: a process serves in an epoch; none for one pass over its tasks.
-        seed: of the order; none for increasing order and one pass, the last batch as short as it comes.
-        rank: of this process.
-        world_size: number of processes.
-        counts: entities of every task, (num_tasks,); none where all have as many.
-    """
-
-    def __init__(
-        self,
-        num_tasks: int,
-        batch_size: int,
-        batches: int | None,
-        seed: int | None,
-        rank: int = 0,
-        world_size: int = 1,
-        counts: Tensor | None = None,
-    ) -> None:
-        self.counts = None if counts is None or bool((counts == counts[0]).all()) else counts
-        self.ids = owned(num_tasks, self.counts, rank, world_size)
-        self.size = min(max(batch_size // world_size, 1), num_tasks // world_size)
-        self.seed, self.rank, self.epoch = seed, rank, 0
-        self.served = self.skipped = 0  # batches of this epoch; those that a run which is taken up has had before
-        shares = [owned(num_tasks, self.counts, each, world_size) for each in range(world_size)]
-        passes = [len(self._cut(share)) for share in shares]  # the last process has the fewest tasks
-        self.batches = passes[rank] if seed is None else batches or (min if self.counts is None else max)(passes)
-
-    def _cut(self, order: Tensor) -> list[Tensor]:
-        """Batches of the tasks of a pass, those of a size in their order."""
-        groups = by_size(order, self.counts)
-        if self.seed is None:
-            return [batch for group in groups for batch in group.split(self.size)]
-        if self.counts is None:
-            return list(order.split(self.size)[: len(order) // self.size])
-        return [batch for group in groups for batch in group.tensor_split(-(-len(group) // self.size))]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        cut, known = self._cut(self.ids), -1
-        if self.seed is None:
-            yield from (ids.tolist() for ids in cut)
-            return
-        per_pass = len(cut)
-        self.served, self.skipped = self.skipped, 0
-        for batch in range(self.epoch * self.batches + self.served, (self.epoch + 1) * self.batches):
-            number, place = divmod(batch, per_pass)
-            if number != known:
-                mixed = np.random.SeedSequence((self.seed, self.rank, number)).generate_state(1, np.uint64)
-                generator = torch.Generator().manual_seed(int(mixed[0] >> 1))
-                cut, known = self._cut(self.ids[torch.randperm(len(self.ids), generator=generator)]), number
-                if self.counts is not None:
-                    cut = [cut[i] for i in torch.randperm(per_pass, generator=generator).tolist()]
-            self.served += 1
-            yield cut[place].tolist()
-
-
-class TaskLoader(DataLoader[dict[str, Tensor]]):
-    """Serves batches in this process; Lightning saves and restores its place in the epoch."""
-
-    sampler: TaskBatches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"served": self.sampler.served}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.skipped = state["served"]
 
 
 class TrajectoryDataModule(pl.LightningDataModule):
@@ -301,11 +146,11 @@ class TrajectoryDataModule(pl.LightningDataModule):
             log.info("generating %s", self.file())
             self.file().parent.mkdir(parents=True, exist_ok=True)
             splits = generate_sizes(self.world, self.sizes, self.counts, self.seed, self.stream)
-            files.save(self.file(), splits, overwrite=True)
+            formats.save(self.file(), splits, overwrite=True)
 
     def load(self) -> dict[str, Trajectories]:
         """All splits of the file."""
-        return files.load(self.file())
+        return formats.load(self.file())
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and normalises all splits.
@@ -421,21 +266,6 @@ class TrajectoryDataModule(pl.LightningDataModule):
         sampler = TaskBatches(len(data), size, batches, seed, *self._process(), counts=data.counts)
         own = torch.Generator()  # a loader draws a number for each pass; not from the stream that dropout uses
         return TaskLoader(data, sampler=sampler, batch_size=None, generator=own)
-
-
-def as_dataset(data: Trajectories, units: Units) -> TaskDataset:
-    """Trajectories in physical units to a data set in protocol units."""
-    relations = None
-    if data.relations is not None:
-        relations = from_matrix(torch.from_numpy(data.relations)).to(torch.int8)
-    steps, counts = steps_that_count(data), data.counts
-    return TaskDataset(
-        units.normalised(data.states),
-        relations,
-        mask=None if steps is None else torch.from_numpy(steps),
-        types=None if data.types is None else torch.from_numpy(data.types).to(torch.int8),
-        counts=None if counts is None else torch.from_numpy(counts),
-    )
 
 
 def sizes_of(splits: Mapping[str, Trajectories]) -> list[int]:

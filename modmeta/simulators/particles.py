@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from modmeta.data.stepped import Stepped
-from modmeta.data.streams import Rng
-from modmeta.data.world import Draws
 from modmeta.errors import DataError
+from modmeta.simulators.stepped import Stepped
+from modmeta.simulators.streams import Rng
+from modmeta.simulators.world import Draws
 
 
 @dataclass(frozen=True)

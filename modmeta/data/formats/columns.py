@@ -1,8 +1,9 @@
-"""Open tables, CSV and Parquet, as batches of rows, their columns checked."""
+"""Tables on disk, CSV and Parquet: named columns, checked, read in batches of rows and written whole."""
 
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
-from modmeta.data.bounds import COLUMNS, HEADER, LETTERS, WHOLE, check_size
-from modmeta.data.reading import Reading
+from modmeta.data.bounds import COLUMNS, HEADER, LETTERS, check_size
 from modmeta.errors import DataError
-from modmeta.text import from_sheet
+from modmeta.io import write_file
+from modmeta.text import encodable, for_sheet, from_sheet
 
-SPLIT = "split"
 BLOCK = 1 << 24  # bytes of a CSV file read at a time
 ROWS = 1 << 19  # rows of a Parquet file, likewise, or fewer where it has many columns
 PARTS = 1 << 18  # row groups x columns of a Parquet file
@@ -152,115 +152,6 @@ def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, pa.string())
 
 
-@dataclass(frozen=True)
-class Source:
-    """A table of trajectories: its columns by their purposes."""
-
-    table: Table
-    how: Reading
-
-    @classmethod
-    def of(cls, path: Path, how: Reading) -> "Source":
-        """Checks that the file can be read and has the columns that are needed."""
-        source = cls(Table.of(path), how)
-        names = list(source.names)
-        for purpose, name in (("task", how.task), ("frame", how.frame), ("entity", how.entity)):
-            if name not in names:
-                raise DataError(
-                    f"{path}: no column {name!r} among {names}; name the one that holds the {purpose}, "
-                    f"such as {purpose}={next(iter(names), 'NAME')}"
-                )
-        for name in how.features or ():
-            if name not in names:
-                raise DataError(f"{path}: no column {name!r} among {names}; choose features that are there")
-        if not source.features:
-            raise DataError(
-                f"{path}: no column beside {how.task}, {how.frame} and {how.entity}; add features, such as x, y"
-            )
-        return source
-
-    @property
-    def path(self) -> Path:
-        """Of the file."""
-        return self.table.path
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All columns."""
-        return self.table.names
-
-    @property
-    def keys(self) -> list[str]:
-        """Columns that say what a row is about."""
-        split = [SPLIT] if SPLIT in self.names and SPLIT not in (self.how.features or ()) else []
-        return [*split, self.how.task, self.how.entity, self.how.frame]
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Columns of features."""
-        return self.how.features or tuple(name for name in self.names if name not in self.keys)
-
-    def batches(self, features: tuple[str, ...] = ()) -> Iterator[pa.Table]:
-        """The keys, and some features, a batch of rows at a time.
-
-        Raises:
-            DataError: the file is damaged or a column is not what it should be.
-        """
-        text = [name for name in self.keys if name != self.how.frame]
-        return self.table.batches(text, [self.how.frame, *features])
-
-
-def check_keys(source: Source, table: pa.Table) -> None:
-    for name in source.keys:
-        column = table[name]
-        wanted = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        if name == source.how.frame and not wanted:
-            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; give frame numbers or times")
-        if name != source.how.frame and not (
-            pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        ):
-            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; give names or whole numbers")
-        empty = pc.is_null(column, nan_is_null=True)
-        if pa.types.is_string(column.type):
-            empty = pc.or_(empty, pc.equal(column, ""))
-        if pc.any(empty).as_py():
-            row = int(pc.index(empty, True).as_py())
-            raise DataError(
-                f"{source.path}: {_describe(table, source, row)} has no {name}; fill it in or remove the row"
-            )
-        if name == source.how.frame and not pc.all(pc.is_finite(column)).as_py():
-            row = int(pc.index(pc.is_finite(column), False).as_py())
-            raise DataError(f"{source.path}: {_describe(table, source, row)}: the frame is not a finite number")
-        if name == source.how.frame and (large := np.abs(column.to_numpy().astype(float)) > WHOLE).any():
-            raise DataError(
-                f"{source.path}: {_describe(table, source, int(large.argmax()))}: frames go up to 2^53, "
-                "beyond which floats do not tell them apart; correct it, or subtract the first, or give larger units"
-            )
-
-
-def _describe(table: pa.Table, source: Source, row: int) -> str:
-    """A row by its keys."""
-    return "the row of " + ", ".join(f"{name} {table[name][row].as_py()}" for name in source.keys)
-
-
-def check_new(source: Source, table: pa.Table, place: np.ndarray, seen: np.ndarray) -> None:
-    old = seen[place]
-    order = np.argsort(place, kind="stable")
-    old[order[1:][np.diff(place[order]) == 0]] = True
-    if old.any():
-        raise DataError(f"{source.path}: {_describe(table, source, int(old.argmax()))} is there twice; remove one")
-
-
-def numbers(source: Source, table: pa.Table, name: str) -> np.ndarray:
-    column = table[name]
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise DataError(
-            f"{source.path}: column {name!r} is of type {column.type}; features are numbers, so choose others with "
-            "features=..."
-        )
-    return column.to_numpy().astype(float)
-
-
 def _plain(path: Path, table: pa.Table) -> pa.Table:
     """Columns with dictionaries as the values that they stand for."""
     types = []
@@ -292,3 +183,48 @@ def _unreadable(path: Path, error: Any) -> DataError:
         return DataError(f"{path} cannot be read ({os.strerror(error.errno)}); check the name")
     said = " ".join(str(error).split())
     return DataError(f"{path} cannot be read as a table: {said[:300]}")
+
+
+# ---- written ---------------------------------------------------------------------------------------------------------
+
+
+def as_table(columns: Mapping[str, np.ndarray | list]) -> pa.Table:
+    """Columns by name as a table; what UTF-8 cannot hold of names becomes an escape."""
+    out = {}
+    for name, values in columns.items():
+        try:
+            out[encodable(name)] = pa.array(values)
+        except UnicodeError:
+            out[encodable(name)] = pa.array([encodable(value) for value in values])
+    return pa.table(out)
+
+
+def write_columns(path: Path, table: pa.Table, overwrite: bool, frame_step: float | None = None) -> None:
+    """Writes a table, CSV or Parquet by the ending of its name.
+
+    Names in a CSV file that a spreadsheet would execute get an apostrophe before them (`modmeta.text.for_sheet`), which
+    reading takes back.
+
+    Raises:
+        DataError: as `modmeta.io.write_file`.
+    """
+    if path.suffix.lower() in (".csv", ".tsv"):
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        options = csv.WriteOptions(quoting_style="needed", delimiter=delimiter)
+        write_file(path, lambda file: csv.write_csv(_guarded(table), file, options), overwrite)
+        return
+    if frame_step is not None:
+        table = table.replace_schema_metadata({"modmeta": json.dumps({"frame_step": frame_step})})
+    write_file(path, lambda file: parquet.write_table(table, file), overwrite)
+
+
+def _guarded(table: pa.Table) -> pa.Table:
+    """A table that a spreadsheet may open."""
+    columns = []
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            coded = column.combine_chunks().dictionary_encode()
+            names = pa.array([for_sheet(name) for name in coded.dictionary.to_pylist()], pa.string())
+            column = names.take(coded.indices)
+        columns.append(column)
+    return pa.table(columns, names=[for_sheet(name) for name in table.column_names])

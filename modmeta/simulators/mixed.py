@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from modmeta.data.charged import Charged
+from modmeta.simulators.charged import Charged
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from modmeta.data.compiled import compiled
+from modmeta.simulators.compiled import compiled
 
 UNROLL = 8  # partial sums that NumPy keeps in a reduction of 8 to 128 terms
 

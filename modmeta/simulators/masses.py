@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from modmeta.data.kernels import advance_masses
-from modmeta.data.springs import Springs
-from modmeta.data.world import Draws
+from modmeta.simulators.kernels import advance_masses
+from modmeta.simulators.springs import Springs
+from modmeta.simulators.world import Draws
 
 
 @dataclass(frozen=True)

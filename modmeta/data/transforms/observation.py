@@ -1,9 +1,10 @@
-"""What an observer sees of a world: noisy states, or positions alone."""
+"""What an observer sees of a world: noisy states, or positions alone, whose velocities are estimated."""
 
 from dataclasses import replace
 
 import numpy as np
 
+from modmeta.data.describe import find_positions
 from modmeta.data.trajectories import Trajectories
 
 
@@ -37,3 +38,13 @@ def estimate_velocities(data: Trajectories, positions: int, observed: int) -> Tr
     for t in range(observed, x.shape[2]):
         v[:, :, t] = (3 * x[:, :, t] - 4 * x[:, :, t - 1] + x[:, :, t - 2]) / (2 * step)
     return replace(data, states=np.concatenate((x, v, data.states[..., 2 * positions :]), axis=-1))
+
+
+def with_room_for_velocities(data: Trajectories, positions: int) -> Trajectories:
+    """Trajectories whose coordinates have velocities, zeros where there were none, to be estimated."""
+    if find_positions(data) == (positions, True):
+        return data
+    x, rest = np.split(data.states, [positions], axis=-1)
+    names = data.features[:positions]
+    features = (*names, *(f"v{name}" for name in names), *data.features[positions:])
+    return replace(data, states=np.concatenate((x, np.zeros_like(x), rest), axis=-1), features=features)

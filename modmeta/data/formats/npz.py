@@ -1,0 +1,88 @@
+"""NumPy's own files: `.npz`, arrays by name (`modmeta.data.formats.native`, or `nri`), and `.npy`, states alone."""
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from modmeta.data.bounds import check_size
+from modmeta.data.formats import native
+from modmeta.data.formats.arrays import Arrays, load_array, read_npy, write_npz
+from modmeta.data.reading import Reading
+from modmeta.data.trajectories import Trajectories
+from modmeta.errors import DataError
+
+
+def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
+    """Splits of a file; see `modmeta.data.formats.load`."""
+    with _opened(path) as arrays:
+        return native.from_arrays(path, arrays, split, how)
+
+
+def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> None:
+    """Writes one `.npz`; see `modmeta.data.formats.save`."""
+    write_npz(path, native.to_arrays(path, splits), overwrite)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Arrays]:
+    """The arrays of a `.npz`; that of a `.npy` has the key `states`.
+
+    Raises:
+        DataError: the file is missing or is neither.
+    """
+    try:
+        file = path.open("rb")
+        magic = file.read(6)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the name") from error
+    with file:
+        if magic == b"\x93NUMPY":
+            yield Arrays(path, {"states": load_array(path, "states")})
+        elif magic[:2] == b"PK":
+            file.seek(0)
+            yield Arrays(path, _archive(path, file))
+        else:
+            raise DataError(f"{path} is neither a .npz nor a .npy file, or is damaged; save it with numpy.savez")
+
+
+class _Members(Mapping[str, np.ndarray]):
+    """Arrays of a `.npz`, each compared with its size in the file before it is read."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path, self.archive, self.size = path, zipfile.ZipFile(file), path.stat().st_size
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        for member in self.archive.infolist():
+            key = member.filename.removesuffix(".npy")
+            if key in self.members:
+                raise DataError(f"{path}: {key!r} is there twice; save the file again with numpy.savez")
+            if key.startswith(("/", "\\")) or ".." in key.replace("\\", "/").split("/"):
+                raise DataError(f"{path}: {key!r} is a place on a disk and names no array; save it with numpy.savez")
+            self.members[key] = member
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        member = self.members[key]
+        where = f"{self.path}, key {key}"
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{where}: compressed in a way that NumPy does not use; use numpy.savez_compressed")
+        check_size(where, member.file_size, min(member.compress_size, self.size))
+        with self.archive.open(member) as stream:
+            return read_npy(where, stream, member.file_size)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+def _archive(path: Path, file: IO[bytes]) -> Mapping[str, np.ndarray]:
+    try:
+        return _Members(path, file)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path} is damaged or cut short ({error}); make or copy it again") from error

@@ -1,0 +1,1 @@
+"""Trajectories for training, and for a trained model."""

@@ -1,0 +1,1 @@
+"""Trajectories in, trajectories out: gaps, noise, velocities."""
