@@ -187,7 +187,7 @@ class _Restored(pl.Callback):
 
     done = False
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.done = True
 
     on_train_start = on_sanity_check_start

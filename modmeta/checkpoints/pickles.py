@@ -10,6 +10,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from types import NoneType
 from typing import Any, ClassVar
 
@@ -118,13 +119,19 @@ class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionar
                 raise Foreign("it changes a dictionary")
         return content
 
+    stack: list[Any]  # of the unpickler, which types do not know
+    pop_mark: Callable[[], list[Any]]
+
     def load_setitem(self) -> None:
-        self.metastack.append(self.stack[:-2])  # as if a mark stood before the key
-        self.stack = self.stack[-2:]
-        self.load_setitems()
+        items = self.stack[-2:]
+        del self.stack[-2:]
+        self.set_items(items)
 
     def load_setitems(self) -> None:
-        items = self.pop_mark()
+        self.set_items(self.pop_mark())
+
+    def set_items(self, items: list[Any]) -> None:
+        """Sets keys and values, in turn, of the dictionary on the stack."""
         if type(self.stack[-1]) not in (dict, OrderedDict):
             raise Foreign("it changes what is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -137,7 +144,7 @@ class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionar
             self.changed.append(self.stack[-2])
         elif type(self.stack[-2]) in (dict, OrderedDict, list):
             raise Foreign("it changes a class")
-        super().load_build()
+        super().load_build()  # type: ignore[misc]
 
     dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {
         pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.BUILD[0]: load_build,
