@@ -18,7 +18,7 @@ from modmeta.io import why
 from modmeta.memory import keep_freed
 from modmeta.processes import alone, own_processes
 from modmeta.resume import finished, settle, starting_point
-from modmeta.runs import ADVICE, Fit, as_single_run, attempt, failed, failure_noted, promote, trainer_of
+from modmeta.runs import ADVICE, Fit, as_single_run, attempt, failed, failure_noted, promote, restoring, trainer_of
 from modmeta.text import plain
 
 
@@ -82,7 +82,8 @@ def fit(config: DictConfig) -> Fit:
     try:
         for logger in trainer.loggers:
             logger.log_hyperparams(module.config)
-        trainer.fit(module, data, ckpt_path=path, weights_only=True)
+        with restoring(trainer, path):
+            trainer.fit(module, data, ckpt_path=path, weights_only=True)
     except BaseException:
         fitted.finish()
         raise

@@ -463,6 +463,10 @@ class BounceGrad(EpochMeans):
             return
         bank, generator = self._made(self.bank), self._made(self.generator)
         bank.load_state_dict(saved["bank"])
+        dynamics = self.model.dynamics
+        for values, kinds in ((bank.relations, dynamics.num_edge_modules), (bank.types, dynamics.num_node_modules)):
+            if values.numel() and not -1 <= int(values.min()) <= int(values.max()) < kinds:
+                raise ValueError(f"a structure has a module beyond the {kinds} that there are")
         rank = self.global_rank
         if len(saved["generators"]) == self.trainer.world_size:
             set_generator_states(generator, saved["generators"][rank])

@@ -96,7 +96,7 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
     content = read_checkpoint(path)
     config, data = content["modmeta"]["config"], content["modmeta"]["data"]
     module = hydra.utils.instantiate(config)
-    module.load_state_dict(content["state_dict"])
+    module.load_state_dict(dict(content["state_dict"]))
     if not isinstance(module, BounceGrad):
         raise UserError(
             f"{path} holds a baseline ({config['_target_']}); `python train.py` alone trains and tests those"
@@ -105,11 +105,26 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
         labels = getattr(module, name)
         if labels is not None and not bool(((labels >= 0) & (labels < kinds)).all()):
             raise UserError(f"{path}: {name} is not made of labels from 0 to {kinds - 1}; use another checkpoint")
-    return module.eval(), {**data, "reciprocity": reciprocity_of(content)}
+    features, bands = len(module.model.dynamics.state_scale), (content["modmeta"].get("calibration") or {}).get("bands")
+    if data["num_features"] != features:
+        raise UserError(f"{path}: data.num_features is {data['num_features']}, but its modules have {features}")
+    if bands and {len(band) for band in bands} not in ({1}, {features}):
+        raise UserError(f"{path}: calibration.bands are not of {features} features; use another checkpoint")
+    try:
+        return module.eval(), {**data, "reciprocity": reciprocity_of(content)}
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def reciprocity_of(content: dict[str, Any]) -> float | None:
-    """Of the structures that training found, by a checkpoint that holds them or knows it; None without."""
+    """Of the structures that training found, by a checkpoint that holds them or knows it; None without.
+
+    Raises:
+        UserError: what it holds is not structures.
+    """
     if (bank := content["modmeta"].get("bank")) is None:
         return content["modmeta"].get("reciprocity")
-    return reciprocity(bank["relations"][bank["visits"] > 0])
+    try:
+        return reciprocity(bank["relations"][bank["visits"] > 0])
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise UserError("bank is not what training writes; use another checkpoint") from error

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io import CheckpointIO
 
-from modmeta.checkpoints.pickles import Foreign, check_pickle
+from modmeta.checkpoints.pickles import Foreign, checked
 from modmeta.errors import UserError
 from modmeta.io import sync_directory, whole_file
 
@@ -50,9 +50,9 @@ def load(path: Path) -> Any:
         UserError: it is missing, or holds pickled code.
     """
     check(path)
-    _check_pickle(path)
+    content = _checked(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than plain values and tensors; it is not loaded: it could run code"
@@ -61,15 +61,16 @@ def load(path: Path) -> Any:
         raise Damaged(f"{path} cannot be read as a checkpoint: it is damaged; use an earlier one") from error
 
 
-def _check_pickle(path: Path) -> None:
-    """
+def _checked(path: Path) -> io.BytesIO:
+    """A checkpoint in memory whose pickle makes plain values and tensors.
+
     Raises:
         Damaged: its pickle is cut short.
         UserError: it does more than make plain values and tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            check_pickle(archive)
+            return checked(archive)
     except Foreign as error:
         raise UserError(
             f"{path} holds more than plain values and tensors ({error}); it is not loaded: it could run code"
@@ -85,6 +86,8 @@ def check(path: Path) -> None:
         Damaged: one is wrong, or the file was cut short.
         UserError: it is missing, or no checkpoint.
     """
+    if path.exists() and not path.is_file():  # a pipe has no end
+        raise UserError(f"{path} is not a file; name a run directory or a checkpoint")
     try:
         with open(path, "rb") as file:
             start = file.read(2)

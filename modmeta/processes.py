@@ -1,6 +1,8 @@
 """What the processes of a run share, what each has of its own, and what must be the same for all of them."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +46,7 @@ def alone(directory: Path) -> Iterator[None]:
     if fcntl is None or not first():
         yield
         return
-    with open(directory / ".lock", "w") as file:
+    with open(_lock(directory / ".lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_temporary(directory)  # of processes that were killed
@@ -55,6 +57,24 @@ def alone(directory: Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
+
+
+def _lock(path: Path) -> int:
+    """A lock file, opened: through a link, a run directory of a stranger would empty another file.
+
+    Raises:
+        UserError: something else has its name.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return handle
+        os.close(handle)
+    raise UserError(f"{path} is not the lock file of a run; remove it")
 
 
 @contextmanager

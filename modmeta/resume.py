@@ -1,6 +1,5 @@
 """The beginning of a run, and its continuation where it was interrupted."""
 
-import json
 import os
 import secrets
 import shlex
@@ -25,7 +24,7 @@ from modmeta.configs import LINKED, LISTED, PLACES, RECORD, differences, differi
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
 from modmeta.io import write_durably
-from modmeta.plain import read_yaml
+from modmeta.plain import read_json, read_yaml
 from modmeta.processes import first
 from modmeta.report.runs import FAILED
 from modmeta.runs import failure_noted
@@ -45,6 +44,11 @@ def settle(config: DictConfig) -> DictConfig:
     for package in config.trust:
         trust(package)
     record = Path(config.directory) / RECORD
+    for part in (record.parent, Path(config.directory) / "checkpoints"):
+        if part.is_symlink():  # of a stranger, it leads to where the user keeps something else
+            raise UserError(
+                f"{part} is a symbolic link; a run writes into its own directory alone, so replace the link"
+            )
     if not first():  # the first process writes it
         _wait_for(record)
     if record.exists() and not _never_began(record):
@@ -249,8 +253,12 @@ def starting_point(config: DictConfig, module: BounceGrad) -> Path | None:
 def finished(directory: Path) -> dict[str, float] | None:
     """The measures of a run that has met its test tasks; none for one that has not come so far."""
     try:
-        content = json.loads((directory / "metrics.json").read_text())
-    except (OSError, ValueError):
+        content = read_json(directory / "metrics.json")
+    except UserError:
+        return None
+    if not isinstance(content, dict):
         return None
     measures = {name: value for name, value in content.items() if name.startswith(("test/", "val/energy"))}
+    if not all(type(value) in (int, float) for value in measures.values()):
+        return None
     return measures if any(name.startswith("test/") for name in measures) else None

@@ -182,6 +182,40 @@ def failure_noted(directory: Path) -> Iterator[None]:
         raise
 
 
+class _Restored(pl.Callback):
+    """Knows whether Lightning has put back what a checkpoint holds."""
+
+    done = False
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.done = True
+
+    on_train_start = on_sanity_check_start
+
+
+@contextlib.contextmanager
+def restoring(trainer: pl.Trainer, path: Path | None) -> Iterator[None]:
+    """Around a fit that goes on from a checkpoint, in which optimisers, loops or callbacks may be anything.
+
+    Raises:
+        UserError: they cannot be put back.
+    """
+    restored = _Restored()
+    trainer.callbacks.append(restored)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if path is None or restored.done:
+            raise
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: its state of training cannot be restored ({type(error).__name__}: {what}); it is altered, or of "
+            "another version of modmeta"
+        ) from error
+
+
 @dataclass
 class Fit:
     """A fitted module, its trainer and where they wrote."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -379,9 +380,68 @@ def test_archives_that_are_more_than_they_seem() -> None:
     assert "cannot be read" in _refused(_repacked(replaced(b"\x80\x02X\xff\xff\xff\x7fabc.")))
 
 
+def _with_pickle(pickled: bytes) -> Path:
+    return _repacked(
+        lambda members: {name: pickled if name.endswith("data.pkl") else part for name, part in members.items()}
+    )
+
+
+def test_pickles_that_take_forever() -> None:
+    """Tuples so deep that their hash overflows the stack; numbers of one hash; more operations than training writes."""
+    numbers = [n * (2**61 - 1) for n in range(1, 60_000)]
+    colliding = b"".join(b"\x8a\x0a" + number.to_bytes(10, "little") + b"N" for number in numbers)
+    for pickled in (
+        b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.",
+        b"\x80\x02}(" + colliding + b"u.",
+        b"\x80\x02" + b"]" * 4_000_000 + b".",
+        b"\x80\x02" + bytes(1 << 25) + b".",
+    ):
+        assert "could run code" in _refused(_with_pickle(pickled))
+
+
+@pytest.mark.parametrize("name", ["values", "get", "_metadata"])
+def test_ordered_dictionaries_with_other_methods(name: str) -> None:
+    content = copy.deepcopy(BASE)
+    content["state_dict"] = OrderedDict(content["state_dict"])
+    setattr(content["state_dict"], name, 5)
+    assert "could run code" in _refused(_written(content))
+
+
+def test_readers_of_archives_agree() -> None:
+    """Torch's finds members whatever the case of their names."""
+    bomb = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85R."
+    assert "could run code" in _refused(
+        _repacked(lambda members: {next(iter(members)).replace("data.pkl", "DATA.PKL"): bomb, **members})
+    )
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "last.ckpt")
+    assert "not a file" in _refused(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "bank",
+    [3, {}, {"relations": "a", "visits": torch.ones(2)}, {"relations": torch.ones(2, 5, 7), "visits": torch.ones(2)}],
+)
+def test_banks_that_hold_no_structures(bank: Any) -> None:
+    content = copy.deepcopy(BASE)
+    content["modmeta"]["bank"] = bank
+    assert "bank" in _refused(_written(content))
+
+
+def test_another_number_of_features_than_the_modules_have() -> None:
+    content = copy.deepcopy(BASE)
+    units = {"offset": [0.0] * 5, "scale": [1.0] * 5}
+    content["modmeta"]["data"] |= {"num_features": 5, "features": list("abcde"), "units": units}
+    assert "num_features" in _refused(_written(content))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("calibration.bands", [[1.0], [1.0, 2.0]]),
+        ("calibration.bands", [[1.0] * 3]),
         ("data", None),
         ("data.num_features", 10**9),
         ("data.num_features", "4"),

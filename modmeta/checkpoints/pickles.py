@@ -10,7 +10,9 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, ClassVar
 
 OPCODES = frozenset(
     (
@@ -23,7 +25,9 @@ OPCODES = frozenset(
 BYTES = {
     "Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
 }  # fmt: skip
-LONGEST = 1 << 28  # bytes of the pickle
+LONGEST = 1 << 24  # bytes of the pickle
+MOST_OPERATIONS = 3_000_000  # of the pickle: curves of some twenty thousand epochs
+LARGEST_KEY = 1 << 31  # of dictionaries; large ones can be chosen to have one hash, which takes forever
 
 
 class Foreign(Exception):
@@ -91,8 +95,8 @@ class Ordered:
     def __setstate__(self, state: Any) -> None:
         raise Foreign("it changes a class")
 
-    def __call__(self, *parts: Any) -> Any:
-        return OrderedDict(*parts)
+    def __call__(self) -> Any:
+        return OrderedDict()
 
 
 class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionary
@@ -106,6 +110,45 @@ class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionar
     def __init__(self, content: bytes, sizes: dict[str, int]) -> None:
         super().__init__(io.BytesIO(content))
         self.sizes = sizes
+        self.changed: list[OrderedDict[Any, Any]] = []
+
+    def load(self) -> Any:
+        content = super().load()
+        for part in self.changed:  # at the end, for what it was given may have grown since
+            if part.__dict__.keys() != {"_metadata"} or not _is_metadata(part.__dict__["_metadata"]):
+                raise Foreign("it changes a dictionary")
+        return content
+
+    stack: list[Any]  # of the unpickler, which types do not know
+    pop_mark: Callable[[], list[Any]]
+
+    def load_setitem(self) -> None:
+        items = self.stack[-2:]
+        del self.stack[-2:]
+        self.set_items(items)
+
+    def load_setitems(self) -> None:
+        self.set_items(self.pop_mark())
+
+    def set_items(self, items: list[Any]) -> None:
+        """Sets keys and values, in turn, of the dictionary on the stack."""
+        if type(self.stack[-1]) not in (dict, OrderedDict):
+            raise Foreign("it changes what is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) not in (str, bool, NoneType) and not (type(key) is int and abs(key) < LARGEST_KEY):
+                raise Foreign(f"it has a key of type {type(key).__name__}")
+            self.stack[-1][key] = value
+
+    def load_build(self) -> None:
+        if type(self.stack[-2]) is OrderedDict and type(self.stack[-1]) is dict:
+            self.changed.append(self.stack[-2])
+        elif type(self.stack[-2]) in (dict, OrderedDict, list):
+            raise Foreign("it changes a class")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {
+        pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.BUILD[0]: load_build,
+    }  # fmt: skip
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -130,18 +173,34 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
-def check_pickle(archive: zipfile.ZipFile) -> None:
+def _is_metadata(value: Any) -> bool:
+    """Versions of the parts of a module, as torch keeps them."""
+    return isinstance(value, dict) and all(
+        isinstance(part, dict) and all(version is None or type(version) is int for version in part.values())
+        for part in value.values()
+    )
+
+
+def checked(archive: zipfile.ZipFile) -> io.BytesIO:
     """Reads the pickle of a checkpoint, an archive whose members are stored uncompressed.
+
+    Returns:
+        An archive of the same members for torch, whose reader finds others than Python's in one that is made so: it
+        takes `DATA.PKL` for `data.pkl`.
 
     Raises:
         Foreign: it does more than make plain values and tensors that the archive holds.
     """
     names = archive.namelist()
-    if len(set(names)) != len(names) or sum(name.rsplit("/", 1)[-1] == "data.pkl" for name in names) != 1:
+    if (
+        len({name.lower() for name in names}) != len(names)
+        or sum(name.rsplit("/", 1)[-1] == "data.pkl" for name in names) != 1
+    ):
         raise Foreign("it is no checkpoint of torch")
     pickled = next(name for name in names if name.rsplit("/", 1)[-1] == "data.pkl")
-    root = f"{pickled.removesuffix('data.pkl')}data/"
-    if f"{pickled.removesuffix('data.pkl')}constants.pkl" in names or archive.getinfo(pickled).file_size > LONGEST:
+    top = pickled.removesuffix("data.pkl")
+    root = f"{top}data/"
+    if f"{top}constants.pkl" in names or archive.getinfo(pickled).file_size > LONGEST:
         raise Foreign("it is no checkpoint of modmeta")
     sizes = {
         part.filename.removeprefix(root): part.file_size
@@ -149,7 +208,16 @@ def check_pickle(archive: zipfile.ZipFile) -> None:
         if part.filename.startswith(root)
     }
     content = archive.read(pickled)
-    for opcode, _, _ in pickletools.genops(content):
+    for count, (opcode, _, _) in enumerate(pickletools.genops(content)):
         if opcode.name not in OPCODES:
             raise Foreign(f"it holds the operation {opcode.name}")
+        if count == MOST_OPERATIONS:
+            raise Foreign(f"it takes more than {MOST_OPERATIONS:,} operations")
     Reader(content, sizes).load()
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as new:
+        for name in names:
+            if name.startswith(top):
+                new.writestr(f"checkpoint/{name.removeprefix(top)}", archive.read(name))
+    copy.seek(0)
+    return copy

@@ -10,7 +10,10 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from modmeta.errors import UserError
 from modmeta.io import write_durably
+from modmeta.plain import read_text
+from modmeta.report.runs import TEXT_BYTES
 
 
 class CSVCurves(Logger):
@@ -37,10 +40,23 @@ class CSVCurves(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         number = int(step or 0)
         if not self.rows and self.path.exists():
-            with open(self.path, newline="") as file:
-                earlier = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-            self.rows = {int(row["step"]): row for row in earlier if int(row["step"]) < number}
+            self.rows = {step: row for step, row in self._earlier().items() if step < number}
         self.rows[number] = self.rows.get(number, {"step": number}) | metrics
+
+    def _earlier(self) -> dict[int, dict[str, Any]]:
+        """Rows of the file, by step.
+
+        Raises:
+            UserError: it is not what a run writes.
+        """
+        text = read_text(self.path, TEXT_BYTES)
+        try:
+            rows = [
+                {str(name): value for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(text))
+            ]
+            return {int(row["step"]): row for row in rows}
+        except (csv.Error, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path} is not what a run writes; move it away") from error
 
     @rank_zero_only
     def save(self) -> None:
