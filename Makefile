@@ -3,7 +3,7 @@ PYTHON ?= python3
 KILLS ?= 200
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint bench crash pretrained clean
+.PHONY: train test test-slow lint bench crash faults pretrained clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=springs5
@@ -32,6 +32,9 @@ notebooks: .venv/docs
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+faults: .venv/installed
+	$(BIN)/python -m tests.faults
 
 crash: .venv/installed
 	$(BIN)/python -m tests.crash --kills $(KILLS)

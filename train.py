@@ -1,6 +1,7 @@
 """Trains on many tasks at once, then meets test tasks for the first time. `python train.py --help` shows commands."""
 
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from modmeta.data.filemodule import filled_from_file
-from modmeta.errors import Preempted, UserError
+from modmeta.errors import Preempted, UserError, cause_of
+from modmeta.io import why
 from modmeta.memory import keep_freed
 from modmeta.processes import alone, own_processes
 from modmeta.resume import finished, settle, starting_point
-from modmeta.runs import ADVICE, Fit, as_single_run, attempt, failure_noted, promote, trainer_of
+from modmeta.runs import ADVICE, Fit, as_single_run, attempt, failed, failure_noted, promote, trainer_of
+from modmeta.text import plain
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -39,7 +41,7 @@ def work(config: DictConfig) -> dict[str, float]:
         print(f"{directory} is finished; its results are in metrics.json")
         return done
     with failure_noted(directory):
-        return complete(filled_from_file(config))
+        return complete(config)
 
 
 def complete(config: DictConfig) -> dict[str, float]:
@@ -60,6 +62,8 @@ def complete(config: DictConfig) -> dict[str, float]:
     best.record.seconds = seconds  # of all attempts
     best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
     last.finish()
+    if best.record.unwritten:
+        raise UserError(f"{best.record.unwritten}. The run is saved; finish it: python train.py resume={directory}")
     if best.module.stuck:
         print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
     return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}
@@ -91,14 +95,17 @@ def main(config: DictConfig) -> float | None:
     try:
         return train(config)["val/energy"]
     except (UserError, InstantiationException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ValueError | TypeError) else error
-        print(f"error: {cause}", file=sys.stderr)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return float("nan")  # the other runs of a sweep go on
-        sys.exit(2)
+        return failed(config, error, f"error: {plain(cause_of(error))}")
+    except OSError as error:
+        place = error.filename or config.directory
+        return failed(config, error, f"error: {plain(place)} cannot be read or written {why(error)}")
     except Preempted as asked:
         print(f"asked to go; the run is saved. Take it up with: python train.py resume={asked}", file=sys.stderr)
         sys.exit(0)
+    except Exception as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        return failed(config, error, traceback.format_exc())
 
 
 if __name__ == "__main__":

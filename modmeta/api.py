@@ -14,11 +14,13 @@ from torch.nn.functional import one_hot
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint import load_model, read_checkpoint
+from modmeta.data.familiar import Known, check_familiar
 from modmeta.data.scaling import Units
-from modmeta.errors import DataError, UserError
+from modmeta.data.trajectories import Trajectories
+from modmeta.errors import DataError, TaskError, UserError, numbered
 from modmeta.evaluation.calibration import Calibration, to_relations
-from modmeta.evaluation.forecasts import ensemble
-from modmeta.evaluation.posterior import enumerable, exact, node_modules, sample, scorer, table
+from modmeta.evaluation.forecasts import Forecast, ensemble
+from modmeta.evaluation.posterior import OVERFLOWN, enumerable, exact, node_modules, sample, scorer, table
 from modmeta.memory import keep_freed
 from modmeta.search.infer import infer
 from modmeta.structure.bank import Structure
@@ -26,6 +28,7 @@ from modmeta.structure.relations import from_matrix, to_matrix
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 BATCH = 50  # tasks at a time
+MOST_VALUES = 2 * 10**8  # of forecasts: of all tasks, and of all members of a batch
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Model:
     def __init__(self, module: BounceGrad, data: dict[str, Any], calibration: Calibration) -> None:
         self.module, self.data, self.calibration = module.eval(), data, calibration
         self.units = Units(tuple(data["units"]["offset"]), tuple(data["units"]["scale"]))
+        self.known = Known.of(self.module.model.dynamics, data)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -103,15 +107,16 @@ class Model:
             NumPy arrays where states are one, else tensors.
 
         Raises:
-            DataError: the states do not fit the model.
+            DataError: the states or the mask do not fit the model, are in other units or have another origin than those
+                it knows, or its errors overflow there.
         """
         given = self._normalised(states)
-        steps = None if mask is None else torch.as_tensor(mask)
-        generator = torch.Generator().manual_seed(self.module.seed)
-        parts = [
-            self._infer(given[i : i + BATCH], None if steps is None else steps[i : i + BATCH], sampling, generator)
-            for i in range(0, len(given), BATCH)
-        ]
+        steps = None if mask is None else _mask(mask, given)
+        generator, parts = torch.Generator().manual_seed(self.module.seed), []
+        for i in range(0, len(given), BATCH):
+            with numbered(range(i, i + BATCH)):
+                of = None if steps is None else steps[i : i + BATCH]
+                parts.append(self._infer(given[i : i + BATCH], of, sampling, generator))
         whole = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
         return Relations(*[value if value is None or isinstance(states, Tensor) else value.numpy() for value in whole])
 
@@ -121,6 +126,9 @@ class Model:
         module, model = self.module, self.module.model
         k, n, t = model.dynamics.num_edge_modules, states.shape[1], states.shape[2]
         found = infer(module.search, model, module.proposal if self._fits(n, t) else None, states, generator, mask=mask)
+        lost = (~found.energies.isfinite()).nonzero()
+        if len(lost):
+            raise TaskError(int(lost[0]), OVERFLOWN)
         frames = t if mask is None else int(mask.sum(1).median()) + 1
         structure, r_hat, nodes, types = found.structure, None, None, None
         heat = self.calibration.at(frames)
@@ -154,28 +162,35 @@ class Model:
             relations: of the same tasks.
             steps: frames.
             members: rollouts, each with relations drawn from their probabilities and errors drawn from the likelihood.
+
+        Raises:
+            DataError: the states do not fit the model or the relations, there are too few steps or members or too many
+                for the memory, or a forecast grows beyond all bounds.
         """
-        if steps < 1:
-            raise DataError(f"steps={steps}: forecast at least one frame")
         last = self._normalised(states)[:, :, -1]
-        matrices = torch.as_tensor(relations.modules)
-        rows = torch.stack([from_matrix(matrices[..., i]) for i in range(matrices.shape[-1])], dim=-1)
-        nodes = None if relations.node_modules is None else torch.as_tensor(relations.node_modules)
-        generator = torch.Generator().manual_seed(self.module.seed)
-        parts = [
-            ensemble(
-                self.module.model, last[i : i + BATCH], rows[i : i + BATCH], steps, generator, members,
-                None if nodes is None else nodes[i : i + BATCH], self.calibration.bands,
-            )
-            for i in range(0, len(last), BATCH)
-        ]  # fmt: skip
+        _check_size(last, steps, members)
+        b, n = last.shape[:2]
+        k, g = self.module.model.dynamics.num_edge_modules, self.module.model.dynamics.num_node_modules
+        matrices = _chances(relations.modules, (b, n, n, k), "modules")
+        rows = torch.stack([from_matrix(matrices[..., i]) for i in range(k)], dim=-1)
+        nodes = None if relations.node_modules is None else _chances(relations.node_modules, (b, n, g), "node_modules")
+        generator, parts = torch.Generator().manual_seed(self.module.seed), []
+        for i in range(0, b, BATCH):
+            part, of = slice(i, i + BATCH), None if nodes is None else nodes[i : i + BATCH]
+            with numbered(range(i, i + BATCH)):
+                ahead = ensemble(
+                    self.module.model, last[part], rows[part], steps, generator, members, of, self.calibration.bands
+                )
+                parts.append(_bounded(ahead))
         whole = [self._physical(torch.cat(column)) for column in zip(*parts, strict=True)]
         return Forecasts(*[value if isinstance(states, Tensor) else value.numpy() for value in whole])
 
     def trace(self, states: Array, relations: Relations) -> tuple[np.ndarray, np.ndarray]:
         """Energies (sweeps, chains, B) and temperatures (sweeps,) of chains that search for relations from nothing."""
         given = self._normalised(states)
-        modules = torch.as_tensor(relations.modules).argmax(-1)
+        b, n = given.shape[:2]
+        shape = (b, n, n, self.module.model.dynamics.num_edge_modules)
+        modules = _chances(relations.modules, shape, "modules").argmax(-1)
         nodes = relations.node_modules
         types = modules.new_zeros(given.shape[:2]) if nodes is None else torch.as_tensor(nodes).argmax(-1)
         structure = Structure(from_matrix(modules), types)
@@ -185,10 +200,10 @@ class Model:
         return chains.energies.numpy(), chains.temperatures.numpy()
 
     def _normalised(self, states: Any) -> Tensor:
-        array = states.detach().cpu().numpy() if isinstance(states, Tensor) else np.asarray(states)
+        array = _numbers(states)
         array = array[None] if array.ndim == 3 else array
         expected = int(self.data["num_features"])
-        if array.ndim != 4 or array.shape[1] < 2 or array.shape[2] < 3 or array.shape[3] != expected:
+        if array.ndim != 4 or len(array) < 1 or array.shape[1] < 2 or array.shape[2] < 3 or array.shape[3] != expected:
             raise DataError(
                 f"states have shape {array.shape}; this model takes (tasks, entities, frames, features), at least 2 "
                 f"entities and 3 frames, with {expected} features: {', '.join(self.features)}"
@@ -196,10 +211,92 @@ class Model:
         if not np.isfinite(array).all():
             task, entity, frame, feature = np.argwhere(~np.isfinite(array))[0].tolist()
             raise DataError(f"states: task {task}, entity {entity}, frame {frame}, feature {feature} is not finite")
-        return self.units.normalised(array.astype(np.float64))
+        check_familiar(Trajectories(array, None, self.features, self.data["frame_step"]), self.known, "states")
+        given = self.units.normalised(array)
+        lost = np.argwhere(~np.isfinite(given.numpy()))
+        if len(lost):
+            task, entity, frame, feature = lost[0].tolist()
+            value = array[task, entity, frame, feature]
+            raise DataError(
+                f"states: task {task}, entity {entity}, frame {frame}, {self.features[feature]} is {value:.3g}, too "
+                "large for the model; check that value"
+            )
+        return given
 
     def _physical(self, states: Tensor) -> Tensor:
         return states * torch.tensor(self.units.scale) + torch.tensor(self.units.offset)
+
+
+def _numbers(states: Any) -> np.ndarray:
+    """States as float64, of anything that holds real numbers."""
+    if isinstance(states, Tensor):
+        if states.is_complex() or states.dtype == torch.bool:
+            raise DataError(f"states are {states.dtype}; give real numbers")
+        return np.asarray(states.detach().to("cpu", torch.float64).numpy())
+    try:
+        array = np.asarray(states)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError("states are not an array: (tasks, entities, frames, features), all tasks alike") from error
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"states are {array.dtype}; give real numbers, such as states.astype(float)")
+    return array.astype(np.float64)
+
+
+def _mask(mask: Any, states: Tensor) -> Tensor:
+    """The steps that count, (B, T - 1), of states (B, N, T, D)."""
+    try:
+        steps = torch.as_tensor(mask.detach().cpu() if isinstance(mask, Tensor) else np.asarray(mask))
+    except (ValueError, TypeError) as error:
+        raise DataError("mask is not an array of booleans") from error
+    expected = (len(states), states.shape[2] - 1)
+    if steps.dtype != torch.bool or tuple(steps.shape) != expected:
+        raise DataError(
+            f"mask is {steps.dtype} of shape {tuple(steps.shape)}; give booleans of shape {expected}, (tasks, frames - "
+            "1): which steps from a frame to the next count, those with all entities seen in both"
+        )
+    return steps
+
+
+def _chances(values: Any, shape: tuple[int, ...], name: str) -> Tensor:
+    """Probabilities of relations that a caller gives, of the shape that the states ask for."""
+    chances = torch.as_tensor(values)
+    if tuple(chances.shape) != shape or not chances.is_floating_point():
+        raise DataError(
+            f"relations.{name} has shape {tuple(chances.shape)}, but these states and this model need {shape}; give "
+            "the relations that `infer` found for the same tasks and entities"
+        )
+    wrong = ~(chances.isfinite() & (chances >= 0)) | (chances.sum(-1, keepdim=True) <= 0)
+    if name == "modules":  # the diagonal means nothing
+        wrong = wrong & ~torch.eye(shape[1], dtype=torch.bool)[:, :, None]
+    if wrong.any():
+        raise DataError(f"relations.{name}: those of task {int(wrong.nonzero()[0, 0])} are not probabilities")
+    return chances.float()
+
+
+def _check_size(last: Tensor, steps: int, members: int) -> None:
+    """Refuses forecasts (B, N, steps, D) that cannot be, before memory is asked for."""
+    for name, value, least in (("steps", steps, 1), ("members", members, 2)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise DataError(f"{name}={value!r}: give a whole number of {least} or more")
+    b, n, d = last.shape
+    most = MOST_VALUES // (n * d * max(b, min(b, BATCH) * int(members)))
+    if steps > most:
+        raise DataError(
+            f"steps={steps} of {b} tasks with {members} members are more than memory is meant to hold; ask for up to "
+            f"{most} steps" + ("" if most else ", of fewer tasks or members")
+        )
+
+
+def _bounded(ahead: Forecast) -> Forecast:
+    """A forecast itself, where all of it is finite."""
+    lost = ~torch.stack(ahead).isfinite().all(0).all(-1).all(1)  # (B, steps)
+    if lost.any():
+        task, step = lost.nonzero()[0].tolist()
+        advice = f"forecast at most {step} steps" if step else "check units and origin of the states"
+        raise TaskError(
+            task, f"its forecast grows beyond all bounds at step {step + 1}; {advice}, or leave the task out"
+        )
+    return ahead
 
 
 def models() -> list[str]:

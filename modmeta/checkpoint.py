@@ -1,28 +1,18 @@
-"""Loading a trained model: nothing in a checkpoint is executed, and its config may name modmeta's own parts only."""
+"""Loading a trained model: a checkpoint is data, checked before anything is built from it."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
+from torch import Tensor, nn
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint_files import LAST, find_newest, load
 from modmeta.checkpoints.compat import upgraded
+from modmeta.checkpoints.trust import MOST, check_config, check_description, shown
 from modmeta.errors import UserError
 from modmeta.structure.relations import reciprocity
-
-# What a config in a checkpoint may name: constructors without side effects. `torch.hub.load` is torch's, too.
-ALLOWED = (
-    "modmeta.baselines.",
-    "modmeta.bouncegrad.",
-    "modmeta.model.",
-    "modmeta.search.",
-    "modmeta.schedules.",
-    "torch.nn.",
-    "torch.optim.",
-)
-FUNCTIONS = ("modmeta.search.", "modmeta.schedules.", "torch.")  # elsewhere it may name classes only
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -41,49 +31,56 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The contents of a checkpoint: plain values and tensors, and a config that names our own parts only.
+    """The contents of a checkpoint: plain values and tensors, and a configuration that fits them.
+
+    Nothing in it is executed, imported or resolved, and no memory is asked for beyond the size of the file.
 
     Raises:
-        UserError: the file is missing, damaged, holds pickled code, names other classes, or is not modmeta's.
+        UserError: the file is missing, damaged, holds more than data, names other classes, or is not modmeta's.
     """
     file = find_checkpoint(path)
     content = load(file)
     if not isinstance(content, dict) or not {"state_dict", "modmeta"} <= content.keys():
         raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `python train.py`")
+    state, own = content["state_dict"], content["modmeta"]
+    if not isinstance(own, dict) or not isinstance(own.get("config"), dict) or "data" not in own:
+        raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `python train.py`")
+    check_config(own["config"], str(file))
+    check_description(own["data"], own.get("calibration"), own.get("reciprocity"), str(file))
+    if not isinstance(state, dict) or not all(isinstance(part, Tensor) for part in state.values()):
+        raise UserError(f"{file}: its state_dict holds more than tensors; it is not loaded")
     content = upgraded(content, file)
-    check_targets(content["modmeta"]["config"], file)
+    state, own = content["state_dict"], content["modmeta"]
+    expected = {name: tuple(part.shape) for name, part in skeleton(own["config"], file).state_dict().items()}
+    found = {name: tuple(part.shape) for name, part in state.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{file} does not fit its own configuration: {shown(name)} has shape {found.get(name)}, but "
+            f"{expected.get(name)} is expected; it is altered, or of another version of modmeta"
+        )
     return content
 
 
-def check_targets(config: Any, file: Path, allowed: tuple[str, ...] = ALLOWED) -> None:
-    """Refuses a config that names anything but what is defined in `allowed`.
+def skeleton(config: dict[str, Any], where: str | Path) -> nn.Module:
+    """The module of a checked configuration without memory for its parameters (on the meta device).
 
     Raises:
-        UserError: naming the class.
+        UserError: it cannot be built.
     """
-    if isinstance(config, dict):
-        target = config.get("_target_")
-        if target is not None and not _defined_in(str(target), allowed):
-            raise UserError(
-                f"{file}: its config names {target!r}; a checkpoint may only name classes of modmeta and torch"
-            )
-        for part in config.values():
-            check_targets(part, file, allowed)
-    elif isinstance(config, list):
-        for part in config:
-            check_targets(part, file, allowed)
-
-
-def _defined_in(target: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a name is a class or function of these modules; `modmeta.model.model.torch.hub.load` does not."""
-    if not target.startswith(allowed):
-        return False
     try:
-        found = hydra.utils.get_object(target)
-    except Exception:  # nothing of that name
-        return False
-    home = f"{getattr(found, '__module__', '')}."
-    return home.startswith(allowed) and (inspect.isclass(found) or home.startswith(FUNCTIONS))
+        with torch.device("meta"):
+            module = hydra.utils.instantiate(config)
+    except Exception as error:  # constructors of our own meet values that nobody chose
+        cause = error.__cause__ or error
+        raise UserError(
+            f"{where} was written by another version of modmeta and does not fit this one: "
+            + shown(" ".join(str(cause).split()))
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{where}: its configuration is not that of a model")
+    return module
 
 
 def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
@@ -98,18 +95,16 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
     """
     content = read_checkpoint(path)
     config, data = content["modmeta"]["config"], content["modmeta"]["data"]
-    try:
-        module = hydra.utils.instantiate(config)
-        module.load_state_dict(content["state_dict"])
-    except (RuntimeError, TypeError, hydra.errors.InstantiationException) as error:
-        raise UserError(
-            f"{path} was written by another version of modmeta and does not fit this one: "
-            + " ".join(str(error).split())
-        ) from error
+    module = hydra.utils.instantiate(config)
+    module.load_state_dict(content["state_dict"])
     if not isinstance(module, BounceGrad):
         raise UserError(
             f"{path} holds a baseline ({config['_target_']}); `python train.py` alone trains and tests those"
         )
+    for name, kinds in (("module_to_relation", module.num_relations), ("module_to_type", MOST["num_types"])):
+        labels = getattr(module, name)
+        if labels is not None and not bool(((labels >= 0) & (labels < kinds)).all()):
+            raise UserError(f"{path}: {name} is not made of labels from 0 to {kinds - 1}; use another checkpoint")
     return module.eval(), {**data, "reciprocity": reciprocity_of(content)}
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io import CheckpointIO
 
-from modmeta.durable import sync_directory, write_partial
+from modmeta.checkpoints.pickles import Foreign, check_pickle
 from modmeta.errors import UserError
+from modmeta.io import sync_directory, whole_file
 
 LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 
@@ -34,10 +35,10 @@ def save(content: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     memory = io.BytesIO()
     torch.save(content, memory)
-    partial = write_partial(path, memory.getvalue())
-    if path.name == LAST and path.exists():
-        os.replace(path, path.with_name(PREVIOUS))
-    os.replace(partial, path)
+    with whole_file(path, lambda file: file.write(memory.getbuffer())) as new:
+        if path.name == LAST and path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+        os.replace(new, path)
     sync_directory(path.parent)
 
 
@@ -49,13 +50,31 @@ def load(path: Path) -> Any:
         UserError: it is missing, or holds pickled code.
     """
     check(path)
+    _check_pickle(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than plain values and tensors; it is not loaded: it could run code"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # altered bytes make torch raise nearly anything
+        raise Damaged(f"{path} cannot be read as a checkpoint: it is damaged; use an earlier one") from error
+
+
+def _check_pickle(path: Path) -> None:
+    """
+    Raises:
+        Damaged: its pickle is cut short.
+        UserError: it does more than make plain values and tensors.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_pickle(archive)
+    except Foreign as error:
+        raise UserError(
+            f"{path} holds more than plain values and tensors ({error}); it is not loaded: it could run code"
+        ) from error
+    except Exception as error:  # altered bytes make the reader raise nearly anything
         raise Damaged(f"{path} cannot be read as a checkpoint: it is damaged; use an earlier one") from error
 
 
@@ -72,6 +91,10 @@ def check(path: Path) -> None:
         if start not in (b"", b"P", b"PK", b"\0", b"\0\0"):
             raise UserError(f"{path} is not a checkpoint of `python train.py`; it is not loaded: it could run code")
         with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()  # stored as they are, so that none is larger than the file
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+            if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
+                raise UserError(f"{path} declares more than the file holds; it is no checkpoint of modmeta")
             wrong = archive.testzip()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; name a run directory or a checkpoint") from error
@@ -98,9 +121,16 @@ def find_newest(directory: Path) -> Path | None:
     try:
         check(last)
     except Damaged as error:
-        if not previous.exists():
-            raise
-        check(previous)
+        both = f"{LAST} and {PREVIOUS}" if previous.exists() else LAST
+        try:
+            if not previous.exists():
+                raise
+            check(previous)
+        except Damaged:
+            raise Damaged(
+                f"{directory}: {both} cannot be read, damaged on the disk; nothing is left to resume from. Put a copy "
+                "of one of them there, or train again in another directory"
+            ) from error
         warnings.warn(f"{error}: {previous.name}, the one before it, is used", stacklevel=2)
         return previous
     return last

@@ -11,8 +11,12 @@ FREE = (
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time",
     "trainer.profiler", "trainer.log_every_n_steps", "threads", "logger", "results", "data_dir", "data.data_dir",
     "callbacks.progress", "callbacks.last", "callbacks.record", "callbacks.pictures", "callbacks.room",
-    "directory", "run_id", "resume",
+    "directory", "run_id", "resume", "trust",
 )  # fmt: skip
+LISTED = ("logger",)  # groups of which several values may be chosen; Hydra does not count them among its choices
+# Where a run writes: keys of this name hold its directory, unless the command itself says otherwise.
+PLACES = ("directory", "default_root_dir", "save_dir", "dirpath")
+LINKED = {"results": "callbacks.record.results", "data_dir": "data.data_dir"}  # what follows a key that may change
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -23,6 +27,20 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         out |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return out
+
+
+def rebound(config: Any, old: str, new: str) -> Any:
+    """A plain configuration in which a value, such as the directory of a run, is replaced wherever it stands.
+
+    Paths below a directory move with it.
+    """
+    if isinstance(config, dict):
+        return {key: rebound(value, old, new) for key, value in config.items()}
+    if isinstance(config, list):
+        return [rebound(value, old, new) for value in config]
+    if isinstance(config, str) and (config == old or config.startswith(f"{old}/")):
+        return new + config[len(old) :]
+    return config
 
 
 def is_free(key: str) -> bool:

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from pathlib import Path
 
 TRIM, TOP_PAD, MMAP = -1, -2, -3  # parameters of glibc's mallopt
 FROM_SYSTEM, KEPT, AHEAD = 2**25, 2**31 - 1, 2**26  # bytes; the first is as much as glibc allows
@@ -19,3 +20,12 @@ def keep_freed() -> None:
     if mallopt is not None:
         for parameter, value in ((MMAP, FROM_SYSTEM), (TRIM, KEPT), (TOP_PAD, AHEAD)):
             mallopt(parameter, value)
+
+
+def available() -> float:
+    """Free memory in bytes; infinite where the system does not say."""
+    source = Path("/proc/meminfo")
+    if not source.exists():
+        return float("inf")
+    lines = dict(line.split(":", 1) for line in source.read_text().splitlines())
+    return 1024.0 * int(lines["MemAvailable"].split()[0])

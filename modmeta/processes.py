@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 
 from modmeta.configs import differences, flat
 from modmeta.errors import UserError
+from modmeta.io import remove_temporary
 
 try:
     import fcntl
@@ -46,6 +47,7 @@ def alone(directory: Path) -> Iterator[None]:
     with open(directory / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_temporary(directory)  # of processes that were killed
         except BlockingIOError as error:
             raise UserError(
                 f"another process is at work in {directory}: wait for it, stop it, or choose another directory"

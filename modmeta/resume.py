@@ -1,10 +1,12 @@
-"""The beginning of a run, and its being taken up where it was broken off."""
+"""The beginning of a run, and its continuation where it was interrupted."""
 
 import json
 import os
 import secrets
+import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -15,40 +17,41 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import ALLOWED, check_targets, find_checkpoint, read_checkpoint
+from modmeta.checkpoint import find_checkpoint, read_checkpoint, skeleton
 from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
 from modmeta.checkpoints.compat import upgraded_config
-from modmeta.configs import RECORD, differences, differing, flat, is_free
-from modmeta.durable import write_durably
+from modmeta.checkpoints.trust import check_config, shown, trust
+from modmeta.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
+from modmeta.data.filemodule import filled_from_file
 from modmeta.errors import UserError
+from modmeta.io import write_durably
+from modmeta.plain import read_yaml
 from modmeta.processes import first
+from modmeta.report.runs import FAILED
+from modmeta.runs import failure_noted
 
-# What the configuration of a run may name besides what one in a checkpoint may.
-PARTS = (
-    *ALLOWED, "modmeta.callbacks.", "modmeta.checkpoint_files.", "modmeta.data.", "modmeta.evaluation.",
-    "modmeta.report.", "pytorch_lightning.Trainer", "pytorch_lightning.trainer.", "pytorch_lightning.callbacks.",
-    "pytorch_lightning.loggers.", "pytorch_lightning.profilers.", "wandb.Settings", "wandb.sdk.wandb_settings.",
-)  # fmt: skip
+LARGEST = 1 << 30  # bytes of the modules of a run without a checkpoint that is resumed
 
 
 def settle(config: DictConfig) -> DictConfig:
-    """The configuration that a run goes by, recorded in its directory.
+    """The configuration that a run goes by, resolved, recorded in its directory.
 
     A directory that holds a run already is that run's: its configuration stands, but for keys that `is_free`.
 
     Raises:
-        UserError: the settings given do not fit those of the run, there is none to resume, or its configuration names
-            foreign classes.
+        UserError: the settings given do not fit those of the run, there is none to resume, or its configuration is more
+            than data, or names foreign classes.
     """
+    for package in config.trust:
+        trust(package)
     record = Path(config.directory) / RECORD
     if not first():  # the first process writes it
         _wait_for(record)
-    if record.exists():
-        stored = OmegaConf.load(record)
-        stored = OmegaConf.create(upgraded_config(OmegaConf.to_container(stored)))
-        assert isinstance(stored, DictConfig)
-        check_targets(OmegaConf.to_container(stored), record, PARTS)
-        return _taken_up(stored, config)
+    if record.exists() and not _never_began(record):
+        stored = read_record(record)
+        if config.resume:
+            check_size(stored["bouncegrad"], Path(config.directory))
+        return _continued(stored, config)
     if config.resume:
         raise UserError(_nothing_to_resume(Path(config.resume)))
     with open_dict(config):
@@ -56,10 +59,34 @@ def settle(config: DictConfig) -> DictConfig:
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
         write_durably(record.with_name("overrides.yaml"), OmegaConf.to_yaml(HydraConfig.get().overrides.task).encode())
-        write_durably(record, OmegaConf.to_yaml(config).encode())
+        settled = _filled(config, record)
+        write_durably(record, OmegaConf.to_yaml(settled).encode())
     except OSError as error:
         raise UserError(f"{config.directory} cannot be written to ({error}); choose another, hydra.run.dir") from error
-    return config
+    return settled
+
+
+def resolved(config: DictConfig) -> DictConfig:
+    """A configuration in which every reference is replaced by what it stands for."""
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(plain, DictConfig)
+    return plain
+
+
+def _filled(config: DictConfig, record: Path) -> DictConfig:
+    """What a new run goes by; where its data file is at fault, a record of what was asked for, and why it failed."""
+    try:
+        with failure_noted(record.parent.parent):
+            return resolved(filled_from_file(config))
+    except UserError:
+        write_durably(record, OmegaConf.to_yaml(resolved(config)).encode())
+        raise
+
+
+def _never_began(record: Path) -> bool:
+    """Whether a run failed before its first checkpoint, so that other settings may take its place."""
+    directory = record.parent.parent
+    return (directory / FAILED).exists() and not (directory / "checkpoints").exists()
 
 
 def _wait_for(record: Path, seconds: float = 60.0) -> None:
@@ -68,55 +95,131 @@ def _wait_for(record: Path, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def _taken_up(stored: DictConfig, given: DictConfig) -> DictConfig:
-    """The recorded configuration with the changes that a command asks for."""
-    changed = _overridden(stored, Path(given.directory)) if given.resume else given.copy()
+def read_record(record: Path) -> dict[str, Any]:
+    """The configuration of a run as it lies in its directory: plain data whose names are modmeta's own.
+
+    Raises:
+        UserError: it is more than that.
+    """
+    stored = read_yaml(record)
+    if not isinstance(stored, dict) or not all(type(stored.get(key)) is str for key in ("directory", "run_id", "name")):
+        raise UserError(f"{record} is not what a run writes; name the directory of a run")
+    check_config(stored, str(record), of_run=True)
+    check_config(stored.get("bouncegrad"), str(record))
+    if not stored["run_id"].replace("-", "").isalnum() or Path(stored["name"]).name != stored["name"]:
+        raise UserError(f"{record}: run_id {shown(stored['run_id'])} or name {shown(stored['name'])} is no plain name")
+    return upgraded_config(stored)
+
+
+def _continued(stored: dict[str, Any], given: DictConfig) -> DictConfig:
+    """The recorded configuration with the changes that a command asks for.
+
+    Raises:
+        UserError: the command asks for another run.
+    """
+    stored = rebound(stored, stored["directory"], str(given.directory))
+    raw = given.copy()
+    with open_dict(raw):
+        raw.run_id = stored["run_id"]
+    changed = _overridden(stored, raw) if given.resume else resolved(filled_from_file(raw))
     with open_dict(changed):
-        changed.resume, changed.run_id = given.resume, stored.run_id
-    before, after = (flat(OmegaConf.to_container(part)) for part in (stored, changed))  # unresolved: causes only
+        changed.resume, changed.run_id, changed.trust = given.resume, stored["run_id"], list(given.trust)
+    before, after = flat(stored), flat(OmegaConf.to_container(changed))
     wrong = [key for key in differing(before, after) if not is_free(key)]
     if wrong:
-        told = differences(
+        written = {} if given.resume else flat(OmegaConf.to_container(given))  # name causes, not what refers to them
+        wrong = [key for key in wrong if not str(written.get(key)).startswith("${")] or wrong
+        difference = differences(
             {key: before[key] for key in wrong if key in before}, {k: after[k] for k in wrong if k in after}
         )
         raise UserError(
-            f"{given.directory} holds a run with other settings: {told}. A run is taken up as it was begun; to begin "
-            f"another from where it is, give the new settings and ckpt_path={given.directory}"
+            f"{given.directory} holds a run with other settings: {difference}. A run is resumed as it was begun; to "
+            f"begin another from where it is, give the new settings and ckpt_path={given.directory}"
         )
     return changed
 
 
-def _overridden(stored: DictConfig, directory: Path) -> DictConfig:
-    """The recorded configuration under the words of a command that resumes; groups must be as they were."""
-    words = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
+def _overridden(stored: dict[str, Any], given: DictConfig) -> DictConfig:
+    """The recorded configuration under the words of a command that resumes; groups that compute must be as they were.
+
+    Raises:
+        UserError: a word does not fit, or the run would write outside of its directory.
+    """
+    directory = Path(given.directory)
+    words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "trust="))]
     path = (directory / RECORD).with_name("overrides.yaml")
-    begun = list(OmegaConf.load(path)) if path.exists() else []
+    begun = read_yaml(path) if path.exists() else []
+    begun = begun if isinstance(begun, list) else []
     groups: list[Override] = []
     values: list[Override] = []
     for override in OverridesParser.create().parse_overrides(words):
-        is_group = override.key_or_group in HydraConfig.get().runtime.choices
+        is_group = override.key_or_group in (*HydraConfig.get().runtime.choices, *LISTED)
         (groups if is_group else values).append(override)
-    other = [group.input_line for group in groups if group.input_line not in begun]
+    other = [group.input_line for group in groups if not is_free(group.key_or_group) and group.input_line not in begun]
     if other:
         raise UserError(
-            f"{directory} holds a run that was begun with {' '.join(begun) or 'the default settings'}, without "
-            f"{' '.join(map(str, other))}; leave that out"
+            f"{directory} holds a run that was begun with "
+            f"{shown(' '.join(map(str, begun)) or 'the default settings')}, without {' '.join(map(str, other))}; leave "
+            "that out"
         )
-    changed = stored.copy()
+    _check_places(stored, [str(override.key_or_group) for override in values], directory)
+    changed = OmegaConf.create(stored)
     try:
+        for group in groups:
+            if is_free(group.key_or_group):
+                chosen = given.get(group.key_or_group)
+                changed[group.key_or_group] = OmegaConf.to_container(chosen) if chosen else {}
         ConfigLoaderImpl._apply_overrides_to_config(values, changed)
+        for key, follower in LINKED.items():
+            if any(override.key_or_group == key for override in values) and OmegaConf.select(
+                changed, follower.rpartition(".")[0]
+            ):
+                OmegaConf.update(changed, follower, changed[key])
+        return resolved(changed)
     except (OmegaConfBaseException, hydra.errors.HydraException) as error:
         raise UserError(f"{directory} holds a run that has no such setting: {error}") from error
-    return changed
+
+
+def _check_places(stored: dict[str, Any], said: list[str], directory: Path) -> None:
+    """
+    Raises:
+        UserError: a run would write somewhere else than in its directory, and the command does not say so.
+    """
+    for key, value in flat(stored).items():
+        elsewhere = key.rsplit(".", 1)[-1] in PLACES and isinstance(value, str) and value != stored["directory"]
+        if elsewhere and key not in said:
+            raise UserError(
+                f"{directory}: the run writes to {shown(value)}, outside of its directory; if that is meant, say it "
+                f"again: {key}={shown(value)}"
+            )
 
 
 def _nothing_to_resume(directory: Path) -> str:
     sweep = directory / "multirun.yaml"
-    if sweep.exists():
-        words = OmegaConf.load(sweep).hydra.overrides
-        command = " ".join(["python train.py -m", *words.task, *words.hydra])
+    words = read_yaml(sweep) if sweep.exists() else None
+    for key in ("hydra", "overrides"):
+        words = words.get(key) if isinstance(words, dict) else None
+    if isinstance(words, dict) and all(isinstance(words.get(key), list) for key in ("task", "hydra")):
+        command = shlex.join(["python", "train.py", "-m", *map(str, words["task"]), *map(str, words["hydra"])])
         return f"resume={directory} is a sweep; run its command again: {command} hydra.sweep.dir={directory}"
     return f"resume={directory}: no run was begun there; name the directory of a run, which holds {RECORD}"
+
+
+def check_size(config: dict[str, Any], directory: Path) -> None:
+    """Refuses to resume a run whose modules are far larger than its checkpoint, before they are made.
+
+    Raises:
+        UserError: naming the directory.
+    """
+    files = list((directory / "checkpoints").glob("*.ckpt"))
+    most = max([LARGEST, *(4 * file.stat().st_size for file in files)])
+    parts = skeleton(config, directory / RECORD).state_dict().values()
+    size = sum(part.numel() * part.element_size() for part in parts)
+    if size > most:
+        raise UserError(
+            f"{directory}: its modules would take {size / 1e9:,.1f} GB, far more than its checkpoints hold; it is not "
+            "resumed"
+        )
 
 
 def starting_point(config: DictConfig, module: BounceGrad) -> Path | None:

@@ -4,23 +4,26 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pytorch_lightning.loggers import WandbLogger
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.durable import write_durably
-from modmeta.errors import Preempted, UserError
+from modmeta.configs import rebound
+from modmeta.errors import Preempted, UserError, cause_of
+from modmeta.io import why, write_durably
 from modmeta.report.run import RunRecord
 from modmeta.report.runs import FAILED
 
@@ -83,6 +86,83 @@ def as_single_run() -> None:
         running.hydra.run.dir = running.hydra.runtime.output_dir
 
 
+class Ending(Callback):
+    """Of Hydra: refuses a place that cannot be written before anything begins; a sweep with a failed run has status 1.
+
+    Failed runs are those that `failed` heard of in this process, and those that left a new `failed.txt`, for launchers
+    may have other processes do them.
+    """
+
+    failed: ClassVar[list[str]] = []
+    notes: ClassVar[dict[str, int] | None] = None  # of runs of a sweep, and when each was written; none in a worker
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """
+        Raises:
+            SystemExit: the directory of the run cannot be written to.
+        """
+        known = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)  # the name of the directory is made of it
+        _check_place(Path(config.hydra.run.dir), "hydra.run.dir")
+        HydraConfig.instance().cfg = known
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """
+        Raises:
+            SystemExit: the directory of the sweep cannot be written to.
+        """
+        _check_place(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+        Ending.failed, Ending.notes = [], _notes(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """
+        Raises:
+            SystemExit: a run failed.
+        """
+        sweep = Path(config.hydra.sweep.dir)
+        before, after = Ending.notes or {}, _notes(sweep)
+        Ending.notes = None
+        failed = sorted({*Ending.failed, *(run for run, written in after.items() if before.get(run) != written)})
+        if failed:
+            print(
+                f"error: {len(failed)} of the runs failed: {', '.join(failed)}. Those that are finished are kept; the "
+                f"same command with hydra.sweep.dir={sweep} does the others again",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+
+
+def _notes(sweep: Path) -> dict[str, int]:
+    return {os.path.relpath(note.parent): note.stat().st_mtime_ns for note in sweep.glob(f"**/{FAILED}")}
+
+
+def _check_place(directory: Path, setting: str) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as trial:
+            trial.write(bytes(1 << 12))
+    except OSError as error:
+        print(f"error: {directory} cannot be written {why(error)}, with {setting}", file=sys.stderr)
+        sys.exit(2)
+
+
+def failed(config: DictConfig, error: Exception, told: str) -> float:
+    """Says why a run ended. The others of a sweep go on, which is told by a result that is not a number.
+
+    Raises:
+        SystemExit: it was a single run.
+        Exception: `error`, in a process of a sweep that could not leave word of it in the run's directory.
+    """
+    print(told, file=sys.stderr)
+    running: Any = HydraConfig.instance().cfg
+    if running.hydra.mode != RunMode.MULTIRUN:
+        sys.exit(2)
+    if Ending.notes is None and not (Path(config.directory) / FAILED).exists():
+        raise error
+    Ending.failed.append(os.path.relpath(config.directory))
+    return float("nan")
+
+
 @contextlib.contextmanager
 def failure_noted(directory: Path) -> Iterator[None]:
     """Leaves a file that says why in the directory of a run that ends with an error, and takes an earlier one away.
@@ -96,7 +176,7 @@ def failure_noted(directory: Path) -> Iterator[None]:
     except Preempted:
         raise
     except Exception as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ValueError | TypeError) else error
+        cause = cause_of(error)
         with contextlib.suppress(OSError):  # a full disk must not hide the error
             write_durably(note, f"{type(cause).__name__}: {cause}\n".encode())
         raise
@@ -135,15 +215,14 @@ class Fit:
 
 def attempt(config: DictConfig, number: int) -> DictConfig:
     """The configuration of an attempt: of a restart, other initial modules and draws of the search, the same data."""
-    again = config.copy()
     moved = Path(config.directory) / f"restart_{number}"
     if number == 0 and not moved.exists():
-        return again
-    again.directory = str(moved)
+        return config.copy()
+    plain = rebound(OmegaConf.to_container(config), config.directory, str(moved))
     if number:
-        again.bouncegrad.seed = config.seed + 1000 * number
-        again.run_id = f"{config.run_id}-{number}"
-    return again
+        plain = rebound(plain, config.run_id, f"{config.run_id}-{number}")
+        plain["bouncegrad"]["seed"] = config.seed + 1000 * number
+    return OmegaConf.create(plain)
 
 
 def promote(winner: Fit, directory: Path) -> None:

@@ -24,6 +24,7 @@ import torch
 from rich.progress import Progress
 
 from modmeta.checkpoint_files import LAST, PREVIOUS, find_newest, load
+from modmeta.io import TEMPORARY
 from modmeta.resume import finished
 from tests.runs import QUICK, run, same_run
 
@@ -57,8 +58,13 @@ def start(directory: Path) -> int:
         os._exit(1)
 
 
-def wait(child: int, moment: float, partial: Path | None) -> bool:
-    """Waits until `moment`, and on for the file to appear; whether the process is alive then.
+def writing_in(directory: Path) -> bool:
+    """Whether a checkpoint is being written there."""
+    return any(directory.glob(f".{LAST}.*{TEMPORARY}"))
+
+
+def wait(child: int, moment: float, saving: Path | None) -> bool:
+    """Waits until `moment`, and on until a checkpoint is being written there; whether the process is alive then.
 
     Raises:
         RuntimeError: it failed, or hangs.
@@ -71,11 +77,11 @@ def wait(child: int, moment: float, partial: Path | None) -> bool:
                 raise RuntimeError("a run failed; what it said last:")
             return False
         passed = time.monotonic() - begun
-        if passed > moment and (partial is None or partial.exists()):
+        if passed > moment and (saving is None or writing_in(saving)):
             return True
         if passed > LIMIT:
             raise RuntimeError("a run hangs; what it said last:")
-        time.sleep(1e-4 if partial else 1e-3)
+        time.sleep(1e-4 if saving else 1e-3)
 
 
 def newest(directory: Path) -> int:
@@ -108,10 +114,10 @@ def torment(place: Path, whole: Path, seconds: float, kills: int, cutting: bool)
             while alive:
                 child = start(directory)
                 writing = bool(generator.integers(2))
-                partial = directory / "checkpoints" / f"{LAST}.partial" if writing else None
+                saving = directory / "checkpoints" if writing else None
                 moment = float(generator.uniform(0, 0.7 * seconds)) if tally.kills < kills else LIMIT
                 try:
-                    alive = wait(child, moment, partial)
+                    alive = wait(child, moment, saving)
                 except RuntimeError as error:
                     said = directory.with_suffix(".log").read_text(errors="replace")
                     raise RuntimeError(f"{error}\n{said[-3000:]}") from None
@@ -120,7 +126,7 @@ def torment(place: Path, whole: Path, seconds: float, kills: int, cutting: bool)
                     os.kill(child, signal.SIGKILL)
                     os.waitpid(child, 0)
                     tally.kills += 1
-                    tally.while_writing += bool(partial and partial.exists())
+                    tally.while_writing += bool(saving and writing_in(saving))
                     before, steps = steps, newest(directory)
                     assert steps >= before or cutting, f"{directory}: the checkpoint of step {before} is lost"
                     tally.cut += cutting and cut(directory, generator)

@@ -12,6 +12,7 @@ from modmeta.cli import main as cli
 from modmeta.data.files import load
 from modmeta.data.simulators import WORLDS, Charged, generate
 from modmeta.errors import UserError
+from modmeta.outputs import MANIFEST
 
 COUNTS = {"train": (3, 4), "valid": (2, 4), "test": (2, 6)}
 OPTIONS = ["--train", "3", "--valid", "2", "--test", "2", "--frames", "4", "--test-frames", "6", "--entities", "3"]
@@ -37,7 +38,8 @@ def test_file_holds_what_the_simulator_gives(stream: str, tmp_path: Path, capsys
 def test_published_layout(tmp_path: Path) -> None:
     assert cli.main(["generate", "springs", *OPTIONS, "--format", "nri", "-o", str(tmp_path / "d")]) == 0
     names = {file.name for file in (tmp_path / "d").iterdir()}
-    assert names == {f"{part}_{split}_springs3.npy" for part in ("loc", "vel", "edges") for split in COUNTS}
+    arrays = {f"{part}_{split}_springs3.npy" for part in ("loc", "vel", "edges") for split in COUNTS}
+    assert names == arrays | {MANIFEST}
     assert np.load(tmp_path / "d" / "loc_test_springs3.npy").shape == (2, 6, 2, 3)
     assert load(tmp_path / "d")["train"].num_tasks == 3
 

@@ -274,12 +274,15 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(good), "-o", str(out)]) == 0
     assert "not read: b.json cannot be read" in capsys.readouterr().out
     assert "b.json cannot be read as JSON" in (out / "RESULTS.md").read_text()
-    (out / "RESULTS.md").write_text("mine")
+    whole = (out / "RESULTS.md").read_text()
     assert main(["report", str(good), "-o", str(out)]) == 2
-    assert "add --force" in capsys.readouterr().err
-    assert (out / "RESULTS.md").read_text() == "mine"
+    assert "add --overwrite" in capsys.readouterr().err
     assert main(["report", str(good), "-o", str(out), "--force"]) == 0
-    assert (out / "RESULTS.md").read_text() != "mine"
+    assert (out / "RESULTS.md").read_text() == whole
+    (out / "RESULTS.md").write_text("mine")
+    assert main(["report", str(good), "-o", str(out), "--force"]) == 2
+    assert "RESULTS.md was changed since" in capsys.readouterr().err
+    assert (out / "RESULTS.md").read_text() == "mine"
     assert main(["report", str(good), "-o", str(out), "--force", "--tasks", "0"]) == 2
     assert "--tasks 0 must be" in capsys.readouterr().err
     assert main(["report", str(good), "-o", str(tmp_path / "other.json")]) == 2

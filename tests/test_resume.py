@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 import torch
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import check_targets, load_model
+from modmeta.checkpoint import load_model
 from modmeta.checkpoint_files import Damaged, find_newest, load, save
+from modmeta.checkpoints.trust import check_config
 from modmeta.errors import Preempted, UserError
-from modmeta.resume import PARTS
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, refusal, run, same_run
 
 
@@ -104,6 +104,47 @@ def test_asked_to_go_and_resumed_by_command(whole: Path, tmp_path: Path, capfd: 
         printed = refusal(capfd, tmp_path, f"resume={tmp_path / 'run'}", *words)
         assert told in printed
         assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("logger", ["logger=[csv]", "logger=[]"])
+def test_another_logger_on_resuming(logger: str, whole: Path, tmp_path: Path) -> None:
+    with accompanied(KilledAt(1, batch=1)), pytest.raises(Preempted):
+        run(tmp_path / "run", *QUICK, "logger=[csv,wandb]", "logger.wandb=null")
+    before = (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+    done = command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", logger, f"results={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    same_run(whole, tmp_path / "run")
+    epochs = {line.split(",")[0] for line in (tmp_path / "run" / "curves.csv").read_text().splitlines()[1:]}
+    assert len(epochs) == (4 if logger == "logger=[csv]" else 1)  # rows by step
+    assert len(list(tmp_path.glob("*_12tasks_seed0.json"))) == 1  # `results` reaches the part that writes them
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == before
+
+
+def test_what_follows_a_key_that_may_change() -> None:
+    """`configs.LINKED` is what the configuration says, for a resumed run has no references any more."""
+    from modmeta.configs import LINKED
+
+    written = {}
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        group = {"callbacks": "callbacks.", "data": "data."}.get(path.parent.name, "")
+        parents = [group.rstrip(".")] if group else []
+        for line in path.read_text().splitlines():
+            parents = parents[: (len(line) - len(line.lstrip())) // 2 + bool(group)]
+            if (found := re.match(r" *(\w+):(?: *\$\{(results|data_dir)\})?", line)) is not None:
+                parents = [*parents, found[1]]
+                written |= {found[2]: ".".join(parents)} if found[2] else {}
+    assert written == LINKED
+
+
+def test_nothing_left_to_resume_from(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with accompanied(KilledAt(2)), pytest.raises(Stop):
+        run(tmp_path / "run", *QUICK)
+    for name in ("last.ckpt", "previous.ckpt"):
+        path = tmp_path / "run" / "checkpoints" / name
+        path.write_bytes(path.read_bytes()[:5000])
+    printed = refusal(capfd, tmp_path, f"resume={tmp_path / 'run'}")
+    assert "last.ckpt and previous.ckpt cannot be read" in printed
+    assert "train again in another directory" in printed
 
 
 def test_a_directory_belongs_to_its_run(whole: Path, tmp_path: Path) -> None:
@@ -201,4 +242,4 @@ def test_every_part_that_is_shipped_may_be_taken_up() -> None:
     named = {name for name in named if not name.startswith(("hydra", "submitit"))}
     assert len(named) > 20
     for name in named:
-        check_targets({"_target_": name}, Path("conf"), PARTS)
+        check_config({"_target_": name}, "conf", of_run=True)

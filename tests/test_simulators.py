@@ -426,3 +426,8 @@ def test_requests_without_sense(counts: dict, options: dict, word: str) -> None:
 def test_a_simulation_that_breaks_down() -> None:
     with pytest.raises(DataError, match="shorter time_step"):
         generate(Springs(time_step=50.0), {"train": (300, 3)})
+
+
+def test_more_than_fits_into_memory_is_refused_before_it_is_asked_for() -> None:
+    with pytest.raises(DataError, match=r"GB of memory.*simulate fewer"):
+        generate(Springs(), {"train": (10**9, 49)}, progress=False)

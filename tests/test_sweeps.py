@@ -51,6 +51,19 @@ def test_a_sweep_over_experiments_is_one_directory(words: tuple[str, ...], tmp_p
     assert set(results(sweep)) == (named if words else {"0", "1"})
 
 
+def test_a_sweep_with_a_failed_run_does_the_others_and_says_so(tmp_path: Path) -> None:
+    quick = ("experiment=baselines/static_springs5", "debug=fast", "logger=[]", "callbacks.progress=null")
+    words = ("-m", *quick, "data.num_tasks=0,5", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"data_dir={tmp_path}/data")
+    done = command(TRAIN, *words, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert set(results(tmp_path / "sweep")) == {"1"}
+    assert "error: data.num_tasks=0 must be at least 1" in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: 1 of the runs failed: sweep/0.")
+    assert f"hydra.sweep.dir={tmp_path / 'sweep'}" in last
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     """Twelve runs, killed three times: in the end there are twelve results, and none was reached twice."""

@@ -13,6 +13,7 @@ from modmeta.bouncegrad import BounceGrad
 from modmeta.callbacks import room
 from modmeta.checkpoint_files import load
 from modmeta.errors import UserError
+from modmeta.io import TEMPORARY
 from modmeta.processes import alone
 from modmeta.resume import finished
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, compose, run
@@ -41,7 +42,30 @@ def test_a_disk_that_fills_up_is_survived(tmp_path: Path) -> None:
     assert sum("last.ckpt could not" in str(warning.message) for warning in told) == 2
     assert checkpoint(tmp_path / "run")["epoch"] == 3
     assert finished(tmp_path / "run") == pytest.approx(measures, nan_ok=True)
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(f"*{TEMPORARY}"))
+
+
+class FullAtLast(pl.Callback):
+    """The disk fills up while the test is under way."""
+
+    def __init__(self) -> None:
+        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, self.limits[1]))  # smaller than the curves
+
+
+def test_a_run_without_results_has_failed_and_can_be_finished(tmp_path: Path) -> None:
+    watch, words = FullAtLast(), (*QUICK, "trainer.max_epochs=2")
+    try:
+        with accompanied(watch), pytest.raises(UserError, match=r"results of .*run could not be.*resume=.*run$"):
+            run(tmp_path / "run", *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, watch.limits)
+    assert finished(tmp_path / "run") is None
+    assert not list(tmp_path.rglob(f"*{TEMPORARY}"))
+    measures = run(tmp_path / "run", *words)
+    assert finished(tmp_path / "run") == pytest.approx(measures, nan_ok=True)
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from rich.console import Console
 from torch import Tensor
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.durable import write_durably
 from modmeta.errors import UserError
+from modmeta.io import write_durably
 
 COPIES = 3  # checkpoints on disk while one is written: the last, the one before it, the new one
 LOGS = 20e6  # bytes of curves, pictures and offline logs

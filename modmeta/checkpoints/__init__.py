@@ -1,1 +1,1 @@
-"""Checkpoints on the disk: formats, and how older ones are read."""
+"""Checkpoints: what in them is trusted, and how older ones are read."""

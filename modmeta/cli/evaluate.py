@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from modmeta.errors import DataError, UserError
+from modmeta.cli.trusting import add_trust
+from modmeta.errors import DataError
+from modmeta.io import check_free, write_file
 
 
 def add_parser(subparsers: Any) -> None:
@@ -18,6 +20,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--json", type=Path, default=None, help="also write the measures to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace the JSON file if it exists")
     parser.add_argument("--any-entities", action="store_true", help="accept another number of entities than trained on")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
@@ -36,12 +39,15 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
         UserError: model or data cannot be read, or do not fit each other.
     """
     import torch
+    from rich.console import Console
     from rich.progress import track
 
     from modmeta.checkpoint import load_model
     from modmeta.data import files
     from modmeta.data.datamodule import TaskBatches, as_dataset
+    from modmeta.data.familiar import Known, check_familiar
     from modmeta.data.scaling import Units
+    from modmeta.evaluation.posterior import OVERFLOWN
     from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 
     module, trained = load_model(model)
@@ -68,12 +74,18 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     kinds = len(module.measures.types.counts)
     if module.module_to_type is not None and tasks.types is not None and tasks.types.max() >= kinds:
         raise DataError(f"{data}: type {tasks.types.max()} of entity, but the model knows {kinds}")
+    check_familiar(tasks, Known.of(module.model.dynamics, trained), str(data))
     dataset = as_dataset(tasks, Units(tuple(trained["units"]["offset"]), tuple(trained["units"]["scale"])))
     with torch.no_grad():
         batches = TaskBatches(len(dataset), 50, None, None, counts=dataset.counts)
-        for ids in track(batches, description="inferring", transient=True):
+        console = Console(stderr=True)
+        quiet = not console.is_terminal
+        for ids in track(batches, description="inferring", transient=True, console=console, disable=quiet):
             batch = dataset[ids]
             inferred = module.infer(batch[STATES], mask=batch.get(MASK))
+            lost = (~inferred.energies.isfinite()).nonzero()
+            if len(lost):
+                raise DataError(f"{data}: task {tasks.task_name(ids[int(lost[0])])}: {OVERFLOWN}")
             module.measures.update(
                 module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation,
                 types=batch.get(TYPES), module_to_type=module.module_to_type,
@@ -83,15 +95,14 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table, and writes it where asked."""
-    from rich.console import Console
+    from modmeta.checkpoint import find_checkpoint
+    from modmeta.report.run import as_json, measures_table
+    from modmeta.report.terminal import Terminal
 
-    from modmeta.report.run import measures_table, write_json
-
-    if args.json is not None and args.json.exists() and not args.overwrite:
-        raise UserError(f"{args.json} exists; choose another name for --json, or add --overwrite")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise UserError(f"{args.json.parent} is not a directory; create it first, or choose another place for --json")
-    measures = evaluate(args.model, args.data, args.split, args.any_entities)
-    Console().print(measures_table(measures, f"{args.model} on {args.data}"))
+    reads = (args.data, find_checkpoint(args.model))
     if args.json is not None:
-        write_json(args.json, measures)
+        check_free(args.json, args.overwrite, reads)
+    measures = evaluate(args.model, args.data, args.split, args.any_entities)
+    if args.json is not None:  # first, for nobody may be reading what is printed
+        write_file(args.json, lambda file: file.write(as_json(measures)), args.overwrite, reads)
+    Terminal().print(measures_table(measures, f"{args.model} on {args.data}"))

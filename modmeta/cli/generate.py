@@ -43,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
         help="one documented .npz, or the published layout: a directory of .npy files, or one .npz of loc, vel, edges",
     )
     parser.add_argument("--threads", type=int, default=None, help="that simulate; all processors by default")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the file, or an earlier output in the directory"
+    )
     parser.set_defaults(run=run)
 
 
@@ -53,9 +55,10 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: a setting makes no sense, or the output exists or cannot be written.
     """
-    from modmeta.data import archive, files, nri
+    from modmeta.data import files, nri
     from modmeta.data.simulators import WORLDS, generate
     from modmeta.errors import DataError
+    from modmeta.io import check_free
 
     world = WORLDS[args.world](num_entities=args.entities, observation_noise=args.noise)
     frames = {"train": args.frames, "valid": args.frames, "test": args.test_frames}
@@ -65,9 +68,9 @@ def run(args: argparse.Namespace) -> None:
     suffix = f"_{args.world}{args.entities}"
     if args.format == "nri":
         nri.check_features(f"world {world.name}", world.features)
-        nri.check_free_nri(args.output, counts, args.overwrite, suffix)
+        nri.check_free_nri(args.output, args.overwrite)
     else:
-        archive.check_free(args.output, args.overwrite)
+        check_free(args.output, args.overwrite)
     start = time.perf_counter()
     splits = generate(world, counts, seed=args.seed, stream=args.stream, threads=args.threads)
     if args.format == "nri":

@@ -1,18 +1,17 @@
 """`modmeta infer`: relations, forecasts and pictures of a file of trajectories, by a trained model."""
 
 import argparse
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from modmeta.cli.reading import add_reading, reading_of
-from modmeta.errors import DataError, UserError
+from modmeta.cli.trusting import add_trust
+from modmeta.errors import DataError, UserError, numbered
+from modmeta.text import plain
 
 MOTION = 0.02  # relative difference of the time between frames that is let pass
 AXES = {"energies": 0} | dict.fromkeys(("evidence", "node_modules", "types", "mean", "low", "high"), 1)  # of entities
-FAR = 3.0  # states so many times beyond the range that the model knows are in other units
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,46 +32,32 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--sample", action="store_true", help="sample structures even where all can be weighed")
     parser.add_argument("--report", action="store_true", help="also write report.html, one page with all figures")
-    parser.add_argument("--overwrite", action="store_true", help="replace the directory if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_reading(parser)
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Infers and writes, all or nothing."""
+    from modmeta.outputs import OutputDirectory
+
     start = time.perf_counter()
-    _check_output(args.output, args.overwrite)
+    reads = [args.file, args.model, *([args.relations] if args.relations else [])]
+    output = OutputDirectory(args.output, "infer", args.overwrite, reads)
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: forecast at least one frame")
     from modmeta.api import load
 
     model = load(args.model)
     data, truth, notes = prepare(model, args)
-    partial = args.output.with_name(f".{args.output.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir()
-        facts = _write(partial, model, data, truth, notes, args)
-        if args.output.exists():
-            shutil.rmtree(args.output)
-        os.replace(partial, args.output)
-    except OSError as error:
-        raise DataError(f"{args.output} cannot be written ({error.strerror}); check space and permissions") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with output.written() as directory:
+        facts = _write(directory, model, data, truth, notes, args)
     for note in notes:
-        print(f"note: {note}")
+        print(plain(f"note: {note}"))
     for name, value in facts:
-        print(f"{name}: {value}")
-    print(f"written to {args.output}, {time.perf_counter() - start:.1f} s")
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_file():
-        raise DataError(f"{output} is a file; give the name of a directory")
-    if output.exists() and any(output.iterdir()) and not overwrite:
-        raise DataError(f"{output} exists; choose another directory, or add --overwrite")
-    if not output.parent.is_dir():
-        raise DataError(f"{output.parent} is not a directory; create it first")
+        print(plain(f"{name}: {value}"))
+    print(f"written to {plain(args.output)}, {time.perf_counter() - start:.1f} s")
 
 
 def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
@@ -83,6 +68,7 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
     """
     from modmeta.data import files
     from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order, with_room_for_velocities
+    from modmeta.data.familiar import check_familiar
     from modmeta.data.gaps import absent_last
     from modmeta.data.observation import estimate_velocities
 
@@ -116,20 +102,10 @@ def prepare(model: Any, args: argparse.Namespace) -> tuple[Any, Any, list[str]]:
             f"{args.file}: a frame is {motion:.4g} time units by positions and velocities, but {known:.4g} for the "
             f"model; bring it to the model's with --resample, in the units of the frame column, or train a model on it"
         )
-    notes += _units(model, data)
+    note = check_familiar(data.frames(observed), model.known, str(args.file))
+    notes += [note] if note else []
     truth = data.states[:, :, observed : observed + args.steps] if observed < data.num_frames else None
     return data.frames(observed), truth, notes
-
-
-def _units(model: Any, data: Any) -> list[str]:
-    import numpy as np
-
-    scaled = np.abs((data.present() - np.array(model.units.offset)) / np.array(model.units.scale))
-    typical = np.median(scaled, axis=(0, 1, 2))
-    if (typical > FAR).any():
-        name = data.features[int(typical.argmax())]
-        return [f"{name} is {typical.max():.1f} times beyond the range that the model was trained on: other units?"]
-    return []
 
 
 def _write(directory: Path, model: Any, data: Any, truth: Any, notes: list[str], args: argparse.Namespace) -> Any:
@@ -138,7 +114,8 @@ def _write(directory: Path, model: Any, data: Any, truth: Any, notes: list[str],
 
     from modmeta.report import inference
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("inferring", total=data.num_tasks * 2)
         found, ahead = infer_groups(model, data, args.steps, args.sample, lambda n: progress.advance(bar, n))
         inference.write_relations(directory, data, found)
@@ -171,8 +148,9 @@ def infer_groups(model: Any, data: Any, steps: int, sampling: bool, advance: Any
         for i in range(0, len(tasks), BATCH):
             ids = tasks[i : i + BATCH]
             states = data.states[ids, :count]
-            found = model.infer(states, None if mask is None else mask[ids], sampling)
-            ahead = model.forecast(states, found, steps)
+            with numbered([data.task_name(task) for task in ids]):
+                found = model.infer(states, None if mask is None else mask[ids], sampling)
+                ahead = model.forecast(states, found, steps)
             for name, part in (vars(found) | vars(ahead)).items():
                 if part is not None:
                     _put(whole, name, part, ids, data.num_tasks, data.num_entities)

@@ -17,29 +17,29 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints tables and suggestions; what is missing is counted, not refused."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from modmeta.data import files
     from modmeta.data.describe import in_order
     from modmeta.errors import DataError
+    from modmeta.report.terminal import Terminal
+    from modmeta.text import for_console
 
     args.missing = "mask"
     splits = {name: in_order(data) for name, data in files.load(args.file, args.split, reading_of(args)).items()}
     if not splits:
         raise DataError(f"{args.file} holds no trajectories")
-    console = Console()
-    table = Table(title=escape(str(args.file)))
+    console = Terminal()
+    table = Table(title=for_console(args.file))
     for column in ("split", "tasks", "entities", "frames", "frame step", "missing states", "relations"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, data in splits.items():
-        table.add_row(name, *_row(data))
+        table.add_row(for_console(name), *_row(data))
     console.print(table)
     first = next(iter(splits.values()))
     console.print(_ranges(first))
     for line in suggestions(args.file, splits):
-        console.print(escape(line), soft_wrap=True)
+        console.print(for_console(line), soft_wrap=True)
 
 
 def _row(data: Any) -> list[str]:
@@ -53,6 +53,8 @@ def _row(data: Any) -> list[str]:
 def _ranges(data: Any) -> Any:
     from rich.table import Table
 
+    from modmeta.text import for_console
+
     table = Table(title="features")
     for column in ("feature", "least", "median", "greatest", "standard deviation"):
         table.add_column(column, justify="left" if column == "feature" else "right")
@@ -62,7 +64,8 @@ def _ranges(data: Any) -> Any:
     flat = seen.reshape(-1, data.num_features)
     for name, values in zip(data.features, flat.T, strict=True):
         table.add_row(
-            name, *(f"{value:.4g}" for value in (values.min(), np.median(values), values.max(), values.std()))
+            for_console(name),
+            *(f"{value:.4g}" for value in (values.min(), np.median(values), values.max(), values.std())),
         )
     return table
 

@@ -1,11 +1,14 @@
 """The command `modmeta`."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from modmeta.cli import evaluate, generate, infer, inspect, prune, report, unseen
 from modmeta.errors import UserError
+from modmeta.io import Interrupted, interruptible, why
 
 # Modules that import what they need only when they run, so that --help is fast.
 COMMANDS = (generate, inspect, infer, evaluate, prune, unseen, report)
@@ -21,17 +24,43 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status, 2 for a mistake that the user can mend."""
+    """Runs a command.
+
+    Returns:
+        The exit status: 2 for a mistake that the user can mend and for a disk that cannot be read or written, 130 after
+        SIGINT, 143 after SIGTERM, 141 where nobody reads what is printed.
+    """
     args = build_parser().parse_args(arguments)
     try:
-        args.run(args)
+        with interruptible():
+            args.run(args)
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return _ended(f"error: {error}", 2)
+    except BrokenPipeError:
+        _silence()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        what = f"{error.filename} cannot be read or written" if error.filename else "standard output cannot be written"
+        return _ended(f"error: {what} {why(error)}", 2)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        return _ended("interrupted" if number == signal.SIGINT else "ended by SIGTERM", 128 + number)
     return 0
+
+
+def _ended(line: str, status: int) -> int:
+    print(line, file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence()
+    return status
+
+
+def _silence() -> None:
+    """What is left to print goes nowhere, so that the interpreter does not fail over it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

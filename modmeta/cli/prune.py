@@ -2,11 +2,14 @@
 
 import argparse
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
 from modmeta.checkpoints.compat import FORMAT
+from modmeta.cli.trusting import add_trust
 from modmeta.errors import UserError
+from modmeta.io import check_free, write_file
 
 
 def add_parser(subparsers: Any) -> None:
@@ -16,6 +19,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, help="checkpoint to write, for inference only")
     parser.add_argument("--below", type=float, default=0.01, help="share of edges below which a module is dropped")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
@@ -64,13 +68,14 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the model cannot be read or pruned, or the output exists.
     """
-    from modmeta.checkpoint import read_checkpoint
-    from modmeta.checkpoint_files import save
+    import torch
 
-    if args.output.exists() and not args.overwrite:
-        raise UserError(f"{args.output} exists; choose another name for --output, or add --overwrite")
-    if not args.output.parent.is_dir():
-        raise UserError(f"{args.output.parent} is not a directory; create it first, or choose another place")
-    content, kept = pruned(read_checkpoint(args.model), args.below)
-    save(content, args.output)
+    from modmeta.checkpoint import find_checkpoint, read_checkpoint
+
+    source = find_checkpoint(args.model)
+    check_free(args.output, args.overwrite, [source])
+    content, kept = pruned(read_checkpoint(source), args.below)
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    write_file(args.output, lambda file: file.write(memory.getbuffer()), args.overwrite, [source])
     print(f"{args.output}: edge modules {', '.join(map(str, kept))} kept, as {len(kept)} modules numbered from 0")

@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("-o", "--output", required=True, type=Path, help="directory to write RESULTS.md and figures to")
     parser.add_argument("--tasks", type=int, help="training tasks in tables 1 and 2; the most that a method has")
-    parser.add_argument("--force", "--overwrite", action="store_true", help="replace a report that is there")
+    parser.add_argument("--overwrite", "--force", action="store_true", help="replace a report that is there")
     parser.set_defaults(run=run)
 
 
@@ -26,25 +26,20 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: a path holds no runs, or the output exists or cannot be written.
     """
+    from modmeta.outputs import OutputDirectory
     from modmeta.report.collect import collect
     from modmeta.report.results import RESULTS, results, write
+    from modmeta.text import plain
 
-    if args.output.exists() and not args.output.is_dir():
-        raise UserError(f"{args.output} is a file; choose a directory for -o")
     if args.tasks is not None and args.tasks < 1:
         raise UserError(f"--tasks {args.tasks} must be a number of training tasks, 1 or more")
+    output = OutputDirectory(args.output, "report", args.overwrite, args.paths)
     found = collect(args.paths)
     files = results(found, args.tasks)
-    taken = [args.output / name for name in files if (args.output / name).exists()]
-    if taken and not args.force:
-        raise UserError(f"{taken[0]} exists; choose another directory for -o, or add --force")
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        write(args.output, files)
-    except OSError as error:
-        raise UserError(f"{args.output} cannot be written to: {error}") from error
+    with output.written() as directory:
+        write(directory, files)
     print(f"{args.output / RESULTS}: {len(found.finished)} finished runs, {len(found.unfinished)} others")
     for where, counts in found.sweeps.items():
-        print(f"sweep {where}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+        print(f"sweep {plain(where, 400)}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     for line in found.unreadable:
-        print(f"not read: {line}")
+        print(plain(f"not read: {line}", 2000))

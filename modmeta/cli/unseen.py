@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modmeta.cli.trusting import add_trust
 from modmeta.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from modmeta.bouncegrad import BounceGrad
     from modmeta.data.trajectories import Trajectories
+    from modmeta.outputs import OutputDirectory
     from modmeta.unseen.count import Counted
     from modmeta.unseen.result import Group
 
@@ -51,7 +53,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities of a task")
     parser.add_argument("--seed", type=int, default=0, help="of the guesses")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
@@ -61,11 +64,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: model or data cannot be read or do not fit each other, or the output exists.
     """
-    taken = [args.output / name for name in OUTPUTS if (args.output / name).exists()]
-    if taken and not args.overwrite:
-        raise UserError(f"{taken[0]} exists; choose another directory for -o, or add --overwrite")
-    if args.output.exists() and not args.output.is_dir():
-        raise UserError(f"{args.output} is not a directory; choose another one for -o")
+    from modmeta.outputs import OutputDirectory
+
+    output = OutputDirectory(args.output, "unseen", args.overwrite, (args.data, args.model))
     if args.hide is not None and args.count != "1":
         raise UserError(f"--hide takes out one entity, so --count {args.count} cannot be scored; leave one of them out")
     if args.relations == "known" and args.hide is None:
@@ -97,12 +98,13 @@ def run(args: argparse.Namespace) -> None:
         module.search = informed(search, model, trained["reciprocity"], entities)
     else:
         module.search = replace(search, symmetric=args.symmetric)
-    _infer(args, module.requires_grad_(False), tasks, trained)
+    _infer(args, output, module.requires_grad_(False), tasks, trained)
 
 
 def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any]) -> "Trajectories":
     """The tasks of the file, checked against the model."""
     from modmeta.data import files
+    from modmeta.data.familiar import Known, check_familiar
 
     splits = files.load(args.data)
     name = args.split or ("test" if "test" in splits else next(iter(splits)))
@@ -131,20 +133,28 @@ def _read(args: argparse.Namespace, module: "BounceGrad", trained: dict[str, Any
         raise UserError(
             f"{args.model}: its messages do not add up; train with model=continuous, or model.additive=true"
         )
+    check_familiar(tasks, Known.of(module.model.dynamics, trained), str(args.data))
     return tasks
 
 
-def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories", trained: dict[str, Any]) -> None:
+def _infer(
+    args: argparse.Namespace,
+    output: "OutputDirectory",
+    module: "BounceGrad",
+    tasks: "Trajectories",
+    trained: dict[str, Any],
+) -> None:
     """Infers, writes and prints."""
     import torch
-    from rich.console import Console
 
     from modmeta.data.archive import write_arrays
     from modmeta.data.datamodule import as_dataset
     from modmeta.data.scaling import Units
     from modmeta.report.run import commit, hardware, measures_table, write_json
+    from modmeta.report.terminal import Terminal
     from modmeta.report.unseen import plot_tasks
     from modmeta.structure.relations import from_matrix
+    from modmeta.text import for_console
     from modmeta.unseen.infer import priors_of
     from modmeta.unseen.measures import Truth, modules_of
     from modmeta.unseen.result import arrays, content
@@ -164,21 +174,21 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
     if counted is not None:
         numbers = counted.number.bincount(minlength=counted.energies.shape[1])
         result["tasks_by_count"] = {str(number): int(tasks) for number, tasks in enumerate(numbers)}
-    args.output.mkdir(parents=True, exist_ok=True)
     saved = arrays(groups, module, visible, args.hide, units)
     if counted is not None:
         saved["held_out_energies"] = counted.energies.numpy()
-    write_arrays(args.output / "unseen.npz", saved, overwrite=True)
     settings = {name: getattr(args, name) for name in ("hide", "relations", "count", "seed")}
     settings |= {"priors": priors_of(module.search, known is not None), "reciprocity": trained["reciprocity"]}
     settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
-    write_json(args.output / "unseen.json", result | settings)
-    if groups:
-        group = groups[0]
-        drawn = None if truth is None else truth.states[group.tasks]
-        figure = plot_tasks(module, visible[group.tasks], group, drawn, min(DRAWN, len(group.tasks)))
-        figure.savefig(args.output / "unseen.png", dpi=120)
-    console = Console()
+    with output.written() as directory:
+        write_arrays(directory / "unseen.npz", saved, overwrite=False)
+        write_json(directory / "unseen.json", result | settings)
+        if groups:
+            group = groups[0]
+            drawn = None if truth is None else truth.states[group.tasks]
+            figure = plot_tasks(module, visible[group.tasks], group, drawn, min(DRAWN, len(group.tasks)))
+            figure.savefig(directory / "unseen.png", dpi=120)
+    console = Terminal()
     numbers_only = {name: value for name, value in result.items() if isinstance(value, float)}
     console.print(measures_table(numbers_only, f"hidden entities of {args.data}"))
     if "tasks_by_count" in result:
@@ -187,7 +197,7 @@ def _infer(args: argparse.Namespace, module: "BounceGrad", tasks: "Trajectories"
         console.print(f"{result['statement']}: {result['cannot_be_located']}", highlight=False)
     if settings["priors"]:
         console.print(f"under structural priors: {', '.join(settings['priors'])}")
-    console.print(f"written to {args.output}", soft_wrap=True)
+    console.print(for_console(f"written to {args.output}"), soft_wrap=True)
 
 
 def _search(
@@ -203,7 +213,8 @@ def _search(
     from modmeta.unseen.result import Group
 
     model, search, counted, groups = module.model, module.search, None, []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         if args.count == "auto":
             bar = progress.add_task("counting", total=(MOST + 1) * len(visible))
             counted = count_hidden(model, search, visible, args.seed, lambda done: progress.advance(bar, done))

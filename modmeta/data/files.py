@@ -31,15 +31,17 @@ from typing import Any
 import numpy as np
 
 from modmeta.data import nri
-from modmeta.data.archive import as_float, as_labels, check_free, open_arrays, write_arrays
+from modmeta.data.archive import as_float, as_labels, open_arrays, write_arrays
+from modmeta.data.bounds import DEEP, SETTINGS
 from modmeta.data.gaps import absent_last, masked, resampled, with_absent
 from modmeta.data.hdf5 import open_hdf5, write_hdf5
 from modmeta.data.labels import with_relations
 from modmeta.data.reading import HDF5, TABLES, Reading
 from modmeta.data.table_output import save_table
 from modmeta.data.tables import read_table
-from modmeta.data.trajectories import Trajectories
+from modmeta.data.trajectories import Trajectories, names_as_text
 from modmeta.errors import DataError
+from modmeta.io import check_free
 
 FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"
@@ -108,16 +110,22 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
         DataError: the file is missing, damaged, pickled, of an unknown layout, or its values do not make sense.
     """
     path, how = Path(path), how or Reading()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is neither a file nor a directory; copy what it gives to a file")
     table = path.suffix.lower() in TABLES and not path.is_dir()
-    splits = read_table(path, split, how) if table else _load_arrays(path, split)
-    for name, data in splits.items():
-        where = f"{path}, split {name}"
-        if not table:
-            data = _as_asked(data, how, where)
-        data = absent_last(data)
-        if how.relations is not None:
-            data = with_relations(data, Path(how.relations), where)
-        splits[name] = data.validate(where)
+    try:
+        splits = read_table(path, split, how) if table else _load_arrays(path, split)
+        for name, data in splits.items():
+            where = f"{path}, split {name}"
+            data.check_shapes(where)
+            if not table:
+                data = _as_asked(data, how, where)
+            data = absent_last(data)
+            if how.relations is not None:
+                data = with_relations(data, Path(how.relations), where)
+            splits[name] = data.validate(where)
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit into memory; split it into several files") from error
     usual = ("train", "valid", "test")  # in this order, others after them as they come
     return dict(sorted(splits.items(), key=lambda item: usual.index(item[0]) if item[0] in usual else len(usual)))
 
@@ -157,8 +165,8 @@ def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None
         )
     if split is not None and split not in prefixes:
         raise DataError(f"{path} has no split {split!r}; choose one of {sorted(prefixes)}")
-    if "format" in arrays and arrays["format"] != FORMAT:
-        raise DataError(f"{path}: format is {arrays['format']}, but this version reads {FORMAT}; update modmeta")
+    if "format" in arrays and (version := _number(path, "format", arrays["format"])) != FORMAT:
+        raise DataError(f"{path}: format is {version:g}, but this version reads {FORMAT}; update modmeta")
     step = _number(path, "frame_step", arrays["frame_step"]) if "frame_step" in arrays else 1.0
     settings = _settings(path, arrays["settings"]) if "settings" in arrays else {}
     splits = {}
@@ -168,7 +176,11 @@ def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None
             known = prefix + "relations" in arrays
             relations = as_labels(f"{path}, key {prefix}relations", arrays[prefix + "relations"]) if known else None
             features = _features(path, arrays, states)
-            more = {what: arrays[prefix + what] for what in OPTIONAL if prefix + what in arrays}
+            more = {
+                what: names_as_text(f"{path}, key {prefix}{what}", arrays[prefix + what])
+                for what in OPTIONAL
+                if prefix + what in arrays
+            }
             if "types" in more:
                 more["types"] = as_labels(f"{path}, key {prefix}types", more["types"])
             splits[name] = Trajectories(states, relations, features, step, settings, **more)
@@ -183,28 +195,42 @@ def _features(path: Path, arrays: Mapping[str, np.ndarray], states: np.ndarray) 
         raise DataError(
             f"{path}: features, of type {names.dtype} and shape {names.shape}, is not a list of names; repair it"
         )
-    return tuple(names.tolist())
+    return tuple(names_as_text(f"{path}, key features", names).tolist())
 
 
 def _json(path: Path, settings: dict[str, Any]) -> str:
     try:
         return json.dumps(settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: settings cannot be written as JSON ({error}); keep to plain values") from error
 
 
 def _settings(path: Path, array: np.ndarray) -> dict[str, Any]:
+    where = f"{path}, key settings"
+    if array.size != 1 or array.dtype.kind != "U" or array.dtype.itemsize > 4 * SETTINGS:
+        raise DataError(f"{where}: of type {array.dtype} and shape {array.shape}, no text; repair or remove this key")
     try:
-        settings = json.loads(str(array))
+        settings = json.loads(str(names_as_text(where, array).reshape(())))
+        deep = _deeper(settings, DEEP)
+    except RecursionError:
+        settings, deep = None, True
     except ValueError:
-        settings = None
+        settings, deep = None, False
+    if deep:
+        raise DataError(f"{where}: lists within lists, more than {DEEP} deep; repair or remove this key")
     if not isinstance(settings, dict):
         raise DataError(f"{path}: settings is not a JSON object; repair or remove this key")
     return settings
 
 
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie deeper in one another than `levels`."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_deeper(part, levels - 1) for part in parts)
+
+
 def _number(path: Path, key: str, array: np.ndarray) -> float:
-    if array.size != 1 or array.dtype.kind not in "fiu":
+    if array.size != 1 or array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
         raise DataError(
             f"{path}: {key}, of type {array.dtype} and shape {array.shape}, is not a single number; repair it"
         )

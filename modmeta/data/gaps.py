@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from modmeta.data.bounds import FREE, SPARSE
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
@@ -95,10 +96,17 @@ def resampled(data: Trajectories, times: np.ndarray, step: float, where: str) ->
         where: the file to name in errors.
 
     Raises:
-        DataError: the step is longer than a task.
+        DataError: the step is longer than a task, or far too short for it.
     """
     seen = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
     last = np.nanmax(times, axis=1) - times[:, 0]
+    most = max(FREE // 8, SPARSE * data.states.size) / (data.num_tasks * data.num_entities * data.num_features)
+    if last.max() / step >= most:
+        task = int(last.argmax())
+        raise DataError(
+            f"{where}: resample={step:g} makes {last[task] / step:.3g} frames of task {data.task_name(task)}, "
+            f"{last[task]:g} long; choose a longer step, or correct its times"
+        )
     counts = np.floor(last / step + 1e-6).astype(int) + 1
     if counts.min() < 2:
         task = int(counts.argmin())

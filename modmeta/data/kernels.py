@@ -8,8 +8,10 @@ of a block, `N` particles, `P` = N(N-1)/2 unordered pairs (i < j) in the order o
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from modmeta.data.compiled import compiled
 
 UNROLL = 8  # partial sums that NumPy keeps in a reduction of 8 to 128 terms
 
@@ -24,7 +26,7 @@ def _fused_multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     return types.float64(types.float64, types.float64, types.float64), generate
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def advance(
     weights: np.ndarray,
     positions: np.ndarray,
@@ -69,7 +71,7 @@ def advance(
                     velocity[task] = abs(v) if under else v
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def advance_masses(
     weights: np.ndarray,
     mobilities: np.ndarray,
@@ -113,7 +115,7 @@ def advance_masses(
                     velocity[task] = abs(v) if under else v
 
 
-@njit(nogil=True, cache=True, inline="always")  # inlined, the compiler sees that the arrays do not overlap
+@compiled(inline="always")  # inlined, the compiler sees that the arrays do not overlap
 def _add_up_few(weights: np.ndarray, places: np.ndarray, forces: np.ndarray) -> None:
     """Forces (N, B) along an axis; each adds up its senders from first to last, as NumPy does a row of less than 8."""
     entities, tasks = places.shape
@@ -129,7 +131,7 @@ def _add_up_few(weights: np.ndarray, places: np.ndarray, forces: np.ndarray) -> 
             pair += 1
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _add_up_many(weights: np.ndarray, places: np.ndarray, partial: np.ndarray, forces: np.ndarray) -> None:
     """The same for 8 to 128 entities: NumPy adds up 8 interleaved partial sums, then what 8 does not divide."""
     entities, tasks = places.shape
@@ -152,7 +154,7 @@ def _add_up_many(weights: np.ndarray, places: np.ndarray, partial: np.ndarray, f
                     total[task] = left + right
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def squared_distances(positions: np.ndarray, out: np.ndarray) -> None:
     """Squared distance of every pair, |a|^2 + |b|^2 - 2 a.b as published, with its cancellation.
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numba import njit
 
+from modmeta.data.compiled import compiled
 from modmeta.data.stepped import Stepped
 from modmeta.data.streams import Rng
 from modmeta.data.world import Draws
@@ -80,7 +80,7 @@ class Kuramoto(Stepped):
         return 1 + 9 * frequencies, 2 * np.pi * phases
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def phase_velocities(phases: np.ndarray, frequencies: np.ndarray, couplings: np.ndarray) -> np.ndarray:
     """d phi / dt (N, B) of phases and frequencies (N, B), couplings (P, B); pairs as in `modmeta.data.kernels`."""
     entities, tasks = phases.shape
@@ -97,7 +97,7 @@ def phase_velocities(phases: np.ndarray, frequencies: np.ndarray, couplings: np.
     return velocities
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def advance_phases(
     phases: np.ndarray, frequencies: np.ndarray, couplings: np.ndarray, steps: int, time_step: float
 ) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as csv
-import pyarrow.parquet as parquet
 
+from modmeta.data.bounds import FREE, LABELS, SPARSE
+from modmeta.data.table_source import Table
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
@@ -33,7 +33,10 @@ def with_relations(data: Trajectories, path: Path, where: str) -> Trajectories:
         for entity in range(data.num_entities)
         if data.mask is None or data.mask[task, entity].any()
     }
-    relations = np.full((data.num_tasks, data.num_entities, data.num_entities), -1, np.int64)
+    shape = (data.num_tasks, data.num_entities, data.num_entities)
+    if 8 * np.prod(shape, dtype=float) > max(FREE, 8 * SPARSE * len(columns[0])):
+        raise DataError(f"{path}: {len(columns[0])} rows, far too few for every pair of {shape[1]} entities in {where}")
+    relations = np.full(shape, -1, np.int64)
     for task, receiver, sender, relation in zip(*columns, strict=True):
         if str(task) not in tasks:
             continue  # of another split
@@ -41,10 +44,10 @@ def with_relations(data: Trajectories, path: Path, where: str) -> Trajectories:
         if None in pair:
             missing = receiver if pair[0] is None else sender
             raise DataError(f"{path}: task {task} has no entity {missing} in {where}; check the names")
-        if isinstance(relation, bool) or not isinstance(relation, int) or relation < 0:
+        if isinstance(relation, bool) or not isinstance(relation, int | float) or relation not in range(LABELS):
             raise DataError(
                 f"{path}: task {task}, receiver {receiver}, sender {sender}: relation {relation}; give whole numbers "
-                "from 0"
+                f"from 0 to {LABELS - 1}"
             )
         if relations[row, pair[0], pair[1]] >= 0:
             raise DataError(f"{path}: task {task}, receiver {receiver}, sender {sender} is there twice; remove one")
@@ -69,13 +72,13 @@ def _complete(data: Trajectories, relations: np.ndarray, path: Path) -> np.ndarr
 
 
 def _read(path: Path) -> list[list[object]]:
-    try:
-        table = csv.read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as a table of relations: {' '.join(str(error).split())[:300]}"
-        ) from error
-    lacking = [name for name in COLUMNS if name not in table.column_names]
+    table = Table.of(path)
+    lacking = [name for name in COLUMNS if name not in table.names]
     if lacking:
-        raise DataError(f"{path}: no column {lacking[0]!r} among {table.column_names}; give {', '.join(COLUMNS)}")
-    return [table[name].to_pylist() for name in COLUMNS]
+        raise DataError(f"{path}: no column {lacking[0]!r} among {list(table.names)}; give {', '.join(COLUMNS)}")
+    *text, number = COLUMNS
+    parts = list(table.batches(text, [number]))
+    if not parts:
+        raise DataError(f"{path}: no rows; give one for every ordered pair")
+    whole = pa.concat_tables(parts)
+    return [whole[name].to_pylist() for name in COLUMNS]

@@ -14,18 +14,19 @@ increasing order. On writing, label k becomes `settings["edge_values"][k]`, or k
 """
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from modmeta.data.archive import as_float, check_free, load_array, write_arrays, write_atomically
+from modmeta.data.archive import as_float, load_array, write_arrays
+from modmeta.data.bounds import LABELS
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
+from modmeta.io import check_free
+from modmeta.outputs import OutputDirectory
 
 PARTS = ("loc", "vel", "edges")
 SPLITS = ("train", "valid", "test")
-MOST_LABELS = 256  # integers below are taken for labels
 FRAME_STEP = 0.1  # of the published data: every 100th step of 0.001; the layout does not say
 
 
@@ -112,6 +113,8 @@ def _edges(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
             f"{path}, key {key}: task {task}, edge of receiver {receiver} and sender {sender} is "
             f"{edges[task, receiver, sender]}; an edge is -1, 0 or positive"
         )
+    if (count := len(np.unique(edges))) > LABELS:
+        raise DataError(f"{path}, key {key}: {count} different values; relations are of at most {LABELS} kinds")
     return edges
 
 
@@ -123,7 +126,7 @@ def _edge_values(edges: list[np.ndarray]) -> list[float]:
     charges = any((array.diagonal(axis1=1, axis2=2) == 1).all() for array in edges)  # 0 for springs
     if charges or -1.0 in found:
         return [1.0, -1.0, *sorted(found - {1.0, -1.0})]
-    if all(value.is_integer() for value in found) and max(found, default=0) < MOST_LABELS:
+    if all(value.is_integer() for value in found) and max(found, default=0) < LABELS:
         return [float(label) for label in range(int(max(found, default=0)) + 1)]
     return sorted(found)
 
@@ -144,9 +147,9 @@ def save_nri(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bo
     """Writes the published layout, which has no place for types of entities.
 
     Args:
-        path: one file if it ends in `.npz`, otherwise a directory, which is created.
+        path: one file if it ends in `.npz`, otherwise a directory, which is there with all its files or not at all.
         splits: trajectories by name; half of the features are positions, half velocities.
-        overwrite: replace files that are there.
+        overwrite: replace a file that is there, or a directory that was written so.
         suffix: after the split in the names of a directory's files, such as `_springs5`.
 
     Raises:
@@ -161,30 +164,24 @@ def save_nri(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bo
     if path.suffix == ".npz":
         write_arrays(path, arrays, overwrite)
         return
-    check_free_nri(path, splits, overwrite, suffix)
-    path.mkdir(exist_ok=True)
-    for key, array in arrays.items():
-        write_atomically(path / f"{key}{suffix}.npy", partial(np.save, arr=array), overwrite)
+    with OutputDirectory(path, "generate", overwrite).written() as directory:
+        for key, array in arrays.items():
+            np.save(directory / f"{key}{suffix}.npy", array)
 
 
-def check_free_nri(path: Path | str, splits: Iterable[str], overwrite: bool = False, suffix: str = "") -> None:
+def check_free_nri(path: Path | str, overwrite: bool = False) -> None:
     """Refuses what `save_nri` would refuse to write; call it before long work, too.
 
     Raises:
-        DataError: a file exists, or its directory cannot be made.
+        DataError: the file or directory exists, or cannot be made.
     """
     path = Path(path)
     if path.suffix == ".npz":
-        return check_free(path, overwrite)
-    if path.exists() and not path.is_dir():
+        check_free(path, overwrite)
+    elif path.is_file():
         raise DataError(f"{path} is a file; give a directory, or a name that ends in .npz")
-    if not path.parent.is_dir():
-        raise DataError(f"{path.parent} is not a directory; create it first")
-    if path.is_dir():
-        for split in splits:
-            for part in PARTS:
-                check_free(path / f"{part}_{split}{suffix}.npy", overwrite)
-    return None
+    else:
+        OutputDirectory(path, "generate", overwrite)
 
 
 def check_features(where: str, features: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from modmeta.data.streams import Rng, open_stream
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.world import World
 from modmeta.errors import DataError
+from modmeta.memory import available
 
 __all__ = ["WORLDS", "Charged", "Kuramoto", "Masses", "Mixed", "Springs", "World", "generate"]
 
@@ -65,6 +66,13 @@ def generate(
     if stream not in world.streams:
         raise DataError(f"world {world.name} has no stream {stream!r}; choose {' or '.join(map(repr, world.streams))}")
     total = sum(count for count, _ in counts.values())
+    n, d = world.num_entities, len(world.features)
+    need, free = sum(8 * count * n * (frames * d + n) for count, frames in counts.values()), available()
+    if need > free:
+        raise DataError(
+            f"{total} tasks of {n} entities would take {need / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free: "
+            "simulate fewer tasks, frames or entities"
+        )
     settings = {**world.settings(), "edge_values": list(world.edge_values), "seed": int(seed), "stream": stream}
     splits: dict[str, Trajectories] = {}
     with _Bar(f"simulating {world.name}", total, progress) as advance:

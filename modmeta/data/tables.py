@@ -2,7 +2,8 @@
 
 Two passes over batches of rows: the first finds tasks, entities and frames, the second puts every row in its place. So
 memory holds the states and one batch, not the table. Rows may come in any order. A column `split`, if there, tells
-training, validation and test tasks apart.
+training, validation and test tasks apart. In CSV files an apostrophe before a name that a spreadsheet would execute,
+such as `'=x`, is taken off (`modmeta.text.for_sheet`).
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modmeta.data.bounds import FREE, GAP, GAP_FREE, SPARSE
 from modmeta.data.gaps import filled, resampled
 from modmeta.data.reading import Reading
 from modmeta.data.table_source import SPLIT, Source, check_keys, check_new, numbers
@@ -54,6 +56,7 @@ class Layout:
         frames: task row * len(moments) + moment, sorted.
         slots: frame of every entry of `frames`.
         step: of the frame column; 0 where steps are uneven.
+        rows: of the table.
     """
 
     splits: list[str]
@@ -66,14 +69,17 @@ class Layout:
     frames: np.ndarray
     slots: np.ndarray
     step: float
+    rows: int
 
     @classmethod
     def of(cls, source: Source) -> "Layout":
         """The first pass."""
         how, keys = source.how, source.keys
         found: dict[str, list[pa.Table]] = {how.entity: [], how.frame: []}
-        for table in source.batches(keys):
+        count = 0
+        for table in source.batches():
             check_keys(source, table)
+            count += len(table)
             for key, parts in found.items():
                 parts.append(table.group_by([name for name in keys if name in (SPLIT, how.task, key)]).aggregate([]))
         if not sum(map(len, found[how.entity])):
@@ -96,7 +102,7 @@ class Layout:
         moment = np.searchsorted(moments, by_frame[how.frame].to_numpy().astype(float))
         frames = np.sort(np.searchsorted(of_task, code(by_frame)) * len(moments) + moment)
         step, slots = _grid(source, of_task, tasks, frames, moments)
-        return cls(splits, named, tasks, entities, of_task, pairs, moments, frames, slots, step)
+        return cls(splits, named, tasks, entities, of_task, pairs, moments, frames, slots, step, count)
 
 
 def _place(source: Source, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -106,12 +112,14 @@ def _place(source: Source, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     first_pair = np.searchsorted(layout.pairs, np.arange(b) * len(layout.entities))
     n = int(np.diff(first_pair, append=len(layout.pairs)).max())
     t = int(layout.slots.max()) + 1
-    try:
-        states = np.full((b, n, t, len(features)), np.nan)
-    except MemoryError as error:
-        raise DataError(f"{source.path}: {b} tasks of {n} entities and {t} frames do not fit into memory") from error
+    if b * n * t * len(features) > max(FREE // 8, SPARSE * layout.rows * len(features)):
+        raise DataError(
+            f"{source.path}: {layout.rows} rows, far too few for {b} tasks of up to {n} entities and {t} frames; check "
+            f"columns {how.task}, {how.entity} and {how.frame}, or put tasks of like size into files of their own"
+        )
+    states = np.full((b, n, t, len(features)), np.nan)
     flat, seen = states.reshape(-1, len(features)), np.zeros(b * n * t, bool)
-    for table in source.batches([*source.keys, *features]):
+    for table in source.batches(features):
         code = _task_code(table, how, layout.splits if layout.named else None, layout.tasks)
         task = np.searchsorted(layout.of_task, code)
         pair = task * len(layout.entities) + _index(table[how.entity], layout.entities)
@@ -133,7 +141,7 @@ def _trajectories(source: Source, layout: Layout, states: np.ndarray, seen: np.n
     if len(rows) < len(states):
         states, seen = states[rows], seen[rows]
     names = _as_numbers(np.array(layout.tasks.to_pylist()))[layout.of_task[rows] % len(layout.tasks)]
-    entities = _entity_names(layout, rows, states.shape[1])
+    entities = _entity_names(where, layout, rows, states.shape[1])
     data = Trajectories(states, None, source.features, how.frame_step or layout.step or 1.0, {}, seen, names, entities)
     if how.missing == "error":
         _check_complete(data, where, layout, rows)
@@ -194,9 +202,11 @@ def _task_code(table: pa.Table, how: Reading, splits: list[str] | None, tasks: p
     return code
 
 
-def _entity_names(layout: Layout, rows: np.ndarray, n: int) -> np.ndarray:
+def _entity_names(where: str, layout: Layout, rows: np.ndarray, n: int) -> np.ndarray:
     """Names of the entities of tasks, (rows, n)."""
     names = _as_numbers(np.array(layout.entities.to_pylist()))
+    if len(layout.of_task) * n * names.itemsize > max(4 * FREE, 8 * SPARSE * layout.rows):
+        raise DataError(f"{where}: names of entities take too much memory; shorten them, or number the entities")
     task, entity = np.divmod(layout.pairs, len(names))
     first = np.searchsorted(layout.pairs, np.arange(len(layout.of_task)) * len(names))
     out = np.zeros((len(layout.of_task), n), names.dtype)
@@ -226,16 +236,30 @@ def _grid(
     if not len(gaps):
         return 1.0, rank
     step = float(f"{np.median(gaps):.12g}")
-    place = (time - time[first[task]]) / step
+    with np.errstate(over="ignore"):
+        place = (time - time[first[task]]) / step
+    far = ~(place <= GAP_FREE + GAP * np.bincount(task)[task])
+    if far.any():
+        gap = np.append(0.0, np.diff(place) * (np.diff(task) == 0))
+        at = int(np.where(task == task[far.argmax()], gap, 0).argmax())
+        raise DataError(
+            f"{source.path}: task {_task_name(of_task, tasks, task[at])}, {source.how.frame} {time[at]:.16g} comes "
+            f"{gap[at]:.6g} steps after the one before, {time[at - 1]:.16g}; correct the row, or give each stretch a "
+            "task of its own"
+        )
     uneven = np.abs(place - np.round(place)) > EVEN
     if uneven.any():
         at = int(uneven.argmax())
-        name = tasks[int(of_task[task[at]] % len(tasks))].as_py()
+        name = _task_name(of_task, tasks, task[at])
         raise DataError(
             f"{source.path}: task {name}, {source.how.frame} {time[at]:.6g} is not a multiple of {step:g} after "
             f"the first, {time[first[task[at]]]:.6g}; steps must be even, or give resample={step:g} to interpolate"
         )
     return step, np.round(place).astype(np.int64)
+
+
+def _task_name(of_task: np.ndarray, tasks: pa.Array, row: int) -> object:
+    return tasks[int(of_task[row] % len(tasks))].as_py()
 
 
 def _times(layout: Layout, rows: np.ndarray, t: int) -> np.ndarray:

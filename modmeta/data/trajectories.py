@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from modmeta.data.bounds import LABELS, LARGE, LETTERS
 from modmeta.errors import DataError
+from modmeta.text import encodable
 
 CHUNK = 4096  # tasks checked at a time, to spare memory
 
@@ -118,7 +120,32 @@ class Trajectories:
             where: the file and split to name in errors.
 
         Raises:
-            DataError: a shape does not fit, a state is not a finite number, a relation is not a label.
+            DataError: a shape does not fit, a state is not a finite number, a relation is not a label, a name is there
+                twice.
+        """
+        self.check_shapes(where)
+        if not 1 / LARGE < self.frame_step < LARGE:
+            raise DataError(
+                f"{where}: frame_step is {self.frame_step}; give the positive time between two frames, "
+                f"from {1 / LARGE} to {LARGE}"
+            )
+        self._validate_states(where)
+        self._validate_sizes(where)
+        self._validate_names(where)
+        self._validate_relations(where)
+        if self.types is not None and not ((self.types >= 0) & (self.types < LABELS)).all():
+            task, entity = np.argwhere((self.types < 0) | (self.types >= LABELS))[0].tolist()
+            raise DataError(
+                f"{where}: task {self.task_name(task)}, type of entity {self.entity_name(task, entity)} is "
+                f"{self.types[task, entity]}; types are integer labels from 0 to {LABELS - 1}"
+            )
+        return self
+
+    def check_shapes(self, where: str) -> None:
+        """Checks that all parts belong together, whatever their values.
+
+        Raises:
+            DataError: a part has another shape or type.
         """
         if self.states.ndim != 4:
             raise DataError(
@@ -137,30 +164,47 @@ class Trajectories:
             )
         if not all(isinstance(name, str) for name in self.features):
             raise DataError(f"{where}: features {list(self.features)} are not all names; give a string for each")
-        if not (np.isfinite(self.frame_step) and self.frame_step > 0):
-            raise DataError(f"{where}: frame_step is {self.frame_step}; give the positive time between two frames")
-        self._validate_states(where)
-        if self.mask is not None and (self.mask.shape != self.states.shape[:3] or self.mask.dtype != bool):
-            raise DataError(
-                f"{where}: the mask is {self.mask.dtype} of shape {self.mask.shape}; give it as booleans "
-                f"(tasks, entities, frames), {self.states.shape[:3]}"
-            )
-        self._validate_sizes(where)
-        self._validate_relations(where)
-        self._validate_types(where)
-        return self
+        b, n, t, _ = self.states.shape
+        parts = {
+            "the mask": (self.mask, "b", "booleans (tasks, entities, frames)", (b, n, t)),
+            "task_names": (self.task_names, "iuU", "a text or integer for every task", (b,)),
+            "entity_names": (self.entity_names, "iuU", "texts or integers (tasks, entities)", (b, n)),
+            "relations": (self.relations, "iu", "integer labels from 0, (tasks, receivers, senders)", (b, n, n)),
+            "types": (self.types, "iu", "integer labels from 0, (tasks, entities)", (b, n)),
+        }
+        for name, (part, kinds, form, shape) in parts.items():
+            if part is not None and (part.shape != shape or part.dtype.kind not in kinds):
+                raise DataError(
+                    f"{where}: {name} {'is' if name == 'the mask' else 'are'} {part.dtype} of shape {part.shape}; give "
+                    f"{form}, {shape}"
+                )
 
     def _validate_states(self, where: str) -> None:
+        low, high = np.full(self.num_features, np.inf), np.full(self.num_features, -np.inf)
         for start in range(0, self.num_tasks, CHUNK):
-            finite = np.isfinite(self.states[start : start + CHUNK])
-            if not finite.all():
-                task, entity, frame, feature = np.argwhere(~finite)[0].tolist()
+            part = self.states[start : start + CHUNK]
+            wrong = ~(np.abs(part) <= LARGE)
+            if wrong.any():
+                task, entity, frame, feature = np.argwhere(wrong)[0].tolist()
                 value = self.states[start + task, entity, frame, feature]
-                raise DataError(
+                place = (
                     f"{where}: task {self.task_name(start + task)}, entity {self.entity_name(start + task, entity)}, "
-                    f"frame {frame}, feature {self.features[feature]!r} is {value}; every state must be a finite "
-                    "number, so repair it, or have such frames left out (missing=mask)"
+                    f"frame {frame}, feature {self.features[feature]!r} is {value}"
                 )
+                if np.isfinite(value):
+                    raise DataError(f"{place}; states go up to {LARGE:g}, so repair it, or choose larger units")
+                raise DataError(
+                    f"{place}; every state must be a finite number, so repair it, or have such frames left out "
+                    "(missing=mask)"
+                )
+            low, high = np.minimum(low, part.min((0, 1, 2))), np.maximum(high, part.max((0, 1, 2)))
+        small = (high > low) & (high - low < 1 / LARGE)
+        if small.any():
+            feature = int(small.argmax())
+            raise DataError(
+                f"{where}: feature {self.features[feature]!r} goes from {low[feature]:g} to {high[feature]:g}, too "
+                f"close for floats to tell apart (below {1 / LARGE:g}); choose smaller units"
+            )
 
     def _validate_sizes(self, where: str) -> None:
         if self.mask is None or self.counts is None:
@@ -180,31 +224,33 @@ class Trajectories:
                 "put entities that a task lacks behind those that it has"
             )
 
+    def _validate_names(self, where: str) -> None:
+        lists = {"feature": np.array(self.features)[None], "entity": self.entity_names}
+        lists["task"] = None if self.task_names is None else self.task_names[None]
+        for what, names in lists.items():
+            if names is None:
+                continue
+            if names.dtype.kind == "U":
+                _check_text(f"{where}: {what}", names)
+            ordered = np.sort(names, axis=1)
+            for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
+                present = names[row]
+                if what == "entity" and self.mask is not None:  # names of entities that a task lacks mean nothing
+                    present = present[self.mask[row].any(axis=1)]
+                values, counts = np.unique(present, return_counts=True)
+                if (counts > 1).any():
+                    place = f", task {self.task_name(int(row))}" if what == "entity" else ""
+                    raise DataError(
+                        f"{where}{place}: the {what} {str(values[counts > 1][0])!r} is there twice; give every "
+                        f"{what} a name of its own"
+                    )
+
     def _validate_relations(self, where: str) -> None:
         if self.relations is None:
             return
-        expected = (self.num_tasks, self.num_entities, self.num_entities)
-        if self.relations.shape != expected:
-            raise DataError(
-                f"{where}: relations have shape {self.relations.shape}, but the states ask for {expected}; "
-                "give them as (tasks, receivers, senders)"
-            )
-        if self.relations.dtype.kind not in "iu":
-            raise DataError(
-                f"{where}: relations are of type {self.relations.dtype}; give them as integer labels from 0"
-            )
-        self._refuse(where, self.relations < 0, "labels are integers from 0")
+        self._refuse(where, (self.relations < 0) | (self.relations >= LABELS), f"labels go from 0 to {LABELS - 1}")
         diagonal = np.eye(self.num_entities, dtype=bool) & (self.relations != 0)
         self._refuse(where, diagonal, "an entity has no relation to itself, so set the diagonal to 0")
-
-    def _validate_types(self, where: str) -> None:
-        if self.types is None:
-            return
-        if self.types.shape != self.states.shape[:2] or self.types.dtype.kind not in "iu" or self.types.min() < 0:
-            raise DataError(
-                f"{where}: types are {self.types.dtype} of shape {self.types.shape}; give them as integer labels from "
-                f"0, (tasks, entities), {self.states.shape[:2]}"
-            )
 
     def _refuse(self, where: str, wrong: np.ndarray, advice: str) -> None:
         if wrong.any():
@@ -214,3 +260,33 @@ class Trajectories:
             raise DataError(
                 f"{where}: task {task}, relation of receiver {receiver} to sender {sender} is {value}; {advice}"
             )
+
+
+def _check_text(what: str, names: np.ndarray) -> None:
+    """Refuses names that cannot be written to a file, or are no names."""
+    longest = int(np.char.str_len(names).max(initial=0))
+    if longest > LETTERS:
+        raise DataError(f"{what}: a name of {longest} letters; names have at most {LETTERS}, so shorten it")
+    if (codes := _codes(names)).size and ((codes >= 0xD800) & (codes <= 0xDFFF)).any():
+        broken = next(name for name in names.ravel().tolist() if encodable(name) != name)
+        raise DataError(f"{what} {broken!r}: half of a surrogate pair, which is no letter; choose another name")
+
+
+def names_as_text(where: str, names: np.ndarray) -> np.ndarray:
+    """Texts of a file, halves of surrogate pairs as escapes; integers stay.
+
+    Raises:
+        DataError: they hold what is no character.
+    """
+    if names.dtype.kind != "U" or not (codes := _codes(names)).size:
+        return names
+    if codes.max() > 0x10FFFF:
+        raise DataError(f"{where}: damaged, it holds a character beyond Unicode; make or copy the file again")
+    if not ((codes >= 0xD800) & (codes <= 0xDFFF)).any():
+        return names
+    return np.array([encodable(name) for name in names.ravel().tolist()]).reshape(names.shape)
+
+
+def _codes(names: np.ndarray) -> np.ndarray:
+    """Characters as numbers, flat."""
+    return np.ascontiguousarray(names).astype(names.dtype.newbyteorder("=")).reshape(-1).view(np.uint32)

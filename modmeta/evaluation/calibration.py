@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
 from modmeta.evaluation.posterior import enumerable, exact, scorer, table
 from modmeta.model.model import RelationalModel
+from modmeta.search.candidates import normalised
 from modmeta.search.infer import infer
 from modmeta.search.search import Search
 
@@ -132,8 +133,9 @@ def tempered(model: RelationalModel, search: Search, states: Tensor, generator: 
 
 
 def to_relations(probabilities: Tensor, module_to_relation: Tensor) -> Tensor:
-    """Probabilities of relations (..., R) from those of modules (..., K)."""
-    return probabilities @ F.one_hot(module_to_relation, int(module_to_relation.max()) + 1).to(probabilities.dtype)
+    """Probabilities of relations (..., R) from those of modules (..., K), which sum to 1."""
+    of = F.one_hot(module_to_relation, int(module_to_relation.max()) + 1).to(probabilities.dtype)
+    return normalised(probabilities @ of)
 
 
 def nll(probabilities: Tensor, labels: Tensor) -> float:

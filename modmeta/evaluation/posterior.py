@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.errors import TaskError
 from modmeta.model.model import RelationalModel
-from modmeta.search.candidates import enumerate_rows, marginals
+from modmeta.search.candidates import enumerate_rows, marginals, normalised
 from modmeta.search.gibbs import draw_slots
 from modmeta.search.selection import gibbs
 from modmeta.structure.bank import Structure, random_structure
@@ -23,6 +24,11 @@ from modmeta.structure.relations import all_rows
 
 HOT = 1e5  # times the temperature asked for: where chains start; energies differ by ten thousands
 FLOOR = 0.01  # standard deviation of a probability that R-hat does not look below
+
+OVERFLOWN = (
+    "the model's errors overflow, so that no relations can be told; its states are too far from those that the model "
+    "knows, or two of its entities in one place: check units and origin, or leave the task out"
+)
 
 Score = Callable[[Tensor], Tensor]
 
@@ -58,11 +64,16 @@ def scorer(model: RelationalModel, states: Tensor, structure: Structure, mask: T
 def node_modules(
     model: RelationalModel, states: Tensor, structure: Structure, temperature: float, mask: Tensor | None = None
 ) -> Tensor:
-    """Probabilities of node modules, (B, N, G), given the rows of a structure."""
+    """Probabilities of node modules, (B, N, G), given the rows of a structure.
+
+    Raises:
+        TaskError: as `check_weighable`.
+    """
     messages, g = model.dynamics.messages(states, structure), model.dynamics.num_node_modules
     rows = structure.relations.unsqueeze(2).expand(-1, -1, g, -1)
     every = torch.arange(g, device=states.device).expand(*structure.types.shape, g)
-    return (-model.receiver_energies(states, messages, rows, every, mask=mask) / temperature).softmax(-1)
+    energies = model.receiver_energies(states, messages, rows, every, mask=mask) / temperature
+    return normalised((-check_weighable(energies)).softmax(-1))
 
 
 def table(score: Score, structure: Structure, num_modules: int) -> Tensor:
@@ -72,8 +83,26 @@ def table(score: Score, structure: Structure, num_modules: int) -> Tensor:
 
 
 def exact(energies: Tensor, structure: Structure, num_modules: int, temperature: float) -> Tensor:
-    """Marginals (B, N, S, K) from the energies of all rows."""
-    return marginals(enumerate_rows(structure, num_modules, 1), energies / temperature, num_modules)
+    """Marginals (B, N, S, K) from the energies of all rows (B, N, K^S).
+
+    Raises:
+        TaskError: as `check_weighable`.
+    """
+    energies = check_weighable(energies / temperature)
+    return marginals(enumerate_rows(structure, num_modules, 1), energies, num_modules)
+
+
+def check_weighable(energies: Tensor) -> Tensor:
+    """Energies (B, ..., M) themselves, if exp(-energy) can be weighed: numbers above -inf, not all of them +inf.
+
+    Raises:
+        TaskError: they cannot; names the first task.
+    """
+    least = energies.amin(-1).flatten(1)  # NaN where one is
+    lost = ~least.isfinite().all(1)
+    if bool(lost.any()):
+        raise TaskError(int(lost.nonzero()[0]), OVERFLOWN)
+    return energies
 
 
 @torch.no_grad()
@@ -99,6 +128,9 @@ def sample(
         chains: run side by side.
         sweeps: over all slots, of which all but the first quarter count.
         cooling: sweeps before them, from structures drawn at random and a temperature at which anything goes.
+
+    Raises:
+        TaskError: as `check_weighable`.
     """
     (b, n, s), k = structure.relations.shape, model.dynamics.num_edge_modules
     g, many = model.dynamics.num_node_modules, partial(_side_by_side, chains=chains)
@@ -109,10 +141,15 @@ def sample(
     heats = temperature * HOT ** torch.cat((falling, falling.new_zeros(sweeps)))
     prior, one = messages.new_zeros(1, 1, 1, k), messages.new_ones(())
     kept, energies = [], []
+
+    def weighed(scores: Tensor) -> Tensor:
+        check_weighable(scores.unflatten(0, (chains, b)).transpose(0, 1))
+        return scores
+
     for sweep, heat in enumerate(heats.tolist()):
 
         def tempered(received: Tensor, types: Tensor, heat: float = heat) -> Tensor:
-            return score(received, types) / heat
+            return weighed(score(received, types) / heat)
 
         drawn = draw_slots(tempered, messages, now, prior, g, gibbs, one, generator)
         now = drawn.structure
@@ -120,7 +157,7 @@ def sample(
         if sweep >= cooling + sweeps // 4:
             kept.append((-drawn.scores).softmax(-1).view(chains, b, n, s, k))
     draws = torch.stack(kept)  # (L, C, B, N, S, K)
-    return Chains(draws.mean((0, 1)), split_r_hat(draws).amax(-1), torch.stack(energies), heats)
+    return Chains(normalised(draws.mean((0, 1))), split_r_hat(draws).amax(-1), torch.stack(energies), heats)
 
 
 def _side_by_side(part: Tensor, chains: int) -> Tensor:

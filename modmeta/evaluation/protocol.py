@@ -81,6 +81,7 @@ class ProtocolMeasures(nn.Module):
         if relations is not None:
             found = module_to_relation[inferred.structure.relations]
             chance = inferred.probabilities @ nn.functional.one_hot(module_to_relation, self.num_relations).float()
+            chance = chance.clamp(0, 1)  # rounding
             self.update_edges(found, chance, relations, known)
         if types is not None and module_to_type is not None:
             self.types.update(module_to_type[inferred.structure.types], types)

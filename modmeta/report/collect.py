@@ -1,5 +1,7 @@
 """Runs below some paths: sweeps as they grow, directories of results, single runs."""
 
+import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -8,10 +10,15 @@ from typing import Any
 
 from modmeta.configs import RECORD
 from modmeta.errors import UserError
+from modmeta.plain import read_yaml
 from modmeta.report.groups import settings_of
 from modmeta.report.runs import METRICS, Run, read_directory, read_file
 
 SWEEP = "multirun.yaml"  # Hydra's, in the directory of a sweep
+DEEPEST = 30  # directories in one another
+LONGEST_COMMAND = 10_000  # characters of a sweep's
+MOST_BRACKETS = 200  # opened in it
+MOST_RUNS = 10_000  # of a sweep, to look for each
 
 
 @dataclass
@@ -59,13 +66,19 @@ def collect(paths: Iterable[Path]) -> Found:
             if not below and len(found.unreadable) == before:
                 raise UserError(f"{path} holds no runs and no results of runs")
         else:
-            run = read_file(path, path.name)
-            if run is None:
-                raise UserError(f"{path} holds no results of a run, as metrics.json does or what results=DIR leaves")
-            below = {path: run}
+            before = len(found.unreadable)
+            run = _read(read_file, path, str(path), found)
+            if run is None and len(found.unreadable) == before:
+                found.unreadable.append(
+                    f"{path} holds no results of a run, as metrics.json does or what results=DIR leaves"
+                )
+            below = {path: run} if run is not None else {}
         for place, run in below.items():
             places.setdefault(place.resolve(), run)
     runs = list(places.values())
+    if not runs:
+        more = len(found.unreadable) - 1
+        raise UserError("no run could be read: " + found.unreadable[0] + (f", and {more} more" if more else ""))
     found.runs = _once(runs)
     found.twice = len(runs) - len(found.runs)
     return found
@@ -81,18 +94,31 @@ def _once(runs: list[Run]) -> list[Run]:
     return list(kept.values())
 
 
-def _below(directory: Path, top: Path, found: Found) -> Iterator[tuple[Path, Run]]:
-    """Runs in a directory; restarts within a run are not runs of their own."""
+def _below(directory: Path, top: Path, found: Found, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, Run]]:
+    """Runs in a directory; restarts within a run are not runs of their own, links back to what is `above` no places."""
     where = directory.relative_to(top).as_posix() if directory != top else top.resolve().name
-    if (directory / RECORD).exists() or (directory / METRICS).exists():
+    try:
+        if directory.resolve() in above:
+            return
+        above = (*above, directory.resolve())
+        is_run = (directory / RECORD).exists() or (directory / METRICS).exists()
+        parts = [] if is_run else sorted(directory.iterdir())
+        folders = {part for part in parts if part.is_dir() and not part.name.startswith(".")}
+    except (OSError, RuntimeError) as error:
+        found.unreadable.append(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}")
+        return
+    if is_run:
         run = _read(read_directory, directory, where, found)
         if run is not None:
             yield directory, run
         return
+    if len(above) > DEEPEST:
+        found.unreadable.append(f"{where} lies more than {DEEPEST} directories deep")
+        return
     runs: list[tuple[Path, Run]] = []
-    for part in sorted(directory.iterdir()):
-        if part.is_dir() and not part.name.startswith("."):
-            runs += _below(part, top, found)
+    for part in parts:
+        if part in folders:
+            runs += _below(part, top, found, above)
         elif part.suffix == ".json":
             run = _read(read_file, part, part.relative_to(top).as_posix(), found)
             runs += [(part, run)] if run is not None else []
@@ -115,17 +141,51 @@ def _not_begun(sweep: Path) -> int:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
-    try:
-        hydra: Any = OmegaConf.load(sweep / SWEEP).hydra
-        if not hydra.sweeper._target_.endswith(".BasicSweeper"):
-            return 0
-        words = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()] + list(hydra.overrides.task)
-        batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
-        begun = [list(OmegaConf.load(record)) for record in sweep.glob("**/.hydra/overrides.yaml")]
-    except (OSError, OmegaConfBaseException, HydraException, YAMLError, AttributeError):
+    words = _words(sweep / SWEEP)
+    opened = sum(word.count(bracket) for word in words for bracket in "([{")
+    if not words or sum(map(len, words)) > LONGEST_COMMAND or opened > MOST_BRACKETS:
         return 0
-    return sum(words not in begun for batch in batches for words in batch)
+    begun = set()
+    for record in sweep.glob("**/.hydra/overrides.yaml"):
+        with contextlib.suppress(UserError):
+            content = read_yaml(record)
+            begun.add(tuple(map(str, content)) if isinstance(content, list) else ())
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+        total = math.prod(map(_choices, overrides))
+        if total > MOST_RUNS:  # too many to look at one by one
+            return max(total - len(begun), 0)
+        batches = BasicSweeper.split_arguments(overrides, None)
+        return sum(tuple(run) not in begun for batch in batches for run in batch)
+    except (HydraException, RecursionError, ValueError, TypeError, ArithmeticError):
+        return 0
+
+
+def _words(record: Path) -> list[str]:
+    """What the command of a sweep asks for, where Hydra's own sweeper ran it."""
+    try:
+        content = read_yaml(record)
+    except UserError:
+        return []
+    hydra = content.get("hydra") if isinstance(content, dict) else None
+    sweeper, given = (hydra.get(key) if isinstance(hydra, dict) else None for key in ("sweeper", "overrides"))
+    if not isinstance(sweeper, dict) or not isinstance(given, dict) or not isinstance(given.get("task"), list):
+        return []
+    params = sweeper.get("params") or {}
+    if not str(sweeper.get("_target_")).endswith(".BasicSweeper") or not isinstance(params, dict):
+        return []
+    return [f"{key}={value}" for key, value in params.items()] + [str(word) for word in given["task"]]
+
+
+def _choices(override: Any) -> int:
+    """How many values the command of a sweep gives a key, without a look at them."""
+    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return len(value.list)
+    if isinstance(value, RangeSweep):
+        start, stop, step = (float(part or 0) for part in (value.start, value.stop, value.step))
+        return max(math.ceil((stop - start) / step), 0)
+    return 1

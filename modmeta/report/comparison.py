@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from modmeta.report.ablations import BASE, Variant
 from modmeta.report.groups import Group
 from modmeta.report.paper import OURS, PUBLISHED_TASKS, ROWS, WORLDS, Row
+from modmeta.text import for_plot
 
 ACCURACY = "test/edge_accuracy"
 COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#edae49", "#7b4b94", "#8c564b", "#e377c2", "#17becf")
@@ -40,7 +41,7 @@ def plot_efficiency(ax: Axes, lines: Lines, world: str, colours: dict[str, str])
         ours, colour = row.name == OURS, colours[row.name]
         mean, deviation = _spread(groups, ACCURACY)
         tasks = [group.tasks for group in groups]
-        (line,) = ax.plot(tasks, 100 * mean, marker="o", markersize=4, color=colour, label=row.label)
+        (line,) = ax.plot(tasks, 100 * mean, marker="o", markersize=4, color=colour, label=for_plot(row.label, 60))
         line.set(linewidth=2.4 if ours else 1.5, zorder=4 if ours else 3)
         ends = 100 * (mean - deviation), np.minimum(100 * (mean + deviation), 100)
         ax.fill_between(tasks, *ends, color=colour, alpha=0.2, linewidth=0)

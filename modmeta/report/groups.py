@@ -1,6 +1,7 @@
 """Runs that differ by seed alone, as one: means and spreads."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from modmeta.configs import MISSING, is_free
-from modmeta.report.runs import Run
+from modmeta.report.runs import LARGEST, Run
 
 # What changes from seed to seed, and where a run wrote.
 SEEDS = ("seed", "data.seed", "data.order_seed", "bouncegrad.seed")
@@ -65,12 +66,16 @@ class Group:
     def mean(self, measure: str) -> float | None:
         """Of a measure over seeds; none where no run has it."""
         values = self.values(measure)
+        if any(abs(value) > LARGEST for value in values):
+            return sum(values) / len(values)  # infinite, which statistics has no word for
         return statistics.fmean(values) if values else None
 
     def deviation(self, measure: str) -> float | None:
         """Standard deviation over seeds; none of fewer than two."""
         values = self.values(measure)
-        return statistics.stdev(values) if len(values) > 1 else None
+        if len(values) < 2:
+            return None
+        return statistics.stdev(values) if all(abs(value) < LARGEST for value in values) else math.nan
 
     @cached_property
     def settings(self) -> dict[str, str]:
@@ -108,8 +113,8 @@ def machine(hardware: Any) -> str:
     """Hardware as `metrics.json` has it, in a few words."""
     if not isinstance(hardware, dict):
         return "unknown"
-    gpus = hardware.get("gpus") or []
-    if gpus:
+    gpus = hardware.get("gpus")
+    if gpus and isinstance(gpus, list):
         return ", ".join(map(str, gpus))
     threads = hardware.get("threads", "?")
     return f"{hardware.get('cpu', 'unknown')}, {threads} thread{'' if threads == 1 else 's'}"

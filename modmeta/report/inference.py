@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
-import pyarrow as pa
 from matplotlib.figure import Figure
 
-from modmeta.data.table_output import names_of, pairs_of, write_columns
+from modmeta.data.table_output import as_table, names_of, pairs_of, write_columns
 from modmeta.data.trajectories import Trajectories
 from modmeta.evaluation.calibration import calibration_error, reliability
 from modmeta.report import pictures
 from modmeta.report.laws import laws
 from modmeta.report.page import page, png
+from modmeta.text import for_plot, plain
 
 if TYPE_CHECKING:
     from modmeta.api import Forecasts, Model, Relations
@@ -29,7 +29,7 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
     columns = names_of(data, tasks, receivers, senders) | {"relation": relation}
     columns["probability"] = found.probabilities[tasks, receivers, senders, relation].astype(np.float64)
     for ending in ("csv", "parquet"):
-        write_columns(directory / f"relations.{ending}", pa.table(columns), False)
+        write_columns(directory / f"relations.{ending}", as_table(columns), False)
     arrays = {"relations": found.relations, "probabilities": found.probabilities, "energies": found.energies}
     arrays |= {"evidence": found.evidence, "tasks": np.array([data.task_name(task) for task in range(data.num_tasks)])}
     entities = [
@@ -50,7 +50,7 @@ def write_types(directory: Path, data: Trajectories, found: "Relations") -> None
     names, chances = names_of(data, tasks, entities, entities), found.types[tasks, entities]
     columns = {"task": names["task"], "entity": names["receiver"], "type": chances.argmax(-1)}
     columns["probability"] = chances.max(-1).astype(np.float64)
-    write_columns(directory / "entities.csv", pa.table(columns), False)
+    write_columns(directory / "entities.csv", as_table(columns), False)
 
 
 def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ...], ahead: "Forecasts") -> None:
@@ -61,8 +61,11 @@ def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ..
     columns: dict[str, np.ndarray] = {"task": names["task"], "step": steps + 1, "entity": names["receiver"]}
     for i, name in enumerate(features):
         for what, suffix in (("mean", ""), ("low", "_low"), ("high", "_high")):
-            columns[name + suffix] = getattr(ahead, what)[tasks, entities, steps, i].astype(np.float64)
-    write_columns(directory / "forecasts.csv", pa.table(columns), False)
+            column = name + suffix
+            while column in columns:  # a feature may be called `step`, or `x_low` beside `x`
+                column += "_"
+            columns[column] = getattr(ahead, what)[tasks, entities, steps, i].astype(np.float64)
+    write_columns(directory / "forecasts.csv", as_table(columns), False)
     np.savez(directory / "forecasts.npz", mean=ahead.mean, low=ahead.low, high=ahead.high)
 
 
@@ -73,16 +76,19 @@ def _present(data: Trajectories, task: int) -> list[int]:
 
 def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
     """Relations of a task, an edge from sender to receiver with attributes `relation` and `probability`."""
-    out = nx.DiGraph(task=str(data.task_name(task)))
+    out = nx.DiGraph(task=plain(data.task_name(task)))
     there = _present(data, task)
+    nodes: dict[int, str] = {}
+    for entity in there:  # XML cannot hold all characters, and two names may look alike without them
+        name = plain(data.entity_name(task, entity))
+        nodes[entity] = f"{name} ({entity})" if name in nodes.values() else name
     for receiver in there:
-        out.add_node(str(data.entity_name(task, receiver)), evidence=float(found.evidence[task, receiver]))
+        out.add_node(nodes[receiver], evidence=float(found.evidence[task, receiver]))
         for sender in there:
             if sender != receiver:
                 relation = int(found.relations[task, receiver, sender])
                 chance = float(found.probabilities[task, receiver, sender, relation])
-                ends = str(data.entity_name(task, sender)), str(data.entity_name(task, receiver))
-                out.add_edge(*ends, relation=relation, probability=chance)
+                out.add_edge(nodes[sender], nodes[receiver], relation=relation, probability=chance)
     return out
 
 
@@ -125,7 +131,8 @@ def figures(
         left.set_title("trajectories and forecasts (dashed)")
         middle.set_title("relations and their probabilities")
         right.set_title("who acts on whom")
-        caption = f"Task {data.task_name(task)}: trajectories with forecasts, relations with probabilities, the graph."
+        name = plain(data.task_name(task))
+        caption = f"Task {name}: trajectories with forecasts, relations with probabilities, the graph."
         out[f"task_{task}.png"] = (caption, figure)
     out |= _of_model(model, data, found)
     return out
@@ -154,7 +161,7 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
         first = type(found)(**{name: None if part is None else part[:1] for name, part in vars(found).items()})
         energies, temperatures = model.trace(data.states[:1], first)
         pictures.plot_energies(right, energies[..., 0], temperatures)
-        right.set_title(f"chains of task {data.task_name(0)}")
+        right.set_title(f"chains of task {for_plot(data.task_name(0))}")
     else:
         right.set_axis_off()
     out["search.png"] = ("How often modules are used; energies of four chains that cool down.", figure)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from modmeta.text import plain
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 }
@@ -33,13 +35,17 @@ def page(
         figures: captions and PNG images.
         notes: warnings, paragraphs before all else.
     """
-    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts)
+    rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts)
     images = "".join(
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+        f"<figcaption>{_text(caption)}</figcaption></figure>"
         for caption, image in figures
     )
-    warnings = "".join(f"<p><strong>{html.escape(note)}</strong></p>" for note in notes)
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    warnings = "".join(f"<p><strong>{_text(note)}</strong></p>" for note in notes)
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title>'
     head += f"<style>{STYLE}</style>"
-    return f"{head}<h1>{html.escape(title)}</h1>{warnings}<table>{rows}</table>{images}</html>\n"
+    return f"{head}<h1>{_text(title)}</h1>{warnings}<table>{rows}</table>{images}</html>\n"
+
+
+def _text(name: str) -> str:
+    return html.escape(plain(name))

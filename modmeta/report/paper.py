@@ -70,14 +70,14 @@ NEEDED = {
 def is_row(run: Run, row: Row, world: str) -> bool:
     """Whether a run is one of a row and a world."""
     needed = ALL | NEEDED.get(row.name, {})
-    return run.name == row.name.format(world=world) and all(
+    return run.name == row.name.replace("{world}", world) and all(
         run.settings.get(key, value) == value for key, value in needed.items()
     )
 
 
 def rows_of(groups: Sequence[Group]) -> tuple[Row, ...]:
     """The paper's rows, and one for every further method: experiments named `METHOD_WORLD` that are no row's."""
-    known = {row.name.format(world=world) for row in ROWS for world in WORLDS}
+    known = {row.name.replace("{world}", world) for row in ROWS for world in WORLDS}
     more = {}
     for group in groups:
         for world in WORLDS:
@@ -98,7 +98,8 @@ def of_row(groups: Sequence[Group], row: Row, world: str) -> list[Group]:
 
 
 def _weight(group: Group) -> tuple[int, int]:
-    return int(group.runs[0].settings.get("data.test") or 0), len(group.runs)
+    tasks = group.runs[0].settings.get("data.test")
+    return tasks if isinstance(tasks, int) else 0, len(group.runs)
 
 
 def chosen(groups: Sequence[Group], tasks: int | None) -> Group | None:

@@ -7,7 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
+from modmeta.text import for_plot
+
 COLOURS = ("#9aa0a6", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
+WIDE = 4  # letters that fit side by side below a matrix
 
 
 def colour(index: int) -> str:
@@ -36,7 +39,7 @@ def plot_trajectories(
         shade = colour(entity + 1)
         parts = np.stack((path[:-1, :2], path[1:, :2]), axis=1)
         ax.add_collection(LineCollection(list(parts), colors=shade, alpha=list(np.linspace(0.25, 1, len(parts)))))
-        ax.plot(*path[-1, :2], "o", color=shade, markersize=5, label=str(names[entity]))
+        ax.plot(*path[-1, :2], "o", color=shade, markersize=5, label=f"entity {entity}")
         if mean is not None:
             ahead = np.concatenate((path[-1:, :2], mean[entity, :, :2]))
             ax.plot(*ahead.T, "--", color=shade, linewidth=1.2)
@@ -48,8 +51,14 @@ def plot_trajectories(
             ax.plot(*truth[entity, :, :2].T, ":", color=shade, linewidth=1.5)
     ax.autoscale()
     ax.set_aspect("equal", adjustable="datalim")
-    ax.legend(fontsize=7, loc="best")
+    _name_entries(ax, names)
     return ax
+
+
+def _name_entries(ax: Axes, names: Sequence[object]) -> None:
+    """A legend of entities; matplotlib leaves out labels that begin with an underscore, so names come afterwards."""
+    for entry, name in zip(ax.legend(fontsize=7, loc="best").get_texts(), names, strict=True):
+        entry.set_text(for_plot(name))
 
 
 def plot_series(
@@ -60,7 +69,7 @@ def plot_series(
     ahead = np.arange(t - 1, t + steps)
     for entity in range(len(states)):
         shade, last = colour(entity + 1), states[entity, -1:]
-        ax.plot(np.arange(t), states[entity], color=shade, label=str(names[entity]))
+        ax.plot(np.arange(t), states[entity], color=shade)
         ax.plot(ahead, np.concatenate((last, mean[entity])), "--", color=shade)
         bounds = [np.concatenate((last, bound[entity])) for bound in (low, high)]
         ax.fill_between(ahead, bounds[0], bounds[1], color=shade, alpha=0.2, linewidth=0)
@@ -76,13 +85,16 @@ def plot_matrix(ax: Axes, relations: np.ndarray, probabilities: np.ndarray, name
         if receiver == sender:
             continue
         relation = int(relations[receiver, sender])
-        chance = float(probabilities[receiver, sender, relation])
+        chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))
         ax.add_patch(_square(sender, receiver, colour(relation), chance))
         if n <= 12:
             ax.text(sender, receiver, f"{relation}\n{chance:.2f}", ha="center", va="center", fontsize=7)
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="sender", ylabel="receiver", aspect="equal")
-    ax.set_xticks(range(n), [str(name) for name in names], rotation=90 if n > 8 else 0)
-    ax.set_yticks(range(n), [str(name) for name in names])
+    labels = [for_plot(name) for name in names]
+    wide = max(map(len, labels), default=0) > WIDE
+    ax.set_xticks(range(n), labels, rotation=90 if n > 8 or wide else 0)
+    ax.set_yticks(range(n), labels)
+    ax.tick_params(labelsize=7 if wide else 10)
     return ax
 
 
@@ -94,14 +106,14 @@ def plot_graph(
         relation = int(relations[receiver, sender])
         if receiver == sender:
             continue
-        chance = float(probabilities[receiver, sender, relation])
+        chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))  # rounding, of arrays from elsewhere
         style = {"color": colour(relation), "alpha": max(chance, 0.1) * (0.35 if relation == 0 else 1.0)}
         arrow = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=0.12", "shrinkA": 9, "shrinkB": 9, **style}
         arrow["linewidth"] = 0.8 if relation == 0 else 1.6
         ax.annotate("", tuple(positions[receiver]), tuple(positions[sender]), arrowprops=arrow)
     ax.scatter(positions[:, 0], positions[:, 1], s=220, color="white", edgecolor="black", zorder=3)
     for place, name in zip(positions, names, strict=True):
-        ax.text(place[0], place[1], str(name), ha="center", va="center", fontsize=7, zorder=4)
+        ax.text(place[0], place[1], for_plot(name), ha="center", va="center", fontsize=7, zorder=4)
     ax.margins(0.15)
     ax.set_aspect("equal", adjustable="datalim")
     return ax

@@ -9,14 +9,15 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from modmeta.durable import write_durably
 from modmeta.report import ablations
 from modmeta.report.collect import Found
 from modmeta.report.comparison import ACCURACY, efficiency_figure, proposals_figure, variants_figure
+from modmeta.report.escape import in_markdown
 from modmeta.report.groups import Group, grouped
 from modmeta.report.paper import MEASURES, OURS, PUBLISHED_TASKS, ROWS, WORLDS, Row, of_row, rows_of
 from modmeta.report.runs import Run
 from modmeta.report.tables import ABSENT, group_table, markdown, paper_table, share_text, spread_text
+from modmeta.text import for_sheet
 
 RESULTS = "RESULTS.md"
 STATES = ("finished", "running", "broken off", "failed", "not begun")
@@ -111,7 +112,7 @@ def _lengths(panels: Mapping[str, Sequence[tuple[Row, Sequence[Group]]]]) -> str
         for row, of in lines:
             steps = [length for group in of if (length := group.mean("train/steps")) is not None]
             if steps and min(steps) < max(steps):
-                uneven.append(f"{row.label}, {WORLDS[world]} ({min(steps):,.0f} to {max(steps):,.0f})")
+                uneven.append(f"{in_markdown(row.label)}, {WORLDS[world]} ({min(steps):,.0f} to {max(steps):,.0f})")
     return (
         f"Steps differ between points of: {'; '.join(uneven)}."
         if uneven
@@ -131,7 +132,7 @@ def _verdict(lines: Sequence[tuple[Row, Sequence[Group]]]) -> str:
     if not others:
         return "Ours and another method have no number of tasks in common yet."
     behind = [
-        f"{label}, {tasks:,} tasks ({share_text(other)} against {share_text(ours[tasks])})"
+        f"{in_markdown(label)}, {tasks:,} tasks ({share_text(other)} against {share_text(ours[tasks])})"
         for label, tasks, other in others
         if other >= ours[tasks]
     ]
@@ -201,14 +202,16 @@ def _state(found: Found) -> list[str]:
         lines = [[run.where, run.name, str(run.tasks), str(run.seed), run.state, run.note] for run in found.unfinished]
         head = ["run", "experiment", "tasks", "seed", "state", "how far, or why"]
         out += ["## Runs without results", markdown(head, sorted(lines, key=lambda line: (line[4], line[0])))]
-    diverged = [f"- {run.where}: {', '.join(run.diverged)}" for run in found.finished if run.diverged]
+    diverged = [
+        f"- {in_markdown(run.where)}: {in_markdown(', '.join(run.diverged))}" for run in found.finished if run.diverged
+    ]
     out += ["## Measures that are not finite", "\n".join(diverged)] if diverged else []
     out += (
-        ["## Files that could not be read", "\n".join(f"- {line}" for line in found.unreadable)]
+        ["## Files that could not be read", "\n".join(f"- {in_markdown(line)}" for line in found.unreadable)]
         if found.unreadable
         else []
     )
-    commits = sorted({str(run.metrics.get("commit")) for run in found.finished})
+    commits = sorted({in_markdown(run.metrics.get("commit")) for run in found.finished})
     counts = Counter(run.state for run in found.runs)
     told = [f"{counts[state]} {state}" for state in STATES if counts[state]]
     told += [f"{found.twice} left out as copies of others"] if found.twice else []
@@ -216,11 +219,16 @@ def _state(found: Found) -> list[str]:
 
 
 def _csv(head: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
-    return text.getvalue().encode()
+    lines = []
+    for row in (head, *rows):
+        line = io.StringIO()
+        csv.writer(line).writerow([_cell(cell) for cell in row])  # quotes what ends a line
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines).encode()
+
+
+def _cell(value: object) -> object:
+    return "" if value is None else for_sheet(value) if isinstance(value, str) else value
 
 
 def _draw(files: Files, name: str, figure: Figure) -> None:
@@ -233,6 +241,6 @@ def _draw(files: Files, name: str, figure: Figure) -> None:
 
 
 def write(directory: Path, files: Files) -> None:
-    """Writes a report, `RESULTS.md` last."""
-    for name in sorted(files, key=lambda name: (name == RESULTS, name)):
-        write_durably(directory / name, files[name])
+    """Writes the files of a report."""
+    for name, content in files.items():
+        (directory / name).write_bytes(content)

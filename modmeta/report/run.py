@@ -1,5 +1,6 @@
 """What a run leaves behind: `metrics.json` and `curves.png` in its directory, a table on the terminal."""
 
+import contextlib
 import io
 import json
 import os
@@ -12,19 +13,25 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from modmeta.bouncegrad import BounceGrad
-from modmeta.durable import write_durably
+from modmeta.io import why, write_durably
 from modmeta.report.curves import plot_curves
+from modmeta.report.terminal import Terminal
+from modmeta.text import for_console
 
 UNUSED = 0.01  # share of edges below which a module counts as unused
 
 
+def as_json(content: dict[str, Any]) -> bytes:
+    """Values as a file of JSON."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a file in one piece: whoever reads it finds all of the old content or all of the new."""
-    write_durably(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    write_durably(path, as_json(content))
 
 
 def hardware() -> dict[str, Any]:
@@ -50,12 +57,12 @@ def commit() -> str | None:
 
 def measures_table(measures: dict[str, float], title: str) -> Table:
     """Measures as a table for the terminal."""
-    table = Table(title=title)
+    table = Table(title=for_console(title))
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in measures.items():
         share = any(part in name for part in ("accuracy", "right", "auroc", "auprc", "f1"))
-        table.add_row(name, f"{value:.2%}" if share else f"{value:.4g}")
+        table.add_row(for_console(name), f"{value:.2%}" if share else f"{value:.4g}")
     return table
 
 
@@ -86,6 +93,7 @@ class RunRecord(pl.Callback):
         self.results = Path(results) if results else None
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.unwritten: str | None = None  # why the results of a tested run could not be written
         self._since: float | None = None
 
     def _elapsed(self) -> float:
@@ -117,15 +125,22 @@ class RunRecord(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._write(self._content(trainer, pl_module, {}))
+            error = self._write(self._content(trainer, pl_module, {}))
+            if error:
+                warnings.warn(f"{error}; it is tried again after the test", stacklevel=2)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         measures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         content = self._content(trainer, pl_module, measures)
+        self.unwritten = self._write(content)
+        with contextlib.suppress(OSError):  # nobody may be reading, or the disk of a log may be full
+            self._print(content)
+
+    def _print(self, content: dict[str, Any]) -> None:
         shown = {name: value for name, value in content.items() if name.startswith(("test/", "train/"))}
-        console = Console()
+        console = Terminal()
         console.print(measures_table(shown, "results"))
         if content["priors"]:
             console.print(f"under structural priors: {', '.join(content['priors'])}")
@@ -134,8 +149,8 @@ class RunRecord(pl.Callback):
             console.print(
                 f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; `modmeta prune` drops them"
             )
-        if self._write(content):
-            console.print(f"written to {self.directory / 'metrics.json'}", soft_wrap=True)
+        if self.unwritten is None:
+            console.print(for_console(f"written to {self.directory / 'metrics.json'}"), soft_wrap=True)
 
     def _content(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
         config = cast(BounceGrad, module).config
@@ -160,8 +175,8 @@ class RunRecord(pl.Callback):
             "config": portable(config, self.directory),
         }
 
-    def _write(self, content: dict[str, Any]) -> bool:
-        """Writes results and curves; what a full disk refuses is warned of, for the run is worth more."""
+    def _write(self, content: dict[str, Any]) -> str | None:
+        """Writes results and curves; what a full disk refuses is said, not raised, for the run is worth more."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_json(self.directory / "curves.json", {"history": self.history})
@@ -175,13 +190,8 @@ class RunRecord(pl.Callback):
                 write_json(self.results / name, content | {"history": self.history})
             write_json(self.directory / "metrics.json", content)  # the last, for it says that the run is finished
         except OSError as error:
-            warnings.warn(
-                f"results could not be written ({error}); free some space and take the run up: "
-                f"python train.py resume={self.directory}",
-                stacklevel=2,
-            )
-            return False
-        return True
+            return f"the results of {self.directory} could not be written {why(error)}"
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "seconds": self._elapsed()}

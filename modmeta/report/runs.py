@@ -4,9 +4,11 @@ It is *finished* when it has met its test tasks (`metrics.json` holds `test/...`
 *running* while something in its directory was written lately, else *broken off*: the same command takes it up.
 """
 
+import contextlib
 import csv
-import json
+import io
 import math
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +17,15 @@ from typing import Any
 from modmeta.checkpoints.compat import upgraded_config
 from modmeta.configs import RECORD, flat
 from modmeta.errors import UserError
+from modmeta.plain import read_json, read_text, read_yaml
 
 FAILED = "failed.txt"  # why a run failed, in its directory
 METRICS = "metrics.json"
 SILENT = 20 * 60  # seconds without a written file, twice those between checkpoints, after which a run is broken off
+LONGEST_NAME = 200  # characters
+MOST = 10**12  # tasks, steps or seconds
+LARGEST = 1e100  # measure that is a number
+TEXT_BYTES = 64 << 20  # of curves that are still written
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Run:
     def value(self, measure: str) -> float | None:
         """A measure, such as `test/mse_1`; none where the run has none."""
         value = self.metrics.get(measure)
-        return None if value is None else float(value)
+        return float(value) if isinstance(value, int | float) else None
 
     @property
     def diverged(self) -> list[str]:
@@ -58,42 +65,69 @@ class Run:
         return [name for name, value in self.metrics.items() if name.startswith("test/") and not math.isfinite(value)]
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-
-
 def read_file(path: Path, where: str) -> Run | None:
     """The run that a JSON file tells of; none where it holds something else.
 
     Raises:
-        UserError: it is not JSON, or results are not numbers.
+        UserError: it cannot be read, is not JSON, or is not what a run writes.
     """
-    content = _json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or "train/tasks" not in content:
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"config", "train/tasks"} <= content.keys():
         return None
     return _finished(content, path, where)
 
 
 def _finished(content: dict[str, Any], path: Path, where: str) -> Run | None:
     """A run that has met its test tasks; none where it has not."""
-    numbers = {name: value for name, value in content.items() if name.startswith(("test/", "train/"))}
-    wrong = [name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, int | float)]
-    name = content["config"].get("name")
-    if wrong or not isinstance(name, str):
-        raise UserError(f"{path}: {wrong[0] if wrong else 'config.name'} is not what a run writes")
-    if not any(key.startswith("test/") for key in numbers):
+    _check(content, path)
+    if not any(key.startswith("test/") for key in content):
         return None
-    settings = flat(upgraded_config(content["config"]))
-    tasks, seed, history = int(content["train/tasks"]), content.get("seed"), _history(content)
-    return Run(where, name, tasks, seed, "finished", content, settings, history)
+    tasks, seed = int(content["train/tasks"]), content.get("seed")
+    settings, history = flat(upgraded_config(content["config"])), _history(content, path)
+    return Run(where, content["config"]["name"], tasks, seed, "finished", content, settings, history)
 
 
-def _history(content: Any) -> list[dict[str, float]]:
-    rows = content.get("history") if isinstance(content, dict) else None
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+def _check(content: dict[str, Any], path: Path) -> None:
+    """Refuses results that are not what a run writes, and names the first."""
+    config, priors = content.get("config"), content.get("priors")
+    name = config.get("name") if isinstance(config, dict) else None
+    numbers = {key: value for key, value in content.items() if key.startswith(("test/", "train/"))}
+    tests = any(key.startswith("test/") for key in numbers)
+    right = {
+        "config": isinstance(config, dict),
+        "config.name": isinstance(name, str) and len(name) <= LONGEST_NAME,
+        "priors": priors is None or (isinstance(priors, list) and all(isinstance(prior, str) for prior in priors)),
+        "seed": content.get("seed") is None or type(content["seed"]) is int,
+        "train/tasks": not tests or "train/tasks" in content,
+    } | {key: _plausible(key, value) for key, value in numbers.items()}
+    wrong = [key for key, fits in right.items() if not fits]
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]} is not what a run writes")
+
+
+def _plausible(key: str, value: Any) -> bool:
+    """Whether a measure may have this value; errors of a run that diverged are infinite, or no numbers."""
+    if type(value) not in (int, float):
+        return False
+    if key == "train/tasks":
+        return value == value // 1 and 1 <= value < MOST
+    if key in ("train/seconds", "train/steps"):
+        return 0 <= value < MOST
+    if "accuracy" in key:
+        return math.isnan(value) or 0 <= value <= 1 + 1e-6
+    return not math.isfinite(value) or abs(value) < LARGEST
+
+
+def _history(content: Any, path: Path) -> list[dict[str, float]]:
+    """Rows of numbers."""
+    rows = content.get("history", []) if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict)
+        and all(type(value) in (int, float) and not LARGEST < abs(value) < math.inf for value in row.values())
+        for row in rows
+    ):
+        raise UserError(f"{path}: history is not what a run writes")
+    return rows
 
 
 def read_directory(directory: Path, where: str) -> Run:
@@ -104,10 +138,10 @@ def read_directory(directory: Path, where: str) -> Run:
     """
     metrics, curves = directory / METRICS, directory / "curves.json"
     if metrics.exists():
-        content = _json(metrics)
+        content = read_json(metrics)
         if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
             raise UserError(f"{metrics} is not what a run writes")
-        content["history"] = _history(_json(curves)) if curves.exists() else []
+        content["history"] = _history(read_json(curves), curves) if curves.exists() else []
         run = _finished(content, metrics, where)
         if run is not None:
             return run
@@ -122,29 +156,42 @@ def read_directory(directory: Path, where: str) -> Run:
 
 def _recorded(record: Path) -> dict[str, Any]:
     """The configuration of a run; references in it stay as they are written."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(record))
-    except (OSError, OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{record} cannot be read: {str(error).splitlines()[0]}") from error
+    config = read_yaml(record)
     if not isinstance(config, dict):
         raise UserError(f"{record} is not what a run writes")
-    return {str(key): value for key, value in config.items()}
+    return config
 
 
 def _state(directory: Path, settings: dict[str, Any]) -> tuple[str, str]:
     """Of a run without results, and how far it came."""
     note = directory / FAILED
     if note.exists():
-        return "failed", (note.read_text(encoding="utf-8").strip().splitlines() or ["no reason given"])[0]
-    silent = time.time() - max((path.lstat().st_mtime for path in directory.rglob("*")), default=0.0)
-    epochs, curves = 0, directory / "curves.csv"
-    if curves.exists():
-        with open(curves, newline="", encoding="utf-8") as file:
-            epochs = max((int(float(row["epoch"])) + 1 for row in csv.DictReader(file) if row.get("epoch")), default=0)
-    reached = f"{epochs} of {settings.get('trainer.max_epochs', '?')} epochs"
+        try:
+            return "failed", (read_text(note, TEXT_BYTES).strip().splitlines() or ["no reason given"])[0]
+        except UserError:
+            return "failed", f"{FAILED} cannot be read"
+    silent = time.time() - _last_written(directory)
+    reached = f"{_epochs(directory / 'curves.csv')} of {settings.get('trainer.max_epochs', '?')} epochs"
     since = f"{silent / 60:.0f} minutes" if silent < 7200 else f"{silent / 3600:.0f} hours"
     return "running" if silent < SILENT else "broken off", f"{reached}, last file written {since} ago"
+
+
+def _last_written(directory: Path) -> float:
+    """When something in a directory was last written; links are not followed."""
+    last = 0.0
+    for place, directories, files in os.walk(directory):
+        for name in (*directories, *files):
+            with contextlib.suppress(OSError):  # it went meanwhile
+                last = max(last, os.lstat(os.path.join(place, name)).st_mtime)
+    return last
+
+
+def _epochs(curves: Path) -> int:
+    """How many epochs the curves of a running run tell of; 0 where they cannot be read."""
+    if not curves.exists():
+        return 0
+    try:
+        rows = csv.DictReader(io.StringIO(read_text(curves, TEXT_BYTES)))
+        return max((int(float(row["epoch"])) + 1 for row in rows if row.get("epoch")), default=0)
+    except (UserError, ValueError, OverflowError, csv.Error):
+        return 0

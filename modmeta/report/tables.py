@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from modmeta.report.ablations import VARIANTS, name_of
+from modmeta.report.escape import in_markdown
 from modmeta.report.groups import Group, told_apart
 from modmeta.report.paper import ROWS, Row, chosen, is_row, of_row, rows_of
 from modmeta.report.runs import Run
@@ -14,9 +15,9 @@ TITLES = {name_of(place): f"({variant.title})" for place, variant in enumerate(V
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, numbers and words as they are."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """A table; cells are text, whatever is in them."""
+    lines = [[in_markdown(cell) for cell in line] for line in (head, *rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], ["---"] * len(head), *lines[1:]))
 
 
 def error_text(value: float | None) -> str:

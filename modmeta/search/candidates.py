@@ -67,7 +67,16 @@ def marginals(
     """Probability of every module on every edge, (B, N, S, K): candidates weigh exp(-energy), energies (B, N, M)."""
     weights = (-energies).softmax(-1)
     chosen = F.one_hot(candidates.rows, num_edge_modules).to(weights.dtype)  # (B, N, M, S, K)
-    return torch.einsum("bnm,bnmsk->bnsk", weights, chosen.expand(*weights.shape, -1, -1))
+    return normalised(torch.einsum("bnm,bnmsk->bnsk", weights, chosen.expand(*weights.shape, -1, -1)))
+
+
+def normalised(probabilities: Tensor) -> Tensor:
+    """Probabilities (..., K) whose sums are off by rounding, as such that sum to 1 and none of which is above it.
+
+    Those of nothing, zeros throughout, stay.
+    """
+    kept = probabilities.clamp(0, 1)
+    return kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
 
 
 def take(candidates: Candidates, chosen: Int[Tensor, "B N"]) -> Structure:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modmeta.model.model import RelationalModel
+from modmeta.model.model import RelationalModel, Score
 from modmeta.search.candidates import marginals
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
@@ -20,6 +20,7 @@ from modmeta.structure.bank import Structure, random_structure
 # Inference block by block begins at random and cools down over so many passes, lest it end in the nearest minimum.
 PASSES, HOT = 8, 1000.0
 COLD = 1e-30
+LARGEST = 1e30  # nats: energies that overflow, or are no numbers, become as large, so that others can be weighed
 
 
 class Inferred(NamedTuple):
@@ -28,7 +29,8 @@ class Inferred(NamedTuple):
     Attributes:
         structure: found.
         probabilities: of every module on every edge, (B, N, S, K).
-        energies: of the structures, (B,).
+        energies: of the structures, (B,); infinite for tasks so far from what the model knows that no structure can be
+            weighed.
         gap: energy of the second best row above the best, (B, N) nats (horizon 1 only).
     """
 
@@ -60,24 +62,40 @@ def infer(
     dynamics = model.dynamics
     structure = clamped(random_structure(b, n, dynamics.num_edge_modules, dynamics.num_node_modules, generator), known)
     needs = proposal is not None and search.needs_proposal(model, n)
-    logits = proposal(states) if needs and proposal is not None else None
+    logits = proposal(states).nan_to_num() if needs and proposal is not None else None
     problem = Problem(
         model, states, horizon=search.horizon, known=known, mask=mask, logits=logits, edge_cost=search.edge_cost
     )
     if search.horizon == 1:
-        problem = replace(problem, score=model.scorer(states, mask=mask))
+        problem = replace(problem, score=bounded(model.scorer(states, mask=mask)))
     heats = torch.empty(0)
     if search.by_blocks(model, n):
         passes = 2 if dynamics.additive else PASSES
         heats = torch.logspace(0 if dynamics.additive else math.log10(HOT), 0, passes, device=states.device)
     best, cold = search.kernel(model, n, greedy, relax=False), states.new_tensor(COLD)
+    lost = torch.zeros(b, dtype=torch.bool, device=states.device)
     for sweep in range(search.sweeps):
         if search.horizon == 1:  # paths of close pairs follow from structures, and structures from paths
-            problem = replace(problem, messages=dynamics.messages(states, structure if sweep else None))
+            messages = dynamics.messages(states, structure if sweep else None)
+            least, most = messages.flatten(1).aminmax(dim=1)
+            if (overflown := ~(least.isfinite() & most.isfinite())).any():
+                messages, lost = messages.nan_to_num(0, 0, 0), lost | overflown
+            problem = replace(problem, messages=messages)
         for number, heat in enumerate(heats):
-            structure, _ = search.kernel(model, n, gibbs, relax=number == 0)(generator, structure, problem, heat)
+            try:
+                structure, _ = search.kernel(model, n, gibbs, relax=number == 0)(generator, structure, problem, heat)
+            except torch.linalg.LinAlgError:  # a task's errors overflow, as its energies will say
+                structure, _ = search.kernel(model, n, gibbs, relax=False)(generator, structure, problem, heat)
         structure, info = best(generator, structure, problem, cold)
-    return _summary(structure, info, problem)
+    lost = lost | ~(info.energies < LARGEST)
+    return _summary(structure, info._replace(energies=info.energies.masked_fill(lost, torch.inf)), problem)
+
+
+def bounded(score: Score) -> Score:
+    """A scorer whose energies are numbers, whatever the states."""
+    return lambda received, types: (
+        score(received, types).nan_to_num(LARGEST, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)
+    )
 
 
 def _summary(structure: Structure, info: Info, problem: Problem) -> Inferred:

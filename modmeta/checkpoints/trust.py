@@ -1,0 +1,325 @@
+"""What a configuration out of a file may be: plain data, whose `_target_`s stand in one fixed dictionary.
+
+A checkpoint or run directory from a stranger is data. Hydra imports and calls whatever a `_target_` names, and resolves
+`${...}` wherever it stands; so both are checked before a configuration comes near it.
+"""
+
+import math
+import sys
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from modmeta.checkpoints.compat import RENAMED
+from modmeta.errors import UserError
+
+
+class Part(NamedTuple):
+    """What a name may do.
+
+    Attributes:
+        in_checkpoint: it may stand in a checkpoint; otherwise only in the configuration of a run.
+        settings: keywords that it may be given; none for all that it takes.
+    """
+
+    in_checkpoint: bool = True
+    settings: tuple[str, ...] | None = None
+
+
+RUN = Part(in_checkpoint=False)
+WANDB = (
+    "save_dir", "project", "entity", "name", "id", "resume", "group", "tags", "notes", "job_type", "offline",
+    "log_model", "settings",
+)  # fmt: skip
+
+# Every name that a configuration may hold: those of the experiments and plain alternatives to them.
+NAMES: dict[str, Part] = {
+    "modmeta.baselines.correlation.CorrelationData": Part(),
+    "modmeta.baselines.correlation.CorrelationLSTM": Part(),
+    "modmeta.baselines.decoder.MLPDecoder": Part(),
+    "modmeta.baselines.lstm.LSTM": Part(),
+    "modmeta.baselines.nri.GivenGraph": Part(),
+    "modmeta.baselines.nri.NRI": Part(),
+    "modmeta.baselines.static.Static": Part(),
+    "modmeta.baselines.supervised.SupervisedEncoder": Part(),
+    "modmeta.bouncegrad.BounceGrad": Part(),
+    "modmeta.model.dynamics.continuous.ContinuousDynamics": Part(),
+    "modmeta.model.dynamics.discrete.ModularDynamics": Part(),
+    "modmeta.model.features.AbsoluteFeatures": Part(),
+    "modmeta.model.features.IsotropicFeatures": Part(),
+    "modmeta.model.features.ProductFeatures": Part(),
+    "modmeta.model.features.RelativeFeatures": Part(),
+    "modmeta.model.likelihood.FixedGaussian": Part(),
+    "modmeta.model.likelihood.Gaussian": Part(),
+    "modmeta.model.likelihood.StudentT": Part(),
+    "modmeta.model.model.RelationalModel": Part(),
+    "modmeta.model.proposal.CNNProposal": Part(),
+    "modmeta.model.proposal.MLPProposal": Part(),
+    "modmeta.schedules.halve_on_plateau": Part(),
+    "modmeta.schedules.warmup_hold_decay": Part(),
+    "modmeta.search.search.Search": Part(),
+    "modmeta.search.selection.gibbs": Part(),
+    "modmeta.search.selection.greedy": Part(),
+    "modmeta.search.selection.metropolis": Part(),
+    "modmeta.search.temperature.AcceptanceSteered": Part(),
+    "modmeta.search.temperature.Annealed": Part(),
+    "torch.nn.ELU": Part(),
+    "torch.nn.GELU": Part(),
+    "torch.nn.Identity": Part(),
+    "torch.nn.LeakyReLU": Part(),
+    "torch.nn.Mish": Part(),
+    "torch.nn.ReLU": Part(),
+    "torch.nn.Sigmoid": Part(),
+    "torch.nn.SiLU": Part(),
+    "torch.nn.Softplus": Part(),
+    "torch.nn.Tanh": Part(),
+    "torch.optim.Adagrad": Part(),
+    "torch.optim.Adam": Part(),
+    "torch.optim.AdamW": Part(),
+    "torch.optim.NAdam": Part(),
+    "torch.optim.RAdam": Part(),
+    "torch.optim.RMSprop": Part(),
+    "torch.optim.SGD": Part(),
+    "modmeta.callbacks.checkpoints.Checkpoints": RUN,
+    "modmeta.callbacks.pictures.Pictures": RUN,
+    "modmeta.callbacks.room.Room": RUN,
+    "modmeta.checkpoint_files.DurableCheckpoints": RUN,
+    "modmeta.data.datamodule.TrajectoryDataModule": RUN,
+    "modmeta.data.filemodule.FileDataModule": RUN,
+    "modmeta.data.reading.Reading": RUN,
+    "modmeta.data.simulators.Charged": RUN,
+    "modmeta.data.simulators.Kuramoto": RUN,
+    "modmeta.data.simulators.Masses": RUN,
+    "modmeta.data.simulators.Mixed": RUN,
+    "modmeta.data.simulators.Springs": RUN,
+    "modmeta.evaluation.calibrated.Calibrate": RUN,
+    "modmeta.report.logs.CSVCurves": RUN,
+    "modmeta.report.run.RunRecord": RUN,
+    "pytorch_lightning.Trainer": RUN,
+    "pytorch_lightning.callbacks.EarlyStopping": RUN,
+    "pytorch_lightning.callbacks.LearningRateMonitor": RUN,
+    "pytorch_lightning.callbacks.RichProgressBar": Part(False, ("leave", "refresh_rate")),
+    "pytorch_lightning.callbacks.TQDMProgressBar": Part(False, ("leave", "refresh_rate")),
+    "pytorch_lightning.loggers.TensorBoardLogger": Part(False, ("save_dir", "name", "version", "default_hp_metric")),
+    "pytorch_lightning.loggers.WandbLogger": Part(False, WANDB),
+    "wandb.Settings": Part(False, ("silent", "quiet", "console")),
+}
+
+# Largest integers that a stranger's configuration may give to what costs time or memory.
+MOST = {
+    "edge_layers": 64, "node_layers": 64, "layers": 64, "nodes": 64, "pieces": 64, "substeps": 1 << 16,
+    "members": 1 << 12, "enumerate_up_to": 1 << 20, "samples": 1 << 12, "sweeps": 10_000, "num_relations": 256,
+    "num_types": 256, "num_edge_modules": 1024, "num_node_modules": 1024, "num_modules": 1024, "num_edge_types": 1024,
+    "num_features": 10_000, "positions": 5_000, "hidden": 1 << 16, "node_hidden": 1 << 16, "horizon": 100_000,
+    "forecast_horizon": 100_000, "forecast_steps": 100_000, "devices": 64, "threads": 1024,
+}  # fmt: skip
+LARGEST = 1 << 63  # of all other integers
+NODES, DEPTH, LONGEST = 100_000, 50, 10_000  # values of a configuration, levels, letters of a string
+
+# Packages of others: a name in them is trusted by itself alone, never with all that lies beside it.
+OTHERS = (
+    "torch",
+    "modmeta",
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "hydra",
+    "omegaconf",
+    "wandb",
+    "numpy",
+)
+
+_trusted: set[str] = set()
+
+
+def trust(name: str) -> None:
+    """Lets configurations in checkpoints and runs name parts of a package of one's own.
+
+    Only for packages whose code you would run: whoever wrote the checkpoint chooses what of it is called.
+
+    Args:
+        name: a package, module or class, such as `mypackage` or `mypackage.features.Squares`; of a library, such as
+            torch, the full name of the class.
+
+    Raises:
+        UserError: it is no name of Python, or one of Python's own modules.
+    """
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"{shown(name)} cannot be trusted: give the name of a package, module or class")
+    top = name.split(".")[0]
+    if top in sys.stdlib_module_names or name in OTHERS:
+        raise UserError(f"{shown(name)} cannot be trusted: it is not a package of your own")
+    _trusted.add(name)
+
+
+def is_trusted(target: str) -> bool:
+    """Whether `trust` was told of a name, or of the package or module that it is in."""
+    parts = target.split(".")
+    first = len(parts) if parts[0] in OTHERS else 1
+    return any(".".join(parts[:i]) in _trusted for i in range(first, len(parts) + 1))
+
+
+def shown(value: object) -> str:
+    """A value of a stranger in a message: short, on one line, without control characters."""
+    text = ascii(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_config(config: Any, where: str, of_run: bool = False) -> None:
+    """Refuses a configuration that is more than data. Nothing is imported, resolved or built.
+
+    Args:
+        config: of a checkpoint or a run.
+        where: the file to name in errors.
+        of_run: names of callbacks, loggers, data and the trainer may stand in it.
+
+    Raises:
+        UserError: naming the key and what stands there.
+    """
+    left: list[tuple[str, Any, int]] = [("", config, 0)]
+    count = 0
+    while left:
+        place, value, depth = left.pop()
+        count += 1
+        if count > NODES or depth > DEPTH:
+            raise UserError(f"{where}: its configuration is too large, or nested too deeply, to be one of modmeta's")
+        if type(value) is dict:
+            _check_keys(value, place, where, of_run)
+            left += [(f"{place}.{key}" if place else key, part, depth + 1) for key, part in value.items()]
+        elif type(value) is list:
+            left += [(f"{place}.{i}", part, depth + 1) for i, part in enumerate(value)]
+        else:
+            _check_value(value, place, where, of_run)
+
+
+def _check_keys(value: dict[Any, Any], place: str, where: str, of_run: bool) -> None:
+    at = shown(place) if place else "its top"
+    for key in value:
+        if type(key) is not str or "${" in key or len(key) > 200:
+            raise _refused(where, at, f"has the key {shown(key)}", "keys are plain names")
+        if key.startswith("_") and key not in ("_target_", "_partial_"):
+            raise _refused(where, at, f"has the key {shown(key)}", "only _target_ and _partial_ may begin with _")
+    if "_partial_" in value and type(value["_partial_"]) is not bool:
+        raise _refused(where, at, f"has _partial_ {shown(value['_partial_'])}", "it is true or false")
+    if "_target_" not in value:
+        if "_partial_" in value:
+            raise _refused(where, at, "has _partial_ without _target_", "remove it")
+        return
+    target = value["_target_"]
+    if type(target) is not str:
+        raise _refused(where, at, f"has the _target_ {shown(target)}", "it is a name")
+    part = NAMES.get(RENAMED.get(target, target))
+    if part is None:
+        if is_trusted(target):
+            return
+        raise _unknown(target, where)
+    if not (of_run or part.in_checkpoint):
+        raise UserError(f"{where}: its configuration names {shown(target)}, which is no part of a model")
+    wrong = [] if part.settings is None else [key for key in value if key != "_target_" and key not in part.settings]
+    if wrong:
+        raise _refused(where, at, f"gives {shown(wrong[0])} to {target}", "give it on the command line")
+    given = value.get("settings") if target.endswith(".WandbLogger") else None
+    if given is not None and (type(given) is not dict or given.get("_target_") != "wandb.Settings"):
+        raise _refused(where, at, f"has settings {shown(given)}", "they are a part wandb.Settings")
+
+
+def _unknown(target: str, where: str) -> UserError:
+    top = target.split(".")[0]
+    advice = "it is not loaded"
+    if top.isidentifier() and top not in OTHERS and top not in sys.stdlib_module_names:
+        advice = (
+            f"if {top} is your own package, allow it: --trust {top}, trust=[{top}] of a run, modmeta.trust in Python"
+        )
+    return UserError(f"{where}: its configuration names {shown(target)}, which is no part of modmeta; {advice}")
+
+
+def _check_value(value: Any, place: str, where: str, of_run: bool) -> None:
+    at = shown(place) if place else "its top"
+    if value is None or type(value) is bool or type(value) is float:
+        return
+    if type(value) is int:
+        names = [name for name in place.split(".") if not name.isdigit()]  # of lists, the name that they have
+        most = MOST.get(names[-1] if names else "", LARGEST)
+        if abs(value) > most:
+            raise _refused(where, at, f"is {shown(value)}", f"at most {most} is read")
+    elif type(value) is str:
+        if "${" in value:
+            again = "a run of an earlier version goes on as a new one: give its settings and ckpt_path=RUN"
+            advice = again if of_run else "use a checkpoint that was not altered"
+            raise _refused(where, at, f"is {shown(value)}, which would be resolved", advice)
+        if len(value) > LONGEST:
+            raise _refused(where, at, f"is a string of {len(value)} letters", f"at most {LONGEST} are read")
+    else:
+        raise _refused(where, at, f"is a {type(value).__name__}", "only plain dictionaries, lists and values are read")
+
+
+def _refused(where: str, at: str, what: str, advice: str) -> UserError:
+    return UserError(f"{where}: its configuration is not plain data: {at} {what}; {advice}")
+
+
+# ---- what a checkpoint says of its data ------------------------------------------------------------------------------
+
+
+def check_description(data: Any, calibration: Any, reciprocity: Any, where: str) -> None:
+    """Refuses what a checkpoint says of its data and calibration, unless it is what training writes.
+
+    Raises:
+        UserError: naming the key.
+    """
+
+    def refuse(key: str, value: object) -> UserError:
+        return UserError(f"{where}: {key} is {shown(value)}, which training does not write; use another checkpoint")
+
+    if not isinstance(data, dict):
+        raise refuse("data", data)
+    features = data.get("num_features")
+    for key, low, high in (
+        ("num_features", 1, 10_000),
+        ("num_relations", 1, MOST["num_relations"]),
+        ("positions", 0, 5_000),
+    ):
+        if type(data.get(key)) is not int or not low <= data[key] <= high:
+            raise refuse(f"data.{key}", data.get(key))
+    counts = data.get("num_entities")
+    for count in counts if isinstance(counts, list) and counts else [counts]:
+        if type(count) is not int or not 2 <= count <= 1_000_000:
+            raise refuse("data.num_entities", count)
+    units = data.get("units")
+    for key in ("offset", "scale"):
+        values = units.get(key) if isinstance(units, dict) else None
+        if not _numbers(values, features, positive=key == "scale"):
+            raise refuse(f"data.units.{key}", values)
+    names = data.get("features")
+    if not isinstance(names, list) or len(names) != features or not all(type(name) is str for name in names):
+        raise refuse("data.features", names)
+    for key in ("frame_step", "frame_motion"):
+        if key in data and data[key] is not None and not _numbers([data[key]], 1):
+            raise refuse(f"data.{key}", data[key])
+    if data.get("velocities", "given") not in ("given", "estimated"):
+        raise refuse("data.velocities", data["velocities"])
+    if reciprocity is not None and not _numbers([reciprocity], 1):
+        raise refuse("reciprocity", reciprocity)
+    if calibration is None:
+        return
+    frames, heats = (
+        calibration.get(key) if isinstance(calibration, dict) else None for key in ("frames", "temperatures")
+    )
+    frames = frames if isinstance(frames, list) else []
+    size = len(frames)
+    if not (_numbers(frames, size, positive=True) and size > 0 and all(a < b for a, b in pairwise(frames))):
+        raise refuse("calibration.frames", frames)
+    if not _numbers(heats, size, positive=True):
+        raise refuse("calibration.temperatures", heats)
+    bands = calibration.get("bands", [[1.0]])
+    rows = bands if isinstance(bands, list) and 0 < len(bands) < NODES else [None]
+    if not all(isinstance(row, list) and len(row) > 0 and _numbers(row, len(row)) and min(row) >= 0 for row in rows):
+        raise refuse("calibration.bands", bands)
+
+
+def _numbers(values: Any, size: Any, positive: bool = False) -> bool:
+    """Whether values are a list of so many finite numbers."""
+    return (
+        isinstance(values, list)
+        and len(values) == size
+        and all(type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value) for value in values)
+        and (not positive or all(value > 0 for value in values))
+    )

@@ -1,0 +1,593 @@
+"""Checkpoints and run directories of strangers: whatever is in them, nothing runs, and one line says what is wrong."""
+
+import copy
+import io
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import modmeta
+from modmeta.api import path_of
+from modmeta.checkpoint import load_model, read_checkpoint
+from modmeta.checkpoint_files import load
+from modmeta.checkpoints import trust as trusting
+from modmeta.cli.main import main
+from modmeta.errors import UserError
+from modmeta.resume import read_record
+from tests.runs import QUICK, run
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+PROCESSES = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
+)
+CHANGES = (
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "os.truncate",
+    "os.putenv",
+    "shutil.rmtree",
+    "shutil.move",
+    "shutil.copyfile",
+    "socket.connect",
+    "socket.bind",
+    "ctypes.dlopen",
+    "webbrowser.open",
+)
+seen: list[str] | None = None
+
+
+def _listen(event: str, arguments: tuple[Any, ...]) -> None:
+    if seen is None:
+        return
+    if event in PROCESSES or event in CHANGES:
+        seen.append(f"{event} {arguments!r:.100}")
+    elif event == "import" and arguments[0] not in sys.modules:
+        seen.append(f"import {arguments[0]}")
+    elif event == "open":
+        path, mode, flags = arguments
+        if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & WRITING):
+            seen.append(f"open {path!r} {mode}")
+
+
+sys.addaudithook(_listen)  # for the rest of the process; it listens within `watched` alone
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Fails if anything within starts a process, writes, connects or imports what was not there."""
+    global seen
+    seen = []
+    try:
+        yield
+        assert seen == []
+    finally:
+        seen = None
+
+
+BASE: dict[str, Any] = load(path_of("springs5"))
+FILE = {"dir": Path()}
+IMPORTERS = (
+    "torch.nn.attention._fa3._fa3_import_module",
+    "torch.utils.collect_env.run",
+    "torch.hub.load",
+    "os.system",
+    "subprocess.Popen",
+    "builtins.eval",
+    "builtins.exec",
+    "importlib.import_module",
+    "torch.load",
+    "torch.save",
+    "modmeta.data.files.save",
+    "modmeta.model.model.torch.hub.load",
+    "torch.nn.modules.module.warnings.warn",
+    "modmeta.api.load",
+    "modmeta.io.write_durably",
+    "torch.nn.Module",
+    "torch.optim.Optimizer",
+    "torch.nn.Linear",
+    "hydra.utils.instantiate",
+    "hydra.utils.get_method",
+    "hydra.core.utils.setup_globals",
+    "pickle.loads",
+    "",
+    ".",
+    "evil",
+    "evil.Class",
+    "modmeta",
+    "modmeta.model",
+    "torch.nn.SiLU.__init__.__globals__",
+    "torch.nn.SiLU ",
+    "torch.nn.silu",
+    "modmeta.search.selection.torch.os.system",
+    "numpy.load",
+    "shutil.rmtree",
+    "antigravity.webbrowser.open",
+    "pytorch_lightning.Trainer",
+    "modmeta.report.run.RunRecord",
+    "wandb.Settings",
+    "modmeta.checkpoints.trust.trust",
+)
+RESOLVED = (
+    "${oc.env:HOME}",
+    "${oc.create:{_target_:os.system,command:'touch PWNED'}}",
+    "${seed}",
+    "a ${.b} c",
+    "${oc.decode:1}",
+    "\\\\${oc.env:HOME}",
+    "${group_of:a,b,c}",
+    "${hydra:runtime.cwd}",
+    "${${oc.env:HOME}}",
+    "${",
+)
+RUNS = {"_target_": "torch.utils.collect_env.run", "command": "touch PWNED"}
+
+
+class Odd:
+    """What no configuration holds."""
+
+
+def _places(config: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all values of a configuration."""
+    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    return [place] * bool(place) + [path for key, part in parts for path in _places(part, (*place, key))]
+
+
+PLACES = _places(BASE["modmeta"]["config"])
+
+
+def _nested(value: Any, depth: int) -> Any:
+    for level in range(depth):
+        value = {"a": value} if level % 2 else [0, value]
+    return value
+
+
+values = st.one_of(
+    st.sampled_from(RESOLVED),
+    st.sampled_from(RESOLVED).map(lambda text: {text: 1}),
+    st.sampled_from(RESOLVED).map(lambda text: [1, text]),
+    st.sampled_from(IMPORTERS).map(lambda name: {"_target_": name}),
+    st.sampled_from(IMPORTERS).map(lambda name: {"_target_": name, "_partial_": True, "path": "evil"}),
+    st.sampled_from([(RUNS,), (1, 2), (), ("${oc.env:HOME}",)]),
+    st.sampled_from([{"_args_": ["touch PWNED"]}, {"_target_": "torch.nn.SiLU", "_args_": [1]}, {"_partial_": True}]),
+    st.sampled_from(
+        [{"_target_": "torch.nn.SiLU", "_recursive_": False}, {"_target_": "torch.nn.SiLU", "_convert_": "all"}]
+    ),
+    st.sampled_from(
+        [{"_target_": "torch.nn.SiLU", "_partial_": RUNS}, {"_target_": RUNS}, {"_target_": None}, {"_target_": ["a"]}]
+    ),
+    st.sampled_from([{1: 2}, {None: 1}, {"x" * 1000: 1}, "y" * 20_000, 1 << 80, -(1 << 80), torch.ones(2), {"_x": 1}]),
+)
+
+
+def _put(config: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:
+    *path, last = place
+    for key in path:
+        config = config[key]
+    config[last] = value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    FILE["dir"] = tmp_path_factory.mktemp("hostile")
+    load_model(path_of("springs5"))  # what loading imports is there from now on
+    "names of members".encode("cp437")  # likewise of archives that torch did not write
+    yield
+    assert not list(Path.cwd().glob("PWNED"))
+
+
+def _written(content: Any) -> Path:
+    path = FILE["dir"] / "stranger.ckpt"
+    torch.save(content, path)
+    return path
+
+
+def _refused(path: Path) -> str:
+    with watched(), pytest.raises(UserError) as caught:
+        load_model(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert len(line) < 700
+    assert str(path) in line
+    return line
+
+
+@settings(max_examples=220, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(PLACES), values, st.integers(0, 4))
+def test_whatever_stands_anywhere_in_a_checkpoint(place: tuple[Any, ...], value: Any, depth: int) -> None:
+    content = copy.deepcopy(BASE)
+    _put(content["modmeta"]["config"], place, _nested(value, depth))
+    if place[-1] == "_target_" and type(value) is str and not depth:
+        value = {"_target_": value}
+    _refused(_written(content))
+
+
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from([place for place in PLACES if place[-1] not in ("seed", "observed_frames")]),
+    st.sampled_from([10**5, 10**7, 10**9, 2**40, -5, 0]),
+)
+def test_numbers_that_ask_for_memory(place: tuple[Any, ...], value: int) -> None:
+    """Whatever number stands where: refused, or the model is of the size of the file."""
+    content = copy.deepcopy(BASE)
+    old = content["modmeta"]["config"]
+    for key in place:
+        old = old[key]
+    if type(old) is not int:
+        return
+    _put(content["modmeta"]["config"], place, value)
+    path = _written(content)
+    with watched():
+        size = _size(path)
+    assert size < 1e6
+
+
+def _size(path: Path) -> int:
+    """Bytes of the model of a checkpoint; 0 where it is refused."""
+    try:
+        module, _ = load_model(path)
+    except UserError:
+        return 0
+    return sum(part.numel() * part.element_size() for part in module.state_dict().values())
+
+
+def test_endless_and_shared_structures() -> None:
+    """Lists that hold themselves, and a thousand references to one that make 2^1000 values."""
+    content = copy.deepcopy(BASE)
+    loop: list[Any] = []
+    loop.append(loop)
+    content["modmeta"]["config"]["search"]["x"] = loop
+    assert "nested too deeply" in _refused(_written(content))
+    twice: list[Any] = []
+    for _ in range(40):
+        twice = [twice, twice]
+    content["modmeta"]["config"]["search"]["x"] = twice
+    assert "too large" in _refused(_written(content))
+
+
+class Calls:
+    """Pickled as a call."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.what = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.what
+
+
+class Sets:
+    """Pickled as an object whose state is set."""
+
+    def __init__(self, made: Any, state: Any) -> None:
+        self.made, self.state = made, state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*self.made, self.state)
+
+
+def _storage(numbers: int) -> Any:
+    return torch.storage.TypedStorage(
+        wrap_storage=torch.zeros(numbers).untyped_storage(), dtype=torch.float32, _internal=True
+    )
+
+
+def _tensor(numbers: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Calls:
+    return Calls(torch._utils._rebuild_tensor_v2, _storage(numbers), offset, size, stride, False, {})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        Calls(os.system, "touch PWNED"),
+        Calls(subprocess.Popen, ["touch", "PWNED"]),
+        Calls(eval, "1"),
+        Calls(bytearray, 10**12),
+        Calls(torch.nn.Linear, 10**6, 10**6),
+        Calls(getattr, {}, "get"),
+        Sets((bytearray, (1,)), {"a": 1}),
+        Sets((torch.nn.Parameter, (torch.ones(1),)), {"a": 1}),
+        Sets((torch._utils._rebuild_tensor_v2, (_storage(1), 0, (1,), (1,), False, {})), (1, 2)),
+        _tensor(1, (10**12,), (0,)),
+        _tensor(4, (10**6, 10**6), (0, 0)),
+        _tensor(4, (5,), (1,)),
+        _tensor(4, (2,), (4,)),
+        _tensor(4, (4,), (1,), 1),
+        _tensor(4, (-4,), (1,)),
+        Odd(),
+        {1, 2},
+        1j,
+        torch.device("cpu"),
+        torch.float32,
+        torch.nn.Parameter(torch.ones(1)),
+        torch.ones(2).to_sparse(),
+    ],
+)
+@pytest.mark.parametrize("where", ["state_dict", "modmeta", "elsewhere"])
+def test_pickles_that_do_more_than_data(payload: Any, where: str) -> None:
+    content = copy.deepcopy(BASE)
+    if where == "state_dict":
+        content["state_dict"]["usage"] = payload
+    elif where == "modmeta":
+        content["modmeta"]["config"]["forecast_steps"] = payload
+    else:
+        content["optimizer_states"] = [payload]
+    path = FILE["dir"] / "stranger.ckpt"
+    with open(path, "wb") as file:
+        torch.save(content, file, pickle_module=pickle)
+    assert "could run code" in _refused(path)
+
+
+def _repacked(change: Any, compression: int = zipfile.ZIP_STORED) -> Path:
+    """The base checkpoint with its archive's members changed."""
+    path, stream = FILE["dir"] / "stranger.ckpt", io.BytesIO()
+    torch.save(BASE, stream)
+    with zipfile.ZipFile(stream) as old, zipfile.ZipFile(path, "w", compression) as new:
+        members = {part.filename: old.read(part) for part in old.infolist()}
+        for name, content in change(members).items():
+            new.writestr(name, content)
+    return path
+
+
+def test_archives_that_are_more_than_they_seem() -> None:
+    def first(members: dict[str, bytes]) -> str:
+        return next(name for name in members if name.endswith("data/0"))
+
+    assert "declares more" in _refused(
+        _repacked(lambda members: members | {first(members): bytes(10**8)}, zipfile.ZIP_DEFLATED)
+    )
+    assert "could run code" in _refused(
+        _repacked(lambda members: members | {first(members): members[first(members)][:4]})
+    )
+    assert "could run code" in _refused(
+        _repacked(lambda members: members | {first(members): members[first(members)] + bytes(4)})
+    )
+    assert "could run code" in _refused(
+        _repacked(lambda members: {name: part for name, part in members.items() if name != first(members)})
+    )
+    assert "could run code" in _refused(_repacked(lambda members: members | {"archive/constants.pkl": b""}))
+    assert "could run code" in _refused(_repacked(lambda members: members | {"other/data.pkl": b"\x80\x02}."}))
+    huge_memo = b"\x80\x02}r\xff\xff\xff\x7f."  # keeps a value at place 2^31 of a table
+
+    def replaced(content: bytes) -> Any:
+        return lambda members: {name: content if name.endswith("data.pkl") else part for name, part in members.items()}
+
+    assert "another program" in _refused(_repacked(replaced(huge_memo)))
+    assert "cannot be read" in _refused(_repacked(replaced(b"\x80\x02X\xff\xff\xff\x7fabc.")))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data", None),
+        ("data.num_features", 10**9),
+        ("data.num_features", "4"),
+        ("data.num_entities", [5, -1]),
+        ("data.num_entities", []),
+        ("data.units", {}),
+        ("data.units.scale", [0.0] * 4),
+        ("data.units.offset", [float("nan")] * 4),
+        ("data.units.offset", [1.0]),
+        ("data.features", ["x"] * 3),
+        ("data.features", [1, 2, 3, 4]),
+        ("data.frame_step", "1"),
+        ("data.velocities", "made up"),
+        ("data.positions", -1),
+        ("calibration.frames", [5, 5, 5]),
+        ("calibration.frames", []),
+        ("calibration.temperatures", [float("inf")] * 3),
+        ("calibration.bands", [[]]),
+        ("reciprocity", "all"),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_data(key: str, value: Any) -> None:
+    content = copy.deepcopy(BASE)
+    _put(content["modmeta"], tuple(key.split(".")), value)
+    assert key.split(".")[0] in _refused(_written(content))
+
+
+def test_labels_of_modules_beyond_the_relations() -> None:
+    content = copy.deepcopy(BASE)
+    content["state_dict"]["module_to_relation"] = torch.tensor([0, 10**9])
+    assert "module_to_relation" in _refused(_written(content))
+
+
+# ---- run directories -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended; its configuration is plain data."""
+    directory = tmp_path_factory.mktemp("begun") / "run"
+    run(directory, *QUICK, "trainer.max_epochs=1", "data.batches_per_epoch=2")
+    assert "${" not in (directory / ".hydra" / "config.yaml").read_text()
+    return directory
+
+
+def _plain(value: Any) -> bool:
+    """Whether YAML can write a value without tags."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(part) for key, part in value.items())
+    return all(map(_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
+
+
+@settings(max_examples=90, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.data(), values, st.integers(0, 4))
+def test_whatever_stands_anywhere_in_a_record(begun: Path, data: st.DataObject, value: Any, depth: int) -> None:
+    record = begun / ".hydra" / "config.yaml"
+    config = yaml.load(record.read_text(), Loader=yaml.CSafeLoader)
+    allowed = isinstance(value, dict) and str(value.get("_target_")) in trusting.NAMES
+    if type(value) is torch.Tensor or (allowed and set(value) <= {"_target_", "_partial_", "path"}):
+        return
+    _put(config, data.draw(st.sampled_from(_places(config))), _nested(value, depth))
+    text = yaml.dump(
+        config, Dumper=yaml.CSafeDumper if _plain(value) else yaml.CDumper
+    )  # with tags such as !!python/tuple
+    path = FILE["dir"] / "config.yaml"
+    path.write_text(text)
+    with watched(), pytest.raises(UserError) as caught:
+        read_record(path)
+    assert "\n" not in str(caught.value)
+    assert "config.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("callbacks.last.directory", "/elsewhere", "outside of its directory"),
+        ("trainer.default_root_dir", "/elsewhere", "outside of its directory"),
+        ("logger.csv.directory", "..", "outside of its directory"),
+        ("run_id", "../../x", "no plain name"),
+        ("name", "../../x", "no plain name"),
+        ("bouncegrad.model.dynamics.hidden", 60_000, "far more than its checkpoints hold"),
+        ("bouncegrad.model.dynamics.edge_layers", 10**9, "at most 64"),
+        ("trainer.devices", 10**6, "at most 64"),
+        ("bouncegrad.model", {"_target_": "pytorch_lightning.Trainer"}, "no part of a model"),
+        (
+            "logger.wandb",
+            {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"x_executable": "./evil"}},
+            "wandb.Settings",
+        ),
+        ("logger.wandb", {"_target_": "wandb.Settings", "x_executable": "./evil"}, "x_executable"),
+        ("trust", ["evil"], None),
+    ],
+)
+def test_records_that_reach_beyond_their_run(
+    begun: Path, tmp_path: Path, key: str, value: Any, told: str | None
+) -> None:
+    shutil.copytree(begun, tmp_path / "run")
+    record = tmp_path / "run" / ".hydra" / "config.yaml"
+    config = yaml.load(record.read_text(), Loader=yaml.CSafeLoader)
+    _put(config, tuple(key.split(".")), value)
+    record.write_text(yaml.safe_dump(config))
+    if told is None:  # a record cannot trust anything
+        run(tmp_path / "run", f"resume={tmp_path / 'run'}")
+        assert not trusting.is_trusted("evil.Class")
+        return
+    with pytest.raises(UserError, match=told) as caught:
+        run(tmp_path / "run", f"resume={tmp_path / 'run'}")
+    assert "\n" not in str(caught.value)
+
+
+# ---- the eight ways in -----------------------------------------------------------------------------------------------
+
+PAYLOADS = {
+    "tuple": (RUNS,),
+    "interpolation": "${oc.create:{_target_:torch.utils.collect_env.run,command:'touch PWNED'}}",
+    "environment": "${oc.env:HOME}",
+    "importer": {"_target_": "torch.nn.attention._fa3._fa3_import_module", "module_path": "evilmod"},
+    "partial": {"_target_": "os.system", "_partial_": True},
+    "args": {"_target_": "torch.nn.SiLU", "_args_": ["touch PWNED"]},
+    "key": {"${oc.env:HOME}": 1},
+}
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize("way", ["load", "infer", "evaluate", "unseen", "prune", "report", "resume", "ckpt_path"])
+def test_the_eight_ways_in(
+    way: str, payload: str, begun: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    value = PAYLOADS[payload]
+    stranger, data = tmp_path / "run", tmp_path / "data.npz"
+    (stranger / "checkpoints").mkdir(parents=True)
+    content = copy.deepcopy(BASE)
+    content["modmeta"]["config"]["forecast_steps"] = value
+    torch.save(content, stranger / "checkpoints" / "last.ckpt")
+    shutil.copytree(begun / ".hydra", stranger / ".hydra")
+    config = yaml.safe_load((stranger / ".hydra" / "config.yaml").read_text())
+    config["bouncegrad"]["forecast_steps"] = value
+    (stranger / ".hydra" / "config.yaml").write_text(yaml.dump(config))
+    assert main(["generate", "springs", "--test", "2", "--test-frames", "52", "-o", str(data)]) == 0
+    words = {
+        "infer": ["infer", stranger, data, "-o", tmp_path / "out"],
+        "evaluate": ["evaluate", stranger, "--data", data],
+        "unseen": ["unseen", stranger, data, "-o", tmp_path / "out"],
+        "prune": ["prune", stranger, "-o", tmp_path / "small.ckpt"],
+        "report": ["report", stranger, "-o", tmp_path / "out"],
+    }
+    capfd.readouterr()
+    if way in words:
+        with _no_process():
+            status = main([str(word) for word in words[way]])
+        if way == "report":  # reads configurations as text and builds nothing
+            return
+        assert status == 2
+        printed = capfd.readouterr().err
+        assert printed.count("\n") == 1
+        assert printed.startswith("error: ")
+        assert not (tmp_path / "out").exists()
+        return
+    enter = {
+        "load": lambda: modmeta.load(stranger),
+        "resume": lambda: run(stranger, f"resume={stranger}"),
+        "ckpt_path": lambda: run(tmp_path / "new", *QUICK, f"ckpt_path={stranger}"),
+    }
+    with _no_process(), pytest.raises(UserError) as caught:
+        enter[way]()
+    assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def _no_process() -> Iterator[None]:
+    """Fails if a process is started; commands may import what they need."""
+    global seen
+    seen = []
+    try:
+        yield
+    finally:
+        events, seen = seen, None
+        assert not [event for event in events if event.split()[0] in PROCESSES and "git" not in event]
+        assert not Path("PWNED").exists()
+
+
+# ---- whom one trusts -------------------------------------------------------------------------------------------------
+
+
+def test_classes_of_ones_own_after_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ownlaws.py").write_text("from torch import nn\n\n\nclass Bump(nn.SiLU):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trusting, "_trusted", set())
+    content = copy.deepcopy(BASE)
+    content["modmeta"]["config"]["model"]["dynamics"]["activation"] = {"_target_": "ownlaws.Bump"}
+    torch.save(content, tmp_path / "own.ckpt")
+    with pytest.raises(UserError, match=r"names 'ownlaws\.Bump'.*--trust ownlaws"):
+        load_model(tmp_path / "own.ckpt")
+    assert "ownlaws" not in sys.modules
+    for name in ("os", "torch", "modmeta", "a b", "", "subprocess.Popen"):
+        with pytest.raises(UserError, match="cannot be trusted"):
+            modmeta.trust(name)
+    small = [str(tmp_path / "own.ckpt"), "-o", str(tmp_path / "small.ckpt"), "--below", "0.9"]
+    assert main(["prune", *small]) == 2
+    assert "ownlaws.Bump" in capsys.readouterr().err
+    assert main(["prune", "--trust", "ownlaws", *small]) == 2
+    assert "ownlaws" not in capsys.readouterr().err  # loaded, and then found that every module is used
+    assert type(load_model(tmp_path / "own.ckpt")[0].model.dynamics).__name__ == "ContinuousDynamics"
+    assert (
+        read_checkpoint(tmp_path / "own.ckpt")["modmeta"]["config"]["model"]["dynamics"]["activation"]["_target_"]
+        == "ownlaws.Bump"
+    )
