@@ -131,9 +131,7 @@ def configuration() -> str:
 
 def groups() -> list[str]:
     """Groups of conf/ but experiments: the known ones in their order, then any other."""
-    there = {
-        path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.parent != CONF
-    }
+    there = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.parent != CONF}
     there = {group for group in there if group.split("/")[0] != "experiment"}
     return [group for group in GROUPS if group in there] + sorted(there - set(GROUPS))
 
