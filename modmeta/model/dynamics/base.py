@@ -71,6 +71,7 @@ class Dynamics(nn.Module, ABC):
     state_scale: Tensor
     change_scale: Tensor
     centre: Tensor
+    robust: bool = True  # whether modules see states in robust scales of the data
 
     def __init__(
         self,
