@@ -92,7 +92,7 @@ def _names(action: argparse.Action) -> str:
 def _default(action: argparse.Action) -> str:
     if action.required:
         return "required"
-    if action.default in (None, False, argparse.SUPPRESS) or action.nargs == 0:
+    if action.default is None or action.default == argparse.SUPPRESS or action.nargs == 0:
         return ""
     return f"`{action.default}`"
 
@@ -186,6 +186,11 @@ def on_files(files: Any, config: Any) -> Any:
         else:
             files.append(File.generated(config, address, content=source()))
     return files
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Marks the page that `modmeta report` writes, whose tables are wide."""
+    return f'<div class="results">{html}</div>' if page.file.src_uri == "results/RESULTS.md" else html
 
 
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:

@@ -1,9 +1,12 @@
 """README and the site: links lead somewhere, commands parse, generated pages are complete."""
 
 import argparse
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable
 from functools import cache
@@ -200,7 +203,15 @@ def test_development_does_without_the_packages_of_the_site() -> None:
     assert not set(packages) & {re.split(r"[\[<>=]", entry)[0] for entry in project["optional-dependencies"]["dev"]}
 
 
-def test_site_is_offline() -> None:
-    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert "font: false" in text
-    assert not re.search(r"https?://(?!\S*#)", text)
+@pytest.mark.slow
+def test_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        fetched = re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"?(?:https?:)?//[^ >]+", page.read_text())
+        assert not fetched, (page, fetched)
