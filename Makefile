@@ -22,6 +22,14 @@ lint: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
+# The site, in site/index.html. Warnings, broken links among them, are errors.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Runs the notebooks and keeps their outputs, which the site shows.
+notebooks: .venv/installed
+	PYTHONWARNINGS=ignore $(BIN)/python docs/notebooks.py
+
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
@@ -39,5 +47,9 @@ pretrained: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info

@@ -53,12 +53,14 @@ def packaged(name: str) -> dict[str, Any]:
     import torch
 
     import modmeta
+
     try:
         from modmeta import simulators
         from modmeta.data.generation import generate
     except ImportError:  # as of 1df05cd
-        from modmeta.data import simulators
         from modmeta.data.simulators import generate
+
+        from modmeta.data import simulators
 
     states = generate(getattr(simulators, WORLDS[name])(), {"test": (8, 60)}, seed=9, progress=False)
     model = modmeta.load(name)
