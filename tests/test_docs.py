@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,13 +62,13 @@ def names() -> dict[str, argparse.ArgumentParser]:
 class Asked(NamedTuple):
     """What words of the command line ask of the configuration: options of groups, and values by key."""
 
-    choices: frozenset[str]
+    choices: dict[str, str]
     values: dict[str, str]
 
 
 def asked(words: list[str]) -> Asked:
     """Of a sweep the first values; all options that it goes over must exist."""
-    choices, values = set(), {}
+    choices, values = {}, {}
     for override in OverridesParser.create().parse_overrides([word for word in words if word != "-m"]):
         if isinstance(override.value(), IntervalSweep):
             jobs = [f"{override.key_or_group}={override.value().start}"]
@@ -83,16 +82,16 @@ def asked(words: list[str]) -> Asked:
             for option in re.findall(r"[^=,\[\]]+", ",".join(job.split("=", 1)[1] for job in jobs)):
                 there = (ROOT / "conf" / group / f"{option}.yaml").exists()
                 assert there or group.startswith("hydra"), f"conf/{group} has no {option}"
-            choices.add(jobs[0])
+            choices[override.get_key_element()] = jobs[0]
         else:
             values[override.input_line.split("=")[0]] = jobs[0]
-    return Asked(frozenset(choices), values)
+    return Asked(choices, values)
 
 
-def composes(choices: frozenset[str], values: Iterable[str]) -> None:
+def composes(wanted: Asked) -> None:
     """Composes the configuration, which knows every key, without running anything."""
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        words = [*sorted(choices), *values]
+        words = [*wanted.choices.values(), *wanted.values.values()]
         hydra.compose("train", words, return_hydra_config=any(word.startswith("hydra") for word in words))
 
 
@@ -128,26 +127,39 @@ def settings(words: list[str]) -> list[str] | None:
     return None
 
 
-@cache
-def configurations() -> dict[frozenset[str], dict[str, str]]:
-    """Values that commands set, by the options that they choose, so that one composition serves many commands."""
-    out: dict[frozenset[str], dict[str, str]] = {}
+def agree(one: Asked, other: Asked) -> bool:
+    """Whether one composition serves both: the same experiment, no group twice, no value in a group of the other's."""
+    if one.choices.get("experiment") != other.choices.get("experiment"):
+        return False
+    merged = one.choices | other.choices
+    roots = {key.strip("+~").split(".")[0] for key in one.values | other.values}
+    return merged == other.choices | one.choices and not roots & (one.choices.keys() ^ other.choices.keys())
+
+
+def configurations() -> list[Asked]:
+    """What commands ask for; those of one experiment together, as far as they agree, since composing takes long."""
+    out: list[Asked] = []
     old = "method@bouncegrad" in (ROOT / "conf" / "train.yaml").read_text(encoding="utf-8")
     for line in commands():
         words = settings(shlex.split(line))
         if words and old:  # a configuration that does not have the key `method` yet
             words = [re.sub(r"^((?:encoder@)?)method\.", r"\1bouncegrad.", word) for word in words]
         if words:
-            choices, values = asked(words)
-            out.setdefault(choices, {}).update(values)
+            new = asked(words)
+            fits = [one for one in out if agree(one, new)]
+            if fits:
+                fits[0].choices.update(new.choices)
+                fits[0].values.update(new.values)
+            else:
+                out.append(new)
     return out
 
 
 def test_settings_in_commands_compose() -> None:
     found = configurations()
     assert len(found) > 10
-    for choices, values in found.items():
-        composes(choices, values.values())
+    for one in found:
+        composes(one)
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("modmeta")])
@@ -172,7 +184,7 @@ def test_wrong_commands_do_not_parse() -> None:
     with pytest.raises(AssertionError, match="needs -m"):
         asked(["seed=0,1"])
     with pytest.raises(ConfigCompositionException, match=r"data\.nonsense"):
-        composes(frozenset(), ["data.nonsense=1"])
+        composes(asked(["data.nonsense=1"]))
 
 
 def test_reference_has_every_command_and_option() -> None:
