@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modmeta.bouncegrad import BounceGrad
 from modmeta.checkpoint_files import LAST, find_newest, load
+from modmeta.checkpoints.arguments import check_arguments
 from modmeta.checkpoints.compat import upgraded
 from modmeta.checkpoints.trust import MOST, check_config, check_description, shown
 from modmeta.errors import UserError
@@ -69,6 +70,7 @@ def skeleton(config: dict[str, Any], where: str | Path) -> nn.Module:
     Raises:
         UserError: it cannot be built.
     """
+    check_arguments(config, where)
     try:
         with torch.device("meta"):
             module = hydra.utils.instantiate(config)

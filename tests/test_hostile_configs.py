@@ -19,16 +19,17 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 import modmeta
 from modmeta.api import path_of
-from modmeta.checkpoint import load_model, read_checkpoint
+from modmeta.checkpoint import load_model, read_checkpoint, skeleton
 from modmeta.checkpoint_files import load
 from modmeta.checkpoints import trust as trusting
 from modmeta.cli.main import main
 from modmeta.errors import UserError
 from modmeta.resume import read_record
-from tests.runs import QUICK, run
+from tests.runs import QUICK, ROOT, compose, run
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PROCESSES = (
@@ -651,3 +652,47 @@ def test_classes_of_ones_own_after_a_word(
         read_checkpoint(tmp_path / "own.ckpt")["modmeta"]["config"]["model"]["dynamics"]["activation"]["_target_"]
         == "ownlaws.Bump"
     )
+
+
+def test_what_experiments_write_is_read(tmp_path: Path) -> None:
+    """Every experiment's configuration is data, its values fit its parts, and its module is measured without memory."""
+    for path in sorted((ROOT / "conf" / "experiment").rglob("*.yaml")):
+        name = path.relative_to(ROOT / "conf" / "experiment").with_suffix("").as_posix()
+        config = OmegaConf.to_container(compose(tmp_path / "run", f"experiment={name}"), resolve=True)
+        trusting.check_config(config, name, of_run=True)
+        trusting.check_config(config["bouncegrad"], name)
+        assert skeleton(config["bouncegrad"], name).state_dict(), name
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("model.dynamics.reach", "far"), ("model.dynamics.reach", float("nan")), ("search.edge_cost", None),
+        ("search.edge_cost", []), ("search.enumerate_up_to", {}), ("model.dynamics.substeps", 0), ("search.sweeps", 0),
+        ("search.sweeps", -1), ("search.horizon", 0), ("model.likelihood.positions", "abc"), ("search.flips", 1),
+        ("search.selection", "gibbs"), ("model.dynamics.features", "isotropic"), ("forecast_steps", [0]),
+        ("forecast_steps", ["1"]), ("temperature.start", True), ("model.dynamics.edge_layers", 1.5), ("seed", -1),
+        ("observed_frames", None), ("proposal.hidden", "64"), ("gradient_clip", "1"),
+    ],
+)  # fmt: skip
+def test_values_of_another_type(place: str, value: Any) -> None:
+    content = copy.deepcopy(BASE)
+    _put(content["modmeta"]["config"], tuple(place.split(".")), value)
+    assert "its configuration gives" in _refused(_written(content))
+
+
+def test_what_a_trusted_package_imports_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mylaws.py").write_text("import os\nfrom torch import nn\n\n\nclass Bump(nn.SiLU):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trusting, "_trusted", set())
+    modmeta.trust("mylaws")
+    assert trusting.is_trusted("mylaws.Bump")
+    for name in (
+        "mylaws.os.system",
+        "mylaws.os",
+        "mylaws.nn.Linear",
+        "mylaws.nothing",
+        "mylawsx.Bump",
+        "torch.nn.Linear",
+    ):
+        assert not trusting.is_trusted(name), name

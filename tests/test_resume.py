@@ -240,6 +240,7 @@ def test_every_part_that_is_shipped_may_be_taken_up() -> None:
     for path in (ROOT / "conf").rglob("*.yaml"):
         named |= set(re.findall(r"_target_: *([\w.]+)", path.read_text()))
     named = {name for name in named if not name.startswith(("hydra", "submitit"))}
+    named.remove("modmeta.runs.Ending")  # of Hydra's own configuration, which no run records
     assert len(named) > 20
     for name in named:
         check_config({"_target_": name}, "conf", of_run=True)

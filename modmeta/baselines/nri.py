@@ -81,12 +81,13 @@ class NRI(Baseline):
         self.decoded, self.adapt_steps, self.adapt_rate = decoded, adapt_steps, adapt_rate
         if decoded is not None and decoded < 1:
             raise ValueError(f"bouncegrad.decoded={decoded} must be at least 1, or null for all frames")
-        chance = torch.ones(num_modules) if prior is None else torch.tensor(list(prior))
-        if len(chance) != num_modules or bool((chance <= 0).any()):
+        shares = [1.0] * num_modules if prior is None else [float(share) for share in prior]
+        if len(shares) != num_modules or min(shares) <= 0:
             raise ValueError(f"bouncegrad.prior={prior} must be {num_modules} positive numbers")
+        chance = torch.tensor(shares)
         self.register_buffer("prior", chance / chance.sum())
         if prior is not None:
-            self.priors = (f"edge types with probabilities {[round(p, 3) for p in self.prior.tolist()]}",)
+            self.priors = (f"edge types with probabilities {[round(share / sum(shares), 3) for share in shares]}",)
 
     def _loss(
         self, states: Tensor, logits: Tensor, sample: Tensor, part: slice = slice(None)

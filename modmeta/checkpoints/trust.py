@@ -9,6 +9,8 @@ import sys
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import hydra
+
 from modmeta.checkpoints.compat import RENAMED
 from modmeta.errors import UserError
 
@@ -154,8 +156,20 @@ def trust(name: str) -> None:
 def is_trusted(target: str) -> bool:
     """Whether `trust` was told of a name, or of the package or module that it is in."""
     parts = target.split(".")
-    first = len(parts) if parts[0] in OTHERS else 1
-    return any(".".join(parts[:i]) in _trusted for i in range(first, len(parts) + 1))
+    if parts[0] in OTHERS:
+        return target in _trusted
+    homes = [name for i in range(1, len(parts) + 1) if (name := ".".join(parts[:i])) in _trusted]
+    return bool(homes) and _is_defined_in(target, homes[0])
+
+
+def _is_defined_in(target: str, home: str) -> bool:
+    """Whether a name of a trusted package is its own; `mypackage.os.system` is not."""
+    try:
+        found = hydra.utils.get_object(target)
+    except Exception:  # nothing of that name, or it cannot be imported
+        return False
+    origin = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    return origin == home or origin.startswith(f"{home}.")
 
 
 def shown(value: object) -> str:
