@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from modmeta.bouncegrad import BounceGrad
 from modmeta.data.datamodule import TrajectoryDataModule
 from modmeta.data.simulators import Springs, generate
 from modmeta.memory import keep_freed
 from modmeta.structure.relations import from_matrix
+from modmeta.training.bouncegrad import BounceGrad
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTITIES = {5: 100, 10: 50, 20: 10, 50: 2, 100: 1}  # and new tasks of each

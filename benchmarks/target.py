@@ -17,9 +17,9 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from modmeta.bouncegrad import BounceGrad
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
 from modmeta.memory import keep_freed
+from modmeta.training.bouncegrad import BounceGrad
 
 EVERY = 10  # steps between two looks
 SEEDS = 3

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import load_model, read_checkpoint
+from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.data.familiar import Known, check_familiar
 from modmeta.data.scaling import Units
 from modmeta.data.trajectories import Trajectories
@@ -25,6 +24,7 @@ from modmeta.memory import keep_freed
 from modmeta.search.infer import infer
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import from_matrix, to_matrix
+from modmeta.training.bouncegrad import BounceGrad
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 BATCH = 50  # tasks at a time
@@ -349,7 +349,7 @@ def fit(
     seed: int = 0,
     overrides: Sequence[str] = (),
 ) -> Model:
-    """Trains a model, as `python train.py data=files` does.
+    """Trains a model, as `modmeta train FILE` does.
 
     Args:
         states: (B, N, T, D): coordinates, then their velocities, then other features; NaN throughout for the last
@@ -367,7 +367,7 @@ def fit(
     from modmeta.data import files
     from modmeta.data.gaps import absent_last, with_absent
     from modmeta.data.trajectories import Trajectories
-    from modmeta.training import fit_file
+    from modmeta.training.run import fit_file
 
     array = np.asarray(states.detach().cpu() if isinstance(states, Tensor) else states, dtype=np.float64)
     if array.ndim != 4:

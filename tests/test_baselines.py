@@ -18,7 +18,7 @@ from modmeta.baselines.lstm import LSTM
 from modmeta.baselines.nri import NRI, GivenGraph, divergence, relaxed_sample
 from modmeta.baselines.static import Static
 from modmeta.baselines.supervised import SupervisedEncoder
-from modmeta.checkpoint import load_model
+from modmeta.checkpoints.loading import load_model
 from modmeta.errors import Preempted, UserError
 from modmeta.keys import RELATIONS, STATES
 from modmeta.model.proposal import CNNProposal, MLPProposal

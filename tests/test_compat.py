@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from modmeta.checkpoint import load_model, read_checkpoint
-from modmeta.checkpoint_files import save
 from modmeta.checkpoints.compat import FORMAT, RENAMED, upgraded, upgraded_config
+from modmeta.checkpoints.files import save
+from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.errors import UserError
 from modmeta.report.groups import settings_of
 from modmeta.report.runs import read_file
@@ -32,8 +32,9 @@ def first_format(config: Any) -> Any:
     target = config.get("_target_")
     if target in OLD:
         out["_target_"] = OLD[target]
-    if target == "modmeta.bouncegrad.BounceGrad":
-        out |= {"forecast_optimizer": "${optimizer.forecast}", "forecast_share": 0.0, "forecast_horizon": 10}
+    if target == "modmeta.training.bouncegrad.BounceGrad":
+        optimizer = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 3e-3}
+        out |= {"forecast_optimizer": optimizer, "forecast_share": 0.0, "forecast_horizon": 10}
     if target == "modmeta.model.model.RelationalModel":
         out["forecaster"] = None
     if "optimizer" in out and "trainer" in out:

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 import modmeta
 from modmeta.api import path_of
-from modmeta.checkpoint import load_model, read_checkpoint
-from modmeta.checkpoint_files import load
 from modmeta.checkpoints import trust as trusting
+from modmeta.checkpoints.files import load
+from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.cli.main import main
 from modmeta.errors import UserError
-from modmeta.resume import read_record
+from modmeta.training.resume import read_record
 from tests.runs import QUICK, run
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -218,7 +218,7 @@ def test_inspect_tells_and_suggests(written: Path, capsys: pytest.CaptureFixture
     told = capsys.readouterr().out
     assert "their velocities follow" in told
     assert "0.1 time units a frame" in told
-    assert f"python train.py data=files data.path={written} model=continuous" in " ".join(told.split())
+    assert f"modmeta train {written} model=continuous" in " ".join(told.split())
 
 
 @pytest.mark.slow

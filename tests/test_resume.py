@@ -10,11 +10,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import load_model
-from modmeta.checkpoint_files import Damaged, find_newest, load, save
+from modmeta.checkpoints.files import Damaged, find_newest, load, save
+from modmeta.checkpoints.loading import load_model
 from modmeta.checkpoints.trust import check_config
 from modmeta.errors import Preempted, UserError
+from modmeta.training.bouncegrad import BounceGrad
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, refusal, run, same_run
 
 
@@ -122,7 +122,7 @@ def test_another_logger_on_resuming(logger: str, whole: Path, tmp_path: Path) ->
 
 def test_what_follows_a_key_that_may_change() -> None:
     """`configs.LINKED` is what the configuration says, for a resumed run has no references any more."""
-    from modmeta.configs import LINKED
+    from modmeta.training.configs import LINKED
 
     written = {}
     for path in (ROOT / "conf").rglob("*.yaml"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from modmeta.checkpoint import load_model
+from modmeta.checkpoints.loading import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.data.datamodule import TaskBatches
 from modmeta.errors import UserError

@@ -9,15 +9,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.callbacks import room
-from modmeta.checkpoint_files import load
+from modmeta.checkpoints.files import load
 from modmeta.errors import UserError
 from modmeta.io import TEMPORARY
-from modmeta.processes import alone
-from modmeta.resume import finished
+from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.callbacks import room
+from modmeta.training.distributed import alone
+from modmeta.training.resume import finished
+from modmeta.training.run import train
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, compose, run
-from train import train
 
 
 class FullDisk(pl.Callback):

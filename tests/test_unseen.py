@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modmeta.api import path_of
-from modmeta.checkpoint import load_model, read_checkpoint
+from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.cli.main import main
 from modmeta.data import files
 from modmeta.data.scaling import Units, robust_scales

@@ -85,8 +85,13 @@ class NRI(Baseline):
         if len(chance) != num_modules or bool((chance <= 0).any()):
             raise ValueError(f"bouncegrad.prior={prior} must be {num_modules} positive numbers")
         self.register_buffer("prior", chance / chance.sum())
-        if prior is not None:
-            self.priors = (f"edge types with probabilities {[round(p, 3) for p in self.prior.tolist()]}",)
+        self.given_prior = prior is not None
+
+    @property
+    def priors(self) -> list[str]:
+        """The prior of edge types, where one is given."""
+        given = [round(p, 3) for p in self.prior.tolist()]
+        return [f"edge types with probabilities {given}"] if self.given_prior else []
 
     def _loss(
         self, states: Tensor, logits: Tensor, sample: Tensor, part: slice = slice(None)
@@ -155,7 +160,11 @@ class GivenGraph(Baseline):
     ) -> None:
         super().__init__(**options)
         self.decoder, self.full, self.variance, self.horizon = decoder, full, variance, horizon
-        self.priors = () if full else ("true relations are given",)
+
+    @property
+    def priors(self) -> list[str]:
+        """The true graph, unless it is not used."""
+        return [] if self.full else ["true relations are given"]
 
     def _weights(self, batch: dict[str, Tensor]) -> Tensor:
         b, n = batch[STATES].shape[:2]

@@ -42,7 +42,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     from rich.console import Console
     from rich.progress import track
 
-    from modmeta.checkpoint import load_model
+    from modmeta.checkpoints.loading import load_model
     from modmeta.data import files
     from modmeta.data.datamodule import TaskBatches, as_dataset
     from modmeta.data.familiar import Known, check_familiar
@@ -95,7 +95,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table, and writes it where asked."""
-    from modmeta.checkpoint import find_checkpoint
+    from modmeta.checkpoints.loading import find_checkpoint
     from modmeta.report.run import as_json, measures_table
     from modmeta.report.terminal import Terminal
 

@@ -11,9 +11,9 @@ from modmeta.errors import DataError, UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from modmeta.bouncegrad import BounceGrad
     from modmeta.data.trajectories import Trajectories
     from modmeta.outputs import OutputDirectory
+    from modmeta.training.bouncegrad import BounceGrad
     from modmeta.unseen.count import Counted
     from modmeta.unseen.result import Group
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     if args.symmetric and args.relations == "known":
         raise UserError("--symmetric is a prior on relations that are inferred; leave it or --relations known out")
     from modmeta.api import path_of
-    from modmeta.checkpoint import load_model
+    from modmeta.checkpoints.loading import load_model
     from modmeta.unseen.count import MOST
     from modmeta.unseen.infer import informed
 

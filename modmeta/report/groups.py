@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from modmeta.configs import MISSING, is_free
 from modmeta.report.runs import LARGEST, Run
+from modmeta.training.configs import MISSING, is_free
 
 # What changes from seed to seed, and where a run wrote.
 SEEDS = ("seed", "data.seed", "data.order_seed", "bouncegrad.seed")

@@ -1,10 +1,12 @@
-"""The beginning of a run, and its continuation where it was interrupted."""
+"""The start of a run, and how it resumes where it was interrupted."""
 
+import contextlib
 import json
 import os
 import secrets
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,19 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import find_checkpoint, read_checkpoint, skeleton
-from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
 from modmeta.checkpoints.compat import upgraded_config
+from modmeta.checkpoints.files import DAMAGED, LAST, find_newest
+from modmeta.checkpoints.loading import find_checkpoint, read_checkpoint, skeleton
 from modmeta.checkpoints.trust import check_config, shown, trust
-from modmeta.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
 from modmeta.data.filemodule import filled_from_file
-from modmeta.errors import UserError
+from modmeta.errors import Preempted, UserError, cause_of
 from modmeta.io import write_durably
 from modmeta.plain import read_yaml
-from modmeta.processes import first
 from modmeta.report.runs import FAILED
-from modmeta.runs import failure_noted
+from modmeta.training.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
+from modmeta.training.distributed import first
+from modmeta.training.module import ResumableModule
+from modmeta.training.words import setting
 
 LARGEST = 1 << 30  # bytes of the modules of a run without a checkpoint that is resumed
 
@@ -200,8 +202,9 @@ def _nothing_to_resume(directory: Path) -> str:
     for key in ("hydra", "overrides"):
         words = words.get(key) if isinstance(words, dict) else None
     if isinstance(words, dict) and all(isinstance(words.get(key), list) for key in ("task", "hydra")):
-        command = shlex.join(["python", "train.py", "-m", *map(str, words["task"]), *map(str, words["hydra"])])
-        return f"resume={directory} is a sweep; run its command again: {command} hydra.sweep.dir={directory}"
+        again = [*map(str, words["task"]), *map(str, words["hydra"]), setting("hydra.sweep.dir", str(directory))]
+        command = shlex.join(["modmeta", "train", "-m", *again])
+        return f"resume={directory} is a sweep; run its command again: {command}"
     return f"resume={directory}: no run was begun there; name the directory of a run, which holds {RECORD}"
 
 
@@ -222,7 +225,7 @@ def check_size(config: dict[str, Any], directory: Path) -> None:
         )
 
 
-def starting_point(config: DictConfig, module: BounceGrad) -> Path | None:
+def starting_point(config: DictConfig, module: ResumableModule) -> Path | None:
     """The checkpoint that training goes on from: the run's own newest whole one, else `ckpt_path`.
 
     Raises:
@@ -241,7 +244,7 @@ def starting_point(config: DictConfig, module: BounceGrad) -> Path | None:
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:
-        before, now = flat(content["modmeta"]["config"]), flat(module.config["bouncegrad"])
+        before, now = flat(content["modmeta"]["config"]), flat(module.run_config["bouncegrad"])
         raise UserError(f"{path} holds another model: {differences(before, now) or error}") from error
     return path
 
@@ -254,3 +257,22 @@ def finished(directory: Path) -> dict[str, float] | None:
         return None
     measures = {name: value for name, value in content.items() if name.startswith(("test/", "val/energy"))}
     return measures if any(name.startswith("test/") for name in measures) else None
+
+
+@contextlib.contextmanager
+def failure_noted(directory: Path) -> Iterator[None]:
+    """Leaves a file that says why in the directory of a run that ends with an error, and takes an earlier one away.
+
+    A run that was killed, interrupted or preempted has not failed and leaves none.
+    """
+    note = directory / FAILED
+    note.unlink(missing_ok=True)
+    try:
+        yield
+    except Preempted:
+        raise
+    except Exception as error:
+        cause = cause_of(error)
+        with contextlib.suppress(OSError):  # a full disk must not hide the error
+            write_durably(note, f"{type(cause).__name__}: {cause}\n".encode())
+        raise
