@@ -51,7 +51,7 @@ def train(*overrides: str) -> tuple[BounceGrad, TrajectoryDataModule, float]:
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra.compose("train", [*words, *overrides])
         pl.seed_everything(config.seed, verbose=False)
-        data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.bouncegrad)
+        data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.method)
         trainer = pl.Trainer(
             max_epochs=config.trainer.max_epochs, accelerator="cpu", devices=1, logger=False, limit_val_batches=0,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

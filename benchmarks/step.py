@@ -142,7 +142,7 @@ def make(*overrides: str) -> tuple[BounceGrad, Tensor]:
     data = hydra.utils.instantiate(config.data)
     data.prepare_data()
     data.setup()
-    module = hydra.utils.instantiate(config.bouncegrad)
+    module = hydra.utils.instantiate(config.method)
     module.model.dynamics.set_scales(data.model_scales())
     return module.train(), next(iter(data.train_dataloader()))["states"]
 

@@ -37,6 +37,8 @@ def first_format(config: Any) -> Any:
         out |= {"forecast_optimizer": optimizer, "forecast_share": 0.0, "forecast_horizon": 10}
     if target == "modmeta.model.model.RelationalModel":
         out["forecaster"] = None
+    if "method" in out:
+        out["bouncegrad"] = out.pop("method")
     if "optimizer" in out and "trainer" in out:
         out["optimizer"]["forecast"] = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 3e-3}
     return out
@@ -62,7 +64,7 @@ def test_configurations_are_upgraded_wherever_names_stand() -> None:
     """In lists and below, unresolved references included; what is new already comes back the same."""
     new = yaml.safe_load((ROOT / "conf" / "method" / "bouncegrad.yaml").read_text())
     config = {
-        "bouncegrad": new,
+        "method": new,
         "model": {"_target_": "modmeta.model.dynamics.continuous.ContinuousDynamics", "hidden": 8},
         "several": [{"part": {"_target_": "modmeta.model.dynamics.discrete.ModularDynamics"}}],
         "optimizer": {"modules": {"_target_": "torch.optim.Adam"}},

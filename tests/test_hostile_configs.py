@@ -462,10 +462,10 @@ def test_whatever_stands_anywhere_in_a_record(begun: Path, data: st.DataObject, 
         ("logger.csv.directory", "..", "outside of its directory"),
         ("run_id", "../../x", "no plain name"),
         ("name", "../../x", "no plain name"),
-        ("bouncegrad.model.dynamics.hidden", 60_000, "far more than its checkpoints hold"),
-        ("bouncegrad.model.dynamics.edge_layers", 10**9, "at most 64"),
+        ("method.model.dynamics.hidden", 60_000, "far more than its checkpoints hold"),
+        ("method.model.dynamics.edge_layers", 10**9, "at most 64"),
         ("trainer.devices", 10**6, "at most 64"),
-        ("bouncegrad.model", {"_target_": "pytorch_lightning.Trainer"}, "no part of a model"),
+        ("method.model", {"_target_": "pytorch_lightning.Trainer"}, "no part of a model"),
         (
             "logger.wandb",
             {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"x_executable": "./evil"}},
@@ -518,7 +518,7 @@ def test_the_eight_ways_in(
     torch.save(content, stranger / "checkpoints" / "last.ckpt")
     shutil.copytree(begun / ".hydra", stranger / ".hydra")
     config = yaml.safe_load((stranger / ".hydra" / "config.yaml").read_text())
-    config["bouncegrad"]["forecast_steps"] = value
+    config["method"]["forecast_steps"] = value
     (stranger / ".hydra" / "config.yaml").write_text(yaml.dump(config))
     assert main(["generate", "springs", "--test", "2", "--test-frames", "52", "-o", str(data)]) == 0
     words = {

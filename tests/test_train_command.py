@@ -16,9 +16,9 @@ import modmeta
 from modmeta.cli.main import main
 from modmeta.cli.train import hydra_words, train
 from modmeta.errors import UserError
-from modmeta.training.run import finished
+from modmeta.training.resume import finished, settle
 from modmeta.training.words import setting
-from tests.runs import ROOT, command
+from tests.runs import ROOT, command, compose
 
 QUIET = (
     "debug=fast",
@@ -165,3 +165,25 @@ def test_a_script_completes_commands_and_options(capsys: pytest.CaptureFixture[s
         script = capsys.readouterr().out
         for word in ("train", "generate", "report", "--resume", "overwrite"):
             assert word in script, (shell, word)
+
+
+def test_words_of_earlier_versions_mean_the_same(tmp_path: Path) -> None:
+    """The key `method` was `bouncegrad`: on the command line, and in experiment files of users."""
+    cases = {
+        "bouncegrad.soft=true": "method.soft=true",
+        "++bouncegrad.persist=false": "++method.persist=false",
+        "~bouncegrad.scheduler": "~method.scheduler",
+        "method@bouncegrad=nri": "method=nri",
+        "encoder@bouncegrad.encoder=cnn": "encoder@method.encoder=cnn",
+        "data.observed_frames=${bouncegrad.observed_frames}": "data.observed_frames=${method.observed_frames}",
+        "method=bouncegrad": "method=bouncegrad",
+        "name=bouncegrad": "name=bouncegrad",
+        "seed=1": "seed=1",
+    }
+    for old, new in cases.items():
+        assert hydra_words([old]) == [new]
+        assert hydra_words([new]) == [new]
+    config = compose(tmp_path / "run", *QUIET, f"directory={tmp_path}/run", "+bouncegrad.persist=false")
+    settled = settle(config)
+    assert "bouncegrad" not in settled
+    assert settled.method.persist is False

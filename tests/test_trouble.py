@@ -87,7 +87,7 @@ def test_a_disk_too_small_is_told_before_training(tmp_path: Path, monkeypatch: p
 def test_the_estimate_of_a_checkpoint_is_of_the_right_size(tmp_path: Path) -> None:
     config = compose(tmp_path / "run", *QUICK, "model.hidden=64", "trainer.max_epochs=1")
     train(config)
-    module = hydra.utils.instantiate(config.bouncegrad)
+    module = hydra.utils.instantiate(config.method)
     estimated = room.checkpoint_bytes(module, torch.empty(config.data.num_tasks, 5, 1, 4))
     assert 0.5 < estimated / (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_size < 2
 

@@ -274,7 +274,7 @@ def test_two_hidden_entities_have_no_names() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A short run, and a file of three tasks."""
     directory = tmp_path_factory.mktemp("unseen")
-    frames = ("data.frames=14", "bouncegrad.observed_frames=14")
+    frames = ("data.frames=14", "method.observed_frames=14")
     run(directory / "run", "experiment=springs5", *QUICK, *frames, "search.sweeps=1")
     tasks = generate(Springs(), {"test": (3, 49)}, seed=8, progress=False)
     files.save(directory / "tasks.npz", tasks)

@@ -80,10 +80,10 @@ class NRI(Baseline):
         self.tau, self.hard, self.variance, self.horizon = tau, hard, variance, horizon
         self.decoded, self.adapt_steps, self.adapt_rate = decoded, adapt_steps, adapt_rate
         if decoded is not None and decoded < 1:
-            raise ValueError(f"bouncegrad.decoded={decoded} must be at least 1, or null for all frames")
+            raise ValueError(f"method.decoded={decoded} must be at least 1, or null for all frames")
         chance = torch.ones(num_modules) if prior is None else torch.tensor(list(prior))
         if len(chance) != num_modules or bool((chance <= 0).any()):
-            raise ValueError(f"bouncegrad.prior={prior} must be {num_modules} positive numbers")
+            raise ValueError(f"method.prior={prior} must be {num_modules} positive numbers")
         self.register_buffer("prior", chance / chance.sum())
         self.given_prior = prior is not None
 

@@ -14,6 +14,7 @@ from typing import Any
 from modmeta.errors import UserError
 
 # Of checkpoints. 1: none was written. 2: dynamics in modmeta.model.dynamics, no forecaster. 3: modmeta.training.
+# Of the configuration of a run: its key `method` was `bouncegrad` before format 3.
 FORMAT = 3
 
 RENAMED = {
@@ -58,6 +59,8 @@ def upgraded_config(config: Any) -> Any:
     out = {key: upgraded_config(value) for key, value in config.items() if key not in gone}
     if "_target_" in config:
         out["_target_"] = target
+    elif "bouncegrad" in out and "method" not in out:
+        out = {"method" if key == "bouncegrad" else key: value for key, value in out.items()}
     for group, keys in DROPPED_GROUPS.items():
         if isinstance(part := out.get(group), Mapping) and "_target_" not in part:
             out[group] = {key: value for key, value in part.items() if key not in keys}

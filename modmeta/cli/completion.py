@@ -43,5 +43,5 @@ def run(args: argparse.Namespace) -> None:
     for command in cast(dict[str, argparse.ArgumentParser], commands.choices).values():
         for action in command._actions:
             if action.choices is None and (action.type is Path or action.dest in FILES):
-                action.complete = shtab.FILE
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
     print(shtab.complete(parser, args.shell))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modmeta.errors import UserError
-from modmeta.training.words import is_setting, setting
+from modmeta.training.words import is_setting, setting, with_new_names
 
 PACKAGE = "pkg://modmeta.conf"  # the configuration in an installed package
 EPILOG = """\
@@ -80,7 +80,7 @@ def hydra_words(words: Sequence[str]) -> list[str]:
         value = getattr(args, names[1][2:].replace("-", "_"))
         options += [] if value is None else [names[1], value]
     options += ["--multirun"] if args.multirun else []
-    settings = [word for word in args.words if is_setting(word)]
+    settings = [with_new_names(word) for word in args.words if is_setting(word)]
     files = [word for word in args.words if not is_setting(word)]
     if len(files) > 1:
         raise UserError(f"{files[0]} and {files[1]} are two files; a run trains on one")

@@ -96,7 +96,7 @@ class BounceGrad(ResumableModule):
         self.make_scheduler = scheduler
         self.gradient_clip, self.accepted_only, self.persist, self.soft = gradient_clip, accepted_only, persist, soft
         if soft and (search.receivers != "all" or search.symmetric):
-            raise ValueError("bouncegrad.soft=true needs search.receivers=all and search.symmetric=false")
+            raise ValueError("method.soft=true needs search.receivers=all and search.symmetric=false")
         telling = g > 1 and num_types > 1  # else there is nothing to match
         self.register_buffer("module_to_type", torch.arange(g) % num_types if telling else None)
         self.type_confusion = Confusion(g, num_types)  # of validation tasks
@@ -128,7 +128,7 @@ class BounceGrad(ResumableModule):
         if self.soft and not self.search.enumerates(self.model, train.states.shape[1]):
             rows = f"{dynamics.num_node_modules} * {dynamics.num_edge_modules}^{train.states.shape[1] - 1}"
             raise UserError(
-                f"bouncegrad.soft=true weighs all rows of a receiver, here {rows}, but "
+                f"method.soft=true weighs all rows of a receiver, here {rows}, but "
                 f"search.enumerate_up_to={self.search.enumerate_up_to}"
             )
         start = random_structure(

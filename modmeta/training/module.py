@@ -116,7 +116,7 @@ class ResumableModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = self.trainer.datamodule.description()  # type: ignore[attr-defined]
-        checkpoint["modmeta"] = {"format": FORMAT, "config": self.run_config.get("bouncegrad"), "data": data}
+        checkpoint["modmeta"] = {"format": FORMAT, "config": self.run_config.get("method"), "data": data}
         if self.generator is not None:
             checkpoint["modmeta"]["generators"] = gather(generator_states(self.generator))
             checkpoint["modmeta"]["epoch"] = gather(self.epoch_state())

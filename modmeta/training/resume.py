@@ -30,7 +30,7 @@ from modmeta.report.runs import FAILED
 from modmeta.training.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
 from modmeta.training.distributed import first
 from modmeta.training.module import ResumableModule
-from modmeta.training.words import setting
+from modmeta.training.words import setting, with_new_names
 
 LARGEST = 1 << 30  # bytes of the modules of a run without a checkpoint that is resumed
 
@@ -46,13 +46,16 @@ def settle(config: DictConfig) -> DictConfig:
     """
     for package in config.trust:
         trust(package)
+    if "bouncegrad" in config:  # experiment files of users, written before the key was `method`
+        with open_dict(config):
+            config.method = OmegaConf.merge(config.method, config.pop("bouncegrad"))
     record = Path(config.directory) / RECORD
     if not first():  # the first process writes it
         _wait_for(record)
     if record.exists() and not _never_began(record):
         stored = read_record(record)
         if config.resume:
-            check_size(stored["bouncegrad"], Path(config.directory))
+            check_size(stored["method"], Path(config.directory))
         return _continued(stored, config)
     if config.resume:
         raise UserError(_nothing_to_resume(Path(config.resume)))
@@ -107,10 +110,11 @@ def read_record(record: Path) -> dict[str, Any]:
     if not isinstance(stored, dict) or not all(type(stored.get(key)) is str for key in ("directory", "run_id", "name")):
         raise UserError(f"{record} is not what a run writes; name the directory of a run")
     check_config(stored, str(record), of_run=True)
-    check_config(stored.get("bouncegrad"), str(record))
+    stored = upgraded_config(stored)
+    check_config(stored.get("method"), str(record))
     if not stored["run_id"].replace("-", "").isalnum() or Path(stored["name"]).name != stored["name"]:
         raise UserError(f"{record}: run_id {shown(stored['run_id'])} or name {shown(stored['name'])} is no plain name")
-    return upgraded_config(stored)
+    return stored
 
 
 def _continued(stored: dict[str, Any], given: DictConfig) -> DictConfig:
@@ -151,7 +155,7 @@ def _overridden(stored: dict[str, Any], given: DictConfig) -> DictConfig:
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "trust="))]
     path = (directory / RECORD).with_name("overrides.yaml")
     begun = read_yaml(path) if path.exists() else []
-    begun = begun if isinstance(begun, list) else []
+    begun = [with_new_names(str(word)) for word in begun] if isinstance(begun, list) else []
     groups: list[Override] = []
     values: list[Override] = []
     for override in OverridesParser.create().parse_overrides(words):
@@ -244,7 +248,7 @@ def starting_point(config: DictConfig, module: ResumableModule) -> Path | None:
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:
-        before, now = flat(content["modmeta"]["config"]), flat(module.run_config["bouncegrad"])
+        before, now = flat(content["modmeta"]["config"]), flat(module.run_config["method"])
         raise UserError(f"{path} holds another model: {differences(before, now) or error}") from error
     return path
 

@@ -30,7 +30,7 @@ from modmeta.training.configs import rebound
 from modmeta.training.distributed import alone, own_processes
 from modmeta.training.module import ResumableModule
 from modmeta.training.resume import failure_noted, finished, settle, starting_point
-from modmeta.training.words import setting
+from modmeta.training.words import setting, with_new_names
 
 ADVICE = (
     "warning: structures look arbitrary: the first and the last frames of validation tasks agree on them no better "
@@ -137,9 +137,9 @@ def complete(config: DictConfig) -> dict[str, float]:
 
 def fit(config: DictConfig) -> Fit:
     """Seed, instantiate, fit."""
-    pl.seed_everything(config.bouncegrad.seed, verbose=False)
+    pl.seed_everything(config.method.seed, verbose=False)
     data = hydra.utils.instantiate(config.data)
-    module = hydra.utils.instantiate(config.bouncegrad)
+    module = hydra.utils.instantiate(config.method)
     module.join_run(OmegaConf.to_container(config, resolve=True))
     path = starting_point(config, module)
     trainer = trainer_of(config)
@@ -172,7 +172,7 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
     places = (setting("data.path", str(path)), setting("directory", str(directory)))
     words = ["data=files", *places, *QUIET, *(MOVING if moving else ())]
     with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
-        config = filled_from_file(hydra.compose("train", [*words, *overrides]))
+        config = filled_from_file(hydra.compose("train", [*words, *map(with_new_names, overrides)]))
     fit(config).finish()
     return directory
 
@@ -185,7 +185,7 @@ def attempt(config: DictConfig, number: int) -> DictConfig:
     plain = rebound(OmegaConf.to_container(config), config.directory, str(moved))
     if number:
         plain = rebound(plain, config.run_id, f"{config.run_id}-{number}")
-        plain["bouncegrad"]["seed"] = config.seed + 1000 * number
+        plain["method"]["seed"] = config.seed + 1000 * number
     return OmegaConf.create(plain)
 
 

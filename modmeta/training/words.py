@@ -26,3 +26,10 @@ def setting(key: str, value: str) -> str:
     # Within quotes a backslash stands for itself, but where backslashes precede a quote.
     quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), value)
     return f"{key}='{quoted}'"
+
+
+def with_new_names(word: str) -> str:
+    """A word with the names of this version: what is `method` was `bouncegrad`, and its group `method@bouncegrad`."""
+    word = re.sub(r"^(~|\+{0,2})method@bouncegrad(?=[=@]|$)", r"\1method", word)
+    word = re.sub(r"^(~|\+{0,2})((?:[\w/]+@)?)bouncegrad(?=[.=]|$)", r"\1\2method", word)
+    return word.replace("${bouncegrad.", "${method.")
