@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from modmeta.checkpoint import read_checkpoint, reciprocity_of
+from modmeta.checkpoints.loading import read_checkpoint, reciprocity_of
 from modmeta.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

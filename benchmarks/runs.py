@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 RESTARTS = ("restarts=3",)
-SEVEN_MORE = ("data.test=200", "bouncegrad.model.members=1")  # for their accuracy alone
+SEVEN_MORE = ("data.test=200", "method.model.members=1")  # for their accuracy alone
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 FEW = 10  # tasks, with which a run may need another start
 OWN = (

@@ -20,12 +20,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from modmeta.bouncegrad import BounceGrad
 from modmeta.data.generation import generate
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.memory import keep_freed
 from modmeta.simulators import Springs
 from modmeta.structure.relations import from_matrix
+from modmeta.training.bouncegrad import BounceGrad
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTITIES = {5: 100, 10: 50, 20: 10, 50: 2, 100: 1}  # and new tasks of each
@@ -52,7 +52,7 @@ def train(*overrides: str) -> tuple[BounceGrad, TrajectoryDataModule, float]:
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = hydra.compose("train", [*words, *overrides])
         pl.seed_everything(config.seed, verbose=False)
-        data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.bouncegrad)
+        data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.method)
         trainer = pl.Trainer(
             max_epochs=config.trainer.max_epochs, accelerator="cpu", devices=1, logger=False, limit_val_batches=0,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from modmeta.bouncegrad import BounceGrad
 from modmeta.memory import keep_freed
 from modmeta.model.grouped import GroupedMLP
 from modmeta.search.problem import Problem, one_step_problem
 from modmeta.structure.bank import random_structure
+from modmeta.training.bouncegrad import BounceGrad
 
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
 REPEATS = 15
@@ -142,7 +142,7 @@ def make(*overrides: str) -> tuple[BounceGrad, Tensor]:
     data = hydra.utils.instantiate(config.data)
     data.prepare_data()
     data.setup()
-    module = hydra.utils.instantiate(config.bouncegrad)
+    module = hydra.utils.instantiate(config.method)
     module.model.dynamics.set_scales(data.model_scales())
     return module.train(), next(iter(data.train_dataloader()))["states"]
 

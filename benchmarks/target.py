@@ -17,9 +17,9 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from modmeta.bouncegrad import BounceGrad
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
 from modmeta.memory import keep_freed
+from modmeta.training.bouncegrad import BounceGrad
 
 EVERY = 10  # steps between two looks
 SEEDS = 3
@@ -76,7 +76,7 @@ def seconds(experiment: str, target: float, *overrides: str) -> float:
             config = hydra.compose("train", [*words, *overrides])
         pl.seed_everything(config.seed, verbose=False)
         data = hydra.utils.instantiate(config.data)
-        module = hydra.utils.instantiate(config.bouncegrad)
+        module = hydra.utils.instantiate(config.method)
         trainer = pl.Trainer(
             max_epochs=config.trainer.max_epochs, accelerator="cpu", devices=1, logger=False, callbacks=[clock],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,

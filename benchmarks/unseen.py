@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import load_model
+from modmeta.checkpoints.loading import load_model
 from modmeta.report.run import commit, hardware, measures_table, write_json
 from modmeta.structure.relations import from_matrix, to_matrix
+from modmeta.training.bouncegrad import BounceGrad
 from modmeta.unseen.count import MOST, count_hidden
 from modmeta.unseen.infer import find, informed, priors_of
 from modmeta.unseen.measures import Truth, located, measures, modules_of, silent_modules

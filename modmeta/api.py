@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import load_model, read_checkpoint
+from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.data.familiar import Known, check_familiar
 from modmeta.data.loading.batches import TaskBatches, as_dataset
 from modmeta.data.loading.for_model import Loaded, Options, load_for_model
@@ -28,6 +27,7 @@ from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 from modmeta.search.infer import infer
 from modmeta.structure.bank import Structure
 from modmeta.structure.relations import from_matrix, to_matrix
+from modmeta.training.bouncegrad import BounceGrad
 
 Advance = Callable[[int], object]
 BATCH = 50  # tasks at a time
@@ -477,7 +477,7 @@ def fit(
     seed: int = 0,
     overrides: Sequence[str] = (),
 ) -> Model:
-    """Trains a model, as `python train.py data=files` does.
+    """Trains a model, as `modmeta train FILE` does.
 
     Args:
         states: (B, N, T, D): coordinates, then their velocities, then other features; NaN throughout for the last
@@ -493,7 +493,7 @@ def fit(
         UserError: data or settings make no sense.
     """
     from modmeta.data import formats
-    from modmeta.training import fit_file
+    from modmeta.training.run import fit_file
 
     array = np.asarray(states.detach().cpu() if isinstance(states, Tensor) else states, dtype=np.float64)
     if array.ndim != 4:

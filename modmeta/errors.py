@@ -52,4 +52,4 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 class Preempted(Exception):
-    """The run was asked to go (SIGTERM) and has saved its state; its argument is the run's directory."""
+    """SIGTERM ended the run after it saved a checkpoint; its argument is the run's directory."""

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from modmeta.checkpoint_files import LAST, PREVIOUS, find_newest, load
+from modmeta.checkpoints.files import LAST, PREVIOUS, find_newest, load
 from modmeta.io import TEMPORARY
-from modmeta.resume import finished
+from modmeta.training.resume import finished
 from tests.runs import QUICK, run, same_run
 
 SMALL = (*QUICK, "trainer.max_epochs=6", "callbacks.last.minutes=0")  # a checkpoint after every step

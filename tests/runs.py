@@ -16,7 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from train import main, train
+from modmeta.cli.train import train as train_command
+from modmeta.training.run import train
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = (
@@ -78,10 +79,10 @@ def refusal(capfd: pytest.CaptureFixture[str], cwd: Path, *words: str) -> str:
     """What `python train.py WORDS` prints before it ends with an error; in this process, which saves its start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
-        patch.setattr(sys, "argv", ["train.py", *words, "hydra/job_logging=none", "hydra/hydra_logging=none"])
         GlobalHydra.instance().clear()
+        quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
         with pytest.raises(SystemExit) as end:
-            main()
+            sys.exit(train_command([*words, *quiet], str(ROOT / "conf")))
     assert end.value.code not in (None, 0)
     return capfd.readouterr().err
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from modmeta.checkpoint import load_model
+from modmeta.checkpoints.loading import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.data import formats
 from modmeta.data.generation import generate
@@ -172,7 +172,7 @@ def test_a_run_to_resume_may_only_name_our_own(trained: Path, tmp_path: Path) ->
     shutil.copytree(trained, copied)
     record = copied / ".hydra" / "config.yaml"
     content = record.read_text()
-    record.write_text(content.replace("modmeta.callbacks.room.Room", "os.makedirs"))
+    record.write_text(content.replace("modmeta.training.callbacks.room.Room", "os.makedirs"))
     with pytest.raises(UserError, match=r"config\.yaml.*os\.makedirs"):
         run(copied, *QUICK)
     record.write_text(content)

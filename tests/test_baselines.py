@@ -18,7 +18,7 @@ from modmeta.baselines.lstm import LSTM
 from modmeta.baselines.nri import NRI, GivenGraph, divergence, relaxed_sample
 from modmeta.baselines.static import Static
 from modmeta.baselines.supervised import SupervisedEncoder
-from modmeta.checkpoint import load_model
+from modmeta.checkpoints.loading import load_model
 from modmeta.errors import Preempted, UserError
 from modmeta.keys import RELATIONS, STATES
 from modmeta.model.proposal import CNNProposal, MLPProposal
@@ -32,10 +32,10 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment/baselines").
 SPRINGS = [name for name in EXPERIMENTS if name.endswith("springs5")]
 TINY = (
     "data.num_tasks=12", "data.valid=6", "data.test=6", "data.batch_size=4", "data.batches_per_epoch=3",
-    "data.frames=20", "data.test_frames=42", "bouncegrad.observed_frames=20", "trainer.accelerator=cpu",
+    "data.frames=20", "data.test_frames=42", "method.observed_frames=20", "trainer.accelerator=cpu",
     "trainer.devices=1", "callbacks.progress=null", "logger.wandb=null",
 )  # fmt: skip
-SMALL = ("bouncegrad.encoder.hidden=8", "bouncegrad.decoder.hidden=8")
+SMALL = ("method.encoder.hidden=8", "method.decoder.hidden=8")
 FORECASTS = ("static", "lstm_single", "lstm_joint", "nri", "nri_full", "nri_true", "nri_adapted")
 INFERS = ("correlation_data", "correlation_lstm", "nri", "nri_adapted", "supervised")
 
@@ -271,9 +271,9 @@ def test_every_experiment_has_the_published_sizes(experiment: str, tmp_path: Pat
     config = compose(tmp_path / "run", f"experiment=baselines/{experiment}")
     assert config.name == experiment
     assert "search" not in config
-    data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.bouncegrad)
+    data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.method)
     assert f"{data.world.name}5" == experiment.rsplit("_", 1)[1]
-    widths = {part.hidden for part in (config.bouncegrad.get(name) for name in ("encoder", "decoder")) if part}
+    widths = {part.hidden for part in (config.method.get(name) for name in ("encoder", "decoder")) if part}
     assert widths <= {256}
     assert module.seed == 0
 
@@ -282,7 +282,7 @@ def test_every_experiment_has_the_published_sizes(experiment: str, tmp_path: Pat
 def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
     name = experiment.removesuffix("_springs5")
     few = () if name in ("static", "correlation_data") else ("trainer.max_epochs=2",)
-    few += ("bouncegrad.adapt_steps=2",) if name == "nri_adapted" else ()
+    few += ("method.adapt_steps=2",) if name == "nri_adapted" else ()
     measures = run(tmp_path / "run", f"experiment=baselines/{experiment}", *TINY, *few)
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["config"]["name"] == experiment
@@ -300,7 +300,7 @@ def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("experiment", ["nri_springs5", "lstm_joint_springs5"])
 def test_continued_equals_uninterrupted(experiment: str, tmp_path: Path) -> None:
     """Broken off at an epoch's start, in the middle of one, and before the test: the same to the last bit."""
-    small = SMALL if experiment.startswith("nri") else ("bouncegrad.hidden=8",)
+    small = SMALL if experiment.startswith("nri") else ("method.hidden=8",)
     options = (f"experiment=baselines/{experiment}", *TINY, *small, "trainer.max_epochs=4")
     options += ("trainer.check_val_every_n_epoch=2",)
     whole = run(tmp_path / "whole", *options)
@@ -319,7 +319,7 @@ def test_continued_equals_uninterrupted(experiment: str, tmp_path: Path) -> None
 
 def test_weights_are_chosen_on_validation_tasks(tmp_path: Path) -> None:
     """An encoder that knows its few tasks by heart is tested as it was when it was best on others."""
-    options = ("experiment=baselines/supervised_springs5", *TINY, "bouncegrad.encoder.hidden=32")
+    options = ("experiment=baselines/supervised_springs5", *TINY, "method.encoder.hidden=32")
     run(tmp_path / "run", *options, "trainer.max_epochs=6", "trainer.check_val_every_n_epoch=1")
     history = json.loads((tmp_path / "run" / "curves.json").read_text())["history"]
     best = checkpoint(tmp_path / "run")["modmeta"]["best"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from modmeta.checkpoint import load_model, read_checkpoint
-from modmeta.checkpoint_files import save
 from modmeta.checkpoints.compat import FORMAT, RENAMED, upgraded, upgraded_config
+from modmeta.checkpoints.files import save
+from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.errors import UserError
 from modmeta.report.groups import settings_of
 from modmeta.report.runs import read_file
@@ -32,10 +32,13 @@ def first_format(config: Any) -> Any:
     target = config.get("_target_")
     if target in OLD:
         out["_target_"] = OLD[target]
-    if target == "modmeta.bouncegrad.BounceGrad":
-        out |= {"forecast_optimizer": "${optimizer.forecast}", "forecast_share": 0.0, "forecast_horizon": 10}
+    if target == "modmeta.training.bouncegrad.BounceGrad":
+        optimizer = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 3e-3}
+        out |= {"forecast_optimizer": optimizer, "forecast_share": 0.0, "forecast_horizon": 10}
     if target == "modmeta.model.model.RelationalModel":
         out["forecaster"] = None
+    if "method" in out:
+        out["bouncegrad"] = out.pop("method")
     if "optimizer" in out and "trainer" in out:
         out["optimizer"]["forecast"] = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 3e-3}
     return out
@@ -61,7 +64,7 @@ def test_configurations_are_upgraded_wherever_names_stand() -> None:
     """In lists and below, unresolved references included; what is new already comes back the same."""
     new = yaml.safe_load((ROOT / "conf" / "method" / "bouncegrad.yaml").read_text())
     config = {
-        "bouncegrad": new,
+        "method": new,
         "model": {"_target_": "modmeta.model.dynamics.continuous.ContinuousDynamics", "hidden": 8},
         "several": [{"part": {"_target_": "modmeta.model.dynamics.discrete.ModularDynamics"}}],
         "optimizer": {"modules": {"_target_": "torch.optim.Adam"}},

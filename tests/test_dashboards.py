@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from modmeta.report.dashboards import pixels, pull, relations_figure, usage_figure
-from modmeta.runs import group_of
+from modmeta.training.run import group_of
 from tests.conftest import make_model
 from tests.runs import QUICK, accompanied, run
 from tests.test_resume import KilledAt, Stop

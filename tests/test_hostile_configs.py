@@ -23,12 +23,12 @@ from omegaconf import OmegaConf
 
 import modmeta
 from modmeta.api import path_of
-from modmeta.checkpoint import load_model, read_checkpoint, skeleton
-from modmeta.checkpoint_files import load
 from modmeta.checkpoints import trust as trusting
+from modmeta.checkpoints.files import load
+from modmeta.checkpoints.loading import load_model, read_checkpoint, skeleton
 from modmeta.cli.main import main
 from modmeta.errors import UserError
-from modmeta.resume import read_record
+from modmeta.training.resume import read_record
 from tests.runs import QUICK, ROOT, compose, run
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -523,10 +523,10 @@ def test_whatever_stands_anywhere_in_a_record(begun: Path, data: st.DataObject, 
         ("logger.csv.directory", "..", "outside of its directory"),
         ("run_id", "../../x", "no plain name"),
         ("name", "../../x", "no plain name"),
-        ("bouncegrad.model.dynamics.hidden", 60_000, "far more than its checkpoints hold"),
-        ("bouncegrad.model.dynamics.edge_layers", 10**9, "at most 64"),
+        ("method.model.dynamics.hidden", 60_000, "far more than its checkpoints hold"),
+        ("method.model.dynamics.edge_layers", 10**9, "at most 64"),
         ("trainer.devices", 10**6, "at most 64"),
-        ("bouncegrad.model", {"_target_": "pytorch_lightning.Trainer"}, "no part of a model"),
+        ("method.model", {"_target_": "pytorch_lightning.Trainer"}, "no part of a model"),
         (
             "logger.wandb",
             {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"x_executable": "./evil"}},
@@ -579,7 +579,7 @@ def test_the_eight_ways_in(
     torch.save(content, stranger / "checkpoints" / "last.ckpt")
     shutil.copytree(begun / ".hydra", stranger / ".hydra")
     config = yaml.safe_load((stranger / ".hydra" / "config.yaml").read_text())
-    config["bouncegrad"]["forecast_steps"] = value
+    config["method"]["forecast_steps"] = value
     (stranger / ".hydra" / "config.yaml").write_text(yaml.dump(config))
     assert main(["generate", "springs", "--test", "2", "--test-frames", "52", "-o", str(data)]) == 0
     words = {
@@ -660,8 +660,8 @@ def test_what_experiments_write_is_read(tmp_path: Path) -> None:
         name = path.relative_to(ROOT / "conf" / "experiment").with_suffix("").as_posix()
         config = OmegaConf.to_container(compose(tmp_path / "run", f"experiment={name}"), resolve=True)
         trusting.check_config(config, name, of_run=True)
-        trusting.check_config(config["bouncegrad"], name)
-        assert skeleton(config["bouncegrad"], name).state_dict(), name
+        trusting.check_config(config["method"], name)
+        assert skeleton(config["method"], name).state_dict(), name
 
 
 @pytest.mark.parametrize(

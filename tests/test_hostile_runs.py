@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from modmeta.checkpoint_files import load
+from modmeta.checkpoints.files import load
 from modmeta.errors import UserError
 from tests.runs import QUICK, run
 

@@ -163,7 +163,7 @@ def test_training_on_a_file_without_labels(written: Path, tmp_path: Path) -> Non
     assert "test/edge_accuracy" not in measures
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["config"]["data"]["num_entities"] == 5
-    assert metrics["config"]["bouncegrad"]["observed_frames"] == 40
+    assert metrics["config"]["method"]["observed_frames"] == 40
     assert metrics["train/tasks"] == 8
     content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["modmeta"]["calibration"]["frames"] == [10, 20]
@@ -220,7 +220,7 @@ def test_inspect_tells_and_suggests(written: Path, capsys: pytest.CaptureFixture
     told = capsys.readouterr().out
     assert "their velocities follow" in told
     assert "0.1 time units a frame" in told
-    assert f"python train.py data=files data.path={written} model=continuous" in " ".join(told.split())
+    assert f"modmeta train {written} model=continuous" in " ".join(told.split())
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from modmeta.errors import UserError
-from modmeta.processes import check_same_config
 from modmeta.structure.bank import Structure, StructureBank
+from modmeta.training.distributed import check_same_config
 from tests.runs import QUICK, ROOT, checkpoint, command, run
 
 TRAIN = str(ROOT / "train.py")
@@ -130,7 +130,7 @@ def test_the_number_of_processes_may_change(tmp_path: Path) -> None:
 def _state(directory: Path, done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     """The bank in the order of tasks."""
     assert done.returncode == 0, done.stderr
-    assert f"python train.py resume={directory}" in done.stderr
+    assert f"modmeta train --resume {directory}" in done.stderr
     bank = checkpoint(directory)["modmeta"]["bank"]
     order = bank["task_ids"].argsort()
     assert bank["task_ids"][order].tolist() == list(range(13))

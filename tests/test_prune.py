@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modmeta.checkpoint import load_model
+from modmeta.checkpoints.loading import load_model
 from modmeta.cli.main import main
 from tests.runs import QUICK, checkpoint, run
 

@@ -220,7 +220,7 @@ def test_a_sweep_as_it_grows(tmp_path: Path) -> None:
         "restarts=0",
     )
     words = (*words, f"hydra.sweep.dir={tmp_path / 'sweep'}", f"data_dir={tmp_path / 'data'}", "logger=[csv]")
-    quiet = ("callbacks.progress=null", "trainer.accelerator=cpu", "bouncegrad.model.members=1")
+    quiet = ("callbacks.progress=null", "trainer.accelerator=cpu", "method.model.members=1")
     done = command(str(ROOT / words[0]), *words[1:], *quiet, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = collect([tmp_path / "sweep"])
@@ -309,7 +309,7 @@ def test_variants_of_the_ablation_are_settings_that_exist(tmp_path: Path) -> Non
     made = set()
     for variant in VARIANTS:
         config = compose(tmp_path / "run", *COMMON, *variant.overrides)
-        hydra.utils.instantiate(config.bouncegrad)
+        hydra.utils.instantiate(config.method)
         made.add(str(config))
     assert len(made) == len(VARIANTS)
     assert len({variant.title for variant in VARIANTS}) == len(VARIANTS)
@@ -320,7 +320,7 @@ def test_a_search_may_begin_anew_at_every_visit(tmp_path: Path) -> None:
     words = (*QUICK, "search.receivers=one", "temperature.start=1.0", "trainer.max_epochs=4", "data.batch_size=12")
     words = (*words, "data.batches_per_epoch=15")
     run(tmp_path / "kept", *words)
-    run(tmp_path / "anew", *words, "bouncegrad.persist=false")
+    run(tmp_path / "anew", *words, "method.persist=false")
     curves = [json.loads((tmp_path / name / "curves.json").read_text())["history"] for name in ("kept", "anew")]
     kept, anew = (history[-1]["train/changed"] for history in curves)
     assert kept < anew / 2

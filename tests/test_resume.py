@@ -10,11 +10,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import load_model
-from modmeta.checkpoint_files import Damaged, find_newest, load, save
+from modmeta.checkpoints.files import Damaged, find_newest, load, save
+from modmeta.checkpoints.loading import load_model
 from modmeta.checkpoints.trust import check_config
 from modmeta.errors import Preempted, UserError
+from modmeta.training.bouncegrad import BounceGrad
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, refusal, run, same_run
 
 
@@ -63,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OTHERS = {
     "default": (),
     "paper": ("experiment=paper/springs5", "model.hidden=16", "proposal.hidden=16"),  # plateau, acceptance, dropout
-    "types": ("experiment=masses5", "search.sweeps=1", "data.frames=12", "bouncegrad.observed_frames=12"),
+    "types": ("experiment=masses5", "search.sweeps=1", "data.frames=12", "method.observed_frames=12"),
     "continuous": ("model=continuous", "model.substeps=1"),
     "sizes": ("data.num_entities=[3,5]", "data.known=0.3", "search.enumerate_up_to=4"),  # five by samples and slots
 }  # fmt: skip
@@ -122,7 +122,7 @@ def test_another_logger_on_resuming(logger: str, whole: Path, tmp_path: Path) ->
 
 def test_what_follows_a_key_that_may_change() -> None:
     """`configs.LINKED` is what the configuration says, for a resumed run has no references any more."""
-    from modmeta.configs import LINKED
+    from modmeta.training.configs import LINKED
 
     written = {}
     for path in (ROOT / "conf").rglob("*.yaml"):
@@ -240,7 +240,7 @@ def test_every_part_that_is_shipped_may_be_taken_up() -> None:
     for path in (ROOT / "conf").rglob("*.yaml"):
         named |= set(re.findall(r"_target_: *([\w.]+)", path.read_text()))
     named = {name for name in named if not name.startswith(("hydra", "submitit"))}
-    named.remove("modmeta.runs.Ending")  # of Hydra's own configuration, which no run records
+    named.remove("modmeta.training.launch.Ending")  # of Hydra's own configuration, which no run records
     assert len(named) > 20
     for name in named:
         check_config({"_target_": name}, "conf", of_run=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from modmeta.checkpoint import load_model
+from modmeta.checkpoints.loading import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.data.loading.batches import TaskBatches
 from modmeta.errors import UserError
@@ -184,7 +184,7 @@ def test_noise_reaches_the_model(velocities: str, tmp_path: Path) -> None:
 
 def test_soft_rows_descend_the_free_energy(tmp_path: Path) -> None:
     """The gradient of -T log sum over rows of exp(-E / T), whatever was drawn."""
-    module = hydra.utils.instantiate(compose(tmp_path / "run", "bouncegrad.soft=true", "model.hidden=8").bouncegrad)
+    module = hydra.utils.instantiate(compose(tmp_path / "run", "method.soft=true", "model.hidden=8").method)
     states, generator = torch.randn(3, 4, 9, 4), torch.Generator().manual_seed(0)
     structure = random_structure(3, 4, 2, 1, generator)
     problem, temperature = one_step_problem(module.model, states), torch.tensor(3.0)
@@ -210,4 +210,4 @@ def test_soft_rows_descend_the_free_energy(tmp_path: Path) -> None:
 )
 def test_soft_rows_need_all_rows(tmp_path: Path, words: tuple[str, ...], error: str) -> None:
     with pytest.raises((UserError, InstantiationException), match=error):
-        run(tmp_path / "run", *QUICK, "bouncegrad.soft=true", *words)
+        run(tmp_path / "run", *QUICK, "method.soft=true", *words)

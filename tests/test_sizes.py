@@ -10,7 +10,7 @@ import pyarrow.csv as csv
 import pytest
 import torch
 
-from modmeta.checkpoint import load_model
+from modmeta.checkpoints.loading import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.cli.main import main
 from modmeta.data import formats

@@ -13,7 +13,7 @@ import pytest
 import submitit
 from omegaconf import OmegaConf
 
-from modmeta.resume import finished
+from modmeta.training.resume import finished
 from tests.runs import QUICK, ROOT, command
 
 TRAIN = str(ROOT / "train.py")

@@ -9,15 +9,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.callbacks import room
-from modmeta.checkpoint_files import load
+from modmeta.checkpoints.files import load
 from modmeta.errors import UserError
 from modmeta.io import TEMPORARY
-from modmeta.processes import alone
-from modmeta.resume import finished
+from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.callbacks import room
+from modmeta.training.distributed import alone
+from modmeta.training.resume import finished
+from modmeta.training.run import train
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, compose, run
-from train import train
 
 
 class FullDisk(pl.Callback):
@@ -87,7 +87,7 @@ def test_a_disk_too_small_is_told_before_training(tmp_path: Path, monkeypatch: p
 def test_the_estimate_of_a_checkpoint_is_of_the_right_size(tmp_path: Path) -> None:
     config = compose(tmp_path / "run", *QUICK, "model.hidden=64", "trainer.max_epochs=1")
     train(config)
-    module = hydra.utils.instantiate(config.bouncegrad)
+    module = hydra.utils.instantiate(config.method)
     estimated = room.checkpoint_bytes(module, torch.empty(config.data.num_tasks, 5, 1, 4))
     assert 0.5 < estimated / (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_size < 2
 

@@ -171,7 +171,7 @@ def test_types_that_are_no_labels_are_refused() -> None:
 
 def test_a_run_tells_types_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained, evaluated on a file and applied to it; a run on data without types holds nothing of them."""
-    options = (*QUICK, "experiment=masses5", "data.frames=12", "data.test_frames=20", "bouncegrad.observed_frames=12")
+    options = (*QUICK, "experiment=masses5", "data.frames=12", "data.test_frames=20", "method.observed_frames=12")
     measures = run(tmp_path / "run", *options, "data.valid=20")
     assert 0.5 <= measures["test/type_accuracy"] <= 1
     kept = json.loads((tmp_path / "run" / "metrics.json").read_text())

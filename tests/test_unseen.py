@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modmeta.api import path_of
-from modmeta.checkpoint import load_model, read_checkpoint
+from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.generation import generate
@@ -275,7 +275,7 @@ def test_two_hidden_entities_have_no_names() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A short run, and a file of three tasks."""
     directory = tmp_path_factory.mktemp("unseen")
-    frames = ("data.frames=14", "bouncegrad.observed_frames=14")
+    frames = ("data.frames=14", "method.observed_frames=14")
     run(directory / "run", "experiment=springs5", *QUICK, *frames, "search.sweeps=1")
     tasks = generate(Springs(), {"test": (3, 49)}, seed=8, progress=False)
     formats.save(directory / "tasks.npz", tasks)

@@ -4,26 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from modmeta.checkpoints.compat import FORMAT
-from modmeta.data.loading.batches import TaskLoader
 from modmeta.errors import UserError
-from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
-from modmeta.evaluation.protocol import ProtocolMeasures
+from modmeta.evaluation.matching import match_labels, matched_accuracy
 from modmeta.keys import RELATIONS, STATES
-from modmeta.means import EpochMeans
-from modmeta.processes import check_same_config, gather, generator_states, mixed_seed, set_generator_states
+from modmeta.training.module import ResumableModule, Scheduler
 
 # From frames seen (B, N, T, D), the last of them the start, and a number of steps to (B, N, steps, D).
 Forecast = Callable[[Tensor, int], Tensor]
 
 
-class Baseline(EpochMeans):
+class Baseline(ResumableModule):
     """Learns from training tasks; keeps the weights that are best on validation tasks; meets test tasks with them.
 
     Args:
@@ -37,18 +31,12 @@ class Baseline(EpochMeans):
         seed: of what is drawn in training.
     """
 
-    module_to_relation: Tensor
-    steps_done: Tensor
-    usage: Tensor
-    agreement: Tensor
-    stuck = False  # nothing that a restart would mend is looked for
     matched = True  # modules are in arbitrary order, and matched to relations on validation tasks
-    priors: tuple[str, ...] = ()  # what the method is told beyond trajectories
 
     def __init__(
         self,
         optimizer: Callable[..., Optimizer] | None = None,
-        scheduler: Callable[..., LRScheduler] | None = None,
+        scheduler: Callable[..., Scheduler] | None = None,
         gradient_clip: float = float("inf"),
         num_modules: int = 0,
         num_relations: int = 2,
@@ -56,21 +44,10 @@ class Baseline(EpochMeans):
         forecast_steps: tuple[int, ...] = (1, 10, 20),
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(num_modules, num_relations, observed_frames, forecast_steps, seed)
         self.make_optimizer, self.make_scheduler, self.gradient_clip = optimizer, scheduler, gradient_clip
-        self.num_modules, self.num_relations, self.observed_frames = num_modules, num_relations, observed_frames
-        self.seed = seed
-        self.register_buffer("module_to_relation", torch.arange(num_modules) % num_relations)
-        self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("usage", torch.full((num_modules,), torch.nan))  # share of validation edges
-        self.register_buffer("agreement", torch.tensor(torch.nan))
-        self.confusion = Confusion(max(num_modules, 1), num_relations)  # of validation tasks
-        self.measures = ProtocolMeasures(num_modules, num_relations, observed_frames, tuple(forecast_steps))
-        self.config: dict[str, Any] = {}  # of the whole run
-        self.generator: torch.Generator | None = None
+        self.num_modules = num_modules
         self.best: dict[str, Any] = {}  # weights chosen on validation tasks, and their loss there
-        self._saved: dict[str, Any] = {}
 
     # ---- what a baseline is ----------------------------------------------------------------------------------------
 
@@ -101,30 +78,12 @@ class Baseline(EpochMeans):
         if self.make_optimizer is None:
             return []
         optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        return [optimizer], [self.make_scheduler(optimizer, steps=steps, epochs=self.trainer.max_epochs or 1)]
+        return [optimizer], self.scheduled(optimizer, self.make_scheduler)
 
     def on_fit_start(self) -> None:
         if any(tasks.mask is not None for tasks in self.trainer.datamodule.splits.values()):  # type: ignore[attr-defined]
             raise UserError("baselines need every frame; some are missing in these tasks")
-        check_same_config(self.config)
-        place, done = self.seed * 1000 + self.global_rank, int(self.steps_done)
-        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(place, done) if done else place)
-        if self._saved:
-            self._restore(self._saved)
-            self._saved = {}
-
-    def on_train_start(self) -> None:
-        loop = self.trainer.fit_loop
-        loader = self.trainer.train_dataloader
-        if loop.restarted_mid_epoch and isinstance(loader, TaskLoader):
-            loader.load_state_dict({"served": loop.batch_idx + 1})
-
-    def on_train_epoch_start(self) -> None:
-        if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
-            self.trainer.check_val_every_n_epoch = 1
+        super().on_fit_start()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.steps_done += 1
@@ -133,22 +92,14 @@ class Baseline(EpochMeans):
         loss, told = self.loss(batch)
         if not bool(torch.isfinite(loss)):
             raise UserError(f"training stopped at step {int(self.steps_done)}: the loss is not finite")
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
+        (optimizer,) = self.all_optimizers()
         optimizer.zero_grad()
-        if self.trainer.world_size > 1:
-            loss = loss + sum(0 * parameter.sum() for parameter in self.parameters())
-        self.manual_backward(loss)
+        self.backward_everywhere(loss)
         nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
         optimizer.step()
-        if self.make_scheduler is not None:
-            self.lr_schedulers().step()  # type: ignore[union-attr]
+        self.step_schedulers()
         values = {"loss": loss} | told
-        self._keep_means({f"train/{name}": value.detach() for name, value in values.items()}, len(batch[STATES]))
-
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
-        if self.trainer.is_last_batch or self.trainer.should_stop:
-            self.logged = set(self._log_means("train/"))
+        self.keep_means({f"train/{name}": value.detach() for name, value in values.items()}, len(batch[STATES]))
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
@@ -159,13 +110,13 @@ class Baseline(EpochMeans):
     def validate(self, batch: dict[str, Tensor]) -> None:
         """Takes in validation tasks: the loss that weights are chosen by, and what modules found."""
         if self.trained:
-            self._keep_means({"val/energy": self.validation_loss(batch)}, len(batch[STATES]))
+            self.keep_means({"val/energy": self.validation_loss(batch)}, len(batch[STATES]))
         chance = self.infer(self._observed(batch))
         if chance is not None and RELATIONS in batch:
             self.confusion.update(chance.argmax(-1), batch[RELATIONS])
 
     def on_validation_epoch_end(self) -> None:
-        energy = float(self._log_means("val/").get("val/energy", torch.inf))
+        energy = float(self.log_means("val/").get("val/energy", torch.inf))
         if self.confusion.update_called:
             counts = self.confusion.compute()
             if self.matched:
@@ -192,36 +143,15 @@ class Baseline(EpochMeans):
             if forecast is not None:
                 self.measures.update_forecasts(forecast, batch[STATES])
 
-    def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.measures.compute().items()})
-        self.measures.reset()
-
     # ---- persistence -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        data = self.trainer.datamodule.description()  # type: ignore[attr-defined]
-        checkpoint["modmeta"] = {
-            "format": FORMAT,
-            "config": self.config.get("bouncegrad"),
-            "data": data,
-            "best": self.best,
-        }
-        if self.generator is not None:
-            checkpoint["modmeta"]["generators"] = gather(generator_states(self.generator))
-            checkpoint["modmeta"]["epoch"] = gather({"sums": self.sums})
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["modmeta"]["best"] = self.best
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._saved = checkpoint.get("modmeta", {})
-        self.best = self._saved.get("best", {})
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        assert self.generator is not None
-        rank, world_size = self.global_rank, self.trainer.world_size
-        if len(saved.get("generators", [])) == world_size:
-            set_generator_states(self.generator, saved["generators"][rank])
-        for part in saved.get("epoch", [])[rank::world_size]:
-            for name, values in part["sums"].items():
-                self.sums[name] = self.sums.get(name, torch.zeros(())) + values.to(self.device)
+        super().on_load_checkpoint(checkpoint)
+        self.best = self.restored.get("best", {})
 
     def _observed(self, batch: dict[str, Tensor]) -> Tensor:
         """The frames that are trained on, and that relations are inferred from, (B, N, T, D)."""

@@ -88,7 +88,11 @@ class _Thresholded(Baseline):
 
     threshold: Threshold
     matched = False
-    priors = ("threshold from the relations of validation tasks",)
+
+    @property
+    def priors(self) -> list[str]:
+        """Labels that a threshold needs."""
+        return ["threshold from the relations of validation tasks"]
 
     def found(self, states: Tensor) -> Tensor:
         """Correlations (C, B, N, S) of observed frames (B, N, T, D)."""
@@ -99,7 +103,7 @@ class _Thresholded(Baseline):
 
     def validate(self, batch: dict[str, Tensor]) -> None:
         if self.trained:
-            self._keep_means({"val/energy": self.validation_loss(batch)}, len(batch[STATES]))
+            self.keep_means({"val/energy": self.validation_loss(batch)}, len(batch[STATES]))
         if RELATIONS not in batch:
             raise UserError("a threshold needs validation tasks with relations")
         self.threshold.update(self.found(self._observed(batch)), batch[RELATIONS])

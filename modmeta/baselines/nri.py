@@ -80,14 +80,19 @@ class NRI(Baseline):
         self.tau, self.hard, self.variance, self.horizon = tau, hard, variance, horizon
         self.decoded, self.adapt_steps, self.adapt_rate = decoded, adapt_steps, adapt_rate
         if decoded is not None and decoded < 1:
-            raise ValueError(f"bouncegrad.decoded={decoded} must be at least 1, or null for all frames")
+            raise ValueError(f"method.decoded={decoded} must be at least 1, or null for all frames")
         shares = [1.0] * num_modules if prior is None else [float(share) for share in prior]
         if len(shares) != num_modules or min(shares) <= 0:
-            raise ValueError(f"bouncegrad.prior={prior} must be {num_modules} positive numbers")
+            raise ValueError(f"method.prior={prior} must be {num_modules} positive numbers")
         chance = torch.tensor(shares)
         self.register_buffer("prior", chance / chance.sum())
-        if prior is not None:
-            self.priors = (f"edge types with probabilities {[round(share / sum(shares), 3) for share in shares]}",)
+        self.given_prior = prior is not None
+
+    @property
+    def priors(self) -> list[str]:
+        """The prior of edge types, where one is given."""
+        given = [round(p, 3) for p in self.prior.tolist()]
+        return [f"edge types with probabilities {given}"] if self.given_prior else []
 
     def _loss(
         self, states: Tensor, logits: Tensor, sample: Tensor, part: slice = slice(None)
@@ -156,7 +161,11 @@ class GivenGraph(Baseline):
     ) -> None:
         super().__init__(**options)
         self.decoder, self.full, self.variance, self.horizon = decoder, full, variance, horizon
-        self.priors = () if full else ("true relations are given",)
+
+    @property
+    def priors(self) -> list[str]:
+        """The true graph, unless it is not used."""
+        return [] if self.full else ["true relations are given"]
 
     def _weights(self, batch: dict[str, Tensor]) -> Tensor:
         b, n = batch[STATES].shape[:2]

@@ -22,11 +22,15 @@ class SupervisedEncoder(Baseline):
     """
 
     matched = False
-    priors = ("relations of training tasks are given",)
 
     def __init__(self, encoder: nn.Module, **options: Any) -> None:
         super().__init__(**options | {"num_modules": options.get("num_relations", 2)})
         self.encoder = encoder
+
+    @property
+    def priors(self) -> list[str]:
+        """Labels that the encoder learns from."""
+        return ["relations of training tasks are given"]
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.encoder(self._observed(batch)).float()

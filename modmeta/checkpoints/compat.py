@@ -13,8 +13,9 @@ from typing import Any
 
 from modmeta.errors import UserError
 
-# Of checkpoints. 1: none was written. 2: dynamics in modmeta.model.dynamics, no forecaster.
-FORMAT = 2
+# Of checkpoints. 1: none was written. 2: dynamics in modmeta.model.dynamics, no forecaster. 3: modmeta.training.
+# Of the configuration of a run: its key `method` was `bouncegrad` before format 3.
+FORMAT = 3
 
 RENAMED = {
     "modmeta.model.dynamics.ModularDynamics": "modmeta.model.dynamics.discrete.ModularDynamics",
@@ -26,6 +27,13 @@ RENAMED = {
     "modmeta.data.simulators.Masses": "modmeta.simulators.Masses",
     "modmeta.data.simulators.Mixed": "modmeta.simulators.Mixed",
     "modmeta.data.simulators.Springs": "modmeta.simulators.Springs",
+    "modmeta.bouncegrad.BounceGrad": "modmeta.training.bouncegrad.BounceGrad",
+    "modmeta.schedules.halve_on_plateau": "modmeta.training.schedules.halve_on_plateau",
+    "modmeta.schedules.warmup_hold_decay": "modmeta.training.schedules.warmup_hold_decay",
+    "modmeta.callbacks.checkpoints.Checkpoints": "modmeta.training.callbacks.checkpoints.Checkpoints",
+    "modmeta.callbacks.pictures.Pictures": "modmeta.training.callbacks.pictures.Pictures",
+    "modmeta.callbacks.room.Room": "modmeta.training.callbacks.room.Room",
+    "modmeta.checkpoint_files.DurableCheckpoints": "modmeta.checkpoints.files.DurableCheckpoints",
 }
 
 
@@ -35,7 +43,10 @@ def _no_forecaster(part: Mapping[str, Any]) -> bool:
 
 # By what is configured: settings that are no more, and whether they had no effect.
 DROPPED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool]]] = {
-    "modmeta.bouncegrad.BounceGrad": (("forecast_optimizer", "forecast_share", "forecast_horizon"), _no_forecaster),
+    "modmeta.training.bouncegrad.BounceGrad": (
+        ("forecast_optimizer", "forecast_share", "forecast_horizon"),
+        _no_forecaster,
+    ),
     "modmeta.model.model.RelationalModel": (("forecaster",), _no_forecaster),
 }
 DROPPED_GROUPS = {"optimizer": ("forecast",)}  # of groups of the configuration, that nothing refers to any more
@@ -48,11 +59,15 @@ def upgraded_config(config: Any) -> Any:
         return [upgraded_config(part) for part in config]
     if not isinstance(config, Mapping):
         return config
-    names, without_effect = DROPPED.get(str(config.get("_target_")), ((), bool))
+    target = config.get("_target_")
+    target = RENAMED.get(target, target) if isinstance(target, str) else target
+    names, without_effect = DROPPED.get(str(target), ((), bool))
     gone = names if without_effect(config) else ()
     out = {key: upgraded_config(value) for key, value in config.items() if key not in gone}
-    if isinstance(target := config.get("_target_"), str):
-        out["_target_"] = RENAMED.get(target, target)
+    if "_target_" in config:
+        out["_target_"] = target
+    elif "bouncegrad" in out and "method" not in out:
+        out = {"method" if key == "bouncegrad" else key: value for key, value in out.items()}
     for group, keys in DROPPED_GROUPS.items():
         if isinstance(part := out.get(group), Mapping) and "_target_" not in part:
             out[group] = {key: value for key, value in part.items() if key not in keys}

@@ -50,7 +50,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
 def run(args: argparse.Namespace) -> None:
     """Prints the table, and writes it where asked."""
     from modmeta.api import path_of
-    from modmeta.checkpoint import find_checkpoint
+    from modmeta.checkpoints.loading import find_checkpoint
     from modmeta.report.run import as_json, measures_table
     from modmeta.report.terminal import Terminal
 

@@ -1,6 +1,7 @@
 """`modmeta inspect`: what a file of trajectories holds, before anyone trains on it."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     positions, moving = find_positions(first)
     sized = {name: data for name, data in splits.items() if len(data.sizes) > 1}
     lines = [f"{name}: tasks by number of entities: {data.tasks_by_size()}" for name, data in sized.items()]
-    words = [f"python train.py data=files data.path={file}"]
+    words = [f"modmeta train {shlex.quote(str(file))}"]
     if moving:
         motion, explained = frame_motion(first, positions)
         lines.append(

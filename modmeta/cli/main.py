@@ -6,18 +6,20 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from modmeta.cli import evaluate, generate, infer, inspect, prune, report, unseen
+from modmeta import __version__
+from modmeta.cli import completion, evaluate, generate, infer, inspect, prune, report, train, unseen
 from modmeta.errors import UserError
 from modmeta.io import Interrupted, interruptible, why
 
 # Modules that import what they need only when they run, so that --help is fast.
-COMMANDS = (generate, inspect, infer, evaluate, prune, unseen, report)
+COMMANDS = (train, generate, inspect, infer, evaluate, prune, unseen, report, completion)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="modmeta", description="Hidden relations from trajectories.")
-    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"modmeta {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
     return parser
@@ -30,7 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 2 for a mistake that the user can mend and for a disk that cannot be read or written, 130 after
         SIGINT, 143 after SIGTERM, 141 where nobody reads what is printed.
     """
-    args = build_parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["train"]:  # handles signals itself: SIGTERM saves a checkpoint
+        return train.train(words[1:])
+    parser = build_parser()
+    args = parser.parse_args(words or ["--help"])
+    if not hasattr(args, "run"):
+        parser.error("a command is missing; modmeta --help lists them")
     try:
         with interruptible():
             args.run(args)

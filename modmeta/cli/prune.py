@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     """
     import torch
 
-    from modmeta.checkpoint import find_checkpoint, read_checkpoint
+    from modmeta.checkpoints.loading import find_checkpoint, read_checkpoint
 
     source = find_checkpoint(args.model)
     check_free(args.output, args.overwrite, [source])

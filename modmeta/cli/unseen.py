@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modmeta.api import Model
-    from modmeta.bouncegrad import BounceGrad
     from modmeta.data.trajectories import Trajectories
     from modmeta.outputs import OutputDirectory
+    from modmeta.training.bouncegrad import BounceGrad
     from modmeta.unseen.count import Counted
     from modmeta.unseen.result import Group
 

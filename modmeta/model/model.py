@@ -102,7 +102,7 @@ class RelationalModel(nn.Module):
         if scale.dim() == 4:
             scale = scale.unsqueeze(2)
         if mask is not None and self.noise is not None:
-            raise UserError("bouncegrad.model.noise=true follows errors from frame to frame, so none may be missing")
+            raise UserError("method.model.noise=true follows errors from frame to frame, so none may be missing")
 
         def score(received: Tensor, types: Tensor) -> Tensor:
             error, constant = respond(received, types) - targets, torch.zeros(())

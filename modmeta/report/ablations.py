@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from modmeta.report.groups import Group
 
-COMMON = ("experiment=charged5", "trainer.max_epochs=8", "bouncegrad.model.members=1", "data.test=200")
+COMMON = ("experiment=charged5", "trainer.max_epochs=8", "method.model.members=1", "data.test=200")
 DISCRETE = ("model=default", "features@model.features=isotropic")
 # Rows of 16 are few enough to try all of them; these variants draw rows instead, and infer in more sweeps.
 SAMPLED = ("search.enumerate_up_to=0", "search.flips=false", "search.sweeps=20")
@@ -59,10 +59,10 @@ VARIANTS = (
     Variant("search", "one step, one receiver, horizon 10", (*DISCRETE, *ONE, "search.horizon=10")),
     Variant("search", DRAWN[0], SAMPLED),
     Variant("search", DRAWN[1], (*SAMPLED, "search.uniform=true")),
-    Variant("search", "random structures at every visit", ("bouncegrad.persist=false",)),
-    Variant("search", "one receiver, random structures at every visit", (*ONE, "bouncegrad.persist=false")),
+    Variant("search", "random structures at every visit", ("method.persist=false",)),
+    Variant("search", "one receiver, random structures at every visit", (*ONE, "method.persist=false")),
     Variant("training", "one task at a time", ("data.batch_size=1", "data.batches_per_epoch=1000")),
-    Variant("selection", "none: expectation maximisation, all rows weighted", ("bouncegrad.soft=true",)),
+    Variant("selection", "none: expectation maximisation, all rows weighted", ("method.soft=true",)),
 )
 # Places of the variants whose curves are drawn over search steps.
 PROPOSALS = tuple(place for place, variant in enumerate(VARIANTS) if variant.label in (BASE, *DRAWN))

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modmeta.configs import RECORD
 from modmeta.errors import UserError
 from modmeta.plain import read_yaml
 from modmeta.report.groups import settings_of
 from modmeta.report.runs import METRICS, Run, read_directory, read_file
+from modmeta.training.configs import RECORD
 
 SWEEP = "multirun.yaml"  # Hydra's, in the directory of a sweep
 DEEPEST = 30  # directories in one another

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from modmeta.configs import MISSING, is_free
 from modmeta.report.runs import LARGEST, Run
+from modmeta.training.configs import MISSING, is_free
 
 # What changes from seed to seed, and where a run wrote.
-SEEDS = ("seed", "data.seed", "data.order_seed", "bouncegrad.seed")
+SEEDS = ("seed", "data.seed", "data.order_seed", "method.seed")
 BESIDES = ("callbacks", "trainer.default_root_dir", "trainer.plugins", "data.num_tasks", "data.train")
 # Added later: runs that lack them are as with these values.
-ADDED = {"bouncegrad.soft": False, "bouncegrad.persist": True, "bouncegrad.decoded": None}
+ADDED = {"method.soft": False, "method.persist": True, "method.decoded": None}
 # The configuration holds these twice: as groups, and where they are put together.
 COPIES = tuple(
-    f"bouncegrad.{part}"
+    f"method.{part}"
     for part in (
         "model.dynamics", "model.likelihood", "search", "temperature", "proposal", "optimizer", "scheduler",
         "gradient_clip", "proposal_optimizer",
@@ -40,8 +40,8 @@ def settings_of(run: Run) -> tuple[tuple[str, str], ...]:
     kept = ADDED | kept
     if kept.get("ckpt_path"):
         kept["ckpt_path"] = "a run"  # of its own seed
-    if not run.settings.get("bouncegrad.adapt_steps"):
-        kept.pop("bouncegrad.adapt_rate", None)  # of no consequence
+    if not run.settings.get("method.adapt_steps"):
+        kept.pop("method.adapt_rate", None)  # of no consequence
     return tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in kept.items()))
 
 
@@ -96,7 +96,7 @@ class Group:
     def features(self) -> str:
         """What edge modules see of a pair."""
         settings = self.runs[0].settings
-        for key in ("model.features._target_", "bouncegrad.model.dynamics.features._target_"):
+        for key in ("model.features._target_", "method.model.dynamics.features._target_"):
             if isinstance(settings.get(key), str):
                 return str(settings[key]).rsplit(".", 1)[-1].removesuffix("Features").lower()
         return "-"

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from modmeta.bouncegrad import BounceGrad
+from modmeta.training.bouncegrad import BounceGrad
 
 POINTS = 120
 

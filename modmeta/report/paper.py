@@ -50,7 +50,7 @@ ROWS = (
 FURTHER = {"nri_adapted": "NRI, adapted to new tasks"}  # labels of methods that the paper lacks
 # Under other settings than these a run of such a name is not the row's; older runs lack some.
 ALL = {"data.num_entities": 5, "data.noise": 0.0, "data.velocities": "given", "data.known": 0.0}
-ALL |= {"bouncegrad.observed_frames": 49}
+ALL |= {"method.observed_frames": 49}
 NEEDED = {
     OURS: {
         "model._target_": "modmeta.model.dynamics.continuous.ContinuousDynamics",
@@ -60,8 +60,8 @@ NEEDED = {
         "search.selection._target_": "modmeta.search.selection.gibbs",
         "search.receivers": "all",
         "search.horizon": 1,
-        "bouncegrad.persist": True,
-        "bouncegrad.soft": False,
+        "method.persist": True,
+        "method.soft": False,
         "data.batch_size": 10,
     }
 }

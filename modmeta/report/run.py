@@ -15,11 +15,11 @@ import pytorch_lightning as pl
 import torch
 from rich.table import Table
 
-from modmeta.bouncegrad import BounceGrad
 from modmeta.io import why, write_durably
 from modmeta.report.curves import plot_curves
 from modmeta.report.terminal import Terminal
 from modmeta.text import for_console
+from modmeta.training.module import ResumableModule
 
 UNUSED = 0.01  # share of edges below which a module counts as unused
 
@@ -81,7 +81,7 @@ def portable(value: Any, directory: Path) -> Any:
 class RunRecord(pl.Callback):
     """Keeps the curves of a run and writes its results.
 
-    Seconds are wall-clock of training, validation included; those before an interruption count when a run is taken up.
+    Seconds are wall-clock of training, validation included; those before an interruption count, too.
 
     Args:
         directory: of the run.
@@ -103,7 +103,7 @@ class RunRecord(pl.Callback):
         self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        module, fresh = cast(BounceGrad, pl_module), trainer.current_epoch + 1
+        module, fresh = cast(ResumableModule, pl_module), trainer.current_epoch + 1
         validated = fresh % (trainer.check_val_every_n_epoch or 1) == 0
         values = {  # those of an earlier epoch or validation are not repeated
             name: float(value)
@@ -153,7 +153,7 @@ class RunRecord(pl.Callback):
             console.print(for_console(f"written to {self.directory / 'metrics.json'}"), soft_wrap=True)
 
     def _content(self, trainer: pl.Trainer, module: pl.LightningModule, measures: dict[str, float]) -> dict[str, Any]:
-        config = cast(BounceGrad, module).config
+        config = cast(ResumableModule, module).run_config
         last: dict[str, float] = {}
         for row in self.history:
             last |= row
@@ -167,8 +167,8 @@ class RunRecord(pl.Callback):
             "val/held_out": last.get("val/held_out"),
             "val/agreement": last.get("val/agreement"),
             "val/gap": last.get("val/gap"),
-            "val/module_usage": cast(BounceGrad, module).usage.tolist(),
-            "priors": cast(BounceGrad, module).priors,
+            "val/module_usage": cast(ResumableModule, module).usage.tolist(),
+            "priors": cast(ResumableModule, module).priors,
             "seed": config.get("seed"),
             "hardware": hardware() | {"precision": str(trainer.precision)},
             "commit": commit(),

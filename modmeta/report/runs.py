@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from modmeta.checkpoints.compat import upgraded_config
-from modmeta.configs import RECORD, flat
 from modmeta.errors import UserError
 from modmeta.plain import read_json, read_text, read_yaml
+from modmeta.training.configs import RECORD, flat
 
 FAILED = "failed.txt"  # why a run failed, in its directory
 METRICS = "metrics.json"

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from modmeta.bouncegrad import BounceGrad
+from modmeta.training.bouncegrad import BounceGrad
 from modmeta.unseen.infer import Found
 from modmeta.unseen.measures import located, silent_modules
 from modmeta.unseen.result import Group, predicted_without

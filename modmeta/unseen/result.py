@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modmeta.bouncegrad import BounceGrad
 from modmeta.data.units import Units
 from modmeta.structure.relations import to_matrix
+from modmeta.training.bouncegrad import BounceGrad
 from modmeta.unseen.infer import Found
 from modmeta.unseen.measures import Truth, located, measures, silent_modules
 

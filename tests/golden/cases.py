@@ -19,14 +19,14 @@ FLAT = ("model=default", "temperature.start=50.0")
 CASES: dict[str, tuple[str, ...]] = {
     "default": (),
     "springs5": ("experiment=springs5",),
-    "charged5": ("experiment=charged5", "restarts=1", "bouncegrad.model.members=2"),  # paths of close pairs, restarts
+    "charged5": ("experiment=charged5", "restarts=1", "method.model.members=2"),  # paths of close pairs, restarts
     "masses5": ("experiment=masses5",),
     "symmetric": ("experiment=springs5", "search.symmetric=true", "search.edge_cost=0.5"),
     "symmetric_types": ("experiment=masses5", "search.symmetric=true", "search.sweeps=1"),
     "symmetric_pairs": ("experiment=springs5", "search.symmetric=true", "search.enumerate_up_to=16"),
     "paper": ("experiment=paper/springs5", "proposal.hidden=16"),
     "horizon": (*FLAT, "search.receivers=one", "search.horizon=5", "search.sweeps=5"),
-    "soft": ("experiment=springs5", "bouncegrad.soft=true"),
+    "soft": ("experiment=springs5", "method.soft=true"),
     "noise": ("experiment=springs5_noise",),
     "kuramoto5": ("experiment=kuramoto5",),
     "slots": ("experiment=springs5", *LONG),
@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "slots_mlp": (*FLAT, "model.additive=false", *LONG, "data.known=0.3", "search.edge_cost=0.1"),
     "sampled": (*FLAT, "search.enumerate_up_to=0", "search.flips=false", "search.sweeps=5"),
     "one": (*FLAT, "search.receivers=one", "search.enumerate_up_to=0", "search.sweeps=5", "search.uniform=true"),
-    "greedy": (*FLAT, "search.selection._target_=modmeta.search.selection.greedy", "bouncegrad.persist=false"),
+    "greedy": (*FLAT, "search.selection._target_=modmeta.search.selection.greedy", "method.persist=false"),
     "null_module": ("experiment=springs5", "model.null_module=true", "search.edge_cost=1.0", "model.nodes=5"),
     "isotropic": ("model=default", "features@model.features=isotropic", "likelihood=gaussian"),
     "absolute": ("model=default", "features@model.features=absolute", "model.num_edge_modules=3"),

@@ -105,7 +105,7 @@ def filled_from_file(config: DictConfig) -> DictConfig:
         raise DataError(
             f"{data.path}: data.velocities=estimated needs to know how many features are coordinates: data.positions=2"
         )
-    config.bouncegrad.observed_frames = data.observed_frames
+    config.method.observed_frames = data.observed_frames
     return config
 
 

@@ -98,7 +98,7 @@ class ModularDynamics(Dynamics):
         Raises:
             ValueError: always.
         """
-        raise ValueError("bouncegrad.model.noise=true needs model=continuous, which knows how noise propagates")
+        raise ValueError("method.model.noise=true needs model=continuous, which knows how noise propagates")
 
     def responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """What turns summed messages (B, N, M, T, C) and node modules (B, N, M) into changes (B, N, M, T, D).

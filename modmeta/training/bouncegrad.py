@@ -2,38 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from modmeta.callbacks.checkpoints import Checkpoints
-from modmeta.checkpoints.compat import FORMAT, upgraded_state
-from modmeta.data.loading.batches import TaskLoader
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
-from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
-from modmeta.means import EpochMeans
 from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
-from modmeta.processes import (
-    check_same_config,
-    gather,
-    generator_states,
-    mixed_seed,
-    over_processes,
-    set_generator_states,
-)
 from modmeta.search.infer import Inferred, infer, together
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
 from modmeta.structure.bank import Structure, StructureBank, of_sizes, random_structure
+from modmeta.training.callbacks.checkpoints import Checkpoints
+from modmeta.training.distributed import gather, over_processes
+from modmeta.training.module import ResumableModule, Scheduler
 
 Made = TypeVar("Made")
 
@@ -44,7 +32,7 @@ EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
 
 
-class BounceGrad(EpochMeans):
+class BounceGrad(ResumableModule):
     """Alternates, for every batch of tasks, a search over their structures with gradient steps on the modules.
 
     1. *Search step*: may change the structure of every task, judged by the energy of the observed frames.
@@ -80,11 +68,7 @@ class BounceGrad(EpochMeans):
             move, and all rows are tried.)
     """
 
-    module_to_relation: Tensor
     module_to_type: Tensor | None
-    steps_done: Tensor
-    agreement: Tensor
-    usage: Tensor
 
     def __init__(
         self,
@@ -94,7 +78,7 @@ class BounceGrad(EpochMeans):
         temperature: Temperature,
         optimizer: Callable[..., Optimizer],
         proposal_optimizer: Callable[..., Optimizer],
-        scheduler: Callable[..., LRScheduler | ReduceLROnPlateau] | None = None,
+        scheduler: Callable[..., Scheduler] | None = None,
         gradient_clip: float = 1.0,
         accepted_only: bool = False,
         num_relations: int = 2,
@@ -105,54 +89,38 @@ class BounceGrad(EpochMeans):
         persist: bool = True,
         soft: bool = False,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
+        super().__init__(k, num_relations, observed_frames, forecast_steps, seed, num_types)
         self.model, self.proposal, self.search, self.temperature = model, proposal, search, temperature
         self.make_optimizer, self.make_proposal_optimizer = optimizer, proposal_optimizer
         self.make_scheduler = scheduler
         self.gradient_clip, self.accepted_only, self.persist, self.soft = gradient_clip, accepted_only, persist, soft
         if soft and (search.receivers != "all" or search.symmetric):
-            raise ValueError("bouncegrad.soft=true needs search.receivers=all and search.symmetric=false")
-        self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
-        k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
-        self.register_buffer("module_to_relation", torch.arange(k) % num_relations)
+            raise ValueError("method.soft=true needs search.receivers=all and search.symmetric=false")
         telling = g > 1 and num_types > 1  # else there is nothing to match
         self.register_buffer("module_to_type", torch.arange(g) % num_types if telling else None)
-        self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("usage", torch.full((k,), torch.nan))  # share of validation edges of every module
-        self.register_buffer("agreement", torch.tensor(torch.nan))  # see `stuck`; unknown before a validation
-        self.confusion = Confusion(k, num_relations)  # of validation tasks
-        self.type_confusion = Confusion(g, num_types)  # likewise
+        self.type_confusion = Confusion(g, num_types)  # of validation tasks
         self.halves = Confusion(k, k)  # of the structures that two halves of their frames tell
         self.distances = Distances(k)
         self.searched, self.proposed = Confusion(k, num_relations), Confusion(k, num_relations)  # of training tasks
-        self.measures = ProtocolMeasures(k, num_relations, observed_frames, tuple(forecast_steps), num_types)
         self.bank: StructureBank | None = None
-        self.generator: torch.Generator | None = None
-        self.config: dict[str, Any] = {}  # of the whole run; the part that composed this module travels in checkpoints
         self.known = 0.0  # share of relations that the search is given
         self.total_steps = 1
-        self._saved: dict[str, Any] = {}  # state of a checkpoint that waits for the bank to be made
 
     # ---- set-up ----------------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler | ReduceLROnPlateau]]:
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[Scheduler]]:
         modules = self.make_optimizer([group for group in self.model.parameter_groups() if group["params"]])
         proposal = self.make_proposal_optimizer(self.proposal.parameters())
-        self.total_steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
-        if self.make_scheduler is None:
-            return [modules, proposal], []
-        return [modules, proposal], [self.make_scheduler(modules, steps=self.total_steps, epochs=epochs)]
+        self.total_steps = int(self.trainer.estimated_stepping_batches)
+        return [modules, proposal], self.scheduled(modules, self.make_scheduler)
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if int(self.steps_done) == 0:
             self.model.dynamics.set_scales(data.model_scales())
         self.known = float(data.known)
-        check_same_config(self.config)
-        place = self.seed * 1000 + self.global_rank
-        done = int(self.steps_done)  # a run that goes on with another number of processes draws other numbers
-        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(place, done) if done else place)
         ids = data.owned_tasks()
         dynamics = self.model.dynamics
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
@@ -160,7 +128,7 @@ class BounceGrad(EpochMeans):
         if self.soft and not self.search.enumerates(self.model, train.states.shape[1]):
             rows = f"{dynamics.num_node_modules} * {dynamics.num_edge_modules}^{train.states.shape[1] - 1}"
             raise UserError(
-                f"bouncegrad.soft=true weighs all rows of a receiver, here {rows}, but "
+                f"method.soft=true weighs all rows of a receiver, here {rows}, but "
                 f"search.enumerate_up_to={self.search.enumerate_up_to}"
             )
         start = random_structure(
@@ -169,14 +137,12 @@ class BounceGrad(EpochMeans):
         if train.counts is not None:
             start = of_sizes(start, train.counts)
         self.bank = StructureBank(ids, type(start)(start.relations[ids], start.types[ids]))
-        if self._saved:
-            self._restore(self._saved)
-            self._saved = {}
-
-    def on_train_start(self) -> None:
-        loop = self.trainer.fit_loop
-        if loop.restarted_mid_epoch:  # Lightning puts back only loaders that are made after the checkpoint is read
-            cast(TaskLoader, self.trainer.train_dataloader).load_state_dict({"served": loop.batch_idx + 1})
+        if "bank" in self.restored:
+            self.bank.load_state_dict(self.restored["bank"])
+            known = ((self.bank.relations, dynamics.num_edge_modules), (self.bank.types, dynamics.num_node_modules))
+            for values, kinds in known:
+                if values.numel() and not -1 <= int(values.min()) <= int(values.max()) < kinds:
+                    raise ValueError(f"a structure has a module beyond the {kinds} that there are")
 
     @staticmethod
     def _made(part: Made | None) -> Made:
@@ -184,11 +150,6 @@ class BounceGrad(EpochMeans):
         return part
 
     # ---- training --------------------------------------------------------------------------------------------------
-
-    def on_train_epoch_start(self) -> None:
-        """The last epoch ends with a validation: it matches labels, and the run is judged by it."""
-        if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
-            self.trainer.check_val_every_n_epoch = 1
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         bank, generator = self._made(self.bank), self._made(self.generator)
@@ -257,10 +218,10 @@ class BounceGrad(EpochMeans):
         return each.mean()
 
     def _descend(self, loss: Tensor, proposal_loss: Tensor, tasks: Tensor) -> None:
-        modules, proposal = self._optimizers()
+        modules, proposal = self.all_optimizers()
         modules.zero_grad()
         proposal.zero_grad()
-        self._backward(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
+        self.backward_everywhere(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
         if self._late:
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
@@ -268,8 +229,7 @@ class BounceGrad(EpochMeans):
             raise self._not_finite(tasks, f"loss {float(loss):g}: the gradient is")
         modules.step()
         proposal.step()
-        if self.make_scheduler is not None and not isinstance(self._schedulers()[0], ReduceLROnPlateau):
-            self._schedulers()[0].step()  # type: ignore[call-arg]
+        self.step_schedulers()
         self.steps_done += 1
 
     def _not_finite(self, tasks: Tensor, what: str) -> UserError:
@@ -282,21 +242,6 @@ class BounceGrad(EpochMeans):
             f"{(*kept, 'no checkpoint was written before')[0]}. Lower optimizer.modules.lr, or look for extreme values "
             "in these tasks"
         )
-
-    def _backward(self, loss: Tensor) -> None:
-        """Several processes wait for a gradient of every parameter, also of one that a task of theirs never uses."""
-        if self.trainer.world_size > 1:
-            loss = loss + sum(0 * parameter.sum() for parameter in self.parameters())
-        self.manual_backward(loss)
-
-    def _optimizers(self) -> list[LightningOptimizer]:
-        return cast(list[LightningOptimizer], self.optimizers())
-
-    def _schedulers(self) -> list[LRScheduler | ReduceLROnPlateau]:
-        schedulers = self.lr_schedulers()
-        if schedulers is None:
-            return []
-        return cast(list[LRScheduler | ReduceLROnPlateau], schedulers if isinstance(schedulers, list) else [schedulers])
 
     def _log_step(
         self, batch: dict[str, Tensor], structure: Structure, info: Info, logits: Tensor, loss: Tensor,
@@ -314,13 +259,11 @@ class BounceGrad(EpochMeans):
             asked = _asked(batch)
             self.searched.update(structure.relations[asked], batch[RELATIONS][asked])
             self.proposed.update(logits.detach().argmax(-1)[asked], batch[RELATIONS][asked])
-        self._keep_means(values, size)
+        self.keep_means(values, size)
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
-        if not (self.trainer.is_last_batch or self.trainer.should_stop):
-            return
-        self.logged = set(self._log_means("train/"))
-        if self.searched.update_called:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.ends_epoch and self.searched.update_called:
             self._log_accuracies()
             self.logged |= {"train/edge_accuracy", "train/proposal_accuracy"}
 
@@ -335,9 +278,7 @@ class BounceGrad(EpochMeans):
 
     def on_train_epoch_end(self) -> None:
         self.temperature.end_epoch(int(self.steps_done) / self.total_steps)
-        for scheduler in self._schedulers():
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(self.trainer.callback_metrics["train/loss"])
+        super().on_train_epoch_end()
 
     @property
     def priors(self) -> list[str]:
@@ -382,15 +323,15 @@ class BounceGrad(EpochMeans):
         known, mask = batch.get(KNOWN), batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
         inferred = self.infer(states, known, mask=mask)
         energy = inferred.energies.sum() / _numbers(states, mask) + self.model.unit
-        self._keep_means({"val/energy": energy}, len(states))
+        self.keep_means({"val/energy": energy}, len(states))
         if inferred.gap is not None:
-            self._keep_means({"val/gap": inferred.gap.median()}, len(states))
+            self.keep_means({"val/gap": inferred.gap.median()}, len(states))
             half = states.shape[2] // 2
             before, after = (None, None) if mask is None else (mask[:, :half], mask[:, half:])
             early = self.infer(states[:, :, : half + 1], known, False, before)
             late = self.infer(states[:, :, half:], known, False, after)
             held_out = self._held_out(states[:, :, half:], early, after)
-            self._keep_means({"val/held_out": held_out + self.model.unit}, len(states))
+            self.keep_means({"val/held_out": held_out + self.model.unit}, len(states))
             self.halves.update(early.structure.relations, late.structure.relations)
             self.distances.update(self.model.dynamics.messages(states[: _few(states.shape[1])]))
         if RELATIONS in batch:
@@ -407,7 +348,7 @@ class BounceGrad(EpochMeans):
         return self.model.receiver_energies(states, messages, rows, types, mask=mask).sum() / _numbers(states, mask)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_means("val/")
+        self.log_means("val/")
         if self.halves.update_called:
             counts = self.halves.matrix()
             self.agreement.copy_(agreement(counts, self.distances.compute()))
@@ -436,46 +377,22 @@ class BounceGrad(EpochMeans):
             batch.get(TYPES), self.module_to_type,
         )  # fmt: skip
 
-    def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.measures.compute().items()})
-        self.measures.reset()
-
     # ---- persistence -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        data = self.trainer.datamodule.description()  # type: ignore[attr-defined]
-        checkpoint["modmeta"] = {"format": FORMAT, "config": self.config.get("bouncegrad"), "data": data}
-        if self.bank is None or self.generator is None:
-            return
-        shards = gather(self.bank.state_dict())
-        checkpoint["modmeta"]["bank"] = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
-        checkpoint["modmeta"]["generators"] = gather(generator_states(self.generator))
-        checkpoint["modmeta"]["epoch"] = gather(
-            {"sums": self.sums, "searched": self.searched.counts, "proposed": self.proposed.counts}
-        )
+        super().on_save_checkpoint(checkpoint)
+        if self.bank is not None:
+            shards = gather(self.bank.state_dict())
+            checkpoint["modmeta"]["bank"] = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = upgraded_state(checkpoint["state_dict"])
-        self._saved = checkpoint.get("modmeta", {})  # the bank is made later, when the tasks are known
+    def epoch_state(self) -> dict[str, Any]:
+        return super().epoch_state() | {"searched": self.searched.counts, "proposed": self.proposed.counts}
 
-    def _restore(self, saved: dict[str, Any]) -> None:
-        if "bank" not in saved:
-            return
-        bank, generator = self._made(self.bank), self._made(self.generator)
-        bank.load_state_dict(saved["bank"])
-        dynamics = self.model.dynamics
-        for values, kinds in ((bank.relations, dynamics.num_edge_modules), (bank.types, dynamics.num_node_modules)):
-            if values.numel() and not -1 <= int(values.min()) <= int(values.max()) < kinds:
-                raise ValueError(f"a structure has a module beyond the {kinds} that there are")
-        rank = self.global_rank
-        if len(saved["generators"]) == self.trainer.world_size:
-            set_generator_states(generator, saved["generators"][rank])
-        for part in saved["epoch"][rank :: self.trainer.world_size]:  # sums may be added up by any process
-            for name, values in part["sums"].items():
-                self.sums[name] = self.sums.get(name, torch.zeros(())) + values.to(self.device)
-            for counts, now in ((part["searched"], self.searched), (part["proposed"], self.proposed)):
-                now.counts += counts.to(self.device)
-                now._update_count += bool(counts.sum())
+    def add_epoch_state(self, state: dict[str, Any]) -> None:
+        super().add_epoch_state(state)
+        for counts, now in ((state["searched"], self.searched), (state["proposed"], self.proposed)):
+            now.counts += counts.to(self.device)
+            now._update_count += bool(counts.sum())
 
 
 def _asked(batch: dict[str, Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from modmeta.checkpoint_files import LAST
+from modmeta.checkpoints.files import LAST
 from modmeta.errors import Preempted
 
 

@@ -1,9 +1,11 @@
-"""The beginning of a run, and its continuation where it was interrupted."""
+"""The start of a run, and how it resumes where it was interrupted."""
 
+import contextlib
 import os
 import secrets
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,19 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint import find_checkpoint, read_checkpoint, skeleton
-from modmeta.checkpoint_files import DAMAGED, LAST, find_newest
 from modmeta.checkpoints.compat import upgraded_config
+from modmeta.checkpoints.files import DAMAGED, LAST, find_newest
+from modmeta.checkpoints.loading import find_checkpoint, read_checkpoint, skeleton
 from modmeta.checkpoints.trust import check_config, shown, trust
-from modmeta.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
 from modmeta.data.loading.filemodule import filled_from_file
-from modmeta.errors import UserError
+from modmeta.errors import Preempted, UserError, cause_of
 from modmeta.io import write_durably
 from modmeta.plain import read_json, read_yaml
-from modmeta.processes import first
 from modmeta.report.runs import FAILED
-from modmeta.runs import failure_noted
+from modmeta.training.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
+from modmeta.training.distributed import first
+from modmeta.training.module import ResumableModule
+from modmeta.training.words import setting, with_new_names
 
 LARGEST = 1 << 30  # bytes of the modules of a run without a checkpoint that is resumed
 
@@ -43,6 +45,9 @@ def settle(config: DictConfig) -> DictConfig:
     """
     for package in config.trust:
         trust(package)
+    if "bouncegrad" in config:  # experiment files of users, written before the key was `method`
+        with open_dict(config):
+            config.method = OmegaConf.merge(config.method, config.pop("bouncegrad"))
     record = Path(config.directory) / RECORD
     for part in (record.parent, Path(config.directory) / "checkpoints"):
         if part.is_symlink():  # of a stranger, it leads to where the user keeps something else
@@ -54,7 +59,7 @@ def settle(config: DictConfig) -> DictConfig:
     if record.exists() and not _never_began(record):
         stored = read_record(record)
         if config.resume:
-            check_size(stored["bouncegrad"], Path(config.directory))
+            check_size(stored["method"], Path(config.directory))
         return _continued(stored, config)
     if config.resume:
         raise UserError(_nothing_to_resume(Path(config.resume)))
@@ -109,10 +114,11 @@ def read_record(record: Path) -> dict[str, Any]:
     if not isinstance(stored, dict) or not all(type(stored.get(key)) is str for key in ("directory", "run_id", "name")):
         raise UserError(f"{record} is not what a run writes; name the directory of a run")
     check_config(stored, str(record), of_run=True)
-    check_config(stored.get("bouncegrad"), str(record))
+    stored = upgraded_config(stored)
+    check_config(stored.get("method"), str(record))
     if not stored["run_id"].replace("-", "").isalnum() or Path(stored["name"]).name != stored["name"]:
         raise UserError(f"{record}: run_id {shown(stored['run_id'])} or name {shown(stored['name'])} is no plain name")
-    return upgraded_config(stored)
+    return stored
 
 
 def _continued(stored: dict[str, Any], given: DictConfig) -> DictConfig:
@@ -153,7 +159,7 @@ def _overridden(stored: dict[str, Any], given: DictConfig) -> DictConfig:
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "trust="))]
     path = (directory / RECORD).with_name("overrides.yaml")
     begun = read_yaml(path) if path.exists() else []
-    begun = begun if isinstance(begun, list) else []
+    begun = [with_new_names(str(word)) for word in begun] if isinstance(begun, list) else []
     groups: list[Override] = []
     values: list[Override] = []
     for override in OverridesParser.create().parse_overrides(words):
@@ -204,8 +210,9 @@ def _nothing_to_resume(directory: Path) -> str:
     for key in ("hydra", "overrides"):
         words = words.get(key) if isinstance(words, dict) else None
     if isinstance(words, dict) and all(isinstance(words.get(key), list) for key in ("task", "hydra")):
-        command = shlex.join(["python", "train.py", "-m", *map(str, words["task"]), *map(str, words["hydra"])])
-        return f"resume={directory} is a sweep; run its command again: {command} hydra.sweep.dir={directory}"
+        again = [*map(str, words["task"]), *map(str, words["hydra"]), setting("hydra.sweep.dir", str(directory))]
+        command = shlex.join(["modmeta", "train", "-m", *again])
+        return f"resume={directory} is a sweep; run its command again: {command}"
     return f"resume={directory}: no run was begun there; name the directory of a run, which holds {RECORD}"
 
 
@@ -226,7 +233,7 @@ def check_size(config: dict[str, Any], directory: Path) -> None:
         )
 
 
-def starting_point(config: DictConfig, module: BounceGrad) -> Path | None:
+def starting_point(config: DictConfig, module: ResumableModule) -> Path | None:
     """The checkpoint that training goes on from: the run's own newest whole one, else `ckpt_path`.
 
     Raises:
@@ -245,7 +252,7 @@ def starting_point(config: DictConfig, module: BounceGrad) -> Path | None:
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:
-        before, now = flat(content["modmeta"]["config"]), flat(module.config["bouncegrad"])
+        before, now = flat(content["modmeta"]["config"]), flat(module.run_config["method"])
         raise UserError(f"{path} holds another model: {differences(before, now) or error}") from error
     return path
 
@@ -262,3 +269,22 @@ def finished(directory: Path) -> dict[str, float] | None:
     if not all(type(value) in (int, float) for value in measures.values()):
         return None
     return measures if any(name.startswith("test/") for name in measures) else None
+
+
+@contextlib.contextmanager
+def failure_noted(directory: Path) -> Iterator[None]:
+    """Leaves a file that says why in the directory of a run that ends with an error, and takes an earlier one away.
+
+    A run that was killed, interrupted or preempted has not failed and leaves none.
+    """
+    note = directory / FAILED
+    note.unlink(missing_ok=True)
+    try:
+        yield
+    except Preempted:
+        raise
+    except Exception as error:
+        cause = cause_of(error)
+        with contextlib.suppress(OSError):  # a full disk must not hide the error
+            write_durably(note, f"{type(cause).__name__}: {cause}\n".encode())
+        raise

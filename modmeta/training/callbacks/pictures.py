@@ -7,12 +7,12 @@ import torch
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint_files import LAST
+from modmeta.checkpoints.files import LAST
 from modmeta.data.loading.batches import by_size
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.keys import RELATIONS, STATES
 from modmeta.report.dashboards import laws_figure, pixels, relations_figure, usage_figure
+from modmeta.training.bouncegrad import BounceGrad
 
 
 class Pictures(pl.Callback):
@@ -60,5 +60,5 @@ class Pictures(pl.Callback):
                 import wandb
 
                 artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", type="model")
-                artifact.add_file(str(cast(BounceGrad, pl_module).config["directory"]) + f"/checkpoints/{LAST}")
+                artifact.add_file(str(cast(BounceGrad, pl_module).run_config["directory"]) + f"/checkpoints/{LAST}")
                 logger.experiment.log_artifact(artifact)

@@ -13,9 +13,9 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, distributed
 
-from modmeta.configs import differences, flat
 from modmeta.errors import UserError
 from modmeta.io import remove_temporary
+from modmeta.training.configs import differences, flat
 
 try:
     import fcntl

@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 from rich.console import Console
 from torch import Tensor
 
-from modmeta.bouncegrad import BounceGrad
 from modmeta.errors import UserError
 from modmeta.io import write_durably
+from modmeta.training.bouncegrad import BounceGrad
 
 COPIES = 3  # checkpoints on disk while one is written: the last, the one before it, the new one
 LOGS = 20e6  # bytes of curves, pictures and offline logs

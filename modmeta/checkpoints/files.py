@@ -92,7 +92,7 @@ def check(path: Path) -> None:
         with open(path, "rb") as file:
             start = file.read(2)
         if start not in (b"", b"P", b"PK", b"\0", b"\0\0"):
-            raise UserError(f"{path} is not a checkpoint of `python train.py`; it is not loaded: it could run code")
+            raise UserError(f"{path} is not a checkpoint of modmeta; it is not loaded: it could run code")
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()  # stored as they are, so that none is larger than the file
             stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)

@@ -7,13 +7,13 @@ import hydra
 import torch
 from torch import Tensor, nn
 
-from modmeta.bouncegrad import BounceGrad
-from modmeta.checkpoint_files import LAST, find_newest, load
 from modmeta.checkpoints.arguments import check_arguments
 from modmeta.checkpoints.compat import upgraded
+from modmeta.checkpoints.files import LAST, find_newest, load
 from modmeta.checkpoints.trust import MOST, check_config, check_description, shown
 from modmeta.errors import UserError
 from modmeta.structure.relations import reciprocity
+from modmeta.training.bouncegrad import BounceGrad
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -42,10 +42,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     file = find_checkpoint(path)
     content = load(file)
     if not isinstance(content, dict) or not {"state_dict", "modmeta"} <= content.keys():
-        raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `python train.py`")
+        raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `modmeta train`")
     state, own = content["state_dict"], content["modmeta"]
     if not isinstance(own, dict) or not isinstance(own.get("config"), dict) or "data" not in own:
-        raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `python train.py`")
+        raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `modmeta train`")
     check_config(own["config"], str(file))
     check_description(own["data"], own.get("calibration"), own.get("reciprocity"), str(file))
     if not isinstance(state, dict) or not all(isinstance(part, Tensor) for part in state.values()):
@@ -100,9 +100,7 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
     module = hydra.utils.instantiate(config)
     module.load_state_dict(dict(content["state_dict"]))
     if not isinstance(module, BounceGrad):
-        raise UserError(
-            f"{path} holds a baseline ({config['_target_']}); `python train.py` alone trains and tests those"
-        )
+        raise UserError(f"{path} holds a baseline ({config['_target_']}); `modmeta train` alone trains and tests those")
     for name, kinds in (("module_to_relation", module.num_relations), ("module_to_type", MOST["num_types"])):
         labels = getattr(module, name)
         if labels is not None and not bool(((labels >= 0) & (labels < kinds)).all()):

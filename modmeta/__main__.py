@@ -1,0 +1,8 @@
+"""`python -m modmeta`: the command `modmeta`."""
+
+import sys
+
+from modmeta.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""`modmeta train`: one run, a sweep of runs, or the rest of a run that was interrupted."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from modmeta.errors import UserError
+from modmeta.training.words import is_setting, setting, with_new_names
+
+PACKAGE = "pkg://modmeta.conf"  # the configuration in an installed package
+EPILOG = """\
+  modmeta train experiment=springs5                    the main result, a minute on two cores
+  modmeta train FILE.csv -o RUN                        your own trajectories
+  modmeta train --resume RUN                           the rest of an interrupted run
+  modmeta train -m experiment=springs5 seed=0,1,2      a sweep
+  modmeta train --help                                 every group and value
+"""
+OF_HYDRA = (  # options of Hydra that take a value
+    ("-c", "--cfg"), ("-p", "--package"), ("-cp", "--config-path"), ("-cn", "--config-name"), ("-cd", "--config-dir"),
+)  # fmt: skip
+
+
+def add_parser(subparsers: Any) -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model on simulated or your own trajectories",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_arguments(parser)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words", nargs="*", metavar="FILE | KEY=VALUE", help="a file of trajectories, and settings of the run"
+    )
+    parser.add_argument("-o", "--output", metavar="RUN", help="directory of the run, or of the sweep with -m")
+    parser.add_argument("--resume", metavar="RUN", help="directory of a run to resume, with its own settings")
+    parser.add_argument("-m", "--multirun", action="store_true", help="a run for each of several values: seed=0,1,2")
+
+
+def train(words: Sequence[str], configuration: str = PACKAGE) -> int:
+    """Runs the command.
+
+    Args:
+        words: of the command line.
+        configuration: where Hydra finds `train.yaml`: a directory, or `pkg://` and a package.
+
+    Returns:
+        The exit status, 2 for a mistake in `words`; mistakes in settings and data end the process (`SystemExit`).
+    """
+    try:
+        given = hydra_words(words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from modmeta.training.launch import launch
+
+    launch(given, configuration)
+    return 0
+
+
+def hydra_words(words: Sequence[str]) -> list[str]:
+    """The words of a command as Hydra's: options first, then settings.
+
+    Raises:
+        UserError: a word is neither a setting nor a file, or two of them contradict each other.
+    """
+    parser = argparse.ArgumentParser(prog="modmeta train", add_help=False, allow_abbrev=False)
+    _add_arguments(parser)
+    for names in OF_HYDRA:
+        parser.add_argument(*names)
+    parser.add_argument("-i", "--info", nargs="?", const="all")
+    args, options = parser.parse_known_intermixed_args(list(words))
+    for names in (*OF_HYDRA, ("-i", "--info")):
+        value = getattr(args, names[1][2:].replace("-", "_"))
+        options += [] if value is None else [names[1], value]
+    options += ["--multirun"] if args.multirun else []
+    settings = [with_new_names(word) for word in args.words if is_setting(word)]
+    files = [word for word in args.words if not is_setting(word)]
+    if len(files) > 1:
+        raise UserError(f"{files[0]} and {files[1]} are two files; a run trains on one")
+    if args.resume is not None:
+        other = [*files, *([] if args.output is None else [f"-o {args.output}"])]
+        if other:
+            raise UserError(
+                f"--resume {args.resume} goes on with the run's own data and directory; leave out {other[0]}"
+            )
+        settings.insert(0, setting("resume", args.resume))
+    if files:
+        check_file(files[0])
+        settings = ["data=files", setting("data.path", str(Path(files[0]).absolute())), *settings]
+    if args.output is not None:
+        settings.append(setting("hydra.sweep.dir" if args.multirun else "hydra.run.dir", args.output))
+    return [*options, *settings]
+
+
+def check_file(name: str) -> None:
+    """
+    Raises:
+        UserError: there is no such file, or it is the directory of a run.
+    """
+    path = Path(name)
+    if not path.exists():
+        raise UserError(
+            f"{name} is neither a file nor a setting KEY=VALUE, such as experiment=springs5; see modmeta train --help"
+        )
+    if (path / ".hydra" / "config.yaml").exists():
+        raise UserError(f"{name} is the directory of a run; resume it with --resume {name}")

@@ -1,0 +1,1 @@
+"""Training: modules that resume, BounceGrad, runs, their processes, what surrounds them."""

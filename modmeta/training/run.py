@@ -1,0 +1,277 @@
+"""One run: fit modules, again from others while structures look arbitrary, then test the best fit.
+
+Behind `train.py`, `modmeta train` and `modmeta.fit`.
+"""
+
+import contextlib
+import os
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import WandbLogger
+
+from modmeta.data import formats
+from modmeta.data.describe import find_positions
+from modmeta.data.loading.filemodule import filled_from_file
+from modmeta.errors import UserError
+from modmeta.io import write_durably
+from modmeta.memory import keep_freed
+from modmeta.report.run import RunRecord
+from modmeta.training.configs import rebound
+from modmeta.training.distributed import alone, own_processes
+from modmeta.training.module import ResumableModule
+from modmeta.training.resume import failure_noted, finished, settle, starting_point
+from modmeta.training.words import setting, with_new_names
+
+ADVICE = (
+    "warning: structures look arbitrary: the first and the last frames of validation tasks agree on them no better "
+    "than {:.2f} (1: always, 0: by chance). Try restarts=3, a longer run (trainer.max_epochs), a hotter start "
+    "(temperature.start), another model (model=continuous) or likelihood (likelihood=student_t)."
+)
+# Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
+WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
+RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
+# Of `modmeta.fit`: what suits entities with places and velocities (conf/experiment/springs5.yaml), and no output.
+MOVING = ("model=continuous", "search.sweeps=3", "optimizer.modules.lr=1e-2")
+QUIET = ("name=fit", "logger=[csv]", "callbacks.record=null")
+
+
+def group_of(mode: Any, sweep: str, name: str) -> str:
+    """The name under which a dashboard shows runs together: that of the sweep's directory, or of the run."""
+    return Path(sweep).name if str(mode).endswith("MULTIRUN") else name
+
+
+OmegaConf.register_new_resolver("run_directory", lambda resume, fresh: resume or fresh, replace=True)
+OmegaConf.register_new_resolver("group_of", group_of, replace=True)
+
+
+class _Restored(pl.Callback):
+    """Knows whether Lightning has put back what a checkpoint holds."""
+
+    done = False
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.done = True
+
+    on_train_start = on_sanity_check_start
+
+
+@contextlib.contextmanager
+def restoring(trainer: pl.Trainer, path: Path | None) -> Iterator[None]:
+    """Around a fit that goes on from a checkpoint, in which optimisers, loops or callbacks may be anything.
+
+    Raises:
+        UserError: they cannot be put back.
+    """
+    restored = _Restored()
+    trainer.callbacks.append(restored)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if path is None or restored.done:
+            raise
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: its state of training cannot be restored ({type(error).__name__}: {what}); it is altered, or of "
+            "another version of modmeta"
+        ) from error
+
+
+@dataclass
+class Fit:
+    """A fitted module, its trainer and where they wrote."""
+
+    trainer: pl.Trainer
+    module: ResumableModule
+    directory: Path
+
+    @property
+    def energy(self) -> float:
+        """Energy of validation tasks, which needs no labels."""
+        known = [row["val/energy"] for row in self.record.history if "val/energy" in row]
+        return known[-1] if known else float("inf")
+
+    @property
+    def record(self) -> RunRecord:
+        """Keeper of its curves."""
+        return next(part for part in self.trainer.callbacks if isinstance(part, RunRecord))  # type: ignore[attr-defined]
+
+    def finish(self) -> None:
+        """Closes the wandb run, so that the next one starts afresh; nothing is logged any more."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()
+        self.trainer.loggers = []
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """One run, from its start or resumed; nothing where it is finished."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
+    # Set even where it changes nothing: from then on MKL keeps to this number, and a run can be repeated bit for bit.
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    keep_freed()
+    config = settle(config)
+    with alone(Path(config.directory)), own_processes():
+        return work(config)
+
+
+def work(config: DictConfig) -> dict[str, float]:
+    """What is left to do of a run."""
+    directory = Path(config.directory)
+    done = finished(directory)
+    if done is not None:
+        print(f"{directory} is finished; its results are in metrics.json")
+        return done
+    with failure_noted(directory):
+        return complete(config)
+
+
+def complete(config: DictConfig) -> dict[str, float]:
+    """Fit, again from other initial modules while it looks stuck, then test the fit of least energy.
+
+    Raises:
+        UserError: results would not be kept, or could not be written.
+    """
+    if not (config.callbacks or {}).get("record"):
+        raise UserError("callbacks.record is missing, which keeps curves and results; leave out others one by one")
+    directory = Path(config.directory)
+    best = last = fit(attempt(config, 0))
+    seconds = last.record.seconds
+    for number in range(1, config.restarts + 1):
+        if not last.module.stuck:
+            break
+        print(f"structures look arbitrary (agreement {float(last.module.agreement):.2f}): restart {number}")
+        last.finish()
+        last = fit(attempt(config, number))
+        seconds += last.record.seconds
+        best = min(best, last, key=lambda fitted: fitted.energy)
+    if best.module.seed != config.seed:
+        promote(best, directory)
+    best.record.seconds = seconds  # of all attempts
+    best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+    last.finish()
+    if best.record.unwritten:
+        again = f"modmeta train --resume {shlex.quote(str(directory))}"
+        raise UserError(f"{best.record.unwritten}. The run is saved; finish it: {again}")
+    if best.module.stuck:
+        print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
+    return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}
+
+
+def fit(config: DictConfig) -> Fit:
+    """Seed, instantiate, fit."""
+    pl.seed_everything(config.method.seed, verbose=False)
+    data = hydra.utils.instantiate(config.data)
+    module = hydra.utils.instantiate(config.method)
+    module.join_run(OmegaConf.to_container(config, resolve=True))
+    path = starting_point(config, module)
+    trainer = trainer_of(config)
+    fitted = Fit(trainer, module, Path(config.directory))
+    try:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(module.run_config)
+        with restoring(trainer, path):
+            trainer.fit(module, data, ckpt_path=path, weights_only=True)
+    except BaseException:
+        fitted.finish()
+        raise
+    return fitted
+
+
+def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
+    """Fits modules to a file of trajectories, without test and results, as `modmeta.fit` does.
+
+    Args:
+        path: of the file.
+        directory: of the run.
+        overrides: settings, as on the command line.
+
+    Returns:
+        The run's directory, with its last checkpoint.
+
+    Raises:
+        UserError: file or settings make no sense.
+    """
+    moving = find_positions(next(iter(formats.load(path).values())))[1]
+    places = (setting("data.path", str(path)), setting("directory", str(directory)))
+    words = ["data=files", *places, *QUIET, *(MOVING if moving else ())]
+    with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
+        config = filled_from_file(hydra.compose("train", [*words, *map(with_new_names, overrides)]))
+    fit(config).finish()
+    return directory
+
+
+def attempt(config: DictConfig, number: int) -> DictConfig:
+    """The configuration of an attempt: of a restart, other initial modules and draws of the search, the same data."""
+    moved = Path(config.directory) / f"restart_{number}"
+    if number == 0 and not moved.exists():
+        return config.copy()
+    plain = rebound(OmegaConf.to_container(config), config.directory, str(moved))
+    if number:
+        plain = rebound(plain, config.run_id, f"{config.run_id}-{number}")
+        plain["method"]["seed"] = config.seed + 1000 * number
+    return OmegaConf.create(plain)
+
+
+def promote(winner: Fit, directory: Path) -> None:
+    """Puts the results of a restart in the run's own directory; those of the first attempt move to `restart_0`.
+
+    May be broken off anywhere and done again.
+    """
+    first, partial = directory / "restart_0", directory / "restart_0.partial"
+    if not first.exists():
+        shutil.rmtree(partial, ignore_errors=True)
+        _copy(directory, partial)
+        os.replace(partial, first)
+    _copy(winner.directory, directory)
+    winner.record.directory = directory
+
+
+def _copy(source: Path, target: Path) -> None:
+    (target / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for name in RESULTS:
+        part = source / name
+        for file in sorted(part.glob("*.ckpt")) if part.is_dir() else [part] if part.exists() else []:
+            write_durably(target / file.relative_to(source), file.read_bytes())
+
+
+def trainer_of(config: DictConfig) -> pl.Trainer:
+    """The trainer of a run with its callbacks and loggers; mixed precision is used where the processor gains by it."""
+    callbacks, loggers = (
+        [hydra.utils.instantiate(part) for part in (config.get(group) or {}).values() if part]
+        for group in ("callbacks", "logger")
+    )
+    precision = _precision(config.trainer.precision, config.trainer.get("accelerator", "auto"))
+    return hydra.utils.instantiate(config.trainer, precision=precision, callbacks=callbacks, logger=loggers)
+
+
+def _precision(asked: str | int | None, accelerator: str) -> str | int | None:
+    elsewhere = accelerator not in ("auto", "cpu") or (
+        accelerator == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+    )
+    if asked not in ("bf16", "bf16-mixed") or elsewhere:
+        return asked
+    if has_bfloat16():
+        return asked
+    warnings.warn(
+        f"this processor has no products in bfloat16: trainer.precision=32-true is used, faster here than {asked}",
+        stacklevel=2,
+    )
+    return "32-true"
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU gains by products of matrices in bfloat16."""
+    return torch.backends.cpu.get_cpu_capability() not in WITHOUT_BFLOAT16
