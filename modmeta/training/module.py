@@ -58,6 +58,8 @@ class ResumableModule(pl.LightningModule):
         num_types: int = 1,
     ) -> None:
         super().__init__()
+        if num_relations < 1:
+            raise ValueError(f"num_relations={num_relations} must be at least 1")
         self.automatic_optimization = False
         self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
         self.register_buffer("module_to_relation", torch.arange(num_modules) % num_relations)

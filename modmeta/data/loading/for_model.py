@@ -80,7 +80,9 @@ def load_for_model(file: Path | str, known: Known, options: Options | None = Non
     data = in_order(_tasks(file, options))
     observed = data.num_frames if options.observed is None else options.observed
     if not 3 <= observed <= data.num_frames:
-        raise DataError(f"{file}: {data.num_frames} frames, {observed} of them to infer from; at least 3 are needed")
+        raise DataError(
+            f"{file}: {observed} frames to observe, of {data.num_frames}; at least 3 are needed, and no more than there are"
+        )
     check_moving(data, str(file))
     data = absent_last(data, observed)
     new = [size for size in data.sizes if size not in known.entities]
