@@ -260,8 +260,8 @@ def test_given_graphs(states: Tensor) -> None:
         forecast = model.forecaster({STATES: states, RELATIONS: relations}, None)
         assert forecast is not None
         assert forecast(states, 3).shape == (3, 4, 3, 4)
-    assert full.priors == ()
-    assert true.priors == ("true relations are given",)
+    assert full.priors == []
+    assert true.priors == ["true relations are given"]
     with pytest.raises(UserError, match="no relations"):
         true.loss({STATES: states})
 
