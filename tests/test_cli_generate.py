@@ -122,7 +122,7 @@ def test_mistakes_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["generate", "planets", "-o", "a"], ["generate", "springs"]])
+@pytest.mark.parametrize("arguments", [["generate"], ["generate", "planets", "-o", "a"], ["generate", "springs"]])
 def test_unknown_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
