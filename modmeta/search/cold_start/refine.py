@@ -46,6 +46,7 @@ class Laws(NamedTuple):
 
 class _Solved(NamedTuple):
     weights: Tensor  # (P, E, S, R)
+    mean: Tensor  # that ridge pulls them to, (P, R)
     loss: Tensor  # (P,)
     sent: Tensor  # pair features with messages, (E, S, S', F, P, R)
     cross: Tensor  # messages with [own, target], (P, E, S R, G + 1)
@@ -67,19 +68,10 @@ def laws_of(left: Tensor, right: Tensor, own: Tensor) -> Laws:
     return Laws(left, right, own.expand(len(left), -1), infinite, torch.full_like(infinite, 1e-2))
 
 
-def solve_weights(grams: Grams, laws: Laws, ridge: float) -> tuple[Tensor, Tensor]:
-    """Weights (P, E, S, R) and what they leave of each receiver, (P, E)."""
-    a = laws.coefficients
-    with_rest = torch.einsum("esfx,prf->pesrx", grams.cross, a)
-    sent = torch.einsum("estfg,prg->pestfr", grams.pairs, a)
-    both = torch.einsum("pestfr,pqf->pesqtr", sent, a).flatten(2, 3).flatten(3)
-    own = torch.cat([-laws.own, torch.ones_like(laws.own[:, :1])], -1)
-    right = torch.einsum("pesrx,px->pesr", with_rest, own).flatten(2)
-    lhs = both + torch.eye(both.shape[-1], dtype=both.dtype, device=both.device) * _ridge(both, ridge)
-    weights = torch.linalg.solve(lhs, right.unsqueeze(-1)).squeeze(-1)
-    left = torch.einsum("px,exy,py->pe", own, grams.own, own) - 2 * (weights * right).sum(-1)
-    left = left + torch.einsum("pes,pest,pet->pe", weights, both, weights)
-    return weights.view(*with_rest.shape[:-1]), left
+def solve_weights(grams: Grams, laws: Laws, ridge: float, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Weights (P, E, S, R) of every edge, and the mean (P, R) that ridge pulls them to, or pulled if given."""
+    solved = _solve(grams, laws, ridge, mean)
+    return solved.weights, solved.mean
 
 
 def refine(grams: Grams, laws: Laws, iterations: int, ridge: float = 1e-6) -> Laws:
@@ -89,7 +81,7 @@ def refine(grams: Grams, laws: Laws, iterations: int, ridge: float = 1e-6) -> La
         grams: of the receivers.
         laws: starts.
         iterations: number of Levenberg-Marquardt steps.
-        ridge: on weights, as a share of the messages' mean square.
+        ridge: pull of every weight to their mean, as a share of a message's mean sum of squares.
     """
     solved = _solve(grams, laws, ridge)
     laws = laws._replace(loss=solved.loss)
@@ -102,6 +94,7 @@ def refine(grams: Grams, laws: Laws, iterations: int, ridge: float = 1e-6) -> La
         laws = laws._replace(loss=torch.where(better, again.loss, solved.loss), damping=damping)
         solved = _Solved(
             _choose(better, again.weights, solved.weights),
+            _choose(better, again.mean, solved.mean),
             laws.loss,
             torch.where(better.view(-1, 1), again.sent, solved.sent),
             _choose(better, again.cross, solved.cross),
@@ -118,12 +111,7 @@ def _unit(vector: Tensor) -> Tensor:
     return vector / vector.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
-def _ridge(both: Tensor, ridge: float) -> Tensor:
-    """A share of the mean diagonal over all receivers, so that those that nobody could move do not get infinite weights."""
-    return ridge * both.diagonal(dim1=-2, dim2=-1).mean((-2, -1)).view(-1, 1, 1, 1) + 1e-30
-
-
-def _solve(grams: Grams, laws: Laws, ridge: float) -> _Solved:
+def _solve(grams: Grams, laws: Laws, ridge: float, mean: Tensor | None = None) -> _Solved:
     a = laws.coefficients
     p, r, f = a.shape
     e, s = grams.cross.shape[:2]
@@ -133,12 +121,21 @@ def _solve(grams: Grams, laws: Laws, ridge: float) -> _Solved:
     cross = rest.permute(3, 0, 1, 4, 2).reshape(p, e, s * r, -1)
     own = torch.cat([-laws.own, torch.ones_like(laws.own[:, :1])], -1)
     right = (cross @ own.view(p, 1, -1, 1)).squeeze(-1)
-    lhs = both + torch.eye(s * r, dtype=both.dtype, device=both.device) * _ridge(both, ridge)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(lhs)[0])
+    penalty = ridge * both.diagonal(dim1=-2, dim2=-1).mean((-2, -1)) + 1e-30
+    eye = torch.eye(s * r, dtype=both.dtype, device=both.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(both + eye * penalty.view(p, 1, 1, 1))[0])
     weights = (inverse @ right.unsqueeze(-1)).squeeze(-1)
+    # the mean that all weights are pulled to: what is least in sum, in closed form
+    to_mean = penalty.view(p, 1, 1, 1) * inverse.view(p, e, s * r, s, r).sum(3)  # (P, E, S R, R)
+    if mean is None:
+        kept = eye[:r, :r] * (e * s * (1 + 1e-9)) - to_mean.view(p, e, s, r, r).sum((1, 2))
+        total = weights.view(p, e, s, r).sum((1, 2)).unsqueeze(-1)
+        mean = torch.linalg.solve_ex(kept, total)[0].squeeze(-1)
+    weights = weights + (to_mean @ mean.view(p, 1, r, 1)).squeeze(-1)
     loss = torch.einsum("px,xy,py->p", own, grams.own.sum(0), own) - (weights * right).sum((-2, -1))
+    loss = loss + penalty * (mean * (mean * e * s - weights.view(p, e, s, r).sum((1, 2)))).sum(-1)
     loss = torch.where(loss.isfinite(), loss, torch.full_like(loss, float("inf")))
-    return _Solved(weights.view(p, e, s, r), loss, sent, cross, inverse)
+    return _Solved(weights.view(p, e, s, r), mean, loss, sent, cross, inverse)
 
 
 def _step(grams: Grams, laws: Laws, solved: _Solved) -> Laws:
