@@ -19,7 +19,7 @@ from modmeta.search.cold_start.weak_form import Kind, Steps, Units, measure_unit
 __all__ = ["Answer", "Form", "Start", "Trial", "cold_start", "infer"]
 
 RIDGES = (1e-3, 1e-5)  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
-FINALISTS = 4  # trials of which structures are made
+ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
 TAIL = 5.0  # degrees of freedom of residuals
 CHUNK = 64  # tasks whose features are held at once
 
@@ -127,6 +127,13 @@ class _Data(NamedTuple):
         return _Data(self.states[tasks], None if self.seen is None else self.seen[tasks])
 
 
+class _Found(NamedTuple):
+    score: float
+    kinds: Kinds
+    number: int
+    trial: Trial
+
+
 def cold_start(
     states: Tensor,
     kind: Kind,
@@ -135,8 +142,8 @@ def cold_start(
     frame_step: float = 1.0,
     seen: Tensor | None = None,
     seed: int = 0,
-    starts: int = 24,
-    search_tasks: int = 40,
+    starts: int = 16,
+    search_tasks: int = 30,
 ) -> Start:
     """Finds laws, weights and structures of unlabelled trajectories.
 
@@ -148,37 +155,37 @@ def cold_start(
         seen: where entities were observed, (B, N, T); None for everywhere.
         seed: of starts and splits.
         starts: random laws of every form.
-        search_tasks: tasks on which laws are searched; half as many more judge them.
+        search_tasks: tasks on which laws are searched; two thirds as many more judge them.
     """
     generator = torch.Generator().manual_seed(seed)
     data = _Data(unwrap(states.double(), kind.angles), seen)
     units = measure_units(data.states, kind, frame_step)
     smooth = roughness(data.states, kind) < 1.0
     order = torch.randperm(len(states), generator=generator)
-    judging = max(1, min(search_tasks // 2, len(states) // 3))
+    judging = max(1, min(2 * search_tasks // 3, len(states) // 3))
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
     if len(states) == 1:
         search = judges = data
-    trials: list[Trial] = []
+    both = data.part(order[: judging + search_tasks])
+    numbers = [num_kinds] if num_kinds else [2, 3, 4]
+    found: list[_Found] = []
     for family in families(kind):
         ready = _steps(search, Form(kind, units, smooth, _none(), False, 0.0))
         basis = fit_basis(family, kind, ready)
         for constants in (True, False):
-            trials += _try(Form(kind, units, smooth, basis, constants, 0.0), ready, judges, starts, generator)
-    trials.sort(key=lambda trial: trial.score)
-    best: dict[tuple[str, bool], Trial] = {}
-    for trial in trials:
-        best.setdefault((trial.form.basis.family.name, trial.form.constants), trial)
-    finalists = list(best.values())[:FINALISTS]
-    both = data.part(order[: judging + search_tasks])
-    numbers = [num_kinds] if num_kinds else [2, 3, 4]
-    found = [(*_structured(trial, both, number, generator), number, trial) for trial in finalists for number in numbers]
-    least = min(score for score, _, _, _ in found)
-    score, kinds, number, trial = next(
-        one for one in sorted(found, key=lambda one: (one[2], one[0])) if one[0] <= least + (0.0 if num_kinds else 0.1)
-    )
-    kinds, temperature = _finish(trial.form, kinds, data)
-    start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, score)
+            form = Form(kind, units, smooth, basis, constants, 0.0)
+            for trial in _try(form, ready, judges, starts, generator):
+                found += [_Found(*_structured(trial, both, k, generator), k, trial) for k in numbers]
+        if max(one.trial.without - one.score for one in found) > 2 * ENOUGH:
+            break  # a law that explains that much with hard structures is not bettered by a dearer one
+    least = min(one.score for one in found)
+    slack = 0.0 if num_kinds else 0.1
+    fewest = min(one.number for one in found if one.score <= least + slack)
+    best = min((one for one in found if one.number == fewest), key=lambda one: one.score)
+    trial, number = best.trial, best.number
+    trials = sorted({id(one.trial): one.trial for one in found}.values(), key=lambda one: one.score)
+    kinds, temperature = _finish(trial.form, best.kinds, data)
+    start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score)
     trials.sort(key=lambda one: one is not trial)
     return start._replace(answer=infer(start, states, seen))
 
@@ -241,7 +248,7 @@ def _try(form: Form, ready: Steps, judges: _Data, starts: int, generator: torch.
         right = torch.randn(count, 1, v, generator=generator, dtype=own.dtype).to(own)
         smoothness = torch.tensor([0.0, 0.5, 1.0], device=own.device)[torch.arange(count) % 3].view(-1, 1, 1)
         laws = laws_of(left, right * form.basis.spread[:v] ** smoothness, own)
-        for kept, iterations in ((count, 10), (8, 15), (3, 40)):
+        for kept, iterations in ((count, 8), (6, 12), (2, 30)):
             laws = refine(sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
         laws = laws.select(laws.loss.argsort()[:1])
         mean = solve_weights(sums, laws, ridge)[1]
