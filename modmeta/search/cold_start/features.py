@@ -29,12 +29,14 @@ class Family(NamedTuple):
             velocities relative to the receiver's, along all directions).
         rich: many functions of each argument instead of one.
         power: the highest power of the receiver's state on the left.
+        growth: explain rates of growth (increments of logarithms) of positive states.
     """
 
     name: str
     right: str
     rich: bool = False
     power: int = 0
+    growth: bool = False
 
 
 class Basis(NamedTuple):
@@ -57,8 +59,8 @@ class Basis(NamedTuple):
     spread: Tensor
 
 
-def families(kind: Kind) -> list[Family]:
-    """Families worth trying, cheapest first."""
+def families(kind: Kind, positive: bool) -> list[Family]:
+    """Families worth trying, cheapest first; `positive` where no state is zero or less."""
     if kind.coordinates:
         found = [Family("springs", "line"), Family("along the line", "line", True)]
         if kind.coordinates == 2:
@@ -70,6 +72,8 @@ def families(kind: Kind) -> list[Family]:
     found = [Family("difference", "difference"), Family("sender", "sender")]
     if not all(kind.angles):
         found.append(Family("rich sender", "sender", True))
+        if positive:
+            found.append(Family("growth, rich sender", "sender", True, growth=True))
         found.append(Family("receiver x sender", "sender", False, 2))
         found.append(Family("receiver x rich sender", "sender", True, 2))
         found.append(Family("rich difference", "difference", True))
@@ -95,7 +99,7 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     raw = Basis(family, places, widths, one, one, one[0])
     receiver, sender = _ends(nodes)
     left = _left(raw, kind, receiver)
-    h, v = left.shape[-1], _right(raw, kind, receiver[:1], sender[:1]).shape[-1]
+    h = left.shape[-1]
     whiten_left, _ = _whitening(left.flatten(0, -2))
     right = _average(_right(raw, kind, receiver, sender), steps.quadrature)
     right = right - right.mean(3, keepdim=True)
@@ -104,7 +108,6 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
         whiten_left = one
     if not kind.coordinates:
         whiten_left = torch.block_diag(*[whiten_left] * d)
-    del v
     return raw._replace(left=whiten_left, right=whiten_right, spread=spread)
 
 
@@ -126,7 +129,7 @@ def columns(basis: Basis, kind: Kind, steps: Steps) -> Columns:
     own = _average(_own(kind, steps.nodes), steps.quadrature, 2)
     if not kind.coordinates:
         own = torch.einsum("bnlg,cd->bnlcdg", own, torch.eye(c, dtype=own.dtype, device=own.device)).flatten(-2)
-    weight = steps.seen.unsqueeze(-1).expand(-1, -1, -1, c)
+    weight = steps.seen.unsqueeze(-1) * steps.weight
     others = _ends(steps.seen.unsqueeze(2).unsqueeze(-1))[1][:, :, :, 0, :, 0]  # (B, N, S, L)
     pair = pair * others[..., None, None]
     return Columns(pair.flatten(0, 1), own.flatten(0, 1), steps.targets.flatten(0, 1), weight.flatten(0, 1))

@@ -34,7 +34,7 @@ class Grams(NamedTuple):
         pairs: (E, S, S, F, F).
         cross: pair features with [own, target], (E, S, F, G + 1).
         own: [own, target] with itself, (E, G + 1, G + 1).
-        count: sum of weights, (E,).
+        count: number of targets that weigh something, (E,).
     """
 
     pairs: Tensor
@@ -64,7 +64,7 @@ def grams(columns: Columns) -> Grams:
     pair = (columns.pair * root[:, None, :, :, None]).flatten(2, 3).permute(0, 2, 1, 3).flatten(2)  # (E, L C, S F)
     rest = (torch.cat([columns.own, columns.target.unsqueeze(-1)], -1) * root.unsqueeze(-1)).flatten(1, 2)
     pairs = (pair.mT @ pair).view(e, s, f, s, f).permute(0, 1, 3, 2, 4).contiguous()
-    return Grams(pairs, (pair.mT @ rest).view(e, s, f, -1), rest.mT @ rest, columns.weight.sum((1, 2)))
+    return Grams(pairs, (pair.mT @ rest).view(e, s, f, -1), rest.mT @ rest, (columns.weight > 0).sum((1, 2)).to(rest))
 
 
 def joined(parts: list[Grams]) -> Grams:

@@ -4,6 +4,7 @@ Letters: B tasks, N entities, S senders, T frames, L intervals, D features, C ch
 F features of a pair, G own features.
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -166,16 +167,14 @@ def cold_start(
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
     if len(states) == 1:
         search = judges = data
-    both = data.part(order[: judging + search_tasks])
     numbers = [num_kinds] if num_kinds else [2, 3, 4]
     found: list[_Found] = []
-    for family in families(kind):
-        ready = _steps(search, Form(kind, units, smooth, _none(), False, 0.0))
+    for family in families(kind, bool((data.states > 0).all())):
+        ready = steps(search.states, kind, units, smooth=smooth, growth=family.growth, seen=search.seen)
         basis = fit_basis(family, kind, ready)
         for constants in (True, False):
             form = Form(kind, units, smooth, basis, constants, 0.0)
-            for trial in _try(form, ready, judges, starts, generator):
-                found += [_Found(*_structured(trial, both, k, generator), k, trial) for k in numbers]
+            found += _try(form, ready, judges, numbers, starts, generator)
         if max(one.trial.without - one.score for one in found) > 2 * ENOUGH:
             break  # a law that explains that much with hard structures is not bettered by a dearer one
     least = min(one.score for one in found)
@@ -203,17 +202,12 @@ def infer(start: Start, states: Tensor, seen: Tensor | None = None) -> Answer:
     return Answer(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
 
 
-def _none() -> Basis:
-    empty = torch.zeros(0)
-    return Basis(Family("", ""), empty, empty, empty, empty, empty)
-
-
 def _nothing() -> Answer:
     return Answer(*[torch.zeros(0)] * 7)
 
 
 def _steps(data: _Data, form: Form) -> Steps:
-    return steps(data.states, form.kind, form.units, smooth=form.smooth, seen=data.seen)
+    return steps(data.states, form.kind, form.units, smooth=form.smooth, growth=form.basis.family.growth, seen=data.seen)
 
 
 def _held_out(length: int, device: torch.device) -> Tensor:
@@ -232,8 +226,10 @@ def _split(form: Form, ready: Steps) -> tuple[Grams, Grams]:
     return grams(table._replace(weight=fit)), grams(table._replace(weight=table.weight * judges))
 
 
-def _try(form: Form, ready: Steps, judges: _Data, starts: int, generator: torch.Generator) -> list[Trial]:
-    """Laws from random starts, for every ridge."""
+def _try(
+    form: Form, ready: Steps, judges: _Data, numbers: list[int], starts: int, generator: torch.Generator
+) -> list[_Found]:
+    """Laws from random starts for every ridge, and structures from each for every number of kinds."""
     table = columns(form.basis, form.kind, ready)
     if form.constants:
         table = centred(table, table.weight)
@@ -242,10 +238,11 @@ def _try(form: Form, ready: Steps, judges: _Data, starts: int, generator: torch.
     tasks, own = len(judges.states), solve_own(sums)
     h, v = form.basis.left.shape[1], form.basis.right.shape[1]
     count = starts if h * v > 2 else 3
-    trials = []
-    for ridge in RIDGES:
-        left = torch.randn(count, 1, h, generator=generator, dtype=own.dtype).to(own)
-        right = torch.randn(count, 1, v, generator=generator, dtype=own.dtype).to(own)
+    found = []
+    laws_shared = (1, 2) if max(numbers) > 2 and h * v > 1 else (1,)
+    for ridge, r in itertools.product(RIDGES, laws_shared):
+        left = torch.randn(count, r, h, generator=generator, dtype=own.dtype).to(own)
+        right = torch.randn(count, r, v, generator=generator, dtype=own.dtype).to(own)
         smoothness = torch.tensor([0.0, 0.5, 1.0], device=own.device)[torch.arange(count) % 3].view(-1, 1, 1)
         laws = laws_of(left, right * form.basis.spread[:v] ** smoothness, own)
         for kept, iterations in ((count, 8), (6, 12), (2, 30)):
@@ -257,10 +254,15 @@ def _try(form: Form, ready: Steps, judges: _Data, starts: int, generator: torch.
         without = _log_residual(judge, None, own, tasks)
         gain = (without - score) / 2
         error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
-        trials.append(
-            Trial(form._replace(ridge=ridge), laws, mean, float(score.mean()), float(without.mean()), float(gain.mean()), error)
-        )
-    return trials
+        numbers_of_trial = (float(score.mean()), float(without.mean()), float(gain.mean()), error)
+        trial = Trial(form._replace(ridge=ridge), laws, mean, *numbers_of_trial)
+        for number in numbers:
+            kinds = _structured(trial, sums, len(ready.nodes), number, generator)
+            posterior, _ = explain(fit, kinds, tasks)
+            chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(own)
+            left = _log_residual(judge, chosen @ kinds.laws, kinds.own, tasks)
+            found.append(_Found(float(left.mean()), kinds, number, trial))
+    return found
 
 
 def _sent(weights: Tensor, laws: Laws) -> Tensor:
@@ -280,21 +282,15 @@ def _log_residual(sums: Grams, coefficients: Tensor | None, own: Tensor, tasks: 
     return torch.log((left.view(tasks, -1).sum(1) / count).clamp_min(1e-14 * target))
 
 
-def _structured(trial: Trial, data: _Data, number: int, generator: torch.Generator) -> tuple[float, Kinds]:
-    """Structures and kinds' laws from weights, and the log residual on held-out frames."""
-    form, tasks = trial.form, len(data.states)
-    fit, judge = _split(form, _steps(data, form))
-    weights = solve_weights(fit, trial.laws, form.ridge, trial.mean)[0][0]
+def _structured(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> Kinds:
+    """Kinds' laws, from clusters of weights and expectation maximisation."""
+    weights = solve_weights(sums, trial.laws, trial.form.ridge, trial.mean)[0][0]
     e, s, r = weights.shape
-    found = cluster(weights.reshape(-1, r), number, generator)
-    posterior = from_labels(found.probability.view(e, s, number))
-    pairs = torch.outer(found.share, found.share)
-    kinds, posterior = requantised(fit, trial.laws, weights, posterior, pairs, tasks)
-    kinds = _rounds(fit, kinds, posterior, tasks)
-    posterior, _ = explain(fit, kinds, tasks)
-    chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(posterior.slots)
-    score = _log_residual(judge, chosen @ kinds.laws, kinds.own, tasks)
-    return float(score.mean()), kinds
+    mixture = cluster(weights.reshape(-1, r), number, generator)
+    posterior = from_labels(mixture.probability.view(e, s, number))
+    pairs = torch.outer(mixture.share, mixture.share)
+    kinds, posterior = requantised(sums, trial.laws, weights, posterior, pairs, tasks)
+    return _rounds(sums, kinds, posterior, tasks)
 
 
 def _rounds(sums: Grams, kinds: Kinds, posterior: Posterior, tasks: int, count: int = 15) -> Kinds:
@@ -346,7 +342,8 @@ def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float]:
             slots = posterior.slots[first : first + len(table.target)]
             lefts.append(residuals(_weighted(table, form, u), slots @ kinds.laws, kinds.own))
             first += len(table.target)
-        left, weight = torch.cat(lefts), torch.cat([table.weight for table in tables])
+        weight = torch.cat([table.weight for table in tables])
+        left = torch.cat(lefts) * weight.sqrt()
         temperature = _inflation(left, weight)
         importance = list(_importance(left, weight).split([len(table.target) for table in tables]))
     return kinds, temperature
@@ -370,7 +367,8 @@ def _infer(start: Start, data: _Data) -> Answer:
     for _ in range(3):
         posterior, _ = explain(grams(_weighted(table, form, u)), kinds, b, temperature=start.temperature)
         coefficients = posterior.slots @ kinds.laws
-        u = _importance(residuals(_weighted(table, form, u), coefficients, kinds.own), table.weight)
+        left = residuals(_weighted(table, form, u), coefficients, kinds.own)
+        u = _importance(left * table.weight.sqrt(), table.weight)
     sums = grams(_weighted(table, form, u))
     posterior, _ = explain(sums, kinds, b, temperature=start.temperature)
     weights = solve_weights(sums, start.laws, form.ridge, start.mean)[0][0]

@@ -46,12 +46,14 @@ class Steps(NamedTuple):
         quadrature: its weights, (Q,), of sum 1.
         targets: rates of change of what a law explains, (B, N, L, C).
         seen: 1 where an entity was observed around the interval, else 0, (B, N, L).
+        weight: of a target, (B, N, L, C): 1, or for growth rates the squared state, so that residuals keep their unit.
     """
 
     nodes: Tensor
     quadrature: Tensor
     targets: Tensor
     seen: Tensor
+    weight: Tensor
 
 
 def looks_like_angles(states: Tensor) -> tuple[bool, ...]:
@@ -102,7 +104,9 @@ def measure_units(states: Tensor, kind: Kind, frame_step: float) -> Units:
     return Units(centre.where(~angles, torch.zeros_like(centre)), scale.where(~angles, torch.ones_like(scale)), step)
 
 
-def steps(states: Tensor, kind: Kind, units: Units, *, smooth: bool, seen: Tensor | None = None) -> Steps:
+def steps(
+    states: Tensor, kind: Kind, units: Units, *, smooth: bool, growth: bool = False, seen: Tensor | None = None
+) -> Steps:
     """Intervals of states (B, N, T, D), angles unwrapped.
 
     Args:
@@ -111,6 +115,7 @@ def steps(states: Tensor, kind: Kind, units: Units, *, smooth: bool, seen: Tenso
         units: scales.
         smooth: integrate features along the cubic through four frames (weak form); otherwise features of the frame
             before (a map, or motion driven by noise, where later frames would leak what is to be explained).
+        growth: explain rates of growth, increments of logarithms, of positive plain states.
         seen: where entities were observed, (B, N, T); None for everywhere.
     """
     b, n, t, _ = states.shape
@@ -119,10 +124,15 @@ def steps(states: Tensor, kind: Kind, units: Units, *, smooth: bool, seen: Tenso
     p = kind.coordinates
     moving = scaled[..., p:] if kind.second_order else scaled
     targets = moving.diff(dim=2) / units.step
+    weight = torch.ones_like(targets)
+    if growth:
+        positive = states.clamp_min(1e-12)
+        targets = positive.log().diff(dim=2) / units.step
+        weight = ((positive[:, :, 1:] + positive[:, :, :-1]) / (2 * units.scale)).square()
     whole = present[:, :, 1:] * present[:, :, :-1]
     if not smooth or t < 4:
         one = torch.ones(1, dtype=states.dtype, device=states.device)
-        return Steps(scaled[:, :, None, :-1], one, targets, whole)
+        return Steps(scaled[:, :, None, :-1], one, targets, whole, weight)
     places = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=states.dtype, device=states.device)
     quadrature = torch.tensor([7.0, 32.0, 12.0, 32.0, 7.0], dtype=states.dtype, device=states.device) / 90
     first = (torch.arange(t - 1, device=states.device) - 1).clamp(0, t - 4)
@@ -130,7 +140,7 @@ def steps(states: Tensor, kind: Kind, units: Units, *, smooth: bool, seen: Tenso
     if kind.second_order:
         nodes = torch.cat([_hermite(scaled, p, units, places), nodes[..., p:]], -1)
     around = torch.stack([present[:, :, first + k] for k in range(4)]).amin(0)
-    return Steps(nodes, quadrature, targets, whole * around)
+    return Steps(nodes, quadrature, targets, whole * around, weight)
 
 
 def _cubics(scaled: Tensor, first: Tensor, places: Tensor) -> Tensor:
