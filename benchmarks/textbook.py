@@ -76,7 +76,9 @@ def _normal(d: int, size: float = 1.0, shift: float = 0.0) -> Callable[[int, int
     return lambda b, n, g: shift + size * torch.randn(b, n, d, generator=g, dtype=torch.float64)
 
 
-def _apart(d: int, velocities: bool, size: float = 1.5, speed: float = 0.5) -> Callable[[int, int, torch.Generator], Tensor]:
+def _apart(
+    d: int, velocities: bool, size: float = 1.5, speed: float = 0.5
+) -> Callable[[int, int, torch.Generator], Tensor]:
     """Coordinates that begin no closer than 0.6 of a unit, by a few rounds of pushing apart; velocities at random."""
 
     def begin(b: int, n: int, g: torch.Generator) -> Tensor:

@@ -231,6 +231,8 @@ def _own_vectors(kind: Kind, nodes: Tensor) -> Tensor:
         v = nodes[..., p:]
         parts += [v, v * v.norm(dim=-1, keepdim=True), v * v.square().sum(-1, keepdim=True)]
     if p == 2:
-        parts += [torch.stack([-part[..., 1], part[..., 0]], -1) for part in (parts[0], parts[2 if kind.second_order else 1])]
+        parts += [
+            torch.stack([-part[..., 1], part[..., 0]], -1) for part in (parts[0], parts[2 if kind.second_order else 1])
+        ]
     constant = torch.eye(p, dtype=nodes.dtype, device=nodes.device).expand(*nodes.shape[:-1], p, p)
     return torch.cat([torch.stack(parts, -1), constant], -1)

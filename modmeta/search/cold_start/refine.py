@@ -156,7 +156,9 @@ def _step(grams: Grams, laws: Laws, solved: _Solved) -> Laws:
     mixed = (w.permute(0, 3, 1, 2).reshape(p * r, e * s) @ grams.cross[..., :g].reshape(e * s, f * g)).view(p, r * f, g)
     inner = torch.einsum("pesr,estfpq->petqrf", w, solved.sent).reshape(p, e, s * r, r * f)
     columns = torch.cat([inner, cross[..., :g]], -1)  # messages with all parameters, (P, E, S R, R F + G)
-    whole = torch.cat([torch.cat([second, mixed], -1), torch.cat([mixed.mT, grams.own.sum(0)[:g, :g].expand(p, g, g)], -1)], 1)
+    whole = torch.cat(
+        [torch.cat([second, mixed], -1), torch.cat([mixed.mT, grams.own.sum(0)[:g, :g].expand(p, g, g)], -1)], 1
+    )
     whole = whole - columns.flatten(1, 2).mT @ (solved.inverse @ columns).flatten(1, 2)
     # from coefficients to their factors
     into = _factors(laws)

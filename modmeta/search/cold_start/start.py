@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modmeta.search.cold_start.cluster import cluster
-from modmeta.search.cold_start.features import Basis, Family, columns, families, fit_basis
+from modmeta.search.cold_start.features import Basis, columns, families, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, residuals
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, from_labels, requantised
@@ -19,7 +19,10 @@ from modmeta.search.cold_start.weak_form import Kind, Steps, Units, measure_unit
 
 __all__ = ["Answer", "Form", "Start", "Trial", "cold_start", "infer"]
 
-RIDGES = (1e-3, 1e-5)  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
+RIDGES = (
+    1e-3,
+    1e-5,
+)  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
 ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
 TAIL = 5.0  # degrees of freedom of residuals
 CHUNK = 64  # tasks whose features are held at once
@@ -207,7 +210,9 @@ def _nothing() -> Answer:
 
 
 def _steps(data: _Data, form: Form) -> Steps:
-    return steps(data.states, form.kind, form.units, smooth=form.smooth, growth=form.basis.family.growth, seen=data.seen)
+    return steps(
+        data.states, form.kind, form.units, smooth=form.smooth, growth=form.basis.family.growth, seen=data.seen
+    )
 
 
 def _held_out(length: int, device: torch.device) -> Tensor:
@@ -239,7 +244,7 @@ def _try(
     h, v = form.basis.left.shape[1], form.basis.right.shape[1]
     count = starts if h * v > 2 else 3
     found = []
-    laws_shared = (1, 2) if max(numbers) > 2 and h * v > 1 else (1,)
+    laws_shared = (1, 2) if max(numbers) > 2 and h == 1 and v > 1 else (1,)
     for ridge, r in itertools.product(RIDGES, laws_shared):
         left = torch.randn(count, r, h, generator=generator, dtype=own.dtype).to(own)
         right = torch.randn(count, r, v, generator=generator, dtype=own.dtype).to(own)

@@ -79,7 +79,9 @@ def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = 1e
     return Kinds(found[: k * f].view(k, f), found[k * f :], variance, pairs)
 
 
-def explain(grams: Grams, kinds: Kinds, tasks: int, *, temperature: float = 1.0, rounds: int = 4) -> tuple[Posterior, Tensor]:
+def explain(
+    grams: Grams, kinds: Kinds, tasks: int, *, temperature: float = 1.0, rounds: int = 4
+) -> tuple[Posterior, Tensor]:
     """Beliefs in the structures of receivers, laws given, and the table of pairs that goes with them.
 
     A receiver's frames tell about its own row; what they say about an edge is passed on to the edge back through the
@@ -139,23 +141,31 @@ def _enumerated(linear: Tensor, square: Tensor, alone: Tensor, prior: Tensor, sc
 
 
 def _slot_by_slot(linear: Tensor, square: Tensor, alone: Tensor, prior: Tensor, scale: Tensor) -> Posterior:
-    """Mean field, one slot after the other; from a coarse scale to the true one."""
+    """Mean field, one slot after the other; from the scale of what the prior leaves unexplained down to the true one."""
     e, s, k = linear.shape
     square = square.view(e, s, k, s, k)
     itself = torch.stack([square[:, :, a].diagonal(dim1=1, dim2=2)[:, a] for a in range(k)], -1)  # (E, S, K)
     q = prior.softmax(-1).clone()
     field = prior
-    for heat in (16.0, 4.0, 1.0, 1.0):
+    coarse = (_energy(linear, square, alone, q) / (s * scale)).clamp_min(1.0).unsqueeze(1)
+    for power in torch.linspace(1, 0, 10, dtype=linear.dtype, device=linear.device):
+        heat = coarse**power
         parts = []
         for j in range(s):
-            others = torch.einsum("ektl,etl->ek", square[:, j], q) - torch.einsum("ekl,el->ek", square[:, j, :, j], q[:, j])
+            others = torch.einsum("ektl,etl->ek", square[:, j], q) - torch.einsum(
+                "ekl,el->ek", square[:, j, :, j], q[:, j]
+            )
             log = (2 * linear[:, j] - itself[:, j] - 2 * others) / (scale * heat)
             parts.append(log)
             q[:, j] = (log + prior[:, j]).softmax(-1)
         field = torch.stack(parts, 1)
-    second = from_labels(q).second
-    squares = alone - 2 * (linear * q).sum((1, 2)) + (second * square.reshape(e, s * k, s * k)).sum((1, 2))
-    return Posterior(q, second, field.clamp_min(-60.0), squares.clamp_min(0))
+    return Posterior(q, from_labels(q).second, field.clamp_min(-60.0), _energy(linear, square, alone, q).clamp_min(0))
+
+
+def _energy(linear: Tensor, square: Tensor, alone: Tensor, q: Tensor) -> Tensor:
+    """Expected sum of squares (E,) where slots are independent."""
+    second = from_labels(q).second.view_as(square)
+    return alone - 2 * (linear * q).sum((1, 2)) + (second * square).sum((1, 2, 3, 4))
 
 
 def requantised(
@@ -182,7 +192,9 @@ def requantised(
         grams.own,
         grams.count,
     )
-    points = torch.einsum("esk,esr->kr", beliefs.slots, weights) / beliefs.slots.sum((0, 1)).clamp_min(1e-9).unsqueeze(1)
+    points = torch.einsum("esk,esr->kr", beliefs.slots, weights) / beliefs.slots.sum((0, 1)).clamp_min(1e-9).unsqueeze(
+        1
+    )
     kinds = fit_kinds(reduced, beliefs, pairs)._replace(laws=points, own=laws.own[0])
     for step in range(rounds):
         if step:
