@@ -3,8 +3,8 @@
     python -m benchmarks.worlds neurons grid DIR/heat.npz DIR/vortex.npz:2 --seeds 0 1 2 --tasks 300
 
 A world is a name of `benchmarks.textbook`, or a file with `train` (tasks, entities, frames, features), `test` and
-`test_relations` (tasks, receiver, sender); `:P` says that its features begin with P coordinates. Labels of half of the test
-tasks say which kind is which; the other half are scored. Prints a table in Markdown, a row as soon as it is known.
+`test_relations` (tasks, receiver, sender); `:P` says that its features begin with P coordinates. Labels of half of
+the test tasks say which kind is which; the other half are scored. Prints a Markdown table, row by row.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def main() -> None:
             name += "weak form" if form.smooth else "map"
             gain = f"{start.trials[0].gain:.2f} ± {start.trials[0].gain_error:.2f}"
             print(
-                f"| {Path(world.partition(':')[0]).stem} | {seed} | {name} | {score(answer.structures, relations, used):.2%} "
+                f"| {Path(world.partition(':')[0]).stem} | {seed} | {name} "
+                f"| {score(answer.structures, relations, used):.2%} "
                 f"| {float(answer.certainty.mean()):.3f} | {gain} | {used} | {start.suggested} | {seconds:.0f} |",
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""A cold start of the search: laws first, then structures; pure functions on tensors, nothing of modules or trainers."""
+"""A cold start of the search: laws first, then structures; pure functions on tensors."""
 
 from modmeta.search.cold_start.start import Answer, Form, Start, Trial, cold_start, infer
 from modmeta.search.cold_start.weak_form import Kind, looks_like_angles

@@ -1,4 +1,4 @@
-"""Clusters of edge weights: mixtures of normal distributions, and how many of them.
+"""Clusters of edge weights: mixtures of normal distributions.
 
 Letters: X edges, R weights of each, K clusters, I starts.
 """
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Clusters", "cluster", "suggest_number"]
+__all__ = ["Clusters", "cluster"]
 
 
 class Clusters(NamedTuple):
@@ -18,13 +18,11 @@ class Clusters(NamedTuple):
         probability: of every cluster for every edge, (X, K).
         centre: (K, R).
         share: (K,).
-        bic: Bayesian information criterion, a number; lower is better.
     """
 
     probability: Tensor
     centre: Tensor
     share: Tensor
-    bic: float
 
 
 def cluster(weights: Tensor, number: int, generator: torch.Generator, starts: int = 12, sweeps: int = 60) -> Clusters:
@@ -55,24 +53,8 @@ def cluster(weights: Tensor, number: int, generator: torch.Generator, starts: in
         share = (mass + 1) / (mass + 1).sum(-1, keepdim=True)
     fit = _log_density(few, centre, spread, share).logsumexp(-1).sum(-1)
     best = int(fit.argmax())
-    free = number * (1 + r + r * (r + 1) / 2) - 1
-    bic = float(-2 * fit[best] + free * torch.log(torch.tensor(float(len(few)))))
     chosen = _log_density(x, centre[best : best + 1], spread[best : best + 1], share[best : best + 1])[0]
-    return Clusters(chosen.softmax(-1), centre[best], share[best], bic)
-
-
-def suggest_number(weights: Tensor, generator: torch.Generator, largest: int = 5) -> int:
-    """Number of clusters of weights (X, R) that the information criterion prefers, of those with 4% of edges or more.
-
-    Clusters that overlap by more than a tenth of their edges count as one: weights of one kind are not normal.
-    """
-    best, chosen = float("inf"), 1
-    for number in range(1, largest + 1):
-        found = cluster(weights, number, generator)
-        blurred = (1 - found.probability.amax(-1)).mean()
-        if found.bic < best and found.share.min() >= 0.04 and (number == 1 or blurred < 0.1):
-            best, chosen = found.bic, number
-    return chosen
+    return Clusters(chosen.softmax(-1), centre[best], share[best])
 
 
 def _log_density(x: Tensor, centre: Tensor, spread: Tensor, share: Tensor) -> Tensor:

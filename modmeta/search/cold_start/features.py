@@ -1,10 +1,10 @@
 """Features of pairs and of entities: what shared laws are linear in.
 
-A family says what a message may depend on. Its pair features are `left` x `right`, functions of the receiver times functions of
-the sender or of both; all are averaged over the nodes of a quadrature.
+A family says what a message may depend on. Its pair features are `left` x `right`, functions of the receiver times
+functions of the sender or of both; all are averaged over the nodes of a quadrature.
 
-Letters: B tasks, N entities, S senders, Q nodes, L intervals, D features of a state, P coordinates, C channels, H left and V
-right features, G own features.
+Letters: B tasks, N entities, S senders, Q nodes, L intervals, D features of a state, P coordinates, C channels, H left
+and V right features, G own features.
 """
 
 from typing import NamedTuple
@@ -25,8 +25,8 @@ class Family(NamedTuple):
 
     Attributes:
         name: in words.
-        right: `sender`, `difference`, or for coordinates `line` (along the line), `across` (also across it), `moving` (also
-            velocities relative to the receiver's, along all directions).
+        right: `sender`, `difference`, or for coordinates `line` (along the line), `across` (also across it), `moving`
+            (also velocities relative to the receiver's, along all directions).
         rich: many functions of each argument instead of one.
         power: the highest power of the receiver's state on the left.
         growth: explain rates of growth (increments of logarithms) of positive states.
@@ -84,18 +84,17 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     """Places the functions of a family where the data are, and whitens them."""
     nodes = steps.nodes
     d = nodes.shape[-1]
-    like = {"dtype": nodes.dtype, "device": nodes.device}
     argument = nodes.mean(2).flatten(0, 2)  # (B N L, D)
     if family.right == "difference":
         receiver, sender = _ends(nodes)
         argument = (sender - receiver)[:, :, :, 0].reshape(-1, d)
     argument = argument[:: max(1, len(argument) // 50_000)]
-    levels = torch.linspace(0.02, 0.98, SHIFTS, **like)
+    levels = torch.linspace(0.02, 0.98, SHIFTS, dtype=nodes.dtype, device=nodes.device)
     quantiles = argument.quantile(levels, 0).mT  # (D, SHIFTS)
-    even = quantiles[:, :1] + (quantiles[:, -1:] - quantiles[:, :1]) * torch.linspace(0, 1, SHIFTS, **like)
+    even = quantiles[:, :1] + (quantiles[:, -1:] - quantiles[:, :1]) * (levels - 0.02) / 0.96
     places = (quantiles + even) / 2
     widths = (1.5 * (quantiles[:, -1:] - quantiles[:, :1]) / SHIFTS).expand_as(places).clamp_min(1e-9)
-    one = torch.eye(1, **like)
+    one = torch.eye(1, dtype=nodes.dtype, device=nodes.device)
     raw = Basis(family, places, widths, one, one, one[0])
     receiver, sender = _ends(nodes)
     left = _left(raw, kind, receiver)
@@ -113,7 +112,6 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
 
 def columns(basis: Basis, kind: Kind, steps: Steps) -> Columns:
     """Features and targets of every receiver, (E = B N, ...)."""
-    b, n, _, length, _ = steps.nodes.shape
     receiver, sender = _ends(steps.nodes)
     right = _right(basis, kind, receiver, sender) @ basis.right  # (B, N, S, Q, L, [P,] V')
     c = steps.targets.shape[-1]

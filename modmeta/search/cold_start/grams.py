@@ -34,13 +34,13 @@ class Grams(NamedTuple):
         pairs: (E, S, S, F, F).
         cross: pair features with [own, target], (E, S, F, G + 1).
         own: [own, target] with itself, (E, G + 1, G + 1).
-        count: number of targets that weigh something, (E,).
+        targets: number of targets that weigh something, (E,).
     """
 
     pairs: Tensor
     cross: Tensor
     own: Tensor
-    count: Tensor
+    targets: Tensor
 
     def select(self, receivers: Tensor | slice) -> "Grams":
         """Of some receivers only."""

@@ -1,7 +1,8 @@
 """Laws and weights together: Levenberg-Marquardt on the projected problem, many starts in one batch.
 
-Every edge has R real weights, one for each shared law; a law's coefficients are `left` x `right`, an outer product (a function
-of the receiver times a function of the sender; `left` of length 1 leaves a law that is linear in the features). Given laws and own part, weights are
+Every edge has R real weights, one for each shared law; a law's coefficients are `left` x `right`, an outer product (a
+function of the receiver times a function of the sender; `left` of length 1 leaves a law that is linear in the
+features). Given laws and own part, weights are
 solved in closed form and drop out (variable projection: Golub and Pereyra 1973, with Kaufman's Jacobian).
 
 Letters: P starts, E receivers, S senders, R laws, F = H V features (H on the left, V on the right), G own features.
@@ -178,13 +179,11 @@ def _factors(laws: Laws) -> Tensor:
     """Derivatives (P, R H V + G, R H + R V + G) of coefficients by their factors; the own part is itself."""
     p, r, h = laws.left.shape
     v, g = laws.right.shape[-1], laws.own.shape[-1]
-    like = {"dtype": laws.left.dtype, "device": laws.left.device}
-    into = torch.zeros(p, r, h, v, r * (h + v) + g, **like)
+    into = laws.left.new_zeros(p, r, h, v, r * (h + v) + g)
+    eye = torch.eye(max(h, v, g), dtype=into.dtype, device=into.device)
     for law in range(r):
-        into[:, law, :, :, law * h : (law + 1) * h] = torch.einsum(
-            "pv,hk->phvk", laws.right[:, law], torch.eye(h, **like)
-        )
+        into[:, law, :, :, law * h : (law + 1) * h] = torch.einsum("pv,hk->phvk", laws.right[:, law], eye[:h, :h])
         first = r * h + law * v
-        into[:, law, :, :, first : first + v] = torch.einsum("ph,vk->phvk", laws.left[:, law], torch.eye(v, **like))
-    own = torch.cat([torch.zeros(g, r * (h + v), **like), torch.eye(g, **like)], -1).expand(p, -1, -1)
+        into[:, law, :, :, first : first + v] = torch.einsum("ph,vk->phvk", laws.left[:, law], eye[:v, :v])
+    own = torch.cat([into.new_zeros(g, r * (h + v)), eye[:g, :g]], -1).expand(p, -1, -1)
     return torch.cat([into.flatten(1, 3), own], 1)

@@ -1,7 +1,7 @@
 """The cold start: families of laws tried cheapest first, the one that foretells held-out frames best, structures.
 
-Letters: B tasks, N entities, S senders, T frames, L intervals, D features, C channels, E = B N receivers, R laws, K kinds,
-F features of a pair, G own features.
+Letters: B tasks, N entities, S senders, T frames, L intervals, D features, C channels, E = B N receivers, R laws,
+K kinds, F features of a pair, G own features.
 """
 
 import itertools
@@ -282,8 +282,8 @@ def _log_residual(sums: Grams, coefficients: Tensor | None, own: Tensor, tasks: 
     if coefficients is not None:
         left = left - 2 * torch.einsum("esf,esfx,x->e", coefficients, sums.cross, rest)
         left = left + torch.einsum("esf,estfg,etg->e", coefficients, sums.pairs, coefficients)
-    count = sums.count.view(tasks, -1).sum(1).clamp_min(1)
-    target = sums.own[:, -1, -1].sum() / sums.count.sum().clamp_min(1)
+    count = sums.targets.view(tasks, -1).sum(1).clamp_min(1)
+    target = sums.own[:, -1, -1].sum() / sums.targets.sum().clamp_min(1)
     return torch.log((left.view(tasks, -1).sum(1) / count).clamp_min(1e-14 * target))
 
 

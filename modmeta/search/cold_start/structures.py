@@ -1,6 +1,6 @@
 """Structures and the law of each kind: expectation maximisation over a receiver's rows, in closed form.
 
-Letters: B tasks, N entities, E = B N receivers, S senders, K kinds, F features of a pair, G own features, M candidate rows.
+Letters: B tasks, N entities, E = B N receivers, S senders, K kinds, F features of a pair, G own features, M rows.
 """
 
 from typing import NamedTuple
@@ -75,7 +75,7 @@ def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = 1e
     size = normal.diagonal().clamp_min(0)
     found = torch.linalg.solve(normal + torch.diag(ridge * size + 1e-12 * size.max()), right)
     left = own[g, g] - 2 * found @ right + found @ normal @ found
-    variance = (left / grams.count.sum()).clamp_min(own[g, g] / grams.count.sum() * 1e-14)
+    variance = (left / grams.targets.sum()).clamp_min(own[g, g] / grams.targets.sum() * 1e-14)
     return Kinds(found[: k * f].view(k, f), found[k * f :], variance, pairs)
 
 
@@ -141,7 +141,7 @@ def _enumerated(linear: Tensor, square: Tensor, alone: Tensor, prior: Tensor, sc
 
 
 def _slot_by_slot(linear: Tensor, square: Tensor, alone: Tensor, prior: Tensor, scale: Tensor) -> Posterior:
-    """Mean field, one slot after the other; from the scale of what the prior leaves unexplained down to the true one."""
+    """Mean field, one slot after the other; the scale comes down from what the prior leaves unexplained."""
     e, s, k = linear.shape
     square = square.view(e, s, k, s, k)
     itself = torch.stack([square[:, :, a].diagonal(dim1=1, dim2=2)[:, a] for a in range(k)], -1)  # (E, S, K)
@@ -190,7 +190,7 @@ def requantised(
         torch.einsum("estfg,rf,qg->estrq", grams.pairs, a, a),
         torch.einsum("esfx,rf->esrx", grams.cross, a),
         grams.own,
-        grams.count,
+        grams.targets,
     )
     points = torch.einsum("esk,esr->kr", beliefs.slots, weights) / beliefs.slots.sum((0, 1)).clamp_min(1e-9).unsqueeze(
         1

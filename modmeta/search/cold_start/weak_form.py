@@ -1,6 +1,6 @@
 """Steps between frames as regression: increments on features along the path.
 
-Letters: B tasks, N entities, T frames, L = T - 1 intervals, Q nodes of a quadrature, D features, C channels of a target.
+Letters: B tasks, N entities, T frames, L = T - 1 intervals, Q nodes of a quadrature, D features, C channels.
 """
 
 import math
@@ -16,8 +16,8 @@ class Kind(NamedTuple):
     """What the features of a state are.
 
     Attributes:
-        coordinates: number P of Cartesian coordinates that come first; 0 for plain states. With P features the motion is
-            of first order, with 2 P (velocities follow) of second.
+        coordinates: number P of Cartesian coordinates that come first; 0 for plain states. With P features the motion
+            is of first order, with 2 P (velocities follow) of second.
         angles: which features are angles in radians, (D,) of booleans.
     """
 
@@ -74,7 +74,7 @@ def unwrap(states: Tensor, angles: tuple[bool, ...]) -> Tensor:
 
 
 def roughness(states: Tensor, kind: Kind) -> float:
-    """Third differences over first ones of what moves, root mean squares: small for smooth paths, 2.4 for random walks."""
+    """Third over first differences of what moves, root mean squares: small for smooth paths, 2.4 for random walks."""
     moving = states[..., kind.coordinates :] if kind.second_order else states
     if states.shape[2] < 4:
         return 0.0
