@@ -1,0 +1,179 @@
+"""Textbook worlds with hidden relations, vectorised over tasks; to measure with.
+
+    states, relations = make("neurons", tasks=400, seed=0)
+
+Letters: B tasks, N entities, D features. Graphs are drawn anew for every task; relations are (B, receiver, sender).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["WORLDS", "World", "make"]
+
+Rate = Callable[[Tensor, Tensor], Tensor]
+
+
+class World(NamedTuple):
+    """A world.
+
+    Attributes:
+        kinds: number of kinds of relations, "nothing" among them.
+        coordinates: number of Cartesian coordinates that come first; 0 for plain states.
+        angles: which features are angles.
+        frame_step: time between frames.
+        mutual: whether relations go both ways.
+        begin: initial states (B, N, D) from (B, N) and a generator.
+        rate: rates of change (B, N, D) of states, relations and what `own` drew.
+        own: constants of entities, (B, N).
+        noise: of the rate of the last `noisy` features, per square root of time.
+    """
+
+    kinds: int
+    coordinates: int
+    angles: tuple[bool, ...]
+    frame_step: float
+    mutual: bool
+    begin: Callable[[int, int, torch.Generator], Tensor]
+    rate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    noise: float = 0.0
+
+
+def make(name: str, tasks: int, seed: int, entities: int = 5, frames: int = 50) -> tuple[Tensor, Tensor]:
+    """States (B, N, T, D) and relations (B, N, N) of a world of `WORLDS`."""
+    world = WORLDS[name]
+    generator = torch.Generator().manual_seed(seed)
+    relations = torch.randint(world.kinds, (tasks, entities, entities), generator=generator)
+    if world.mutual:
+        relations = relations.triu(1) + relations.triu(1).mT
+    relations = relations * (1 - torch.eye(entities, dtype=torch.long))
+    state = world.begin(tasks, entities, generator)
+    own = torch.randn(tasks, entities, generator=generator, dtype=torch.float64)
+    path, small = [state], 10
+    dt = world.frame_step / small
+    for _ in range(frames - 1):
+        for _ in range(small):
+            state = _runge_kutta(lambda s: world.rate(s, relations, own), state, dt)
+            if world.noise:
+                kick = torch.randn(state.shape, generator=generator, dtype=state.dtype)
+                state = state + world.noise * dt**0.5 * kick
+        path.append(state)
+    states = torch.stack(path, 2)
+    angles = torch.tensor(world.angles)
+    return torch.where(angles, states.remainder(2 * torch.pi), states), relations
+
+
+def _runge_kutta(rate: Callable[[Tensor], Tensor], s: Tensor, dt: float) -> Tensor:
+    a = rate(s)
+    b = rate(s + dt / 2 * a)
+    c = rate(s + dt / 2 * b)
+    return s + dt / 6 * (a + 2 * b + 2 * c + rate(s + dt * c))
+
+
+def _normal(d: int, size: float = 1.0, shift: float = 0.0) -> Callable[[int, int, torch.Generator], Tensor]:
+    return lambda b, n, g: shift + size * torch.randn(b, n, d, generator=g, dtype=torch.float64)
+
+
+def _apart(
+    d: int, velocities: bool, size: float = 1.5, speed: float = 0.5
+) -> Callable[[int, int, torch.Generator], Tensor]:
+    """Coordinates that begin no closer than 0.6 of a unit, by a few rounds of pushing apart; velocities at random."""
+
+    def begin(b: int, n: int, g: torch.Generator) -> Tensor:
+        x = size * torch.randn(b, n, d, generator=g, dtype=torch.float64)
+        for _ in range(50):
+            line, distance = _lines(x)
+            push = (1.1 - distance).clamp_min(0) / 2
+            x = x - (line / distance.unsqueeze(-1) * push.unsqueeze(-1)).sum(2)
+        v = speed * torch.randn(b, n, d, generator=g, dtype=torch.float64)
+        return torch.cat([x, v], -1) if velocities else x
+
+    return begin
+
+
+def _lines(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (B, receiver, sender, D) to senders, and distances, infinite to oneself."""
+    line = x.unsqueeze(1) - x.unsqueeze(2)
+    distance = (line.square().sum(-1) + 1e-12).sqrt()
+    return line, distance + torch.eye(x.shape[1], dtype=x.dtype) * 1e9
+
+
+def _neurons(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    v, w = s.unbind(-1)
+    drive = (z * torch.sigmoid(4 * (v - 0.5)).unsqueeze(1)).sum(2)
+    return torch.stack([v - v**3 / 3 - w + 0.5 - 0.6 * drive * (v + 1), 0.2 * (v + 0.7 - 0.8 * w)], -1)
+
+
+def _grid(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    angle, speed = s.unbind(-1)
+    pull = (z * torch.sin(angle.unsqueeze(1) - angle.unsqueeze(2))).sum(2)
+    return torch.stack([speed, 0.5 * own - 0.3 * speed + 0.8 * pull], -1)
+
+
+def _rossler(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    x, y, w = s.unbind(-1)
+    pull = (z * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2)
+    return torch.stack([-y - w + 0.15 * pull, x + 0.2 * y, 0.2 + w * (x - 5.7)], -1)
+
+
+def _rates(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    x = s[..., 0]
+    sign = torch.tensor([0.0, 1.0, -1.0], dtype=s.dtype)[z]
+    return (-x + torch.tanh(1.2 * (sign * torch.tanh(2 * x).unsqueeze(1)).sum(2) + 0.5 * own)).unsqueeze(-1)
+
+
+def _flock(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    x, v = s[..., :2], s[..., 2:]
+    line, distance = _lines(x)
+    other = v.unsqueeze(1) - v.unsqueeze(2)
+    push = 0.5 * line * torch.exp(-(distance**2)).unsqueeze(-1)
+    return torch.cat([v, (z.unsqueeze(-1) * (other / (1 + distance.unsqueeze(-1) ** 2) - push)).sum(2)], -1)
+
+
+def _opinions(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    x = s[..., 0]
+    apart = x.unsqueeze(1) - x.unsqueeze(2)
+    return (z * apart * torch.exp(-(apart**2))).sum(2).unsqueeze(-1)
+
+
+def _central(force: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Bodies in a soft trap that pull each other by `force` of the distance; positive pulls."""
+
+    def rate(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+        x, v = s[..., :2], s[..., 2:]
+        line, distance = _lines(x)
+        pull = z * force(distance) / distance
+        return torch.cat([v, (pull.unsqueeze(-1) * line).sum(2) - 0.3 * x], -1)
+
+    return rate
+
+
+def _lennard_jones(r: Tensor) -> Tensor:
+    r = r.clamp_min(0.5)
+    return -1.2 * (2 * r**-13 - r**-7)
+
+
+def _yukawa(r: Tensor) -> Tensor:
+    return -torch.exp(-r) * (1 / r + 1 / r**2)
+
+
+def _lorenz(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    x, y, w = s.unbind(-1)
+    pull = (z * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2)
+    return torch.stack([10 * (y - x) + pull, x * (28 - w) - y, x * y - 8 / 3 * w], -1)
+
+
+PLAIN, PAIR, THREE = (False,), (False, False), (False, False, False)
+WORLDS: dict[str, World] = {
+    "neurons": World(2, 0, PAIR, 0.2, False, _normal(2), _neurons),
+    "grid": World(2, 0, (True, False), 0.2, True, _normal(2), _grid),
+    "rossler": World(2, 0, THREE, 0.1, False, _normal(3, 1.5), _rossler),
+    "lorenz": World(2, 0, THREE, 0.02, False, _normal(3, 5.0), _lorenz),
+    "rates": World(3, 0, PLAIN, 0.1, False, _normal(1), _rates),
+    "opinions": World(2, 0, PLAIN, 0.1, False, _normal(1, 1.5), _opinions),
+    "flock": World(2, 2, (False,) * 4, 0.1, False, _apart(2, True), _flock),
+    "lennard_jones": World(2, 2, (False,) * 4, 0.1, True, _apart(2, True), _central(_lennard_jones)),
+    "yukawa": World(2, 2, (False,) * 4, 0.1, True, _apart(2, True), _central(_yukawa)),
+}

@@ -1,0 +1,388 @@
+"""The cold start: families of laws tried cheapest first, the one that foretells held-out frames best, structures.
+
+Letters: B tasks, N entities, S senders, T frames, L intervals, D features, C channels, E = B N receivers, R laws,
+K kinds, F features of a pair, G own features.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.search.cold_start.cluster import cluster
+from modmeta.search.cold_start.features import Basis, columns, families, fit_basis
+from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, residuals
+from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, from_labels, requantised
+from modmeta.search.cold_start.weak_form import Kind, Steps, Units, measure_units, roughness, steps, unwrap
+
+__all__ = ["Answer", "Form", "Start", "Trial", "cold_start", "infer"]
+
+RIDGES = (
+    1e-3,
+    1e-5,
+)  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
+ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
+TAIL = 5.0  # degrees of freedom of residuals
+CHUNK = 64  # tasks whose features are held at once
+
+
+class Form(NamedTuple):
+    """A form of law with its units.
+
+    Attributes:
+        kind: what features of a state are.
+        units: scales of states.
+        smooth: features integrated along the path (weak form), or of the frame before.
+        basis: features of pairs.
+        constants: whether every entity has a constant of its own in each channel.
+        ridge: pull of weights to their mean.
+    """
+
+    kind: Kind
+    units: Units
+    smooth: bool
+    basis: Basis
+    constants: bool
+    ridge: float
+
+
+class Trial(NamedTuple):
+    """How a form did.
+
+    Attributes:
+        form: what was tried.
+        laws: the best start, P = 1.
+        mean: of the weights, (1, R).
+        score: mean over tasks of the logarithm of the mean squared residual on held-out frames; lower is better.
+        without: the same without relations.
+        gain: nats a number gained over no relations.
+        gain_error: standard error of the gain over tasks.
+    """
+
+    form: Form
+    laws: Laws
+    mean: Tensor
+    score: float
+    without: float
+    gain: float
+    gain_error: float
+
+
+class Answer(NamedTuple):
+    """What a fitted form says of tasks.
+
+    Attributes:
+        weights: of every edge on the shared laws, (B, N, S, R).
+        probabilities: of every kind, (B, N, S, K).
+        structures: the likeliest kind of every edge, (B, N, S).
+        certainty: its probability, (B, N, S).
+        constants: rate of change that is each entity's own, (B, N, C), zero where the form has none; in scaled units.
+        importance: Student-t weight of every interval and channel, (B, N, L, C).
+        coefficients: of every edge, as the structure has them, (B, N, S, F).
+    """
+
+    weights: Tensor
+    probabilities: Tensor
+    structures: Tensor
+    certainty: Tensor
+    constants: Tensor
+    importance: Tensor
+    coefficients: Tensor
+
+
+class Start(NamedTuple):
+    """Result of a cold start.
+
+    Attributes:
+        form: the form of law chosen.
+        laws: shared laws of real weights, P = 1.
+        mean: of weights, (1, R).
+        kinds: the law of every kind, own part, variance, table of pairs.
+        temperature: by which log-likelihoods are divided because residuals of neighbouring frames agree.
+        answer: of the tasks given.
+        suggested: number of kinds that held-out frames suggest.
+        trials: everything tried, best first.
+        structural: mean over tasks of the log mean squared residual on held-out frames, structures from the others.
+    """
+
+    form: Form
+    laws: Laws
+    mean: Tensor
+    kinds: Kinds
+    temperature: float
+    answer: Answer
+    suggested: int
+    trials: list[Trial]
+    structural: float
+
+    @property
+    def gain(self) -> float:
+        """Nats a number over no relations on held-out frames of validation tasks."""
+        return self.trials[0].gain
+
+
+class _Data(NamedTuple):
+    states: Tensor
+    seen: Tensor | None
+
+    def part(self, tasks: Tensor | slice) -> "_Data":
+        return _Data(self.states[tasks], None if self.seen is None else self.seen[tasks])
+
+
+class _Found(NamedTuple):
+    score: float
+    kinds: Kinds
+    number: int
+    trial: Trial
+
+
+def cold_start(
+    states: Tensor,
+    kind: Kind,
+    *,
+    num_kinds: int | None = None,
+    frame_step: float = 1.0,
+    seen: Tensor | None = None,
+    seed: int = 0,
+    starts: int = 16,
+    search_tasks: int = 30,
+) -> Start:
+    """Finds laws, weights and structures of unlabelled trajectories.
+
+    Args:
+        states: (B, N, T, D).
+        kind: what features are; angles may jump by whole turns.
+        num_kinds: number of edge types; None to choose by held-out frames.
+        frame_step: time between frames; where there are velocities it is measured.
+        seen: where entities were observed, (B, N, T); None for everywhere.
+        seed: of starts and splits.
+        starts: random laws of every form.
+        search_tasks: tasks on which laws are searched; two thirds as many more judge them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    data = _Data(unwrap(states.double(), kind.angles), seen)
+    units = measure_units(data.states, kind, frame_step)
+    smooth = roughness(data.states, kind) < 1.0
+    order = torch.randperm(len(states), generator=generator)
+    judging = max(1, min(2 * search_tasks // 3, len(states) // 3))
+    search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
+    if len(states) == 1:
+        search = judges = data
+    numbers = [num_kinds] if num_kinds else [2, 3, 4]
+    found: list[_Found] = []
+    for family in families(kind, bool((data.states > 0).all())):
+        ready = steps(search.states, kind, units, smooth=smooth, growth=family.growth, seen=search.seen)
+        basis = fit_basis(family, kind, ready)
+        for constants in (True, False):
+            form = Form(kind, units, smooth, basis, constants, 0.0)
+            found += _try(form, ready, judges, numbers, starts, generator)
+        if max(one.trial.without - one.score for one in found) > 2 * ENOUGH:
+            break  # a law that explains that much with hard structures is not bettered by a dearer one
+    least = min(one.score for one in found)
+    slack = 0.0 if num_kinds else 0.1
+    fewest = min(one.number for one in found if one.score <= least + slack)
+    best = min((one for one in found if one.number == fewest), key=lambda one: one.score)
+    trial, number = best.trial, best.number
+    trials = sorted({id(one.trial): one.trial for one in found}.values(), key=lambda one: one.score)
+    kinds, temperature = _finish(trial.form, best.kinds, data)
+    start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score)
+    trials.sort(key=lambda one: one is not trial)
+    return start._replace(answer=infer(start, states, seen))
+
+
+def infer(start: Start, states: Tensor, seen: Tensor | None = None) -> Answer:
+    """Structures, weights and constants of tasks, laws given.
+
+    Args:
+        start: a cold start's result.
+        states: (B, N, T, D) in the units of those it was made from.
+        seen: where entities were observed, (B, N, T).
+    """
+    data = _Data(unwrap(states.double(), start.form.kind.angles), seen)
+    parts = [_infer(start, data.part(slice(i, i + CHUNK))) for i in range(0, len(states), CHUNK)]
+    return Answer(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
+
+
+def _nothing() -> Answer:
+    return Answer(*[torch.zeros(0)] * 7)
+
+
+def _steps(data: _Data, form: Form) -> Steps:
+    return steps(
+        data.states, form.kind, form.units, smooth=form.smooth, growth=form.basis.family.growth, seen=data.seen
+    )
+
+
+def _held_out(length: int, device: torch.device) -> Tensor:
+    """Which intervals judge: the second and the last fifth, early and late alike."""
+    fifth = torch.arange(length, device=device) * 5 // max(length, 1)
+    return (fifth == 1) | (fifth == 4)
+
+
+def _split(form: Form, ready: Steps) -> tuple[Grams, Grams]:
+    """Grams of the frames that fit and of those that judge; constants come from the former."""
+    table = columns(form.basis, form.kind, ready)
+    judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
+    fit = table.weight * (1 - judges)
+    if form.constants:
+        table = centred(table, fit)
+    return grams(table._replace(weight=fit)), grams(table._replace(weight=table.weight * judges))
+
+
+def _try(
+    form: Form, ready: Steps, judges: _Data, numbers: list[int], starts: int, generator: torch.Generator
+) -> list[_Found]:
+    """Laws from random starts for every ridge, and structures from each for every number of kinds."""
+    table = columns(form.basis, form.kind, ready)
+    if form.constants:
+        table = centred(table, table.weight)
+    sums = grams(table)
+    fit, judge = _split(form, _steps(judges, form))
+    tasks, own = len(judges.states), solve_own(sums)
+    h, v = form.basis.left.shape[1], form.basis.right.shape[1]
+    count = starts if h * v > 2 else 3
+    found = []
+    laws_shared = (1, 2) if max(numbers) > 2 and h == 1 and v > 1 else (1,)
+    for ridge, r in itertools.product(RIDGES, laws_shared):
+        left = torch.randn(count, r, h, generator=generator, dtype=own.dtype).to(own)
+        right = torch.randn(count, r, v, generator=generator, dtype=own.dtype).to(own)
+        smoothness = torch.tensor([0.0, 0.5, 1.0], device=own.device)[torch.arange(count) % 3].view(-1, 1, 1)
+        laws = laws_of(left, right * form.basis.spread[:v] ** smoothness, own)
+        for kept, iterations in ((count, 8), (6, 12), (2, 30)):
+            laws = refine(sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
+        laws = laws.select(laws.loss.argsort()[:1])
+        mean = solve_weights(sums, laws, ridge)[1]
+        weights = solve_weights(fit, laws, ridge, mean)[0][0]
+        score = _log_residual(judge, _sent(weights, laws), laws.own[0], tasks)
+        without = _log_residual(judge, None, own, tasks)
+        gain = (without - score) / 2
+        error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
+        numbers_of_trial = (float(score.mean()), float(without.mean()), float(gain.mean()), error)
+        trial = Trial(form._replace(ridge=ridge), laws, mean, *numbers_of_trial)
+        for number in numbers:
+            kinds = _structured(trial, sums, len(ready.nodes), number, generator)
+            posterior, _ = explain(fit, kinds, tasks)
+            chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(own)
+            left = _log_residual(judge, chosen @ kinds.laws, kinds.own, tasks)
+            found.append(_Found(float(left.mean()), kinds, number, trial))
+    return found
+
+
+def _sent(weights: Tensor, laws: Laws) -> Tensor:
+    """Coefficients (E, S, F) of every edge."""
+    return weights @ laws.coefficients[0]
+
+
+def _log_residual(sums: Grams, coefficients: Tensor | None, own: Tensor, tasks: int) -> Tensor:
+    """Logarithm of the mean squared residual of every task, (B,)."""
+    rest = torch.cat([-own, own.new_ones(1)])
+    left = torch.einsum("x,exy,y->e", rest, sums.own, rest)
+    if coefficients is not None:
+        left = left - 2 * torch.einsum("esf,esfx,x->e", coefficients, sums.cross, rest)
+        left = left + torch.einsum("esf,estfg,etg->e", coefficients, sums.pairs, coefficients)
+    count = sums.targets.view(tasks, -1).sum(1).clamp_min(1)
+    target = sums.own[:, -1, -1].sum() / sums.targets.sum().clamp_min(1)
+    return torch.log((left.view(tasks, -1).sum(1) / count).clamp_min(1e-14 * target))
+
+
+def _structured(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> Kinds:
+    """Kinds' laws, from clusters of weights and expectation maximisation."""
+    weights = solve_weights(sums, trial.laws, trial.form.ridge, trial.mean)[0][0]
+    e, s, r = weights.shape
+    mixture = cluster(weights.reshape(-1, r), number, generator)
+    posterior = from_labels(mixture.probability.view(e, s, number))
+    pairs = torch.outer(mixture.share, mixture.share)
+    kinds, posterior = requantised(sums, trial.laws, weights, posterior, pairs, tasks)
+    return _rounds(sums, kinds, posterior, tasks)
+
+
+def _rounds(sums: Grams, kinds: Kinds, posterior: Posterior, tasks: int, count: int = 15) -> Kinds:
+    """Expectation maximisation from beliefs."""
+    pairs = kinds.pairs
+    for _ in range(count):
+        kinds = fit_kinds(sums, posterior, pairs)
+        posterior, pairs = explain(sums, kinds, tasks)
+    return fit_kinds(sums, posterior, pairs)
+
+
+def _chunks(data: _Data, form: Form) -> list[Columns]:
+    parts = []
+    for i in range(0, len(data.states), CHUNK):
+        table = columns(form.basis, form.kind, _steps(data.part(slice(i, i + CHUNK)), form))
+        parts.append(table)
+    return parts
+
+
+def _weighted(table: Columns, form: Form, importance: Tensor) -> Columns:
+    """Columns under weights, constants taken out."""
+    weight = table.weight * importance
+    return (centred(table, weight) if form.constants else table)._replace(weight=weight)
+
+
+def _importance(left: Tensor, weight: Tensor) -> Tensor:
+    """Student-t weights of residuals (E, L, C), scale from the data themselves, mean 1."""
+    there = weight > 0
+    scale = left.square()[there].mean()
+    for _ in range(10):
+        u = (TAIL + 1) / (TAIL + left.square() / scale.clamp_min(1e-300))
+        scale = (u * left.square())[there].mean()
+    u = (TAIL + 1) / (TAIL + left.square() / scale.clamp_min(1e-300))
+    return u / u[there].mean()
+
+
+def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float]:
+    """Kinds' laws from all tasks, Student-t weights; and the temperature that residuals' correlation asks for."""
+    tables, tasks = _chunks(data, form), len(data.states)
+    importance = [torch.ones_like(table.weight) for table in tables]
+    temperature = 1.0
+    for _ in range(3):
+        sums = joined([grams(_weighted(table, form, u)) for table, u in zip(tables, importance, strict=True)])
+        posterior, pairs = explain(sums, kinds, tasks)
+        kinds = _rounds(sums, kinds._replace(pairs=pairs), posterior, tasks, 5)
+        posterior, pairs = explain(sums, kinds, tasks)
+        lefts, first = [], 0
+        for table, u in zip(tables, importance, strict=True):
+            slots = posterior.slots[first : first + len(table.target)]
+            lefts.append(residuals(_weighted(table, form, u), slots @ kinds.laws, kinds.own))
+            first += len(table.target)
+        weight = torch.cat([table.weight for table in tables])
+        left = torch.cat(lefts) * weight.sqrt()
+        temperature = _inflation(left, weight)
+        importance = list(_importance(left, weight).split([len(table.target) for table in tables]))
+    return kinds, temperature
+
+
+def _inflation(left: Tensor, weight: Tensor) -> float:
+    """How many times more frames there are than independent ones, from the correlation of neighbours."""
+    clipped = left.clamp(-3 * left.abs().median() - 1e-30, 3 * left.abs().median() + 1e-30) * (weight > 0)
+    if left.shape[1] < 3:
+        return 1.0
+    alike = (clipped[:, 1:] * clipped[:, :-1]).sum() / clipped.square().sum().clamp_min(1e-300)
+    alike = alike.clamp(0, 0.95)
+    return float((1 + alike) / (1 - alike))
+
+
+def _infer(start: Start, data: _Data) -> Answer:
+    form, kinds = start.form, start.kinds
+    b, n = data.states.shape[:2]
+    table = columns(form.basis, form.kind, _steps(data, form))
+    u = torch.ones_like(table.weight)
+    for _ in range(3):
+        posterior, _ = explain(grams(_weighted(table, form, u)), kinds, b, temperature=start.temperature)
+        coefficients = posterior.slots @ kinds.laws
+        left = residuals(_weighted(table, form, u), coefficients, kinds.own)
+        u = _importance(left * table.weight.sqrt(), table.weight)
+    sums = grams(_weighted(table, form, u))
+    posterior, _ = explain(sums, kinds, b, temperature=start.temperature)
+    weights = solve_weights(sums, start.laws, form.ridge, start.mean)[0][0]
+    structures = posterior.slots.argmax(-1)
+    coefficients = kinds.laws[structures]
+    constants = torch.zeros(b * n, table.target.shape[-1], dtype=table.target.dtype, device=table.target.device)
+    if form.constants:
+        left = residuals(table, coefficients, kinds.own)
+        weight = table.weight * u
+        constants = (left * weight).sum(1) / weight.sum(1).clamp_min(1e-12)
+    by_entity = (weights, posterior.slots, structures, posterior.slots.amax(-1), constants, u, coefficients)
+    return Answer(*(part.view(b, n, *part.shape[1:]) for part in by_entity))

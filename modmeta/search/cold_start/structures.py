@@ -1,0 +1,203 @@
+"""Structures and the law of each kind: expectation maximisation over a receiver's rows, in closed form.
+
+Letters: B tasks, N entities, E = B N receivers, S senders, K kinds, F features of a pair, G own features, M rows.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.search.cold_start.grams import Grams
+from modmeta.search.cold_start.refine import Laws
+
+__all__ = ["Kinds", "Posterior", "all_rows", "explain", "fit_kinds", "from_labels", "requantised"]
+
+MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
+
+
+class Kinds(NamedTuple):
+    """What was learned of kinds.
+
+    Attributes:
+        laws: coefficients of every kind, (K, F).
+        own: coefficients of the own part, (G,).
+        variance: of a residual.
+        pairs: probability of the kinds of an edge and of the edge back, (K, K), symmetric.
+    """
+
+    laws: Tensor
+    own: Tensor
+    variance: Tensor
+    pairs: Tensor
+
+
+class Posterior(NamedTuple):
+    """Beliefs in structures.
+
+    Attributes:
+        slots: probability of every kind for every edge, (E, S, K).
+        second: expected products of indicators, (E, S K, S K).
+        evidence: of the receiver's own frames on each slot, the prior divided out, (E, S, K), logarithms.
+        squares: expected sum of squared residuals, (E,).
+    """
+
+    slots: Tensor
+    second: Tensor
+    evidence: Tensor
+    squares: Tensor
+
+
+def all_rows(kinds: int, senders: int, device: torch.device | None = None) -> Tensor:
+    """All rows (M, S) of kinds."""
+    return torch.cartesian_prod(*[torch.arange(kinds, device=device)] * senders).view(-1, senders)
+
+
+def from_labels(slots: Tensor) -> Posterior:
+    """Beliefs in slots (E, S, K) that are independent of one another."""
+    e, s, k = slots.shape
+    flat = slots.flatten(1)
+    apart = (1 - torch.eye(s, dtype=slots.dtype, device=slots.device)).repeat_interleave(k, 0).repeat_interleave(k, 1)
+    second = flat.unsqueeze(-1) * flat.unsqueeze(-2) * apart + torch.diag_embed(flat)
+    return Posterior(slots, second, slots.clamp_min(1e-12).log(), slots.new_zeros(e))
+
+
+def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = 1e-8) -> Kinds:
+    """Laws of all kinds and the own part by least squares, beliefs given."""
+    e, s, k = beliefs.slots.shape
+    f, g = grams.pairs.shape[-1], grams.own.shape[-1] - 1
+    moments = beliefs.second.view(e, s, k, s, k).permute(2, 4, 0, 1, 3).reshape(k * k, -1)
+    laws = (moments @ grams.pairs.view(-1, f * f)).view(k, k, f, f).transpose(1, 2).reshape(k * f, k * f)
+    cross = torch.einsum("esk,esfx->kfx", beliefs.slots, grams.cross).reshape(k * f, g + 1)
+    own = grams.own.sum(0)
+    normal = torch.cat([torch.cat([laws, cross[:, :g]], 1), torch.cat([cross[:, :g].mT, own[:g, :g]], 1)])
+    right = torch.cat([cross[:, g], own[:g, g]])
+    size = normal.diagonal().clamp_min(0)
+    found = torch.linalg.solve(normal + torch.diag(ridge * size + 1e-12 * size.max()), right)
+    left = own[g, g] - 2 * found @ right + found @ normal @ found
+    variance = (left / grams.targets.sum()).clamp_min(own[g, g] / grams.targets.sum() * 1e-14)
+    return Kinds(found[: k * f].view(k, f), found[k * f :], variance, pairs)
+
+
+def explain(
+    grams: Grams, kinds: Kinds, tasks: int, *, temperature: float = 1.0, rounds: int = 4
+) -> tuple[Posterior, Tensor]:
+    """Beliefs in the structures of receivers, laws given, and the table of pairs that goes with them.
+
+    A receiver's frames tell about its own row; what they say about an edge is passed on to the edge back through the
+    table of pairs (sum-product messages). Where the two have nothing to do with each other, nothing is passed.
+
+    Args:
+        grams: of E = tasks x N receivers.
+        kinds: laws, variance, table.
+        tasks: number of tasks.
+        temperature: by which log-likelihoods are divided; above 1 where residuals of neighbouring frames agree.
+        rounds: of messages.
+    """
+    e, s = grams.cross.shape[:2]
+    k = len(kinds.laws)
+    own = torch.cat([-kinds.own, kinds.own.new_ones(1)])
+    linear = torch.einsum("esfx,kf,x->esk", grams.cross, kinds.laws, own)
+    sent = grams.pairs @ kinds.laws.mT  # (E, S, S, F, K)
+    square = torch.einsum("estfk,lf->esltk", sent, kinds.laws).reshape(e, s * k, s * k)
+    alone = torch.einsum("x,exy,y->e", own, grams.own, own)
+    scale = 2 * kinds.variance * temperature
+    rows = _enumerated if k**s <= MOST_ROWS else _slot_by_slot
+    pairs = kinds.pairs
+    incoming = pairs.sum(1).log().expand(e, s, k)
+    posterior = rows(linear, square, alone, incoming, scale)
+    for _ in range(rounds):
+        back = _transposed(posterior.evidence, tasks)
+        joint = (posterior.evidence.unsqueeze(-1) + back.unsqueeze(-2) + pairs.log()).flatten(-2).softmax(-1)
+        table = joint.mean((0, 1)).view(k, k)
+        pairs = ((table + table.mT) / 2).clamp_min(1e-6)
+        pairs = pairs / pairs.sum()
+        incoming = (pairs.log() + back.unsqueeze(-2)).logsumexp(-1)
+        posterior = rows(linear, square, alone, incoming.log_softmax(-1), scale)
+    return posterior, pairs
+
+
+def _transposed(slots: Tensor, tasks: int) -> Tensor:
+    """What the edge back has, (E, S, ...)."""
+    e, s = slots.shape[:2]
+    n = e // tasks
+    i = torch.arange(n, device=slots.device).unsqueeze(1)
+    j = torch.arange(s, device=slots.device).expand(n, s)
+    j = j + (j >= i).long()
+    place = torch.where(i < j, i, i - 1)
+    return slots.view(tasks, n, s, *slots.shape[2:])[:, j, place].reshape(slots.shape)
+
+
+def _enumerated(linear: Tensor, square: Tensor, alone: Tensor, prior: Tensor, scale: Tensor) -> Posterior:
+    e, s, k = linear.shape
+    chosen = torch.nn.functional.one_hot(all_rows(k, s, linear.device), k).to(linear).flatten(1)  # (M, S K)
+    products = (chosen.unsqueeze(-1) * chosen.unsqueeze(-2)).flatten(1)
+    energy = alone.unsqueeze(1) - 2 * linear.flatten(1) @ chosen.mT + square.flatten(1) @ products.mT
+    probability = (prior.flatten(1) @ chosen.mT - energy / scale).softmax(-1)
+    slots = (probability @ chosen).view(e, s, k)
+    evidence = (slots.clamp_min(1e-30).log() - prior).clamp_min(-60.0)
+    second = (probability @ products).view(e, s * k, s * k)
+    return Posterior(slots, second, evidence, (probability * energy).sum(-1).clamp_min(0))
+
+
+def _slot_by_slot(linear: Tensor, square: Tensor, alone: Tensor, prior: Tensor, scale: Tensor) -> Posterior:
+    """Mean field, one slot after the other; the scale comes down from what the prior leaves unexplained."""
+    e, s, k = linear.shape
+    square = square.view(e, s, k, s, k)
+    itself = torch.stack([square[:, :, a].diagonal(dim1=1, dim2=2)[:, a] for a in range(k)], -1)  # (E, S, K)
+    q = prior.softmax(-1).clone()
+    field = prior
+    coarse = (_energy(linear, square, alone, q) / (s * scale)).clamp_min(1.0).unsqueeze(1)
+    for power in torch.linspace(1, 0, 10, dtype=linear.dtype, device=linear.device):
+        heat = coarse**power
+        parts = []
+        for j in range(s):
+            others = torch.einsum("ektl,etl->ek", square[:, j], q) - torch.einsum(
+                "ekl,el->ek", square[:, j, :, j], q[:, j]
+            )
+            log = (2 * linear[:, j] - itself[:, j] - 2 * others) / (scale * heat)
+            parts.append(log)
+            q[:, j] = (log + prior[:, j]).softmax(-1)
+        field = torch.stack(parts, 1)
+    return Posterior(q, from_labels(q).second, field.clamp_min(-60.0), _energy(linear, square, alone, q).clamp_min(0))
+
+
+def _energy(linear: Tensor, square: Tensor, alone: Tensor, q: Tensor) -> Tensor:
+    """Expected sum of squares (E,) where slots are independent."""
+    second = from_labels(q).second.view_as(square)
+    return alone - 2 * (linear * q).sum((1, 2)) + (second * square).sum((1, 2, 3, 4))
+
+
+def requantised(
+    grams: Grams, laws: Laws, weights: Tensor, beliefs: Posterior, pairs: Tensor, tasks: int, rounds: int = 6
+) -> tuple[Kinds, Posterior]:
+    """Beliefs in structures where a kind is a point among the weights: shared laws stay as they are.
+
+    Args:
+        grams: of the receivers.
+        laws: shared laws, P = 1.
+        weights: (E, S, R).
+        beliefs: in clusters of weights.
+        pairs: table of pairs, (K, K).
+        tasks: number of tasks.
+        rounds: of new beliefs and new points.
+
+    Returns:
+        Kinds whose laws are combinations of the shared ones, and beliefs in them.
+    """
+    a = laws.coefficients[0]  # (R, F)
+    reduced = Grams(
+        torch.einsum("estfg,rf,qg->estrq", grams.pairs, a, a),
+        torch.einsum("esfx,rf->esrx", grams.cross, a),
+        grams.own,
+        grams.targets,
+    )
+    points = torch.einsum("esk,esr->kr", beliefs.slots, weights) / beliefs.slots.sum((0, 1)).clamp_min(1e-9).unsqueeze(
+        1
+    )
+    kinds = fit_kinds(reduced, beliefs, pairs)._replace(laws=points, own=laws.own[0])
+    for step in range(rounds):
+        if step:
+            kinds = fit_kinds(reduced, beliefs, pairs)
+        beliefs, pairs = explain(reduced, kinds, tasks)
+    return kinds._replace(laws=kinds.laws @ a, pairs=pairs), beliefs

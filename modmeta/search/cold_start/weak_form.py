@@ -1,0 +1,172 @@
+"""Steps between frames as regression: increments on features along the path.
+
+Letters: B tasks, N entities, T frames, L = T - 1 intervals, Q nodes of a quadrature, D features, C channels.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Kind", "Steps", "Units", "looks_like_angles", "measure_units", "roughness", "steps", "unwrap"]
+
+
+class Kind(NamedTuple):
+    """What the features of a state are.
+
+    Attributes:
+        coordinates: number P of Cartesian coordinates that come first; 0 for plain states. With P features the motion
+            is of first order, with 2 P (velocities follow) of second.
+        angles: which features are angles in radians, (D,) of booleans.
+    """
+
+    coordinates: int
+    angles: tuple[bool, ...]
+
+    @property
+    def second_order(self) -> bool:
+        """Whether velocities follow the coordinates."""
+        return self.coordinates > 0 and len(self.angles) == 2 * self.coordinates
+
+
+class Units(NamedTuple):
+    """Scales that make a state a number: `(state - centre) / scale`, (D,) each; `step` is the time between frames."""
+
+    centre: Tensor
+    scale: Tensor
+    step: float
+
+
+class Steps(NamedTuple):
+    """Intervals between frames.
+
+    Attributes:
+        nodes: scaled states where the quadrature looks, (B, N, Q, L, D).
+        quadrature: its weights, (Q,), of sum 1.
+        targets: rates of change of what a law explains, (B, N, L, C).
+        seen: 1 where an entity was observed around the interval, else 0, (B, N, L).
+        weight: of a target, (B, N, L, C): 1, or for growth rates the squared state, so that residuals keep their unit.
+    """
+
+    nodes: Tensor
+    quadrature: Tensor
+    targets: Tensor
+    seen: Tensor
+    weight: Tensor
+
+
+def looks_like_angles(states: Tensor) -> tuple[bool, ...]:
+    """Which features (B, N, T, D) are angles modulo 2 pi: within one turn, filling it, and jumping from end to end."""
+    turn = 2 * math.pi
+    low, high = states.amin((0, 1, 2)), states.amax((0, 1, 2))
+    jumps = (states.diff(dim=2).abs() > 0.75 * turn).sum((0, 1, 2))
+    return tuple(((high - low <= turn * 1.001) & (high - low > 0.95 * turn) & (jumps > 0)).tolist())
+
+
+def unwrap(states: Tensor, angles: tuple[bool, ...]) -> Tensor:
+    """States (B, N, T, D) with the jumps of angles taken out."""
+    if not any(angles):
+        return states
+    wrapped = torch.tensor(angles, device=states.device)
+    turns = torch.round(states.diff(dim=2) / (2 * math.pi)).cumsum(2) * wrapped
+    return torch.cat([states[:, :, :1], states[:, :, 1:] - 2 * math.pi * turns], 2)
+
+
+def roughness(states: Tensor, kind: Kind) -> float:
+    """Third over first differences of what moves, root mean squares: small for smooth paths, 2.4 for random walks."""
+    moving = states[..., kind.coordinates :] if kind.second_order else states
+    if states.shape[2] < 4:
+        return 0.0
+    first = moving.diff(dim=2)
+    third = moving.diff(n=3, dim=2)
+    spread = first.square().mean((0, 1, 2))
+    alive = spread > 1e-20
+    return float((third.square().mean((0, 1, 2))[alive] / spread[alive]).sqrt().median()) if alive.any() else 0.0
+
+
+def measure_units(states: Tensor, kind: Kind, frame_step: float) -> Units:
+    """Scales of states (B, N, T, D), one for all coordinates, one for all velocities, none for angles.
+
+    Velocities may be in any unit: the time between frames is what makes increments of the coordinates agree with them.
+    """
+    centre, scale = states.mean((0, 1, 2)), states.std((0, 1, 2)).clamp_min(1e-12)
+    p, step = kind.coordinates, frame_step
+    if p:
+        apart = (states[..., :p] - states[..., :p].mean((1, 2), keepdim=True)).square().mean().sqrt()
+        scale[:p] = apart.clamp_min(1e-12)
+    if kind.second_order:
+        moved, mean = states[..., :p].diff(dim=2), (states[:, :, 1:, p:] + states[:, :, :-1, p:]) / 2
+        slope = (moved * mean).sum() / mean.square().sum().clamp_min(1e-30)
+        step = float(slope) if slope > 0 else frame_step
+        centre[p:], scale[p:] = 0.0, scale[p:].square().mean().sqrt()
+    angles = torch.tensor(kind.angles, device=states.device)
+    return Units(centre.where(~angles, torch.zeros_like(centre)), scale.where(~angles, torch.ones_like(scale)), step)
+
+
+def steps(
+    states: Tensor, kind: Kind, units: Units, *, smooth: bool, growth: bool = False, seen: Tensor | None = None
+) -> Steps:
+    """Intervals of states (B, N, T, D), angles unwrapped.
+
+    Args:
+        states: as observed.
+        kind: what features are.
+        units: scales.
+        smooth: integrate features along the cubic through four frames (weak form); otherwise features of the frame
+            before (a map, or motion driven by noise, where later frames would leak what is to be explained).
+        growth: explain rates of growth, increments of logarithms, of positive plain states.
+        seen: where entities were observed, (B, N, T); None for everywhere.
+    """
+    b, n, t, _ = states.shape
+    present = torch.ones(b, n, t, dtype=states.dtype, device=states.device) if seen is None else seen.to(states)
+    scaled = torch.where(present.unsqueeze(-1) > 0, (states - units.centre) / units.scale, 0.0)
+    p = kind.coordinates
+    moving = scaled[..., p:] if kind.second_order else scaled
+    targets = moving.diff(dim=2) / units.step
+    weight = torch.ones_like(targets)
+    if growth:
+        positive = states.clamp_min(1e-12)
+        targets = positive.log().diff(dim=2) / units.step
+        weight = ((positive[:, :, 1:] + positive[:, :, :-1]) / (2 * units.scale)).square()
+    whole = present[:, :, 1:] * present[:, :, :-1]
+    if not smooth or t < 4:
+        one = torch.ones(1, dtype=states.dtype, device=states.device)
+        return Steps(scaled[:, :, None, :-1], one, targets, whole, weight)
+    places = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=states.dtype, device=states.device)
+    quadrature = torch.tensor([7.0, 32.0, 12.0, 32.0, 7.0], dtype=states.dtype, device=states.device) / 90
+    first = (torch.arange(t - 1, device=states.device) - 1).clamp(0, t - 4)
+    nodes = _cubics(scaled, first, places)
+    if kind.second_order:
+        nodes = torch.cat([_hermite(scaled, p, units, places), nodes[..., p:]], -1)
+    around = torch.stack([present[:, :, first + k] for k in range(4)]).amin(0)
+    return Steps(nodes, quadrature, targets, whole * around, weight)
+
+
+def _cubics(scaled: Tensor, first: Tensor, places: Tensor) -> Tensor:
+    """Values (B, N, Q, L, D) of the cubics through frames first .. first + 3 at places within each interval."""
+    at = torch.arange(len(first), device=scaled.device) - first + places.unsqueeze(1)  # (Q, L), in frames since first
+    value: Tensor | None = None
+    for k in range(4):
+        weight = torch.ones_like(at)
+        for other in range(4):
+            if other != k:
+                weight = weight * (at - other) / (k - other)
+        term = weight.unsqueeze(-1) * scaled[:, :, first + k].unsqueeze(2)
+        value = term if value is None else value + term
+    assert value is not None
+    return value
+
+
+def _hermite(scaled: Tensor, p: int, units: Units, places: Tensor) -> Tensor:
+    """Coordinates (B, N, Q, L, P) on the cubics that take up positions and velocities at both ends of an interval."""
+    position = scaled[..., :p].unsqueeze(2)
+    velocity = scaled[..., p:].unsqueeze(2) * (units.scale[p:] / units.scale[:p] * units.step)
+    u = places.view(-1, 1, 1)
+    begin, end = slice(None, -1), slice(1, None)
+    return (
+        position[..., begin, :] * (1 + 2 * u) * (1 - u) ** 2
+        + velocity[..., begin, :] * u * (1 - u) ** 2
+        + position[..., end, :] * u**2 * (3 - 2 * u)
+        + velocity[..., end, :] * u**2 * (u - 1)
+    )

@@ -1,0 +1,187 @@
+"""The cold start: laws, weights and structures of small worlds made here, against the truth and plain least squares."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
+from modmeta.search.cold_start.cluster import cluster
+from modmeta.search.cold_start.features import Family, columns, fit_basis
+from modmeta.search.cold_start.grams import Columns, Grams, centred, grams
+from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
+from modmeta.search.cold_start.weak_form import measure_units, steps, unwrap
+from modmeta.structure.relations import from_matrix
+
+PHASE, PLAIN = Kind(0, (True,)), Kind(0, (False,))
+
+
+def phases(tasks: int, seed: int, frames: int = 30) -> tuple[Tensor, Tensor]:
+    """Phase oscillators with frequencies of their own, modulo two pi, and relations (B, N, S)."""
+    g = torch.Generator().manual_seed(seed)
+    n, dt, small = 4, 0.1, 5
+    relations = torch.randint(2, (tasks, n, n), generator=g) * (1 - torch.eye(n, dtype=torch.long))
+    x = 6.28 * torch.rand(tasks, n, generator=g, dtype=torch.float64)
+    speed = torch.randn(tasks, n, generator=g, dtype=torch.float64)
+    path = [x]
+    for _ in range(frames - 1):
+        for _ in range(small):
+            middle = x + dt / small / 2 * rate(x, relations, speed)
+            x = x + dt / small * rate(middle, relations, speed)
+        path.append(x)
+    return torch.stack(path, 2).remainder(2 * torch.pi).unsqueeze(-1), from_matrix(relations)
+
+
+def rate(x: Tensor, relations: Tensor, speed: Tensor) -> Tensor:
+    return speed + (relations * torch.sin(x.unsqueeze(1) - x.unsqueeze(2) + 0.3)).sum(2)
+
+
+def right(found: Tensor, truth: Tensor) -> float:
+    """Edges right with the better of the two names of two kinds."""
+    share = float((found == truth).double().mean())
+    return max(share, 1 - share)
+
+
+@pytest.fixture(scope="module")
+def oscillators() -> tuple[Tensor, Tensor]:
+    return phases(40, 0)
+
+
+def test_phases_with_unseen_frequencies_are_found_on_new_tasks(oscillators: tuple[Tensor, Tensor]) -> None:
+    states, relations = oscillators
+    kind = Kind(0, looks_like_angles(states))
+    assert kind == PHASE
+    start = cold_start(states, kind, num_kinds=2, frame_step=0.1)
+    assert right(start.answer.structures, relations) > 0.99
+    assert start.form.constants, "frequencies are constants of entities"
+    assert start.gain > 2
+    new, truth = phases(20, 1)
+    answer = infer(start, new)
+    assert right(answer.structures, truth) > 0.99
+    assert float(answer.certainty.mean()) > 0.95
+    again = infer(start, new[:, [2, 0, 3, 1]])  # entities in another order: the same edges
+    as_matrix = torch.zeros(20, 4, 4, dtype=torch.long)
+    off = ~torch.eye(4, dtype=torch.bool)
+    as_matrix[:, off] = answer.structures.flatten(1)
+    moved = as_matrix[:, [2, 0, 3, 1]][:, :, [2, 0, 3, 1]]
+    torch.testing.assert_close(again.structures.flatten(1), moved[:, off])
+
+
+def test_units_of_states_and_time_do_not_matter() -> None:
+    generator = torch.Generator().manual_seed(3)
+    states = torch.randn(6, 3, 12, 1, generator=generator, dtype=torch.float64).cumsum(2)
+    tables = []
+    for size, shift, step in ((1.0, 0.0, 1.0), (250.0, 40.0, 0.01)):
+        other = states * size + shift
+        ready = steps(other, PLAIN, measure_units(other, PLAIN, step), smooth=True)
+        basis = fit_basis(Family("x", "sender", True, 1), PLAIN, ready)
+        table = columns(basis, PLAIN, ready)
+        tables.append((table.pair.abs(), table.target * step))  # whitening is free to turn signs
+    torch.testing.assert_close(tables[0][0], tables[1][0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tables[0][1], tables[1][1], rtol=1e-8, atol=1e-8)
+
+
+def test_kinds_given_the_structure_are_plain_least_squares(oscillators: tuple[Tensor, Tensor]) -> None:
+    states, relations = oscillators
+    table, sums = regression(states)
+    labels = torch.nn.functional.one_hot(relations.flatten(0, 1), 2).double()
+    kinds = fit_kinds(sums, from_labels(labels), torch.full((2, 2), 0.25, dtype=torch.float64), ridge=0.0)
+    by_kind = torch.einsum("eslcf,esk->elckf", table.pair, labels).flatten(3)
+    design = torch.cat([by_kind, table.own], -1).flatten(0, 2).numpy()
+    solution, *_ = np.linalg.lstsq(design, table.target.flatten().numpy(), rcond=None)
+    rest = table.target.flatten().numpy() - design @ solution
+    assert float(kinds.variance) == pytest.approx(np.square(rest).mean(), rel=1e-4)
+    found = torch.cat([kinds.laws.flatten(), kinds.own]).numpy()
+    np.testing.assert_allclose(design @ found, design @ solution, atol=1e-4)
+
+
+def test_weights_are_plain_least_squares(oscillators: tuple[Tensor, Tensor]) -> None:
+    table, sums = regression(oscillators[0])
+    f = table.pair.shape[-1]
+    right_ = torch.randn(1, 1, f, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    laws = laws_of(torch.ones(1, 1, 1, dtype=torch.float64), right_, solve_own(sums))
+    weights = solve_weights(sums, laws, 1e-12)[0][0, 7, :, 0]
+    sent = (table.pair[7] @ laws.coefficients[0, 0]).flatten(1).T
+    target = (table.target[7] - table.own[7] @ laws.own[0]).flatten()
+    expected, *_ = np.linalg.lstsq(sent.numpy(), target.numpy(), rcond=None)
+    np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6)
+
+
+def test_refining_never_loses_and_its_loss_is_what_weights_leave(oscillators: tuple[Tensor, Tensor]) -> None:
+    table, sums = regression(oscillators[0])
+    draw = torch.randn(6, 1, table.pair.shape[-1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    laws = laws_of(torch.ones(6, 1, 1, dtype=torch.float64), draw, solve_own(sums))
+    short, long = refine(sums, laws, 2, 1e-9), refine(sums, laws, 12, 1e-9)
+    assert (long.loss <= short.loss).all()
+    assert long.loss.min() < 0.01 * short.loss.max()
+    weights = solve_weights(sums, long, 1e-9)[0]
+    sent = torch.einsum("eslcf,pesr,prf->pelc", table.pair, weights, long.coefficients)
+    left = table.target - sent - torch.einsum("elcg,pg->pelc", table.own, long.own)
+    torch.testing.assert_close(left.square().sum((1, 2, 3)), long.loss, rtol=1e-3, atol=1e-6)
+
+
+def test_long_rows_are_told_slot_by_slot_as_if_enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, relations = phases(12, 5)
+    _, sums = regression(states)
+    pairs = torch.full((2, 2), 0.25, dtype=torch.float64)
+    kinds: Kinds = fit_kinds(sums, from_labels(torch.nn.functional.one_hot(relations.flatten(0, 1), 2).double()), pairs)
+    exact = explain(sums, kinds, 12)[0].slots.argmax(-1)
+    monkeypatch.setattr("modmeta.search.cold_start.structures.MOST_ROWS", 1)
+    approximate = explain(sums, kinds, 12)[0].slots.argmax(-1)
+    torch.testing.assert_close(exact, relations.flatten(0, 1))
+    assert float((approximate == exact).double().mean()) > 0.9  # mean field gets caught now and then
+
+
+def test_mutual_relations_share_what_both_ends_say() -> None:
+    """One end sees its edges under ten times the noise; the table of pairs lets the other end speak for it."""
+    generator = torch.Generator().manual_seed(0)
+    b, n, frames = 200, 3, 10
+    upper = torch.randint(2, (b, n, n), generator=generator).triu(1)
+    relations = from_matrix(upper + upper.mT)
+    pair = torch.randn(b * n, n - 1, frames, 1, 1, generator=generator, dtype=torch.float64)
+    noise = torch.randn(b * n, frames, 1, generator=generator, dtype=torch.float64)
+    target = (pair[..., 0] * relations.flatten(0, 1)[..., None, None]).sum(1) + 1.5 * noise
+
+    sums = grams(Columns(pair, torch.ones(b * n, frames, 1, 1, dtype=torch.float64), target, torch.ones_like(target)))
+    laws = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    kinds = Kinds(
+        laws, torch.zeros(1, dtype=torch.float64), torch.tensor(2.25, dtype=torch.float64), laws.new_full((2, 2), 0.25)
+    )
+    alone, _ = explain(sums, kinds, b, rounds=0)
+    together, table = explain(sums, kinds, b, rounds=10)
+    accuracy = [float((p.slots.argmax(-1) == relations.flatten(0, 1)).double().mean()) for p in (alone, together)]
+    assert accuracy[1] > accuracy[0] + 0.03
+    assert table.diagonal().sum() > 0.9
+
+
+def test_clusters_of_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(3, (900,), generator=generator)
+    weights = (truth * 2.0 + 0.2 * torch.randn(900, generator=generator)).double().unsqueeze(1)
+    found = cluster(weights, 3, generator)
+    order = found.centre[:, 0].argsort().argsort()
+    assert float((order[found.probability.argmax(-1)] == truth).double().mean()) > 0.99
+
+
+def test_unseen_frames_do_not_count() -> None:
+    states, _ = phases(6, 2)
+    seen = torch.ones(6, 4, 30)
+    seen[:, 1, 10:15] = 0
+    spoilt = unwrap(states, (True,))
+    units = measure_units(spoilt, PHASE, 0.1)
+    spoilt = torch.where(seen.unsqueeze(-1) > 0, spoilt, 1e6)
+    both = [steps(s, PHASE, units, smooth=True, seen=seen) for s in (unwrap(states, (True,)), spoilt)]
+    kept = both[0].seen > 0
+    torch.testing.assert_close(both[0].targets[kept], both[1].targets[kept])
+    torch.testing.assert_close(both[0].nodes.movedim(2, 3)[kept], both[1].nodes.movedim(2, 3)[kept])
+    assert not kept[:, 1, 9:15].any()
+
+
+def regression(states: Tensor) -> tuple[Columns, Grams]:
+    """Columns and sums of phase oscillators, constants taken out."""
+    unwrapped = unwrap(states, (True,))
+    ready = steps(unwrapped, PHASE, measure_units(unwrapped, PHASE, 0.1), smooth=True)
+    table = columns(fit_basis(Family("difference", "difference"), PHASE, ready), PHASE, ready)
+    table = centred(table, table.weight)
+    return table, grams(table)
