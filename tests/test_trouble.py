@@ -58,7 +58,7 @@ class FullAtLast(pl.Callback):
 def test_a_run_without_results_has_failed_and_can_be_finished(tmp_path: Path) -> None:
     watch, words = FullAtLast(), (*QUICK, "trainer.max_epochs=2")
     try:
-        with accompanied(watch), pytest.raises(UserError, match=r"results of .*run could not be.*resume=.*run$"):
+        with accompanied(watch), pytest.raises(UserError, match=r"results of .*run could not be.*--resume .*run$"):
             run(tmp_path / "run", *words)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, watch.limits)

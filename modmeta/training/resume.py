@@ -266,7 +266,7 @@ def finished(directory: Path) -> dict[str, float] | None:
     if not isinstance(content, dict):
         return None
     measures = {name: value for name, value in content.items() if name.startswith(("test/", "val/energy"))}
-    if not all(type(value) in (int, float) for value in measures.values()):
+    if not all(type(value) in (int, float) for name, value in measures.items() if name.startswith("test/")):
         return None
     return measures if any(name.startswith("test/") for name in measures) else None
 
