@@ -29,6 +29,8 @@ def test_packaged_models_say_the_same(name: str) -> None:
     close(digest(packaged(name)), REFERENCES[f"packaged_{name}"], name, 1e-3)
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "slots" else ()) for name in STORED]
+)
 def test_seeded_runs_end_the_same(name: str, tmp_path: Path) -> None:
     close(digest(trained(name, tmp_path / "run")), REFERENCES[name], name, 1e-2)

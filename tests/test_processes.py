@@ -33,7 +33,7 @@ def curves(directory: Path) -> list[dict[str, float]]:
     return json.loads((directory / "curves.json").read_text())["history"]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_train_as_one(processes: int, tmp_path: Path) -> None:
     """Weights, energies and accuracies within rounding; the checkpoint holds the structures of all tasks."""
     run(tmp_path / "one", *ALIKE, "trainer.devices=1")

@@ -39,7 +39,13 @@ def test_every_data_file_describes_its_world(world: str, tmp_path: Path) -> None
     assert names[data.positions : 2 * data.positions] == tuple(f"v{name}" for name in names[: data.positions])
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+# Those of `efficiency/` and of ten particles are others with a few settings changed.
+LONG = [name for name in EXPERIMENTS if "/" in name.replace("paper/", "") or name.endswith("10")]
+
+
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in EXPERIMENTS]
+)
 def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
     measures = run(
         tmp_path / "run",
