@@ -234,7 +234,7 @@ class Model:
             inferred = module.infer(batch[STATES], mask=batch.get(MASK))
             lost = (~inferred.energies.isfinite()).nonzero()
             if len(lost):
-                raise DataError(f"task {data.task_name(ids[int(lost[0])])}: {OVERFLOWN}")
+                raise TaskError(data.task_name(ids[int(lost[0])]), OVERFLOWN)
             module.measures.update(
                 module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation,
                 types=batch.get(TYPES), module_to_type=module.module_to_type,

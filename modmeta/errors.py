@@ -45,6 +45,15 @@ def numbered(ids: Sequence[Any]) -> Iterator[None]:
         raise TaskError(ids[error.task], error.what) from error
 
 
+@contextlib.contextmanager
+def of_file(file: object) -> Iterator[None]:
+    """Within it, errors about a task name the file, too."""
+    try:
+        yield
+    except TaskError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
 def cause_of(error: BaseException) -> BaseException:
     """What a user is told of an error: what a part refused, where Hydra wraps it."""
     inner = error.__cause__
