@@ -195,7 +195,10 @@ def test_train_prints_one_error(tmp_path: Path, words: list[str], told: str, cap
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize(("word", "told"), [("experiment=sprongs5", "sprongs5"), ("data.num_tasks=-1", "num_tasks")])
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [pytest.param("experiment=sprongs5", "sprongs5", marks=pytest.mark.slow), ("data.num_tasks=-1", "num_tasks")],
+)
 def test_train_ends_with_one_error(tmp_path: Path, word: str, told: str) -> None:
     """As above, from the command line: an error of Hydra and one of ours."""
     done = command(str(ROOT / "train.py"), *QUICK, word, cwd=tmp_path)

@@ -30,7 +30,8 @@ def test_packaged_models_say_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "slots" else ()) for name in STORED]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("slots", "symmetric_types") else ()) for name in STORED],
 )
 def test_seeded_runs_end_the_same(name: str, tmp_path: Path) -> None:
     close(digest(trained(name, tmp_path / "run")), REFERENCES[name], name, 1e-2)

@@ -654,6 +654,7 @@ def test_classes_of_ones_own_after_a_word(
     )
 
 
+@pytest.mark.slow
 def test_what_experiments_write_is_read(tmp_path: Path) -> None:
     """Every experiment's configuration is data, its values fit its parts, and its module is measured without memory."""
     every = sorted((ROOT / "conf" / "experiment").rglob("*.yaml"))

@@ -39,7 +39,9 @@ def test_a_sweep_done_again_does_nothing(tmp_path: Path) -> None:
     assert results(sweep) == known
 
 
-@pytest.mark.parametrize("words", [(), ("sweep=efficiency", "data.num_tasks=5", "seed=0")])
+@pytest.mark.parametrize(
+    "words", [(), pytest.param(("sweep=efficiency", "data.num_tasks=5", "seed=0"), marks=pytest.mark.slow)]
+)
 def test_a_sweep_over_experiments_is_one_directory(words: tuple[str, ...], tmp_path: Path) -> None:
     """Though each has a name of its own."""
     experiments = "experiment=baselines/static_springs5,baselines/correlation_data_springs5"

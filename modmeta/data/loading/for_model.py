@@ -81,7 +81,8 @@ def load_for_model(file: Path | str, known: Known, options: Options | None = Non
     observed = data.num_frames if options.observed is None else options.observed
     if not 3 <= observed <= data.num_frames:
         raise DataError(
-            f"{file}: {observed} frames to observe, of {data.num_frames}; give 3 or more, up to as many as there are"
+            f"{file}: {data.num_frames} frames, {observed} of them to observe; at least 3 are needed, and no more than "
+            "there are"
         )
     check_moving(data, str(file))
     data = absent_last(data, observed)
