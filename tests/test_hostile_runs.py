@@ -11,7 +11,8 @@ import torch
 
 from modmeta.checkpoints.files import load
 from modmeta.errors import UserError
-from tests.runs import QUICK, run
+from tests.runs import QUICK, accompanied, run
+from tests.test_resume import KilledAt, Stop
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,18 @@ def test_whatever_lightning_puts_back(begun: Path, tmp_path: Path, change: Calla
         run(tmp_path / "run", f"resume={tmp_path / 'run'}")
     assert "\n" not in str(caught.value)
     assert "last.ckpt" in str(caught.value)
+
+
+def test_optimisers_of_other_parameters(tmp_path: Path) -> None:
+    """Found before the first step of a run that has steps left."""
+    with accompanied(KilledAt(1)), pytest.raises(Stop):
+        run(tmp_path / "run", *QUICK, "trainer.max_epochs=2", "data.batches_per_epoch=2")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = load(last)
+    _set(torch.zeros(3), "optimizer_states", 0, "state", 0, "exp_avg")(content)
+    torch.save(content, last)
+    with pytest.raises(UserError, match=r"last\.ckpt.*cannot be restored.*exp_avg"):
+        run(tmp_path / "run", f"resume={tmp_path / 'run'}")
 
 
 def test_structures_of_modules_that_are_not_there(begun: Path, tmp_path: Path) -> None:

@@ -60,10 +60,17 @@ class _Restored(pl.Callback):
 
     done = False
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """
+        Raises:
+            ValueError: the state of an optimiser is not of its parameters; torch would notice in the first step.
+        """
+        for optimizer in trainer.optimizers:
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                        raise ValueError(f"{name} of an optimiser has shape {tuple(value.shape)}")
         self.done = True
-
-    on_train_start = on_sanity_check_start
 
 
 @contextlib.contextmanager
