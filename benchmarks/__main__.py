@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import generation, published_step, scale, step, target
-from modmeta.report.run import commit, hardware, write_json
+from modmeta.io import write_json
+from modmeta.machine import commit, hardware
 
 Figures = dict[str, float]
 FILE = Path(__file__).resolve().parents[1] / "results" / "bench.json"

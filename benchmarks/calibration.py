@@ -15,9 +15,10 @@ from rich.table import Table
 import modmeta
 from modmeta.data.generation import generate
 from modmeta.evaluation.calibration import calibration_error
-from modmeta.report.run import commit, hardware, write_json
+from modmeta.graph.relations import from_matrix
+from modmeta.io import write_json
+from modmeta.machine import commit, hardware
 from modmeta.simulators import Charged, Kuramoto, Springs
-from modmeta.structure.relations import from_matrix
 
 WORLDS = {"springs5": Springs(), "charged5": Charged(), "kuramoto5": Kuramoto()}
 WINDOWS, TASKS, SEED = (10, 20, 49), 500, 54321

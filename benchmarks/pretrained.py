@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from modmeta.checkpoints.loading import read_checkpoint, reciprocity_of
 from modmeta.errors import UserError
+from modmeta.training.checkpoints.loading import read_checkpoint, reciprocity_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("springs5", "charged5", "kuramoto5")

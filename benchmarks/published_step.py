@@ -18,11 +18,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks.step import make
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.graph.relations import senders
 from modmeta.model.grouped import GroupedMLP
 from modmeta.search.metropolis import score_wholes
 from modmeta.search.problem import Candidates, Problem
-from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import senders
 from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.run import has_bfloat16
 

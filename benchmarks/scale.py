@@ -22,9 +22,9 @@ from rich.table import Table
 
 from modmeta.data.generation import generate
 from modmeta.data.loading.datamodule import TrajectoryDataModule
-from modmeta.memory import keep_freed
+from modmeta.graph.relations import from_matrix
+from modmeta.machine import keep_freed
 from modmeta.simulators import Springs
-from modmeta.structure.relations import from_matrix
 from modmeta.training.bouncegrad import BounceGrad
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from modmeta.memory import keep_freed
+from modmeta.graph.bank import random_structure
+from modmeta.machine import keep_freed
 from modmeta.model.grouped import GroupedMLP
 from modmeta.search.problem import Problem, one_step_problem
-from modmeta.structure.bank import random_structure
 from modmeta.training.bouncegrad import BounceGrad
 
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}

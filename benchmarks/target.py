@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
-from modmeta.memory import keep_freed
+from modmeta.machine import keep_freed
 from modmeta.training.bouncegrad import BounceGrad
 
 EVERY = 10  # steps between two looks

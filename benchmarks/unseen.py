@@ -26,13 +26,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from modmeta.checkpoints.loading import load_model
-from modmeta.report.run import commit, hardware, measures_table, write_json
-from modmeta.structure.relations import from_matrix, to_matrix
+from modmeta.graph.relations import from_matrix, to_matrix
+from modmeta.hidden.count import MOST, count_hidden
+from modmeta.hidden.infer import find, informed, priors_of
+from modmeta.hidden.measures import Truth, located, measures, modules_of, silent_modules
+from modmeta.io import write_json
+from modmeta.machine import commit, hardware
+from modmeta.terminal import measures_table
 from modmeta.training.bouncegrad import BounceGrad
-from modmeta.unseen.count import MOST, count_hidden
-from modmeta.unseen.infer import find, informed, priors_of
-from modmeta.unseen.measures import Truth, located, measures, modules_of, silent_modules
+from modmeta.training.checkpoints.loading import load_model
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PARTS = dict.fromkeys(("known", "unknown", "free", "count", "two"), "springs") | {"charged": "charged"}

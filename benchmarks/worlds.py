@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.textbook import WORLDS, make
 from modmeta.evaluation.matching import Confusion, match_labels
+from modmeta.graph.relations import from_matrix
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
-from modmeta.structure.relations import from_matrix
 
 NEW = 100  # tasks to score a built-in world on
 

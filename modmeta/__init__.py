@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modmeta.api import Forecasts, Model, Relations, fit, load, models
-    from modmeta.checkpoints.trust import trust
+    from modmeta.training.checkpoints.trust import trust
 
 __version__ = "0.1.0"
 __all__ = ["Forecasts", "Model", "Relations", "fit", "load", "models", "trust"]
@@ -13,7 +13,7 @@ __all__ = ["Forecasts", "Model", "Relations", "fit", "load", "models", "trust"]
 def __getattr__(name: str) -> Any:
     """Imports the Python interface, which takes seconds, when it is first asked for."""
     if name == "trust":
-        from modmeta.checkpoints.trust import trust
+        from modmeta.training.checkpoints.trust import trust
 
         return trust
     if name in __all__:

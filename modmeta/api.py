@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.data.familiar import Known, check_familiar
 from modmeta.data.loading.batches import TaskBatches, as_dataset
 from modmeta.data.loading.for_model import Loaded, Options, load_for_model
@@ -23,11 +22,12 @@ from modmeta.errors import DataError, TaskError, UserError, numbered
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import Forecast, ensemble
 from modmeta.evaluation.posterior import OVERFLOWN, enumerable, exact, node_modules, sample, scorer, table
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 from modmeta.search.infer import infer
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import from_matrix, to_matrix
 from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.checkpoints.loading import load_model, read_checkpoint
 
 Advance = Callable[[int], object]
 BATCH = 50  # tasks at a time

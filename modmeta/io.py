@@ -6,6 +6,7 @@ takes the target's name. An error, SIGINT or SIGTERM removes the temporary file;
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from modmeta.errors import DataError
 
@@ -261,3 +262,13 @@ def _name_anew(new: Path, path: Path) -> None:
         with held():  # a file system without links: the name is taken first
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             os.replace(new, path)
+
+
+def as_json(content: dict[str, Any]) -> bytes:
+    """Values as a file of JSON."""
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file in one piece: whoever reads it finds all of the old content or all of the new."""
+    write_durably(path, as_json(content))

@@ -17,6 +17,7 @@ from modmeta.errors import UserError
 
 JSON_BYTES = 16 << 20  # of a JSON file: curves of some twenty thousand epochs
 YAML_BYTES = 1 << 20  # of a YAML file: a configuration has some ten thousand
+TEXT_BYTES = 64 << 20  # of a table of comma-separated values that a run writes
 DEPTH = 64  # of dictionaries and lists in one another
 NODES = 1_000_000  # dictionaries, lists and values in all
 INTEGER = 2**63  # what whole numbers stay below

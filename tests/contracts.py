@@ -17,6 +17,8 @@ from beartype import beartype
 from jaxtyping import jaxtyped
 from torch import Tensor
 
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.graph.relations import senders, to_matrix
 from modmeta.model.dynamics.base import Dynamics, summed
 from modmeta.model.features import PairFeatures
 from modmeta.model.likelihood import Likelihood
@@ -24,8 +26,6 @@ from modmeta.model.model import RelationalModel
 from modmeta.search.problem import Info, Problem, clamped, one_step_problem
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
-from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import senders, to_matrix
 from tests.conftest import make_model
 
 CHECKED = ("modmeta.search", "modmeta.model.dynamics", "modmeta.model.features")

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from modmeta.checkpoints.files import LAST, PREVIOUS, find_newest, load
 from modmeta.io import TEMPORARY
+from modmeta.training.checkpoints.files import LAST, PREVIOUS, find_newest, load
 from modmeta.training.resume import finished
 from tests.runs import QUICK, run, same_run
 

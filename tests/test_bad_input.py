@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from modmeta.checkpoints.loading import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.data import formats
 from modmeta.data.generation import generate
@@ -17,6 +16,7 @@ from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError, UserError
 from modmeta.simulators import Springs
+from modmeta.training.checkpoints.loading import load_model
 from tests.runs import QUICK, ROOT, command, refusal, run
 
 

@@ -18,13 +18,13 @@ from modmeta.baselines.lstm import LSTM
 from modmeta.baselines.nri import NRI, GivenGraph, divergence, relaxed_sample
 from modmeta.baselines.static import Static
 from modmeta.baselines.supervised import SupervisedEncoder
-from modmeta.checkpoints.loading import load_model
 from modmeta.errors import Preempted, UserError
+from modmeta.graph.relations import senders
 from modmeta.keys import RELATIONS, STATES
 from modmeta.model.proposal import CNNProposal, MLPProposal
 from modmeta.report.collect import collect
 from modmeta.report.groups import grouped
-from modmeta.structure.relations import senders
+from modmeta.training.checkpoints.loading import load_model
 from tests.runs import ROOT, accompanied, checkpoint, compose, run, same
 from tests.test_resume import KilledAt, KilledInTest, Stop
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modmeta.graph.relations import from_matrix
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
 from modmeta.search.cold_start.cluster import cluster
 from modmeta.search.cold_start.features import Family, columns, fit_basis
@@ -12,7 +13,6 @@ from modmeta.search.cold_start.grams import Columns, Grams, centred, grams
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
 from modmeta.search.cold_start.weak_form import measure_units, steps, unwrap
-from modmeta.structure.relations import from_matrix
 
 PHASE, PLAIN = Kind(0, (True,)), Kind(0, (False,))
 

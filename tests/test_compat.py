@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
-from modmeta.checkpoints.compat import FORMAT, RENAMED, upgraded, upgraded_config
-from modmeta.checkpoints.files import save
-from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.errors import UserError
 from modmeta.report.groups import settings_of
 from modmeta.report.runs import read_file
+from modmeta.training.checkpoints.compat import FORMAT, RENAMED, upgraded, upgraded_config
+from modmeta.training.checkpoints.files import save
+from modmeta.training.checkpoints.loading import load_model, read_checkpoint
 from tests.runs import QUICK, ROOT, accompanied, run, same, same_run
 from tests.test_resume import KilledAt, Stop
 

@@ -9,14 +9,14 @@ from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.data.units import Units, find_walls, robust_scales
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import from_matrix
 from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import StudentT
 from modmeta.model.model import RelationalModel
 from modmeta.model.noise import GAIN, ObservationNoise
 from modmeta.simulators import Charged
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import from_matrix
 
 
 class ExactCharges(torch.nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modmeta.report.dashboards import pixels, pull, relations_figure, usage_figure
+from modmeta.plots.dashboards import pixels, pull, relations_figure, usage_figure
 from modmeta.training.run import group_of
 from tests.conftest import make_model
 from tests.runs import QUICK, accompanied, run

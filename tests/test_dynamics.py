@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.published_step import Published, ours
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.graph.relations import senders, to_matrix
 from modmeta.model.dynamics import base
 from modmeta.model.dynamics.base import GAIN
 from modmeta.model.features import IsotropicFeatures, ProductFeatures, RelativeFeatures
@@ -15,8 +17,6 @@ from modmeta.model.model import RelationalModel
 from modmeta.search.problem import Problem
 from modmeta.search.search import Search
 from modmeta.search.selection import metropolis
-from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import senders, to_matrix
 from tests.conftest import make_model
 
 KINDS = ["additive", "mlp", "paper"]

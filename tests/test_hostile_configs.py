@@ -23,11 +23,11 @@ from omegaconf import OmegaConf
 
 import modmeta
 from modmeta.api import path_of
-from modmeta.checkpoints import trust as trusting
-from modmeta.checkpoints.files import load
-from modmeta.checkpoints.loading import load_model, read_checkpoint, skeleton
 from modmeta.cli.main import main
 from modmeta.errors import UserError
+from modmeta.training.checkpoints import trust as trusting
+from modmeta.training.checkpoints.files import load
+from modmeta.training.checkpoints.loading import load_model, read_checkpoint, skeleton
 from modmeta.training.resume import read_record
 from tests.runs import QUICK, ROOT, compose, run
 
@@ -130,9 +130,9 @@ IMPORTERS = (
     "shutil.rmtree",
     "antigravity.webbrowser.open",
     "pytorch_lightning.Trainer",
-    "modmeta.report.run.RunRecord",
+    "modmeta.training.callbacks.record.RunRecord",
     "wandb.Settings",
-    "modmeta.checkpoints.trust.trust",
+    "modmeta.training.checkpoints.trust.trust",
 )
 RESOLVED = (
     "${oc.env:HOME}",

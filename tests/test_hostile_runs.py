@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from modmeta.checkpoints.files import load
 from modmeta.errors import UserError
+from modmeta.training.checkpoints.files import load
 from tests.runs import QUICK, accompanied, run
 from tests.test_resume import KilledAt, Stop
 

@@ -24,9 +24,9 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 from modmeta.evaluation.calibration import Calibration, calibration_error, nll
 from modmeta.evaluation.posterior import exact, sample, scorer, split_r_hat, table
-from modmeta.report import pictures
+from modmeta.graph.bank import random_structure
+from modmeta.plots import pictures
 from modmeta.simulators import Springs
-from modmeta.structure.bank import random_structure
 from tests.conftest import make_model
 from tests.runs import ROOT, command, run
 

@@ -9,9 +9,9 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels
 from modmeta.evaluation.protocol import ProtocolMeasures
-from modmeta.report.run import portable
+from modmeta.graph.bank import random_structure
 from modmeta.search.infer import Inferred
-from modmeta.structure.bank import random_structure
+from modmeta.training.callbacks.record import portable
 from tests.conftest import make_model
 
 

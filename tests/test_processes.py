@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from modmeta.errors import UserError
-from modmeta.structure.bank import Structure, StructureBank
+from modmeta.graph.bank import Structure, StructureBank
 from modmeta.training.distributed import check_same_config
 from tests.runs import QUICK, ROOT, checkpoint, command, run
 

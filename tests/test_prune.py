@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modmeta.checkpoints.loading import load_model
 from modmeta.cli.main import main
+from modmeta.training.checkpoints.loading import load_model
 from tests.runs import QUICK, checkpoint, run
 
 

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from modmeta.structure.bank import Structure, StructureBank, random_structure
-from modmeta.structure.relations import all_rows, from_matrix, reciprocity, senders, to_matrix
+from modmeta.graph.bank import Structure, StructureBank, random_structure
+from modmeta.graph.relations import all_rows, from_matrix, reciprocity, senders, to_matrix
 
 
 @pytest.mark.parametrize("n", [2, 3, 6])

@@ -21,7 +21,8 @@ from modmeta.report.collect import collect
 from modmeta.report.groups import grouped
 from modmeta.report.paper import ROWS, WORLDS, chosen, is_row, of_row
 from modmeta.report.results import results
-from modmeta.report.runs import FAILED, SILENT
+from modmeta.report.runs import SILENT
+from modmeta.training.configs import FAILED
 from tests.runs import QUICK, ROOT, command, compose, run
 
 RESULTS = ROOT / "results"

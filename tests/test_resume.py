@@ -11,11 +11,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from modmeta.checkpoints.files import Damaged, find_newest, load, save
-from modmeta.checkpoints.loading import load_model
-from modmeta.checkpoints.trust import check_config
 from modmeta.errors import Preempted, UserError
 from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.checkpoints.files import Damaged, find_newest, load, save
+from modmeta.training.checkpoints.loading import load_model
+from modmeta.training.checkpoints.trust import check_config
 from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, refusal, run, same_run
 
 

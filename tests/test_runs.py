@@ -9,14 +9,14 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from modmeta.checkpoints.loading import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.data.loading.batches import TaskBatches
 from modmeta.errors import UserError
+from modmeta.graph.bank import random_structure
 from modmeta.model.dynamics.base import summed
 from modmeta.model.noise import GAIN
 from modmeta.search.problem import one_step_problem
-from modmeta.structure.bank import random_structure
+from modmeta.training.checkpoints.loading import load_model
 from tests.runs import QUICK, ROOT, checkpoint, command, compose, run, same
 
 EXPERIMENTS = sorted(

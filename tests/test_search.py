@@ -13,6 +13,8 @@ from torch import Tensor
 from modmeta.errors import UserError
 from modmeta.evaluation.calibration import tempered
 from modmeta.evaluation.posterior import enumerable
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.graph.relations import all_rows, from_matrix, to_matrix
 from modmeta.search import gibbs as blocks
 from modmeta.search.candidates import enumerate_rows, marginals, propose_rows
 from modmeta.search.gibbs import draw_slots
@@ -23,8 +25,6 @@ from modmeta.search.relax import relaxed_rows
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs, greedy, metropolis
 from modmeta.search.temperature import AcceptanceSteered, Annealed
-from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import all_rows, from_matrix, to_matrix
 from tests.conftest import make_model
 
 ONE = torch.tensor(1.0)

@@ -10,7 +10,6 @@ import pyarrow.csv as csv
 import pytest
 import torch
 
-from modmeta.checkpoints.loading import load_model
 from modmeta.cli.evaluate import evaluate
 from modmeta.cli.main import main
 from modmeta.data import formats
@@ -26,10 +25,11 @@ from modmeta.data.transforms.gaps import steps_that_count
 from modmeta.data.units import Units
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import BySize
+from modmeta.graph.bank import Structure, StructureBank, of_sizes, random_structure
+from modmeta.graph.relations import from_matrix
 from modmeta.keys import RELATIONS, STATES
 from modmeta.simulators import Springs
-from modmeta.structure.bank import Structure, StructureBank, of_sizes, random_structure
-from modmeta.structure.relations import from_matrix
+from modmeta.training.checkpoints.loading import load_model
 from tests.conftest import make_model
 from tests.runs import QUICK, checkpoint, compose, run
 

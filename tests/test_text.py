@@ -23,9 +23,9 @@ from modmeta.data.generation import generate
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError, UserError
-from modmeta.report.pictures import plot_graph, plot_matrix, plot_series, plot_trajectories
-from modmeta.report.run import measures_table
+from modmeta.plots.pictures import plot_graph, plot_matrix, plot_series, plot_trajectories
 from modmeta.simulators import Springs
+from modmeta.terminal import measures_table
 from modmeta.text import for_console, for_plot, for_sheet, from_sheet, plain
 
 WIDE_EQUALS = "\uff1d"  # spreadsheets take it for the usual one

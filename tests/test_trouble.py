@@ -9,11 +9,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from modmeta.checkpoints.files import load
 from modmeta.errors import UserError
 from modmeta.io import TEMPORARY
 from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.callbacks import room
+from modmeta.training.checkpoints.files import load
 from modmeta.training.distributed import alone
 from modmeta.training.resume import finished
 from modmeta.training.run import train

@@ -20,6 +20,8 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.data.units import Units, robust_scales
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import ProtocolMeasures
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.graph.relations import from_matrix
 from modmeta.keys import TYPES
 from modmeta.model.dynamics.base import GAIN
 from modmeta.model.dynamics.continuous import ContinuousDynamics
@@ -30,8 +32,6 @@ from modmeta.search.infer import Inferred, infer
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
 from modmeta.simulators import Masses
-from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import from_matrix
 from tests.conftest import make_model
 from tests.runs import QUICK, checkpoint, compose, run
 

@@ -25,10 +25,10 @@ from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.errors import DataError, TaskError
 from modmeta.evaluation.calibration import to_relations
 from modmeta.evaluation.posterior import exact
-from modmeta.report.pictures import plot_graph, plot_matrix
+from modmeta.graph.bank import Structure
+from modmeta.plots.pictures import plot_graph, plot_matrix
 from modmeta.search.infer import infer
 from modmeta.simulators import WORLDS
-from modmeta.structure.bank import Structure
 
 MODELS = ("springs5", "charged5", "kuramoto5")
 PLACES = ("springs5", "charged5")

@@ -10,11 +10,19 @@ import torch
 from torch import Tensor
 
 from modmeta.api import path_of
-from modmeta.checkpoints.loading import load_model, read_checkpoint
 from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.generation import generate
 from modmeta.data.units import Units, robust_scales
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.graph.relations import all_rows, from_matrix, reciprocity, to_matrix
+from modmeta.hidden.chains import Chains, Improver
+from modmeta.hidden.count import choose, count_hidden
+from modmeta.hidden.infer import MUTUAL, Found, find, informed
+from modmeta.hidden.measures import Truth, located, matched, measures, modules_of, silent_modules
+from modmeta.hidden.paths import PRIOR, Linear, linearise, refit
+from modmeta.hidden.scene import Scene
+from modmeta.hidden.starts import _distinct, guess
 from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import FixedGaussian, StudentT
@@ -22,15 +30,7 @@ from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
 from modmeta.simulators import Springs
-from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import all_rows, from_matrix, reciprocity, to_matrix
-from modmeta.unseen.chains import Chains, Improver
-from modmeta.unseen.count import choose, count_hidden
-from modmeta.unseen.infer import MUTUAL, Found, find, informed
-from modmeta.unseen.measures import Truth, located, matched, measures, modules_of, silent_modules
-from modmeta.unseen.paths import PRIOR, Linear, linearise, refit
-from modmeta.unseen.scene import Scene
-from modmeta.unseen.starts import _distinct, guess
+from modmeta.training.checkpoints.loading import load_model, read_checkpoint
 from tests.conftest import make_model
 from tests.runs import QUICK, run
 

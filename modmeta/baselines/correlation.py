@@ -14,8 +14,8 @@ from modmeta.baselines.lstm import LSTM
 from modmeta.data.units import feature_groups
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion
+from modmeta.graph.relations import from_matrix
 from modmeta.keys import RELATIONS, STATES
-from modmeta.structure.relations import from_matrix
 
 BINS = 2000  # of correlations, from -1 to 1
 SLOPE = 20.0  # of the probabilities around the threshold; only their order means something

@@ -38,7 +38,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     """
     from modmeta.api import load
     from modmeta.data.loading.for_model import Options
-    from modmeta.report.terminal import progress
+    from modmeta.terminal import progress
 
     trained = load(model)
     observed = trained.module.observed_frames
@@ -51,9 +51,9 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
 def run(args: argparse.Namespace) -> None:
     """Prints the table, and writes it where asked."""
     from modmeta.api import path_of
-    from modmeta.checkpoints.loading import find_checkpoint
-    from modmeta.report.run import as_json, measures_table
-    from modmeta.report.terminal import Terminal
+    from modmeta.io import as_json
+    from modmeta.terminal import Terminal, measures_table
+    from modmeta.training.checkpoints.loading import find_checkpoint
 
     reads = (args.data, find_checkpoint(path_of(args.model)))
     if args.json is not None:

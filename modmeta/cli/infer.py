@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from modmeta.api import load
     from modmeta.data.loading.for_model import Options
     from modmeta.report import inference
-    from modmeta.report.terminal import progress
+    from modmeta.terminal import progress
 
     model, reading = load(args.model), reading_of(args, relations=args.relations)
     loaded = model.read(args.file, Options(reading, args.split, observed=args.observed, velocities=args.velocities))

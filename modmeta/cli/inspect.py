@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     from modmeta.data import formats
     from modmeta.data.describe import in_order
     from modmeta.errors import DataError
-    from modmeta.report.terminal import Terminal
+    from modmeta.terminal import Terminal
     from modmeta.text import for_console
 
     args.missing = "mask"

@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from modmeta.checkpoints.compat import FORMAT
 from modmeta.cli.trusting import add_trust
 from modmeta.errors import UserError
 from modmeta.io import check_free, write_file
+from modmeta.training.checkpoints.compat import FORMAT
 
 
 def add_parser(subparsers: Any) -> None:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     """
     import torch
 
-    from modmeta.checkpoints.loading import find_checkpoint, read_checkpoint
+    from modmeta.training.checkpoints.loading import find_checkpoint, read_checkpoint
 
     source = find_checkpoint(args.model)
     check_free(args.output, args.overwrite, [source])

@@ -15,8 +15,8 @@ class _Trust(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = None
     ) -> None:
-        from modmeta.checkpoints.trust import trust
         from modmeta.errors import UserError
+        from modmeta.training.checkpoints.trust import trust
 
         try:
             trust(str(values))

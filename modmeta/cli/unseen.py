@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from modmeta.api import Model
     from modmeta.data.trajectories import Trajectories
+    from modmeta.hidden.count import Counted
+    from modmeta.hidden.result import Group
     from modmeta.outputs import OutputDirectory
     from modmeta.training.bouncegrad import BounceGrad
-    from modmeta.unseen.count import Counted
-    from modmeta.unseen.result import Group
 
 OUTPUTS = ("unseen.npz", "unseen.json", "unseen.png")
 DRAWN = 5  # tasks in the figure
@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> None:
     if args.symmetric and args.relations == "known":
         raise UserError("--symmetric is a prior on relations that are inferred; leave it or --relations known out")
     from modmeta.api import load
-    from modmeta.unseen.count import MOST
-    from modmeta.unseen.infer import informed
+    from modmeta.hidden.count import MOST
+    from modmeta.hidden.infer import informed
 
     model = load(args.model)
     module, trained = model.module, model.data
@@ -134,14 +134,15 @@ def _infer(
     import torch
 
     from modmeta.data.formats.arrays import write_npz
-    from modmeta.report.run import commit, hardware, measures_table, write_json
-    from modmeta.report.terminal import Terminal
+    from modmeta.graph.relations import from_matrix
+    from modmeta.hidden.infer import priors_of
+    from modmeta.hidden.measures import Truth, modules_of
+    from modmeta.hidden.result import arrays, content
+    from modmeta.io import write_json
+    from modmeta.machine import commit, hardware
     from modmeta.report.unseen import plot_tasks
-    from modmeta.structure.relations import from_matrix
+    from modmeta.terminal import Terminal, measures_table
     from modmeta.text import for_console
-    from modmeta.unseen.infer import priors_of
-    from modmeta.unseen.measures import Truth, modules_of
-    from modmeta.unseen.result import arrays, content
 
     module, units = model.module, model.units
     states = units.normalised(tasks.states)
@@ -192,9 +193,9 @@ def _search(
     from rich.console import Console
     from rich.progress import Progress
 
-    from modmeta.unseen.count import MOST, count_hidden
-    from modmeta.unseen.infer import find
-    from modmeta.unseen.result import Group
+    from modmeta.hidden.count import MOST, count_hidden
+    from modmeta.hidden.infer import find
+    from modmeta.hidden.result import Group
 
     model, search, counted, groups = module.model, module.search, None, []
     console = Console(stderr=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from modmeta.memory import available
+from modmeta.machine import available
 from modmeta.simulators import Rng, World, open_stream
 
 BLOCK = 256  # tasks simulated together: enough to drown the cost of a call, few enough for the cache

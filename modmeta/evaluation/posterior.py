@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from modmeta.errors import TaskError
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.graph.relations import all_rows
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, marginals, normalised
 from modmeta.search.gibbs import draw_slots
 from modmeta.search.selection import gibbs
-from modmeta.structure.bank import Structure, random_structure
-from modmeta.structure.relations import all_rows
 
 HOT = 1e5  # times the temperature asked for: where chains start; energies differ by ten thousands
 FLOOR = 0.01  # standard deviation of a probability that R-hat does not look below

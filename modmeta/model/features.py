@@ -6,8 +6,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from modmeta.graph.relations import senders
 from modmeta.shapes import Float
-from modmeta.structure.relations import senders
 
 # Distances are measured in robust scales of the data; below this the logarithm stops telling closeness apart.
 CLOSEST = 1e-3

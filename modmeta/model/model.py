@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from modmeta.errors import UserError
+from modmeta.graph.bank import Structure
 from modmeta.model.dynamics.base import Dynamics, summed
 from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
-from modmeta.structure.bank import Structure
 
 # In units of the usual change. Larger scales tell how badly the path within a frame is known, not where it leads.
 LARGEST_DRAW = 0.3

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modmeta.graph.relations import senders
 from modmeta.model.features import pair_states
-from modmeta.structure.relations import senders
 
 
 class _Block(nn.Module):

@@ -14,7 +14,7 @@ from modmeta.data.formats.relations import names_of, pairs_of
 from modmeta.data.trajectories import Trajectories
 from modmeta.evaluation.calibration import calibration_error, reliability
 from modmeta.evaluation.matching import match_labels
-from modmeta.report import pictures
+from modmeta.plots import pictures
 from modmeta.report.laws import laws
 from modmeta.report.page import page, png
 from modmeta.text import for_plot, plain

@@ -14,18 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modmeta.checkpoints.compat import upgraded_config
 from modmeta.errors import UserError
-from modmeta.plain import read_json, read_text, read_yaml
-from modmeta.training.configs import RECORD, flat
+from modmeta.plain import TEXT_BYTES, read_json, read_text, read_yaml
+from modmeta.training.checkpoints.compat import upgraded_config
+from modmeta.training.configs import FAILED, RECORD, flat
 
-FAILED = "failed.txt"  # why a run failed, in its directory
 METRICS = "metrics.json"
 SILENT = 20 * 60  # seconds without a written file, twice those between checkpoints, after which a run is broken off
 LONGEST_NAME = 200  # characters
 MOST = 10**12  # tasks, steps or seconds
 LARGEST = 1e100  # measure that is a number
-TEXT_BYTES = 64 << 20  # of curves that are still written
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from modmeta.hidden.infer import Found
+from modmeta.hidden.measures import located, silent_modules
+from modmeta.hidden.result import Group, predicted_without
 from modmeta.training.bouncegrad import BounceGrad
-from modmeta.unseen.infer import Found
-from modmeta.unseen.measures import located, silent_modules
-from modmeta.unseen.result import Group, predicted_without
 
 SEEN, WITHOUT, HIDDEN = "tab:blue", "tab:red", "tab:orange"
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import all_rows
 from modmeta.search.problem import Candidates, Problem, Propose
 from modmeta.search.relax import relaxed_rows
 from modmeta.shapes import Float, Int
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import all_rows
 
 
 def enumerate_rows(structure: Structure, num_edge_modules: int, num_node_modules: int) -> Candidates:

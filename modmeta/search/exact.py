@@ -6,6 +6,7 @@ At horizon 1 the energy of a receiver depends on its own row alone, so that all 
 import torch
 from torch import Tensor
 
+from modmeta.graph.bank import Structure
 from modmeta.search.candidates import take
 from modmeta.search.problem import (
     Info,
@@ -19,7 +20,6 @@ from modmeta.search.problem import (
 )
 from modmeta.search.selection import Selection
 from modmeta.shapes import Float
-from modmeta.structure.bank import Structure
 
 
 def receiver_rows(propose: Propose, select: Selection, receivers: Receivers = every_receiver) -> Kernel:

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import all_rows
 from modmeta.model.dynamics.base import one_hot, summed
 from modmeta.model.model import Score
 from modmeta.search.exact import receiver_rows
 from modmeta.search.problem import Info, Kernel, Problem, Propose, differing
 from modmeta.search.selection import Selection
 from modmeta.shapes import Float
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import all_rows
 
 # Combinations of a block. One slot at a time gets caught: where two modules are each other's opposite, two wrong edges
 # may cancel, and either one alone makes it worse.

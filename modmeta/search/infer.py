@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta.graph.bank import Structure, random_structure
 from modmeta.model.model import RelationalModel, Score
 from modmeta.search.candidates import marginals
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs, greedy
 from modmeta.shapes import Bool, Float, Int
-from modmeta.structure.bank import Structure, random_structure
 
 # Inference block by block begins at random and cools down over so many passes, lest it end in the nearest minimum.
 PASSES, HOT = 8, 1000.0

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.bank import Structure
 from modmeta.model.grouped import Kept
 from modmeta.search.candidates import take
 from modmeta.search.problem import (
@@ -24,7 +25,6 @@ from modmeta.search.problem import (
 )  # fmt: skip
 from modmeta.search.selection import Selection
 from modmeta.shapes import Bool, Float
-from modmeta.structure.bank import Structure
 
 
 class Wholes(NamedTuple):

@@ -10,13 +10,13 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import all_rows
 from modmeta.search.candidates import every_row
 from modmeta.search.exact import receiver_rows
 from modmeta.search.problem import Info, Kernel, Problem
 from modmeta.search.selection import Selection, gibbs, greedy, takes_least
 from modmeta.shapes import Float, Int
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import all_rows
 
 SWEEPS = 12  # over all pairs
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modmeta.errors import UserError
+from modmeta.graph.bank import Structure
 from modmeta.model.dynamics.base import summed
 from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel, Score
 from modmeta.shapes import Bool, Float, Int
-from modmeta.structure.bank import Structure
 
 IMPOSSIBLE = 1e9  # nats against a module that a known relation rules out
 TASK = "task"  # the scope of a structure of its own for every task

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
+from modmeta.graph.bank import Structure, StructureBank, of_sizes, random_structure
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
@@ -18,7 +19,6 @@ from modmeta.search.infer import Inferred, infer, together
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
-from modmeta.structure.bank import Structure, StructureBank, of_sizes, random_structure
 from modmeta.training.callbacks.checkpoints import Checkpoints
 from modmeta.training.distributed import gather, over_processes
 from modmeta.training.module import ResumableModule, Scheduler

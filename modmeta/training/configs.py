@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = Path(".hydra") / "config.yaml"  # the configuration of a run, in its directory
+FAILED = "failed.txt"  # why a run failed, in its directory
 MISSING = "not set"
 # What may change when a run is taken up: where and how it runs and what it tells, not what it computes.
 FREE = (

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from modmeta.errors import Preempted, UserError, cause_of
 from modmeta.io import why
-from modmeta.report.runs import FAILED
 from modmeta.text import plain
+from modmeta.training.configs import FAILED
 from modmeta.training.run import train
 
 

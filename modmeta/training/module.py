@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from modmeta.checkpoints.compat import FORMAT, upgraded_state
 from modmeta.data.loading.batches import TaskLoader
 from modmeta.evaluation.matching import Confusion
 from modmeta.evaluation.protocol import ProtocolMeasures
+from modmeta.training.checkpoints.compat import FORMAT, upgraded_state
 from modmeta.training.distributed import (
     check_same_config,
     gather,

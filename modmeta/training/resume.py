@@ -17,16 +17,26 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from modmeta.checkpoints.compat import upgraded_config
-from modmeta.checkpoints.files import DAMAGED, LAST, find_newest
-from modmeta.checkpoints.loading import find_checkpoint, read_checkpoint, skeleton
-from modmeta.checkpoints.trust import check_config, shown, trust
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import Preempted, UserError, cause_of
 from modmeta.io import write_durably
 from modmeta.plain import read_json, read_yaml
-from modmeta.report.runs import FAILED
-from modmeta.training.configs import LINKED, LISTED, PLACES, RECORD, differences, differing, flat, is_free, rebound
+from modmeta.training.checkpoints.compat import upgraded_config
+from modmeta.training.checkpoints.files import DAMAGED, LAST, find_newest
+from modmeta.training.checkpoints.loading import find_checkpoint, read_checkpoint, skeleton
+from modmeta.training.checkpoints.trust import check_config, shown, trust
+from modmeta.training.configs import (
+    FAILED,
+    LINKED,
+    LISTED,
+    PLACES,
+    RECORD,
+    differences,
+    differing,
+    flat,
+    is_free,
+    rebound,
+)
 from modmeta.training.distributed import first
 from modmeta.training.module import ResumableModule
 from modmeta.training.words import setting, with_new_names

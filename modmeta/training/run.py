@@ -25,8 +25,8 @@ from modmeta.data.describe import find_positions
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
 from modmeta.io import write_durably
-from modmeta.memory import keep_freed
-from modmeta.report.run import RunRecord
+from modmeta.machine import keep_freed
+from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.configs import rebound
 from modmeta.training.distributed import alone, own_processes
 from modmeta.training.module import ResumableModule

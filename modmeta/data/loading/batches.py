@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import steps_that_count
 from modmeta.data.units import Units
+from modmeta.graph.relations import from_matrix
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
-from modmeta.structure.relations import from_matrix
 
 
 class TaskDataset(Dataset[dict[str, Tensor]]):

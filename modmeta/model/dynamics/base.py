@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modmeta.data.units import Scales
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import couples
 from modmeta.model.features import PairFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import couples
 
 AT_ONCE = 8192  # pairs that edge modules answer at once, where no gradient is asked for
 GAIN = 5.0  # a power of 2 is far for a parameter that moves by the learning rate

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modmeta.data.units import Scales
+from modmeta.graph.bank import Structure
 from modmeta.model.dynamics.base import Dynamics, one_hot
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
-from modmeta.structure.bank import Structure
 
 # Laws may have poles: accelerations in forecasts stay within this many times the fastest change, a mean over a frame.
 MARGIN = 1.5

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modmeta.data.units import Scales
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import senders
 from modmeta.model.dynamics.base import Dynamics
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import senders
 
 
 @final

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from modmeta.checkpoints.files import LAST
 from modmeta.errors import Preempted
+from modmeta.training.checkpoints.files import LAST
 
 
 class Checkpoints(pl.callbacks.Checkpoint):

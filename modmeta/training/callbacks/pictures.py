@@ -7,12 +7,12 @@ import torch
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-from modmeta.checkpoints.files import LAST
 from modmeta.data.loading.batches import by_size
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.keys import RELATIONS, STATES
-from modmeta.report.dashboards import laws_figure, pixels, relations_figure, usage_figure
+from modmeta.plots.dashboards import laws_figure, pixels, relations_figure, usage_figure
 from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.checkpoints.files import LAST
 
 
 class Pictures(pl.Callback):

@@ -9,8 +9,8 @@ from typing import Any
 
 import hydra
 
-from modmeta.checkpoints.trust import shown
 from modmeta.errors import UserError
+from modmeta.training.checkpoints.trust import shown
 
 # Least integers that make sense; others are not negative.
 LEAST = {

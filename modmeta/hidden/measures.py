@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.relations import from_matrix, to_matrix
+from modmeta.hidden.infer import Found
 from modmeta.model.model import RelationalModel
-from modmeta.structure.relations import from_matrix, to_matrix
-from modmeta.unseen.infer import Found
 
 SILENT = 0.05  # share of the strongest module's mean message below which a module stands for no relation
 LOCATED = 0.5  # standard deviation of a place, in robust scales of all places, up to which an entity is located

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.bank import Structure
+from modmeta.hidden.chains import Chains, Improver, joined, put
+from modmeta.hidden.scene import Scene
+from modmeta.hidden.starts import guess
 from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search
-from modmeta.structure.bank import Structure
-from modmeta.unseen.chains import Chains, Improver, joined, put
-from modmeta.unseen.scene import Scene
-from modmeta.unseen.starts import guess
 
 AGAIN = 3  # further attempts, with other guesses, at tasks that are not explained
 JUMPS = 256  # guesses of a chain that has lost its way

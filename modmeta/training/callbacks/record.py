@@ -2,68 +2,21 @@
 
 import contextlib
 import io
-import json
-import os
-import platform
-import subprocess
 import time
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
-import torch
-from rich.table import Table
 
-from modmeta.io import why, write_durably
-from modmeta.report.curves import plot_curves
-from modmeta.report.terminal import Terminal
+from modmeta.io import why, write_durably, write_json
+from modmeta.machine import commit, hardware
+from modmeta.plots.curves import plot_curves
+from modmeta.terminal import Terminal, measures_table
 from modmeta.text import for_console
 from modmeta.training.module import ResumableModule
 
 UNUSED = 0.01  # share of edges below which a module counts as unused
-
-
-def as_json(content: dict[str, Any]) -> bytes:
-    """Values as a file of JSON."""
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file in one piece: whoever reads it finds all of the old content or all of the new."""
-    write_durably(path, as_json(content))
-
-
-def hardware() -> dict[str, Any]:
-    """The machine that a figure was measured on."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
-
-
-def commit() -> str | None:
-    """The git commit of the source tree, marked `+` where files differ from it; none outside a repository."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        run = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def measures_table(measures: dict[str, float], title: str) -> Table:
-    """Measures as a table for the terminal."""
-    table = Table(title=for_console(title))
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    for name, value in measures.items():
-        share = any(part in name for part in ("accuracy", "right", "auroc", "auprc", "f1"))
-        table.add_row(for_console(name), f"{value:.2%}" if share else f"{value:.4g}")
-    return table
 
 
 def portable(value: Any, directory: Path) -> Any:

@@ -5,16 +5,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import from_matrix, senders, to_matrix
+from modmeta.hidden.paths import Linear, deviations, linearise, refit, unlikeliness
+from modmeta.hidden.scene import Scene
 from modmeta.search.candidates import propose_rows
 from modmeta.search.infer import infer
 from modmeta.search.mutual import mutual_selection
 from modmeta.search.problem import Problem
 from modmeta.search.search import Search
 from modmeta.search.selection import Selection, greedy
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import from_matrix, senders, to_matrix
-from modmeta.unseen.paths import Linear, deviations, linearise, refit, unlikeliness
-from modmeta.unseen.scene import Scene
 
 FRAMES = 3200  # of all chains whose derivatives are worked out at once: a call takes a while, whatever its size
 SYSTEMS = 80  # of equations that are solved at once, to spare memory

@@ -5,6 +5,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
+
+from modmeta.text import for_console
 
 
 class Terminal(Console):
@@ -25,3 +28,14 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda amount: bar.advance(task, amount)
+
+
+def measures_table(measures: dict[str, float], title: str) -> Table:
+    """Measures as a table for the terminal."""
+    table = Table(title=for_console(title))
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, value in measures.items():
+        share = any(part in name for part in ("accuracy", "right", "auroc", "auprc", "f1"))
+        table.add_row(for_console(name), f"{value:.2%}" if share else f"{value:.4g}")
+    return table

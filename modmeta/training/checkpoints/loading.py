@@ -7,13 +7,13 @@ import hydra
 import torch
 from torch import Tensor, nn
 
-from modmeta.checkpoints.arguments import check_arguments
-from modmeta.checkpoints.compat import upgraded
-from modmeta.checkpoints.files import LAST, find_newest, load
-from modmeta.checkpoints.trust import MOST, check_config, check_description, shown
 from modmeta.errors import UserError
-from modmeta.structure.relations import reciprocity
+from modmeta.graph.relations import reciprocity
 from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.checkpoints.arguments import check_arguments
+from modmeta.training.checkpoints.compat import upgraded
+from modmeta.training.checkpoints.files import LAST, find_newest, load
+from modmeta.training.checkpoints.trust import MOST, check_config, check_description, shown
 
 
 def find_checkpoint(path: str | Path) -> Path:

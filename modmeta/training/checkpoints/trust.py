@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import hydra
 
-from modmeta.checkpoints.compat import RENAMED
 from modmeta.errors import UserError
+from modmeta.training.checkpoints.compat import RENAMED
 
 
 class Part(NamedTuple):
@@ -84,7 +84,7 @@ NAMES: dict[str, Part] = {
     "modmeta.training.callbacks.checkpoints.Checkpoints": RUN,
     "modmeta.training.callbacks.pictures.Pictures": RUN,
     "modmeta.training.callbacks.room.Room": RUN,
-    "modmeta.checkpoints.files.DurableCheckpoints": RUN,
+    "modmeta.training.checkpoints.files.DurableCheckpoints": RUN,
     "modmeta.data.loading.datamodule.TrajectoryDataModule": RUN,
     "modmeta.data.loading.filemodule.FileDataModule": RUN,
     "modmeta.data.reading.Reading": RUN,
@@ -93,9 +93,9 @@ NAMES: dict[str, Part] = {
     "modmeta.simulators.Masses": RUN,
     "modmeta.simulators.Mixed": RUN,
     "modmeta.simulators.Springs": RUN,
-    "modmeta.evaluation.calibrated.Calibrate": RUN,
-    "modmeta.report.logs.CSVCurves": RUN,
-    "modmeta.report.run.RunRecord": RUN,
+    "modmeta.training.callbacks.calibrated.Calibrate": RUN,
+    "modmeta.training.callbacks.csv_curves.CSVCurves": RUN,
+    "modmeta.training.callbacks.record.RunRecord": RUN,
     "pytorch_lightning.Trainer": RUN,
     "pytorch_lightning.callbacks.EarlyStopping": RUN,
     "pytorch_lightning.callbacks.LearningRateMonitor": RUN,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
+from modmeta.hidden.scene import Scene
 from modmeta.model.likelihood import Likelihood
-from modmeta.unseen.scene import Scene
 
 PRIOR = 3.0  # standard deviation of a hidden state, in robust scales of all states: a word where nothing else speaks
 LARGEST_MOVE = 2.0  # of a state in one step, likewise

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from modmeta.data.units import Units
-from modmeta.structure.relations import to_matrix
+from modmeta.graph.relations import to_matrix
+from modmeta.hidden.infer import Found
+from modmeta.hidden.measures import Truth, located, measures, silent_modules
 from modmeta.training.bouncegrad import BounceGrad
-from modmeta.unseen.infer import Found
-from modmeta.unseen.measures import Truth, located, measures, silent_modules
 
 UNKNOWN = -1  # label of relations of entities that are not there
 

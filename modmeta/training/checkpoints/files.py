@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io import CheckpointIO
 
-from modmeta.checkpoints.pickles import Foreign, checked
 from modmeta.errors import UserError
 from modmeta.io import sync_directory, whole_file
+from modmeta.training.checkpoints.pickles import Foreign, checked
 
 LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 

@@ -7,8 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from modmeta.graph.relations import to_matrix
 from modmeta.model.dynamics.base import Dynamics
-from modmeta.structure.relations import to_matrix
 
 
 def plot_matrix(ax: Axes, relations: Tensor, num_relations: int, title: str) -> Axes:

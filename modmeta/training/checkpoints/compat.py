@@ -33,7 +33,11 @@ RENAMED = {
     "modmeta.callbacks.checkpoints.Checkpoints": "modmeta.training.callbacks.checkpoints.Checkpoints",
     "modmeta.callbacks.pictures.Pictures": "modmeta.training.callbacks.pictures.Pictures",
     "modmeta.callbacks.room.Room": "modmeta.training.callbacks.room.Room",
-    "modmeta.checkpoint_files.DurableCheckpoints": "modmeta.checkpoints.files.DurableCheckpoints",
+    "modmeta.checkpoint_files.DurableCheckpoints": "modmeta.training.checkpoints.files.DurableCheckpoints",
+    "modmeta.checkpoints.files.DurableCheckpoints": "modmeta.training.checkpoints.files.DurableCheckpoints",
+    "modmeta.evaluation.calibrated.Calibrate": "modmeta.training.callbacks.calibrated.Calibrate",
+    "modmeta.report.logs.CSVCurves": "modmeta.training.callbacks.csv_curves.CSVCurves",
+    "modmeta.report.run.RunRecord": "modmeta.training.callbacks.record.RunRecord",
 }
 
 

@@ -12,8 +12,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from modmeta.errors import UserError
 from modmeta.io import write_durably
-from modmeta.plain import read_text
-from modmeta.report.runs import TEXT_BYTES
+from modmeta.plain import TEXT_BYTES, read_text
 
 
 class CSVCurves(Logger):

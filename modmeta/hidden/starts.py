@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.relations import all_rows
+from modmeta.hidden.scene import Scene
 from modmeta.model.dynamics.base import one_hot
-from modmeta.structure.relations import all_rows
-from modmeta.unseen.scene import Scene
 
 SPREAD = 1.3  # standard deviation of a guess, in robust scales of all states
 CHUNK = 512  # guesses of one task that are judged at once, so that activations stay in cache

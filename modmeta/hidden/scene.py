@@ -5,9 +5,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import senders
 from modmeta.model.model import RelationalModel
-from modmeta.structure.bank import Structure
-from modmeta.structure.relations import senders
 
 
 class Scene:

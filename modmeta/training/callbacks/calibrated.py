@@ -6,12 +6,12 @@ from typing import cast
 import pytorch_lightning as pl
 import torch
 
-from modmeta.checkpoints.files import DurableCheckpoints
-from modmeta.checkpoints.loading import read_checkpoint
 from modmeta.data.loading.batches import by_size
 from modmeta.evaluation.calibration import TASKS, calibrate
 from modmeta.keys import RELATIONS, STATES
 from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.checkpoints.files import DurableCheckpoints
+from modmeta.training.checkpoints.loading import read_checkpoint
 
 
 class Calibrate(pl.Callback):

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.bank import Structure
+from modmeta.hidden.infer import find
+from modmeta.hidden.scene import Scene
 from modmeta.model.model import RelationalModel
 from modmeta.search.infer import infer
 from modmeta.search.search import Search
-from modmeta.structure.bank import Structure
-from modmeta.unseen.infer import find
-from modmeta.unseen.scene import Scene
 
 MOST = 2  # hidden entities that are considered
 FITTED = 2 / 3  # of the frames that paths and structures are fitted to; the rest is kept back
