@@ -3,7 +3,7 @@ PYTHON ?= python3
 KILLS ?= 200
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint bench crash faults pretrained clean
+.PHONY: train test test-unit test-slow lint bench crash faults pretrained clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=springs5
@@ -14,6 +14,9 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-unit: .venv/installed
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow

@@ -1,8 +1,15 @@
 """Small models and trajectories that tests share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from modmeta.data import formats
+from modmeta.data.formats.columns import write_columns
+from modmeta.data.formats.relations import relations_table
+from modmeta.data.generation import generate
+from modmeta.data.trajectories import Trajectories
 from modmeta.data.units import Scales
 from modmeta.model.dynamics.base import Dynamics
 from modmeta.model.dynamics.continuous import ContinuousDynamics
@@ -10,6 +17,7 @@ from modmeta.model.dynamics.discrete import ModularDynamics
 from modmeta.model.features import AbsoluteFeatures, IsotropicFeatures, RelativeFeatures
 from modmeta.model.likelihood import FixedGaussian, Gaussian, StudentT
 from modmeta.model.model import RelationalModel
+from modmeta.simulators import Springs
 
 # Runs of this process are compared bit by bit with runs of others, which have one thread (tests/runs.py).
 torch.set_num_threads(1)
@@ -56,6 +64,21 @@ def make_model(kind: str = "additive", likelihood: str = "student_t", k: int = 2
 def states() -> torch.Tensor:
     """Three tasks of four entities over eleven frames."""
     return torch.randn(3, 4, 11, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def springs() -> Trajectories:
+    """Twelve spring systems that the packaged model has never seen."""
+    return generate(Springs(), {"test": (12, 49)}, seed=99, progress=False)["test"]
+
+
+@pytest.fixture(scope="session")
+def springs_file(springs: Trajectories, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of them, and one of their relations, `truth.csv` beside it."""
+    path = tmp_path_factory.mktemp("springs") / "springs.csv"
+    formats.save(path, {"test": springs})
+    write_columns(path.with_name("truth.csv"), relations_table(springs), False)
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Runs of the shipped configuration in a temporary directory."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,32 @@ def accompanied(*callbacks: pl.Callback) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pl.Trainer, "fit", fit)
         yield
+
+
+class Stop(Exception):
+    """As if the process were killed."""
+
+
+class KilledAt(pl.Callback):
+    """Interrupts a run when an epoch starts, or by SIGTERM at a batch of it."""
+
+    def __init__(self, epoch: int, batch: int | None = None) -> None:
+        self.epoch, self.batch = epoch, batch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.batch is None and trainer.current_epoch == self.epoch:
+            raise Stop
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, i: int) -> None:
+        if trainer.current_epoch == self.epoch and i == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class KilledInTest(pl.Callback):
+    """Interrupts a run when training is over and nothing is measured yet."""
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise Stop
 
 
 def command(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

@@ -1,0 +1,118 @@
+"""Several processes, over gloo: they train as one, and a resumed run may have another number of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modmeta.errors import UserError
+from modmeta.training.distributed import check_same_config
+from tests.runs import QUICK, ROOT, checkpoint, command, run
+
+TRAIN = str(ROOT / "train.py")
+# Every batch holds all tasks and the search is greedy, so that structures and gradients do not depend on who has what.
+# The proposal network normalises by the batch of its own process, so it may differ; nothing is sampled from it.
+SMALL = tuple(word for word in QUICK if "devices" not in word)
+ALIKE = (
+    *SMALL, "data.batch_size=12", "data.valid=7", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=1",
+    "search.selection._target_=modmeta.search.selection.greedy", "optimizer.modules._target_=torch.optim.SGD",
+    "~optimizer.modules.fused", "optimizer.modules.lr=0.05",
+)  # fmt: skip
+
+
+def curves(directory: Path) -> list[dict[str, float]]:
+    return json.loads((directory / "curves.json").read_text())["history"]
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_several_processes_train_as_one(processes: int, tmp_path: Path) -> None:
+    """Weights, energies and accuracies within rounding; the checkpoint holds the structures of all tasks."""
+    run(tmp_path / "one", *ALIKE, "trainer.devices=1")
+    words = (f"trainer.devices={processes}", "+trainer.strategy=ddp", f"hydra.run.dir={tmp_path / 'several'}")
+    done = command(TRAIN, *ALIKE, *words, f"data_dir={tmp_path}/data", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, several = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "several")
+    for name, values in one["state_dict"].items():
+        if name.startswith("model."):
+            torch.testing.assert_close(several["state_dict"][name], values, rtol=1e-3, atol=1e-5, msg=name)
+    banks = one["modmeta"]["bank"], several["modmeta"]["bank"]
+    order = banks[1]["task_ids"].argsort()
+    assert torch.equal(banks[1]["task_ids"][order], banks[0]["task_ids"])
+    assert torch.equal(banks[1]["relations"][order], banks[0]["relations"])
+    assert torch.equal(banks[1]["visits"][order], banks[0]["visits"])
+    assert len(several["modmeta"]["generators"]) == processes
+    for row, other in zip(curves(tmp_path / "one"), curves(tmp_path / "several"), strict=True):
+        for name in ("train/loss", "train/changed", "train/edge_accuracy", "val/energy", "val/edge_accuracy"):
+            assert other[name] == pytest.approx(row[name], rel=1e-3), name
+
+
+def _ranks(rank: int, file: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    check_same_config({"seed": 0, "data": {"num_tasks": 5}})
+    with pytest.raises(UserError, match=r"different settings: seed \(0, now 1\)"):
+        check_same_config({"seed": rank, "data": {"num_tasks": 5}})
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_with_different_settings_refuse_to_train(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_ranks, (str(tmp_path / "meeting"),), nprocs=2)
+
+
+def _until_epoch(directory: Path, epoch: int, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A run in processes of its own, asked to go (SIGTERM) once that epoch is saved."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        [sys.executable, TRAIN, *words], env=environment, cwd=directory.parent, text=True, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while running.poll() is None:
+        if (directory / "checkpoints" / "last.ckpt").exists() and checkpoint(directory)["epoch"] >= epoch:
+            running.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.05)
+    _, said = running.communicate(timeout=300)
+    return subprocess.CompletedProcess(words, running.returncode, "", said)
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_may_change(tmp_path: Path) -> None:
+    """1, 2, 3 and 1 processes, each asked to go: no structure is lost, the curve goes on, the end is reached."""
+    directory = tmp_path / "run"
+    sizes = ("data.num_tasks=13", "data.batch_size=6", "data.batches_per_epoch=40", "trainer.max_epochs=30")
+    words = ("experiment=springs5", *SMALL, *sizes, "model.hidden=32", f"data_dir={tmp_path}/data")
+    done = _until_epoch(directory, 2, *words, "trainer.devices=1", f"hydra.run.dir={directory}")
+    before = _state(directory, done)
+    for processes, epoch in ((2, 8), (3, 14)):
+        more = (f"trainer.devices={processes}", "+trainer.strategy=ddp")
+        done = _until_epoch(directory, epoch, f"resume={directory}", *more)
+        after = _state(directory, done)
+        assert len(checkpoint(directory)["modmeta"]["generators"]) == processes
+        assert (after["visits"] >= before["visits"]).all()
+        assert after["visits"].sum() > before["visits"].sum()
+        before = after
+    last = command(TRAIN, f"resume={directory}", "trainer.devices=1", cwd=tmp_path)
+    assert last.returncode == 0, last.stderr
+    history = curves(directory)
+    assert [row["epoch"] for row in history] == list(range(1, 31))
+    assert [row["steps"] for row in history] == list(range(40, 1201, 40))
+    accuracies = [row["train/edge_accuracy"] for row in history]
+    assert accuracies[-1] > 0.9
+    assert max(a - b for a, b in pairwise(accuracies[20:])) < 0.1  # no loss at any change
+
+
+def _state(directory: Path, done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    """The bank in the order of tasks."""
+    assert done.returncode == 0, done.stderr
+    assert f"modmeta train --resume {directory}" in done.stderr
+    bank = checkpoint(directory)["modmeta"]["bank"]
+    order = bank["task_ids"].argsort()
+    assert bank["task_ids"][order].tolist() == list(range(13))
+    return {name: values[order] for name, values in bank.items()}
