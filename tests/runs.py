@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, open_dict
 
 from modmeta.cli.train import train as train_command
+from modmeta.training.callbacks import record
 from modmeta.training.run import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,9 +51,19 @@ def compose(directory: Path, *overrides: str) -> DictConfig:
     return config
 
 
-def run(directory: Path, *overrides: str) -> dict[str, float]:
-    """A run of `python train.py OVERRIDES` in this process."""
-    return train(compose(directory, *overrides))
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Runs of this process leave an empty picture of their curves, which takes as long to draw as they take to train."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "plot_curves", lambda history: Figure(figsize=(1, 1)))
+        yield
+
+
+def run(directory: Path, *overrides: str, drawn: bool = False) -> dict[str, float]:
+    """A run of `python train.py OVERRIDES` in this process; `drawn`: with a picture of its curves."""
+    config = compose(directory, *overrides)
+    with nullcontext() if drawn else undrawn():
+        return train(config)
 
 
 @contextmanager

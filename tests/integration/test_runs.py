@@ -37,6 +37,7 @@ def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
         "callbacks.progress=null",
         "logger.wandb=null",
         "trainer.accelerator=cpu",
+        drawn=True,
     )
     assert 0.0 <= measures["test/edge_accuracy"] <= 1.0
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -59,7 +59,7 @@ def test_a_run_without_results_has_failed_and_can_be_finished(tmp_path: Path) ->
     watch, words = FullAtLast(), (*QUICK, "trainer.max_epochs=2")
     try:
         with accompanied(watch), pytest.raises(UserError, match=r"results of .*run could not be.*--resume .*run$"):
-            run(tmp_path / "run", *words)
+            run(tmp_path / "run", *words, drawn=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, watch.limits)
     assert finished(tmp_path / "run") is None
