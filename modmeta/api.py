@@ -16,7 +16,7 @@ from modmeta.data.familiar import Known, check_familiar
 from modmeta.data.loading.batches import TaskBatches, as_dataset
 from modmeta.data.loading.for_model import Loaded, Options, load_for_model
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last, filled, steps_that_count, with_absent
+from modmeta.data.transforms.gaps import absent_last, filled, observed_steps, with_absent
 from modmeta.data.units import Units
 from modmeta.errors import DataError, TaskError, UserError, numbered
 from modmeta.evaluation.calibration import Calibration, to_relations
@@ -281,7 +281,7 @@ class Model:
                 f"states: task {task}, entity {entity}, frame {frame}, {self.features[feature]} is {value:.3g}, too "
                 "large for the model; check that value"
             )
-        if steps is None and (counting := steps_that_count(data)) is not None:
+        if steps is None and (counting := observed_steps(data)) is not None:
             steps = torch.from_numpy(counting)
         return data, given, steps
 

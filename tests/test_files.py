@@ -180,7 +180,7 @@ def without(key: str) -> Callable[[dict], None]:
 BAD_CONTENT = [
     (with_value("train_states", (2, 1, 3, 2), np.nan), "split train: task 2, entity 1, frame 3, feature 'vx' is nan"),
     (with_value("train_states", (0, 1, 3, 0), -np.inf), "feature 'x' is -inf"),
-    (with_value("train_relations", (1, 0, 2), -1), "task 1, relation of receiver 0 to sender 2 is -1"),
+    (with_value("train_relations", (1, 0, 2), -1), "task 1, relation of receiver 0 and sender 2 is -1"),
     (with_value("train_relations", (1, 0, 2), 0.5), r"train_relations.*\[1, 0, 2\] is 0.5"),
     (with_value("train_relations", (1, 0, 2), np.nan), r"train_relations.*\[1, 0, 2\] is nan"),
     (with_value("train_relations", (1, 2, 2), 1), "receiver 2 to sender 2 is 1"),

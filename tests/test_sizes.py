@@ -21,7 +21,7 @@ from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.loading.filemodule import FileDataModule, filled_from_file
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import steps_that_count
+from modmeta.data.transforms.gaps import observed_steps
 from modmeta.data.units import Units
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import BySize
@@ -69,7 +69,7 @@ def test_files_hold_tasks_of_different_sizes(ending: str, mixed: Trajectories, t
     np.testing.assert_array_equal(back.relations, mixed.relations)
     np.testing.assert_allclose(back.states, mixed.states, rtol=1e-12, atol=1e-12)
     assert back.sizes == [3, 4, 5]
-    assert steps_that_count(back) is None
+    assert observed_steps(back) is None
 
 
 @pytest.mark.parametrize("missing", ["error", "mask"])
@@ -95,7 +95,7 @@ def test_an_entity_that_is_nan_throughout_is_not_there(missing: str, tmp_path: P
             formats.load(tmp_path / "b.h5")
         return
     back = formats.load(tmp_path / "b.h5", how=Reading(missing=missing))["test"]
-    assert steps_that_count(back).sum(1).tolist() == [11, 11, 9]
+    assert observed_steps(back).sum(1).tolist() == [11, 11, 9]
 
 
 def test_what_makes_no_sense_is_refused(mixed: Trajectories, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_makes_no_sense_is_refused(mixed: Trajectories, tmp_path: Path) -> 
     for wrong in ([], [5, 5], [5, 2.5]):
         with pytest.raises(DataError, match=r"data\.num_entities="):
             TrajectoryDataModule(world=Springs(), num_entities=wrong)
-    with pytest.raises(DataError, match=r"data\.valid=1 must be at least 2, a task of every size"):
+    with pytest.raises(DataError, match=r"data\.valid=1 must be at least 2, one task of every size"):
         TrajectoryDataModule(world=Springs(), num_entities=[3, 4], valid=1)
 
 

@@ -326,7 +326,7 @@ def test_known_relations_are_kept_in_the_order_of_the_file(trained: tuple[Path, 
         (["--relations", "known"], "--relations known needs --hide"),
         (["--hide", "0", "--count", "2"], "--hide takes out one entity"),
         (["--split", "train"], "has no split 'train'"),
-        (["--tasks", "9"], "9 tasks asked of 3"),
+        (["--tasks", "9"], "cannot take 9 tasks of 3"),
     ],
 )
 def test_mistakes_are_named(
