@@ -115,7 +115,7 @@ def temporary_name(path: Path) -> str:
 
 @contextmanager
 def whole_file(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
-    """Yields a temporary file beside `path`, filled by `write` and synced. The block renames it; otherwise it is removed.
+    """Yields a temporary file beside `path`, filled by `write` and synced, for the block to rename; else it is removed.
 
     Raises:
         OSError: the disk is full, or the directory is not writable. No temporary file is left.

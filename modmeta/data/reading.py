@@ -44,4 +44,6 @@ class Reading:
         named = [self.task, self.frame, self.entity, *(self.features or ())]
         twice = sorted({name for name in named if named.count(name) > 1})
         if twice:
-            raise DataError(f"column {twice[0]!r} is used twice; give different columns for task, frame, entity, features")
+            raise DataError(
+                f"column {twice[0]!r} is used twice; give different columns for task, frame, entity, features"
+            )

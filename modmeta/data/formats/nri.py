@@ -208,7 +208,7 @@ def _published(path: Path, split: str, data: Trajectories) -> dict[str, np.ndarr
         values = data.settings.get("edge_values") or list(range(int(data.relations.max()) + 1))
         if data.relations.max() >= len(values):
             raise DataError(
-                f"{path}: split {split} has relation {data.relations.max()}, but edge_values are {values}; add its value"
+                f"{path}: split {split} has relation {data.relations.max()}, but edge_values are {values}; add one"
             )
         arrays["edges"] = np.array(values, float)[data.relations]
     return arrays

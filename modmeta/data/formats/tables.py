@@ -149,9 +149,7 @@ def _check_keys(source: _Source, table: pa.Table) -> None:
             empty = pc.or_(empty, pc.equal(column, ""))
         if pc.any(empty).as_py():
             row = int(pc.index(empty, True).as_py())
-            raise DataError(
-                f"{source.path}: {_describe(table, source, row)} has no {name}; add it or remove the row"
-            )
+            raise DataError(f"{source.path}: {_describe(table, source, row)} has no {name}; add it or remove the row")
         if name == source.how.frame and not pc.all(pc.is_finite(column)).as_py():
             row = int(pc.index(pc.is_finite(column), False).as_py())
             raise DataError(f"{source.path}: {_describe(table, source, row)}: the frame is not a finite number")

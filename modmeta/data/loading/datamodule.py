@@ -96,9 +96,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
                 raise DataError(f"data.{name}={value} must be at least 1")
         self.sizes = [num_entities] if isinstance(num_entities, int) else sorted(num_entities)
         if not self.sizes or len(set(self.sizes)) < len(self.sizes) or not all(isinstance(n, int) for n in self.sizes):
-            raise DataError(
-                f"data.num_entities={num_entities} must be an integer, or a list of different integers"
-            )
+            raise DataError(f"data.num_entities={num_entities} must be an integer, or a list of different integers")
         for name, value in (("train", train), ("valid", valid), ("test", test)):
             if path is None and value < len(self.sizes):
                 raise DataError(f"data.{name}={value} must be at least {len(self.sizes)}, one task of every size")
