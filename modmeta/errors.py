@@ -37,7 +37,7 @@ class TaskError(DataError):
 
 
 @contextlib.contextmanager
-def numbered(ids: Sequence[Any]) -> Iterator[None]:
+def renumbered(ids: Sequence[Any]) -> Iterator[None]:
     """Renumbers `TaskError`s raised in the block, which processes a subset of tasks: index i becomes `ids[i]`."""
     try:
         yield
@@ -46,7 +46,7 @@ def numbered(ids: Sequence[Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def of_file(file: object) -> Iterator[None]:
+def naming_file(file: object) -> Iterator[None]:
     """Adds the file name to `TaskError`s raised in the block, as `DataError`."""
     try:
         yield

@@ -94,7 +94,7 @@ def held() -> Iterator[None]:
             _interrupt(number, None)
 
 
-def why(error: OSError) -> str:
+def reason_and_remedy(error: OSError) -> str:
     """Reason and remedy for a failed write."""
     remedy = REMEDIES.get(error.errno or 0, "check space and permissions")
     return f"({error.strerror or 'incomplete write'}); {remedy}"  # NumPy's error for a full disk has no reason
@@ -104,7 +104,7 @@ class Unwritable(DataError):
     """`path` could not be written because of `error`."""
 
     def __init__(self, path: Path | str, error: OSError) -> None:
-        super().__init__(f"{path} cannot be written {why(error)}")
+        super().__init__(f"{path} cannot be written {reason_and_remedy(error)}")
         self.error = error
 
 

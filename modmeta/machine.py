@@ -14,7 +14,7 @@ TRIM, TOP_PAD, MMAP = -1, -2, -3  # parameters of glibc's mallopt
 FROM_SYSTEM, KEPT, AHEAD = 2**25, 2**31 - 1, 2**26  # bytes; the first is the largest value that glibc accepts
 
 
-def keep_freed() -> None:
+def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next step instead of returning it to the system.
 
     Activations of a step exceed glibc's mmap threshold, so by default each is mapped again, page by page, which takes a
@@ -28,7 +28,7 @@ def keep_freed() -> None:
             mallopt(parameter, value)
 
 
-def available() -> float:
+def available_memory() -> float:
     """Available memory in bytes; infinite if the system does not report it."""
     source = Path("/proc/meminfo")
     if not source.exists():

@@ -137,7 +137,7 @@ def test_a_file_that_was_changed_is_not_removed(change: Callable[[Path], object]
     out = tmp_path / "out"
     write(out, {"a": "1", "d/b": "1"})
     change(out)
-    refuse(out, r"was changed since modmeta wrote it.*move it away")
+    refuse(out, r"was changed since modmeta wrote it.*move it")
 
 
 def test_a_file_that_was_removed_is_no_obstacle(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.formats.columns import write_columns
 from modmeta.data.formats.relations import relations_table
-from modmeta.data.generation import generate, generate_sizes, in_turn
+from modmeta.data.generation import generate, generate_sizes, interleaved
 from modmeta.data.loading.batches import TaskBatches, as_dataset, by_size
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.loading.filemodule import FileDataModule, filled_from_file
@@ -25,7 +25,7 @@ from modmeta.data.transforms.gaps import observed_steps
 from modmeta.data.units import Units
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import BySize
-from modmeta.graph.bank import Structure, StructureBank, of_sizes, random_structure
+from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.graph.relations import from_matrix
 from modmeta.keys import RELATIONS, STATES
 from modmeta.simulators import Springs
@@ -50,7 +50,7 @@ def parts() -> list[Trajectories]:
 @pytest.fixture(scope="module")
 def mixed(parts: list[Trajectories]) -> Trajectories:
     """All of them, one of every size after the other."""
-    return in_turn(parts).validate("mixed")
+    return interleaved(parts).validate("mixed")
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_batch_is_that_of_its_tasks_alone(parts: list[Trajectories], mixed: Tr
 
 def test_the_bank_keeps_structures_of_every_size() -> None:
     generator, counts = torch.Generator().manual_seed(0), torch.tensor([5, 3, 4, 3])
-    start = of_sizes(random_structure(4, 5, 3, 2, generator), counts)
+    start = mark_absent(random_structure(4, 5, 3, 2, generator), counts)
     assert [(row >= 0).sum().item() for row in start.relations] == [20, 6, 12, 6]
     assert [(row >= 0).sum().item() for row in start.types] == counts.tolist()
     bank, ids = StructureBank(torch.arange(4), start), torch.tensor([3, 1])
@@ -272,7 +272,7 @@ FILE = [word for word in QUICK if not word.startswith(("data.num_tasks", "data.v
 def trained(parts: list[Trajectories], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a table of tasks of three sizes, with labels."""
     directory = tmp_path_factory.mktemp("sizes")
-    data = in_turn(parts)
+    data = interleaved(parts)
     formats.save(directory / "a.csv", {"all": data})
     write_columns(directory / "relations.csv", relations_table(data), False)
     words = ["data=files", f"data.path={directory / 'a.csv'}", f"data.reading.relations={directory / 'relations.csv'}"]
@@ -312,7 +312,7 @@ def test_evaluate_takes_the_sizes_it_was_trained_on(trained: Path, mixed: Trajec
 
 def test_unlabelled_arrays_with_gaps_train(parts: list[Trajectories], tmp_path: Path) -> None:
     """NaN for entities that a task lacks and for a frame that one was not seen in; the search by proposals, too."""
-    data = in_turn(parts)
+    data = interleaved(parts)
     states = np.where(data.mask[..., None], data.states, np.nan)
     states[2, 1, 4] = np.nan
     np.savez(tmp_path / "a.npz", states=states, features=data.features, frame_step=data.frame_step)

@@ -10,7 +10,7 @@ import numpy as np
 
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from modmeta.machine import available
+from modmeta.machine import available_memory
 from modmeta.simulators import Rng, World, open_stream
 
 BLOCK = 256  # tasks simulated together: enough to amortise the cost of a call, few enough for the cache
@@ -51,7 +51,7 @@ def generate(
         raise DataError(f"world {world.name} has no stream {stream!r}; choose {' or '.join(map(repr, world.streams))}")
     total = sum(count for count, _ in counts.values())
     n, d = world.num_entities, len(world.features)
-    need, free = sum(8 * count * n * (frames * d + n) for count, frames in counts.values()), available()
+    need, free = sum(8 * count * n * (frames * d + n) for count, frames in counts.values()), available_memory()
     if need > free:
         raise DataError(
             f"{total} tasks of {n} entities need {need / 1e9:,.1f} GB of memory, but {free / 1e9:,.1f} GB are free; "
@@ -141,10 +141,10 @@ def generate_sizes(
         made = generate(replace(world, num_entities=size), shares, seed=seed, stream=stream)
         for split, part in zip(counts, made.values(), strict=True):
             parts[split].append(part)
-    return {split: in_turn(of_size) for split, of_size in parts.items()}
+    return {split: interleaved(of_size) for split, of_size in parts.items()}
 
 
-def in_turn(parts: Sequence[Trajectories]) -> Trajectories:
+def interleaved(parts: Sequence[Trajectories]) -> Trajectories:
     """Interleaves the tasks of all parts. Tasks are padded to the largest number of entities; padding is masked."""
     first, b = parts[0], sum(part.num_tasks for part in parts)
     n = max(part.num_entities for part in parts)

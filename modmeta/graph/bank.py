@@ -27,7 +27,7 @@ def random_structure(
     return Structure(relations, torch.randint(num_node_modules, size, generator=generator, device=device))
 
 
-def of_sizes(structure: Structure, counts: Tensor) -> Structure:
+def mark_absent(structure: Structure, counts: Tensor) -> Structure:
     """Sets the edges and types of absent entities to -1.
 
     Args:

@@ -141,12 +141,12 @@ class GroupedMLP(nn.Module):
         """The affine layers of the perceptrons, from input to output."""
         return [cast(GroupedLinear, layer) for layer in self.layers]
 
-    def alone(self, group: int) -> Callable[..., Tensor]:
+    def hidden_layers(self, group: int) -> Callable[..., Tensor]:
         """Hidden layers of one network as a function of inputs (P, in) and kept rows, to (P, hidden)."""
         layers = [part[group] for layer in self.affine[:-1] for part in (layer.bias, layer.weight)]
         return lambda x, rows: self.activation(_Layers.apply(x, self.activation, rows, *layers))
 
-    def led(self, own: int, lead: Tensor) -> Callable[..., Tensor]:
+    def composed(self, own: int, lead: Tensor) -> Callable[..., Tensor]:
         """The networks composed with a linear map of their inputs: (P, own + L) to (K, P, out).
 
         Args:
@@ -156,12 +156,12 @@ class GroupedMLP(nn.Module):
         """
         (first, *others), linear = self.affine, self.linear
 
-        def composed(weight: Tensor) -> Tensor:
+        def merged(weight: Tensor) -> Tensor:
             return torch.cat((weight[:, :own], lead @ weight[:, own:]), dim=1)
 
-        layers = [first.bias, composed(first.weight)]
+        layers = [first.bias, merged(first.weight)]
         layers += [part for layer in others for part in (layer.bias, layer.weight)]
-        straight = None if linear is None else composed(linear.weight)
+        straight = None if linear is None else merged(linear.weight)
 
         def networks(x: Tensor, rows: Callable[[], Tensor | None]) -> Tensor:
             x = x.expand(len(first.weight), *x.shape)

@@ -14,8 +14,8 @@ from modmeta.search.problem import (
     Problem,
     Propose,
     Receivers,
-    counted,
-    differing,
+    changed_receivers,
+    count_worse,
     every_receiver,
 )
 from modmeta.search.selection import Selection
@@ -40,9 +40,9 @@ def receiver_rows(propose: Propose, select: Selection, receivers: Receivers = ev
         scores = problem.energies(candidates)  # (B, N, M)
         chosen = torch.where(moving, select(scores, current, temperature, generator), current)
         new = take(candidates, chosen)
-        worse, accepted = counted(scores, current, chosen, moving)
+        worse, accepted = count_worse(scores, current, chosen, moving)
         energies = scores.gather(-1, chosen.unsqueeze(-1)).flatten(1).sum(-1)
-        changed = differing(new, structure)
+        changed = changed_receivers(new, structure)
         share = changed.sum() / moving.sum()
         return new, Info(energies, candidates, scores, None, changed.any(-1), share, worse, accepted)
 

@@ -14,7 +14,7 @@ from modmeta.graph.relations import all_rows
 from modmeta.model.dynamics.base import one_hot, summed
 from modmeta.model.model import Score
 from modmeta.search.exact import receiver_rows
-from modmeta.search.problem import Info, Kernel, Problem, Propose, differing
+from modmeta.search.problem import Info, Kernel, Problem, Propose, changed_receivers
 from modmeta.search.selection import Selection
 from modmeta.shapes import Float
 
@@ -58,7 +58,7 @@ def block_gibbs(propose: Propose, select: Selection) -> Kernel:
         new, info = rows(generator, structure, problem, temperature)
         (messages, score), g = problem.one_step(), problem.num_node_modules
         drawn = draw_slots(score, messages, new, problem.prior, g, select, temperature, generator)
-        changed = differing(drawn.structure, structure)
+        changed = changed_receivers(drawn.structure, structure)
         return drawn.structure, info._replace(
             energies=drawn.energies.sum(-1),
             slots=drawn.scores,
@@ -122,8 +122,8 @@ def draw_slots(
         excluded = torch.where(weights > 0, 0.0, torch.inf)  # (M, block K)
         free = -(-energies.unsqueeze(-1) - excluded.repeat_interleave(g, dim=0)).logsumexp(2)
         scores[:, :, block] = free.unflatten(-1, (len(block), k))
-    paid = _of(prior, relations).flatten(2).sum(-1)
-    energies = score(received, types.unsqueeze(2)).squeeze(-1) + paid
+    prior_energy = _of(prior, relations).flatten(2).sum(-1)
+    energies = score(received, types.unsqueeze(2)).squeeze(-1) + prior_energy
     return Drawn(Structure(relations, types), scores, energies, worse, accepted)
 
 

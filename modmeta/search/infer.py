@@ -121,7 +121,7 @@ def _summary(structure: Structure, info: Info, problem: Problem) -> Inferred:
     return Inferred(structure, marginals(info.candidates, info.scores, k), info.energies, gap)
 
 
-def together(parts: list[Inferred]) -> Inferred:
+def concatenated(parts: list[Inferred]) -> Inferred:
     """Concatenates the inferred structures of several batches."""
     structures, probabilities, energies, gaps = zip(*parts, strict=True)
     structure = Structure(*(torch.cat(slots) for slots in zip(*structures, strict=True)))

@@ -18,8 +18,8 @@ from modmeta.search.problem import (
     Problem,
     Propose,
     Receivers,
-    counted,
-    differing,
+    changed_receivers,
+    count_worse,
     one_receiver,
     prior_energies,
 )  # fmt: skip
@@ -62,19 +62,19 @@ def whole_structures(propose: Propose, select: Selection, receivers: Receivers =
     ) -> tuple[Structure, Info]:
         candidates = propose(generator, structure, problem)
         moving = receivers(generator, structure)  # (B, N)
-        paid = prior_energies(problem.prior, candidates.rows)
+        extra = prior_energies(problem.prior, candidates.rows)
         wholes = score_wholes(problem, structure, candidates, moving)
-        scores = wholes.energies.detach().unsqueeze(1) + (paid * moving.unsqueeze(2)).sum(1, keepdim=True)  # (B, 1, M)
+        scores = wholes.energies.detach().unsqueeze(1) + (extra * moving.unsqueeze(2)).sum(1, keepdim=True)  # (B, 1, M)
         current, movable = candidates.current[:, :1], moving.any(1, keepdim=True)
         chosen = torch.where(movable, select(scores, current, temperature, generator), current)  # (B, 1)
         new = take(candidates, torch.where(moving, chosen, candidates.current))
-        worse, accepted = counted(scores, current, chosen, movable)
+        worse, accepted = count_worse(scores, current, chosen, movable)
         if problem.gradients:
             with torch.enable_grad():
                 energies = wholes.of(chosen).squeeze(1)
         else:
             energies = scores.gather(-1, chosen.unsqueeze(-1)).sum((1, 2))
-        changed = differing(new, structure)
+        changed = changed_receivers(new, structure)
         share = changed.sum() / moving.sum()
         return new, Info(energies, candidates, scores, None, changed.any(-1), share, worse, accepted)
 

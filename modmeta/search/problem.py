@@ -102,8 +102,8 @@ class Problem:
     def energies(self, candidates: Candidates) -> Float[Tensor, "B N M"]:
         """Energies (B, N, M) of the candidates of every receiver at horizon 1, including priors."""
         messages, score = self.one_step()
-        paid = prior_energies(self.prior, candidates.rows)
-        return paid + score(summed(messages, candidates.rows), candidates.types)
+        prior_energy = prior_energies(self.prior, candidates.rows)
+        return prior_energy + score(summed(messages, candidates.rows), candidates.types)
 
     def rollouts(self, tasks: Int[Tensor, " Q"], structure: Structure, kept: Kept) -> Float[Tensor, " Q"]:
         """Energies (Q,) of whole structures of tasks (Q,), without priors. Only `kept` rollouts have gradients."""
@@ -197,7 +197,7 @@ def one_receiver(generator: torch.Generator, structure: Structure) -> Bool[Tenso
     return receiver == torch.arange(n, device=structure.types.device)
 
 
-def counted(
+def count_worse(
     scores: Float[Tensor, "*rest M"],
     current: Int[Tensor, "*rest"],
     chosen: Int[Tensor, "*rest"],
@@ -215,7 +215,7 @@ def counted(
     return worse.sum(), worse.gather(-1, chosen.unsqueeze(-1)).sum()
 
 
-def differing(new: Structure, old: Structure) -> Bool[Tensor, "B N"]:
+def changed_receivers(new: Structure, old: Structure) -> Bool[Tensor, "B N"]:
     """Whether the edges or the node module of a receiver differ, (B, N)."""
     return (new.relations != old.relations).any(-1) | (new.types != old.types)
 

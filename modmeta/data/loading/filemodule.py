@@ -79,7 +79,7 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     if "reading" not in config.data:
         return config
     if OmegaConf.is_missing(config.data, "path") or config.data.path is None:
-        raise DataError("data=files needs a file of trajectories; add data.path=FILE")
+        raise DataError("data=files needs data.path=FILE, a file of trajectories")
     config = config.copy()
     data, reading = config.data, _reading(config.data.reading)
     splits = tasks_of(data.path, reading, data.valid_share, data.test_share, data.split_seed)

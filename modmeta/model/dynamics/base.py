@@ -232,7 +232,7 @@ class Dynamics(nn.Module, ABC):
         """Factors (...) by which node modules (...) scale the messages they receive; None if all are 1."""
         return None if self.log_mobility is None else (GAIN * self.log_mobility).exp()[types]
 
-    def adder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
+    def additive_responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """`responder` of additive dynamics."""
         free = self.own_changes(self.scaled(states).unsqueeze(2))  # (G, B, N, 1, T, D)
 
@@ -240,7 +240,7 @@ class Dynamics(nn.Module, ABC):
             mobility = self.mobilities(types)
             if mobility is not None:
                 received = received * mobility[..., None, None]
-            return received + self.of_types(free, types)
+            return received + self.of_node_modules(free, types)
 
         return add
 
@@ -249,7 +249,7 @@ class Dynamics(nn.Module, ABC):
         out = self.node_modules(inputs.flatten(0, -2))  # (G, P, D)
         return out.view(-1, *inputs.shape[:-1], out.shape[-1])
 
-    def of_types(
+    def of_node_modules(
         self, changes: Float[Tensor, "G B N #M T D"], types: Int[Tensor, "#B #N M"]
     ) -> Float[Tensor, "B N _ T D"]:
         """Selects from changes (G, B, N, M or 1, T, D) those of node modules (B, N, M); B and N may be 1."""

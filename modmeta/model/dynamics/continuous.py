@@ -269,7 +269,7 @@ class ContinuousDynamics(Dynamics):
         Args:
             states: states of the receivers (B, N, T, D).
         """
-        return self.adder(states)
+        return self.additive_responder(states)
 
     @property
     def resting(self) -> Tensor:
@@ -303,7 +303,7 @@ class ContinuousDynamics(Dynamics):
     def _advanced(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
         """States (B, N, T, D) one frame later, under edge and node modules (B, N, S), (B, N)."""
         b, n, t, d = states.shape
-        own = self.of_types(self.own_changes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
+        own = self.of_node_modules(self.own_changes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
         weights = self._weights(relations, types)  # (B, N, 1, S K)
         weights = weights.unsqueeze(1).expand(b, t, *weights.shape[1:]).flatten(0, 1)  # (Q, N, 1, S K), Q = B T
         x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)

@@ -103,20 +103,20 @@ class ModularDynamics(Dynamics):
             states: states of the receivers (B, N, T, D). Terms that depend on them alone are computed once.
         """
         if self.additive:
-            return self.adder(states)
+            return self.additive_responder(states)
         own = self.scaled(states).unsqueeze(2)  # (B, N, 1, T, D)
 
         def respond(received: Tensor, types: Tensor) -> Tensor:
             inputs = torch.cat((own.expand(*received.shape[:-1], -1), received), dim=-1)
-            if self._in_turn(types):  # evaluate each node module on its own candidates only
+            if self._repeat_node_modules(types):  # evaluate each node module on its own candidates only
                 apart = inputs.unflatten(2, (-1, self.num_node_modules)).movedim(3, 0)  # (G, B, N, M / G, T, D + C)
                 out = self.node_modules(apart.flatten(1, -2)).unflatten(1, apart.shape[1:-1])
                 return out.movedim(0, 3).flatten(2, 3)
-            return self.of_types(self.own_changes(inputs), types)
+            return self.of_node_modules(self.own_changes(inputs), types)
 
         return respond
 
-    def _in_turn(self, types: Tensor) -> bool:
+    def _repeat_node_modules(self, types: Tensor) -> bool:
         """Whether receivers share candidates, and their node modules repeat 0, 1, ..., G - 1."""
         g, shared = self.num_node_modules, types.shape[1] == 1
         return g > 1 and shared and bool((types[0, 0] == torch.arange(types.shape[2], device=types.device) % g).all())
@@ -155,14 +155,14 @@ class ModularDynamics(Dynamics):
             ends.append((receiver[chosen], sender[chosen]))
             degrees.append(torch.bincount(receiver[chosen], minlength=b * n))
         degree = torch.stack(degrees, dim=-1).unsqueeze(1).to(last.weight.dtype)  # (B N, 1, K)
-        networks, kept = [self.edge_modules.alone(module) for module in sending], kept or Kept()
+        networks, kept = [self.edge_modules.hidden_layers(module) for module in sending], kept or Kept()
         lead = [last.weight[sending.start :].flatten(0, 1), last.bias[sending.start :].squeeze(1)]
         if self.edge_modules.linear is not None:
             linear = self.edge_modules.linear
             lead[0] = torch.cat((lead[0], linear.weight[sending.start :].flatten(0, 1)))
             lead[1] = lead[1] + linear.bias[sending.start :].squeeze(1)
         joined = torch.cat(lead)  # maps sums of hidden layers, sums of pair features, and degrees to messages, (L, C)
-        nodes = self.node_modules.led(self.centre.numel(), joined) if not self.additive else None
+        nodes = self.node_modules.composed(self.centre.numel(), joined) if not self.additive else None
 
         def step(states: Tensor) -> Tensor:
             scaled, t = self.scaled(states).flatten(0, 1), states.shape[2]  # (B N, T, D)
@@ -181,7 +181,7 @@ class ModularDynamics(Dynamics):
             else:
                 seen_by = torch.cat((scaled.to(sums.dtype), sums), dim=-1).flatten(0, 1)
                 changes = nodes(seen_by, kept.rows(task, n * t)).unflatten(1, (b, n, 1, t))
-                change = self.of_types(changes, types.unsqueeze(2)).squeeze(2)
+                change = self.of_node_modules(changes, types.unsqueeze(2)).squeeze(2)
             return states + change * self.change_scale
 
         return step
