@@ -97,7 +97,7 @@ def every_row(generator: torch.Generator, structure: Structure, problem: Problem
 
 
 def sampled_rows(samples: int, flips: bool) -> Propose:
-    """Proposes rows sampled from the proposal network; with `flips` also all changes of a single edge."""
+    """Proposes rows sampled from the proposal; with `flips` also all changes of a single edge or node module."""
 
     def propose(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
         k, g = problem.num_edge_modules, problem.num_node_modules

@@ -187,7 +187,9 @@ class TrajectoryDataModule(pl.LightningDataModule):
             generator = torch.Generator().manual_seed(self.seed)
             for name, tasks in self.splits.items():
                 if tasks.relations is None:
-                    raise DataError(f"{self.file()}, split {name} has no relations; data.known={self.known} needs them")
+                    raise DataError(
+                        f"{self.file()}, split {name}: data.known={self.known} needs relations; set it to 0"
+                    )
                 given = torch.rand(tasks.relations.shape, generator=generator) < self.known
                 tasks.known = torch.where(given, tasks.relations, -1)
 

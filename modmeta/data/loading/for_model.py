@@ -132,11 +132,12 @@ def _check_labels(data: Trajectories, known: Known, where: str) -> None:
     if data.relations is not None and data.relations.max() >= known.relations:
         raise DataError(
             f"{where}: relation {data.relations.max()}, but the model was trained on relations 0 to "
-            f"{known.relations - 1}"
+            f"{known.relations - 1}; check the labels"
         )
     if known.types is not None and data.types is not None and data.types.max() >= known.types:
         raise DataError(
-            f"{where}: entity type {data.types.max()}, but the model was trained on types 0 to {known.types - 1}"
+            f"{where}: entity type {data.types.max()}, but the model was trained on types 0 to {known.types - 1}; "
+            "check the labels"
         )
 
 
