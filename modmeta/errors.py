@@ -6,7 +6,7 @@ from typing import Any
 
 from modmeta.text import plain
 
-LONGEST = 2000  # characters of a message; names in a file may be long
+MESSAGE_LENGTH = 2000  # characters of a message; names in a file may be long
 
 
 class UserError(ValueError):
@@ -16,7 +16,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(plain(message, LONGEST))
+        super().__init__(plain(message, MESSAGE_LENGTH))
 
 
 class DataError(UserError):

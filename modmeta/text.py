@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
-DRAWN = 24  # characters of a name in a figure
+FIGURE_LENGTH = 24  # characters of a name in a figure
 JOINERS = "\u200c\u200d"  # not printable alone, but part of words in Persian, Indic scripts and emoji
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 FORMULA = re.compile(r"['\s]*[=+\-@＝＋－＠\t\r\n]")  # noqa: RUF001  spreadsheets also accept full-width characters
@@ -53,7 +53,7 @@ def for_console(name: object) -> "Text":
     return Text(plain(name))
 
 
-def for_plot(name: object, limit: int = DRAWN) -> str:
+def for_plot(name: object, limit: int = FIGURE_LENGTH) -> str:
     """Text for matplotlib without mathematics; characters missing from its fonts are escaped."""
     text = plain(name, limit)
     if not text.isascii():

@@ -13,12 +13,12 @@ GAP = 20  # time steps per frame of a task, ...
 GAP_FREE = 1000  # ... plus steps without frames that every task may have
 COLUMNS = 4096  # columns of a table
 HEADER = 1 << 20  # bytes of a table's first line
-LETTERS = 256  # characters of a name, about the limit of file names
+NAME_LENGTH = 256  # characters of a name, about the limit of file names
 LABELS = 128  # number of labels: relations and types are stored as int8
 WHOLE = 2**53  # larger integers are not exact as float64
 LARGE = 1e32  # magnitude of a state: its square, and sums of squares, stay far below the float64 maximum
 SETTINGS = 1 << 20  # characters of `settings`
-DEEP = 32  # nesting levels of `settings`
+SETTINGS_DEPTH = 32  # nesting levels of `settings`
 
 
 def check_size(where: str, declared: int, stored: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
-FOLLOWS = 0.9  # features are velocities if they explain more than this share of the changes of coordinates
+MIN_EXPLAINED = 0.9  # features are velocities if they explain more than this share of the changes of coordinates
 SAMPLE = 500  # number of tasks used
 
 
@@ -39,7 +39,7 @@ def find_positions(data: Trajectories) -> tuple[int, bool]:
     if named:
         return named, True
     axes = next((p for p in range(min(d, 3), 0, -1) if names[:p] == tuple("xyz"[:p])), 0)
-    if d % 2 == 0 and frame_motion(data, d // 2)[1] > FOLLOWS:
+    if d % 2 == 0 and frame_motion(data, d // 2)[1] > MIN_EXPLAINED:
         return d // 2, True
     return axes, False
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from modmeta.data.describe import FOLLOWS, frame_motion
+from modmeta.data.describe import MIN_EXPLAINED, frame_motion
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.units import ROBUST
 from modmeta.errors import DataError
 
 FACTOR = 20.0  # error if a task exceeds the model's typical level, or falls short of its spread, by this factor
-NOTED = 5.0  # note if the median spread falls short by this factor; it varies less than that of single tasks
-OUTSIDE = 0.15  # note if this share of values is outside the training range; noise causes about 0.1
+NOTE_FACTOR = 5.0  # note if the median spread falls short by this factor; it varies less than that of single tasks
+NOTE_OUTSIDE = 0.15  # note if this share of values is outside the training range; noise causes about 0.1
 MOTION = 3.0  # error if the change of a coordinate at velocity 1 differs by this factor; noise causes 1.3
-AT_ONCE = 1000  # tasks processed at once
+CHUNK = 1000  # tasks processed at once
 REMEDY = "Convert the data to the model's units, or train a model on these data"
 
 
@@ -94,8 +94,8 @@ def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:
     levels, spreads = np.empty((data.num_tasks, data.num_features)), np.empty(data.num_tasks)
     for count in np.unique(counts):
         ids = np.flatnonzero(counts == count)
-        for start in range(0, len(ids), AT_ONCE):
-            part = ids[start : start + AT_ONCE]
+        for start in range(0, len(ids), CHUNK):
+            part = ids[start : start + CHUNK]
             states = np.asarray(data.states[part, :count], dtype=np.float64)
             levels[part], spreads[part] = _levels(states, known), _spreads(states, known)
     middle = (known.high + known.low) / 2
@@ -118,13 +118,13 @@ def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:
     _check_motion(data, known, where)
     present = data.present()
     share = ((present < known.low) | (present > known.high)).mean(axis=(0, 1, 2))
-    if (share > OUTSIDE).any():
+    if (share > NOTE_OUTSIDE).any():
         feature = int(share.argmax())
         return (
             f"{share[feature]:.0%} of the values of {known.features[feature]} are outside the training range "
             f"({_ranges(present, known, feature)}). Are its units or its origin different?"
         )
-    if (span := np.median(spreads)) < 1 / NOTED:
+    if (span := np.median(spreads)) < 1 / NOTE_FACTOR:
         ranges = _ranges(data.states, known, 0)
         return (
             f"states span {span:.2g} times the typical range of the training data ({known.features[0]}: {ranges}). "
@@ -164,7 +164,7 @@ def _check_motion(data: Trajectories, known: Known, where: str) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         motion, explained = frame_motion(data, known.positions)
         times = abs(motion / known.frame_motion)
-    if explained > FOLLOWS and not 1 / MOTION < times < MOTION:
+    if explained > MIN_EXPLAINED and not 1 / MOTION < times < MOTION:
         x, v = known.features[0], known.features[known.positions]
         raise DataError(
             f"{where}: {x} changes by {motion:.3g} times {v} per frame, but by {known.frame_motion:.3g} times in the "

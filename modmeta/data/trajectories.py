@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from modmeta.data.bounds import LABELS, LARGE, LETTERS
+from modmeta.data.bounds import LABELS, LARGE, NAME_LENGTH
 from modmeta.errors import DataError
 from modmeta.text import encodable
 
@@ -264,8 +264,8 @@ class Trajectories:
 def _check_text(what: str, names: np.ndarray) -> None:
     """Rejects names that are too long or cannot be encoded."""
     longest = int(np.char.str_len(names).max(initial=0))
-    if longest > LETTERS:
-        raise DataError(f"{what}: a name has {longest} characters; shorten it to at most {LETTERS}")
+    if longest > NAME_LENGTH:
+        raise DataError(f"{what}: a name has {longest} characters; shorten it to at most {NAME_LENGTH}")
     if (codes := _codes(names)).size and ((codes >= 0xD800) & (codes <= 0xDFFF)).any():
         broken = next(name for name in names.ravel().tolist() if encodable(name) != name)
         raise DataError(f"{what} {broken!r}: an unpaired surrogate is not a character; choose another name")

@@ -12,7 +12,7 @@ from torch import Tensor
 from modmeta.graph.relations import senders
 from modmeta.shapes import Float
 
-CLOSEST = 1e-3  # lower bound of distances in logarithms and denominators, in robust scales of the data
+MIN_DISTANCE = 1e-3  # lower bound of distances in logarithms and denominators, in units of scaled states
 
 
 def pair_states(
@@ -128,7 +128,7 @@ class RelativeFeatures(PairFeatures):
         """(..., D) and (..., D) to (..., D + 2)."""
         difference = sender - receiver
         distance = difference[..., : self.positions].norm(dim=-1, keepdim=True)
-        return torch.cat((difference, distance, distance.clamp_min(CLOSEST).log()), dim=-1)
+        return torch.cat((difference, distance, distance.clamp_min(MIN_DISTANCE).log()), dim=-1)
 
 
 @final
@@ -162,7 +162,7 @@ class IsotropicFeatures(PairFeatures):
     ) -> Float[Tensor, "*pair F"]:
         """(..., D) and (..., D) to (..., 4)."""
         offset, velocity = (sender - receiver).split(self.positions, dim=-1)
-        distance = offset.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
+        distance = offset.norm(dim=-1, keepdim=True).clamp_min(MIN_DISTANCE)
         radial = (offset * velocity).sum(-1, keepdim=True) / distance
         return torch.cat((distance, distance.log(), velocity.norm(dim=-1, keepdim=True), radial), dim=-1)
 

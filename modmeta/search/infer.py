@@ -17,8 +17,9 @@ from modmeta.search.search import Search
 from modmeta.search.selection import gibbs, greedy
 from modmeta.shapes import Bool, Float, Int
 
-PASSES, HOT = 8, 1000.0  # block Gibbs passes of inference, and their initial temperature: avoids local minima
-COLD = 1e-30
+PASSES = 8  # annealed passes of block Gibbs sampling from a random structure, to avoid local minima
+INITIAL_TEMPERATURE = 1000.0  # of these passes, nats
+GREEDY_TEMPERATURE = 1e-30  # passed to greedy kernels, which ignore it
 LARGEST = 1e30  # nats: replaces infinite and NaN energies, so that other candidates can be compared
 
 
@@ -79,8 +80,10 @@ def infer(
     temperatures = torch.empty(0)
     if search.by_blocks(model, n):
         passes = 2 if dynamics.additive else PASSES
-        temperatures = torch.logspace(0 if dynamics.additive else math.log10(HOT), 0, passes, device=states.device)
-    best, cold = search.kernel(model, n, greedy, relax=False), states.new_tensor(COLD)
+        temperatures = torch.logspace(
+            0 if dynamics.additive else math.log10(INITIAL_TEMPERATURE), 0, passes, device=states.device
+        )
+    best, cold = search.kernel(model, n, greedy, relax=False), states.new_tensor(GREEDY_TEMPERATURE)
     lost = torch.zeros(b, dtype=torch.bool, device=states.device)
     for sweep in range(search.sweeps):
         if search.horizon == 1:  # messages of close pairs depend on the structure, hence several sweeps

@@ -14,7 +14,7 @@ from modmeta.shapes import Bool, Float, Int
 
 # Factors of the scale of errors; each gives a candidate. Early in training, and on unusual tasks, errors exceed the
 # learned scale.
-WIDER = (1.0, 10.0, 100.0)
+SCALE_FACTORS = (1.0, 10.0, 100.0)
 ROUNDS = 8  # number of solves, between which edges are fixed
 RIDGE = 1e-12  # ridge relative to the mean diagonal of a Gram matrix, against rounding errors of very exact laws
 
@@ -26,7 +26,7 @@ def relaxed_rows(
     log_scale: Float[Tensor, "*any"],
     mask: Bool[Tensor, "B T"] | None = None,
 ) -> Int[Tensor, "B N M S"]:
-    """Candidate rows (B, N, M, S), one for every scale of `WIDER`.
+    """Candidate rows (B, N, M, S), one for every scale of `SCALE_FACTORS`.
 
     Args:
         messages: messages of every module, (B, N, S, K, T, D).
@@ -47,7 +47,7 @@ def relaxed_rows(
     columns = sent.transpose(3, 4).flatten(2, 3) * weight.unsqueeze(2)  # (B, N, S (K - 1), T D)
     wanted = (changes - messages.mean(3).sum(2)).flatten(2).double() * weight  # (B, N, T D)
     gram, aim = columns @ columns.mT, columns @ wanted.unsqueeze(-1)
-    return torch.stack([_decode(gram / wide**2, aim / wide**2, corners) for wide in WIDER], dim=2)
+    return torch.stack([_decode(gram / wide**2, aim / wide**2, corners) for wide in SCALE_FACTORS], dim=2)
 
 
 def _corners(k: int, device: torch.device) -> Tensor:

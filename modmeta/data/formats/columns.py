@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
-from modmeta.data.bounds import COLUMNS, HEADER, LETTERS, check_size
+from modmeta.data.bounds import COLUMNS, HEADER, NAME_LENGTH, check_size
 from modmeta.errors import DataError
 from modmeta.io import write_file
 from modmeta.text import encodable, for_sheet, from_sheet
@@ -88,7 +88,7 @@ class Table:
                 for batch in reader:
                     table = pa.Table.from_batches([batch]).rename_columns(columns)
                     for name in text:
-                        _check_letters(f"{self.path}: column {name!r}", table[name])
+                        _check_name_lengths(f"{self.path}: column {name!r}", table[name])
                         table = table.set_column(table.column_names.index(name), name, _unquoted(table[name]))
                     yield table
             else:
@@ -133,10 +133,10 @@ def _check_proportions(path: Path) -> None:
     check_size(f"{path}, {rows} rows", max(rows, metadata.num_rows) * metadata.num_columns * 8, path.stat().st_size)
 
 
-def _check_letters(where: str, column: pa.ChunkedArray) -> None:
+def _check_name_lengths(where: str, column: pa.ChunkedArray) -> None:
     longest = pc.max(pc.binary_length(column)).as_py() or 0
-    if longest > 4 * LETTERS:  # bytes of a letter in UTF-8
-        raise DataError(f"{where}: a name has {longest} bytes; shorten it to at most {LETTERS} characters")
+    if longest > 4 * NAME_LENGTH:  # up to 4 bytes per character in UTF-8
+        raise DataError(f"{where}: a name has {longest} bytes; shorten it to at most {NAME_LENGTH} characters")
 
 
 def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -161,7 +161,7 @@ def _plain(path: Path, table: pa.Table) -> pa.Table:
             plain = plain.value_type
             if _is_text(plain):
                 for chunk in table[field.name].chunks:
-                    _check_letters(f"{path}: column {field.name!r}", chunk.dictionary)
+                    _check_name_lengths(f"{path}: column {field.name!r}", chunk.dictionary)
         types.append(plain)
     return table.cast(pa.schema(zip(table.column_names, types, strict=True)))
 

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from modmeta.data.bounds import FREE, LETTERS, SETTINGS, check_size
+from modmeta.data.bounds import FREE, NAME_LENGTH, SETTINGS, check_size
 from modmeta.data.formats import native
 from modmeta.data.formats.arrays import Arrays
 from modmeta.data.reading import Reading
@@ -109,9 +109,9 @@ class _Datasets(Mapping[str, np.ndarray]):
         if not text:
             return values.astype(str) if values.dtype.kind == "S" else values
         words = [word.decode() if isinstance(word, bytes) else str(word) for word in values.ravel().tolist()]
-        longest = max(map(len, words), default=0)
-        if longest > (LETTERS if len(words) > 1 else SETTINGS):
-            raise DataError(f"{where}: a text has {longest} characters; shorten it to at most {LETTERS}")
+        longest, limit = max(map(len, words), default=0), NAME_LENGTH if len(words) > 1 else SETTINGS
+        if longest > limit:
+            raise DataError(f"{where}: a text has {longest} characters; shorten it to at most {limit}")
         return np.array(words, dtype=str).reshape(values.shape)
 
     def __iter__(self) -> Iterator[str]:

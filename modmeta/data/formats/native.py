@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from modmeta.data.bounds import DEEP, SETTINGS
+from modmeta.data.bounds import SETTINGS, SETTINGS_DEPTH
 from modmeta.data.formats import nri
 from modmeta.data.formats.arrays import as_float, as_labels, with_options
 from modmeta.data.reading import Reading
@@ -123,13 +123,13 @@ def _settings(path: Path, array: np.ndarray) -> dict[str, Any]:
         )
     try:
         settings = json.loads(str(names_as_text(where, array).reshape(())))
-        deep = _deeper(settings, DEEP)
+        deep = _deeper(settings, SETTINGS_DEPTH)
     except RecursionError:
         settings, deep = None, True
     except ValueError:
         settings, deep = None, False
     if deep:
-        raise DataError(f"{where}: nested more than {DEEP} levels deep; correct or remove this key")
+        raise DataError(f"{where}: nested more than {SETTINGS_DEPTH} levels deep; correct or remove this key")
     if not isinstance(settings, dict):
         raise DataError(f"{path}: settings is not a JSON object; correct or remove this key")
     return settings

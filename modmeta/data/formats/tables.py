@@ -23,7 +23,7 @@ from modmeta.data.transforms.gaps import filled, resampled
 from modmeta.errors import DataError
 
 SPLIT = "split"
-EVEN = 1e-3  # largest deviation of a time from the even grid, in steps
+MAX_UNEVENNESS = 1e-3  # largest deviation of a time from the even grid, in steps
 
 
 def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
@@ -391,7 +391,7 @@ def _grid(
             f"{gap[at]:.6g} steps after the previous one, {time[at - 1]:.16g}; correct the row, or split the task at "
             "the gap"
         )
-    uneven = np.abs(place - np.round(place)) > EVEN
+    uneven = np.abs(place - np.round(place)) > MAX_UNEVENNESS
     if uneven.any():
         at = int(uneven.argmax())
         name = _task_name(of_task, tasks, task[at])

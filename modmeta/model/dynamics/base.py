@@ -28,7 +28,7 @@ from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
 
-AT_ONCE = 8192  # pairs evaluated at once by edge modules without gradients
+CHUNK = 8192  # pairs evaluated at once by edge modules without gradients
 GAIN = 5.0  # scales powers and log mobilities, of order 1, to the step size of the optimiser
 
 
@@ -203,10 +203,10 @@ class Dynamics(nn.Module, ABC):
     def _answer(self, pairs: Tensor) -> Tensor:
         """Outputs of all edge modules for pair features (..., F): (K, ..., A)."""
         rows = pairs.flatten(0, -2)
-        if torch.is_grad_enabled() or len(rows) <= AT_ONCE:
+        if torch.is_grad_enabled() or len(rows) <= CHUNK:
             out = self.edge_modules(rows)
         else:  # in parts, so that activations stay in cache and need little memory
-            out = torch.cat([self.edge_modules(part) for part in rows.split(AT_ONCE)], dim=1)
+            out = torch.cat([self.edge_modules(part) for part in rows.split(CHUNK)], dim=1)
         if self.null_module:
             out = torch.cat((torch.zeros_like(out[:1]), out[1:]))
         return out.view(len(out), *pairs.shape[:-1], out.shape[-1])

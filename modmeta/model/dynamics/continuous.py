@@ -22,8 +22,8 @@ from modmeta.shapes import Float, Int
 # Laws may have poles. Accelerations in forecasts are limited to this many times the largest observed change per frame.
 MARGIN = 1.5
 CLOSE = 0.5  # a pair is close if its Runge-Kutta steps are shorter than this fraction of a frame
-LEAPS = 2  # leapfrog steps between two nodes of a path
-FAR = 3.0  # forecasts are clamped to three times the training range, so that near-collisions do not diverge
+LEAPFROG_STEPS = 2  # leapfrog steps between two nodes of a path
+FORECAST_BOUND = 3.0  # forecasts are clamped to three times the training range, so that near-collisions do not diverge
 
 
 @final
@@ -246,12 +246,12 @@ class ContinuousDynamics(Dynamics):
         x, v = states.split(self.positions, dim=-1)
         v = v + self.lag * self._accelerations(x, v, weights)
         places, speeds = [x], [v]
-        h = 1 / (LEAPS * (len(self.times) - 1))
-        for leap in range(1, LEAPS * (len(self.times) - 1) + 1):
+        h = 1 / (LEAPFROG_STEPS * (len(self.times) - 1))
+        for leap in range(1, LEAPFROG_STEPS * (len(self.times) - 1) + 1):
             x = x + h / 2 * self.step_scale * (v - self.rest)
             v = v + h * self._accelerations(x, v, weights)
             x = x + h / 2 * self.step_scale * (v - self.rest)
-            if leap % LEAPS == 0:
+            if leap % LEAPFROG_STEPS == 0:
                 places.append(x)
                 speeds.append(v)
         return torch.stack(places, dim=2), torch.stack(speeds, dim=2)
@@ -318,7 +318,7 @@ class ContinuousDynamics(Dynamics):
         v = v - self.lag * self._accelerations(x, v, weights)
         moved = torch.cat((x, v), dim=-1).view(b, t, n, d).transpose(1, 2)
         mirrored = _sign(image).repeat(1, 1, 2).view(b, t, n, d).transpose(1, 2)  # reflected like the state itself
-        return (moved + mirrored * own * self.change_scale).clamp(-FAR, FAR)
+        return (moved + mirrored * own * self.change_scale).clamp(-FORECAST_BOUND, FORECAST_BOUND)
 
     def _accelerations(self, x: Tensor, v: Tensor, weights: Tensor) -> Tensor:
         """Accelerations (Q, N, P) per frame, clamped, at coordinates and velocities (Q, N, P); mirrored beyond walls.
