@@ -83,7 +83,7 @@ def infer(
         temperatures = torch.logspace(
             0 if dynamics.additive else math.log10(INITIAL_TEMPERATURE), 0, passes, device=states.device
         )
-    best, cold = search.kernel(model, n, greedy, relax=False), states.new_tensor(GREEDY_TEMPERATURE)
+    best, greedy_temperature = search.kernel(model, n, greedy, relax=False), states.new_tensor(GREEDY_TEMPERATURE)
     lost = torch.zeros(b, dtype=torch.bool, device=states.device)
     for sweep in range(search.sweeps):
         if search.horizon == 1:  # messages of close pairs depend on the structure, hence several sweeps
@@ -98,7 +98,7 @@ def infer(
                 structure, _ = relaxed(generator, structure, problem, temperature)
             except torch.linalg.LinAlgError:  # the errors of a task overflow; its energies will be infinite
                 structure, _ = plain(generator, structure, problem, temperature)
-        structure, info = best(generator, structure, problem, cold)
+        structure, info = best(generator, structure, problem, greedy_temperature)
     lost = lost | ~(info.energies < LARGEST)
     return _summary(structure, info._replace(energies=info.energies.masked_fill(lost, torch.inf)), problem)
 

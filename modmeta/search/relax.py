@@ -47,7 +47,7 @@ def relaxed_rows(
     columns = sent.transpose(3, 4).flatten(2, 3) * weight.unsqueeze(2)  # (B, N, S (K - 1), T D)
     wanted = (changes - messages.mean(3).sum(2)).flatten(2).double() * weight  # (B, N, T D)
     gram, aim = columns @ columns.mT, columns @ wanted.unsqueeze(-1)
-    return torch.stack([_decode(gram / wide**2, aim / wide**2, corners) for wide in SCALE_FACTORS], dim=2)
+    return torch.stack([_decode(gram / factor**2, aim / factor**2, corners) for factor in SCALE_FACTORS], dim=2)
 
 
 def _corners(k: int, device: torch.device) -> Tensor:

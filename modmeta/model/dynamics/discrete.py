@@ -108,7 +108,7 @@ class ModularDynamics(Dynamics):
 
         def respond(received: Tensor, types: Tensor) -> Tensor:
             inputs = torch.cat((own.expand(*received.shape[:-1], -1), received), dim=-1)
-            if self._repeat_node_modules(types):  # evaluate each node module on its own candidates only
+            if self._node_modules_repeat(types):  # evaluate each node module on its own candidates only
                 apart = inputs.unflatten(2, (-1, self.num_node_modules)).movedim(3, 0)  # (G, B, N, M / G, T, D + C)
                 out = self.node_modules(apart.flatten(1, -2)).unflatten(1, apart.shape[1:-1])
                 return out.movedim(0, 3).flatten(2, 3)
@@ -116,7 +116,7 @@ class ModularDynamics(Dynamics):
 
         return respond
 
-    def _repeat_node_modules(self, types: Tensor) -> bool:
+    def _node_modules_repeat(self, types: Tensor) -> bool:
         """Whether receivers share candidates, and their node modules repeat 0, 1, ..., G - 1."""
         g, shared = self.num_node_modules, types.shape[1] == 1
         return g > 1 and shared and bool((types[0, 0] == torch.arange(types.shape[2], device=types.device) % g).all())
