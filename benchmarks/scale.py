@@ -23,7 +23,7 @@ from rich.table import Table
 from modmeta.data.generation import generate
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.graph.relations import from_matrix
-from modmeta.machine import keep_freed
+from modmeta.machine import keep_freed_memory
 from modmeta.simulators import Springs
 from modmeta.training.bouncegrad import BounceGrad
 
@@ -45,7 +45,7 @@ class Clock(pl.Callback):
 
 def train(*overrides: str) -> tuple[BounceGrad, TrajectoryDataModule, float]:
     """A training of `train.py experiment=springs5 OVERRIDES` without validation; and its seconds for a step."""
-    keep_freed()
+    keep_freed_memory()
     clock = Clock()
     with TemporaryDirectory() as directory:
         words = ["experiment=springs5", f"directory={directory}", f"data_dir={ROOT / 'data'}", "data.test=10"]

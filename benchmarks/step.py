@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from modmeta.graph.bank import random_structure
-from modmeta.machine import keep_freed
+from modmeta.machine import keep_freed_memory
 from modmeta.model.grouped import GroupedMLP
 from modmeta.search.problem import Problem, one_step_problem
 from modmeta.training.bouncegrad import BounceGrad
@@ -137,7 +137,7 @@ def make(*overrides: str) -> tuple[BounceGrad, Tensor]:
     root = Path(__file__).resolve().parents[1]
     with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
         config = hydra.compose("train", [*overrides, "data.valid=2", "data.test=2", f"directory={mkdtemp()}"])
-    keep_freed()
+    keep_freed_memory()
     torch.manual_seed(0)
     data = hydra.utils.instantiate(config.data)
     data.prepare_data()

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
-from modmeta.machine import keep_freed
+from modmeta.machine import keep_freed_memory
 from modmeta.training.bouncegrad import BounceGrad
 
 EVERY = 10  # steps between two looks
@@ -68,7 +68,7 @@ class Clock(pl.Callback):
 def seconds(experiment: str, target: float, *overrides: str) -> float:
     """Trains and prints the curve; infinity where the target is not met."""
     root = Path(__file__).resolve().parents[1]
-    keep_freed()
+    keep_freed_memory()
     clock = Clock(target)
     with TemporaryDirectory() as directory:
         words = (f"experiment={experiment}", f"directory={directory}", "data.test=2", f"data_dir={root / 'data'}")

@@ -11,7 +11,7 @@ __all__ = ["Forecasts", "Model", "Relations", "fit", "load", "models", "trust"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the Python interface, which takes seconds, when it is first asked for."""
+    """Imports the Python API on first access, because importing it takes seconds."""
     if name == "trust":
         from modmeta.training.checkpoints.trust import trust
 

@@ -1,4 +1,4 @@
-"""`python -m modmeta`: the command `modmeta`."""
+"""`python -m modmeta` runs the command `modmeta`."""
 
 import sys
 

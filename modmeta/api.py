@@ -16,9 +16,9 @@ from modmeta.data.familiar import Known, check_familiar
 from modmeta.data.loading.batches import TaskBatches, as_dataset
 from modmeta.data.loading.for_model import Loaded, Options, load_for_model
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last, filled, steps_that_count, with_absent
+from modmeta.data.transforms.gaps import absent_last, filled, observed_steps, with_absent
 from modmeta.data.units import Units
-from modmeta.errors import DataError, TaskError, UserError, numbered
+from modmeta.errors import DataError, TaskError, UserError, renumbered
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import Forecast, ensemble
 from modmeta.evaluation.posterior import OVERFLOWN, enumerable, exact, node_modules, sample, scorer, table
@@ -129,7 +129,7 @@ class Model:
         whole = _Whole(*given.shape[:2])
         for ids, n in _batches(data):
             generator = torch.Generator().manual_seed(self.module.seed)
-            with numbered([data.task_name(int(task)) for task in ids]):
+            with renumbered([data.task_name(int(task)) for task in ids]):
                 of = None if steps is None else steps[ids]
                 found = self._infer(given[ids, :n], of, sampling, generator)
             whole.put(ids, found)
@@ -202,7 +202,7 @@ class Model:
             _check_shape(types, (*last.shape[:2], g), "node_modules")
         for ids, n in _batches(data):
             generator = torch.Generator().manual_seed(self.module.seed)
-            with numbered([data.task_name(int(task)) for task in ids]):
+            with renumbered([data.task_name(int(task)) for task in ids]):
                 matrices = _chances(chances[ids, :n, :n], "modules")
                 rows = torch.stack([from_matrix(matrices[..., i]) for i in range(k)], dim=-1)
                 nodes = None if types is None else _chances(types[ids, :n], "node_modules")
@@ -281,7 +281,7 @@ class Model:
                 f"states: task {task}, entity {entity}, frame {frame}, {self.features[feature]} is {value:.3g}, too "
                 "large for the model; check that value"
             )
-        if steps is None and (counting := steps_that_count(data)) is not None:
+        if steps is None and (counting := observed_steps(data)) is not None:
             steps = torch.from_numpy(counting)
         return data, given, steps
 

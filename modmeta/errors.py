@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend."""
+"""Errors that a user can fix."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -6,29 +6,29 @@ from typing import Any
 
 from modmeta.text import plain
 
-LONGEST = 2000  # letters of a message; names in a file may be long
+MESSAGE_LENGTH = 2000  # characters of a message; names in a file may be long
 
 
 class UserError(ValueError):
-    """A mistake in input or settings: one sentence that says what is wrong, where, and what to do.
+    """Invalid input or settings. The message states what is wrong, where, and how to fix it.
 
-    Names in it may come from a stranger's file, so it is one line of printable text.
+    Names in the message may come from untrusted files, so it is reduced to one line of printable text.
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(plain(message, LONGEST))
+        super().__init__(plain(message, MESSAGE_LENGTH))
 
 
 class DataError(UserError):
-    """A mistake in a data file or in the settings of data."""
+    """An invalid data file or data setting."""
 
 
 class TaskError(DataError):
-    """Something about one task.
+    """An error about one task.
 
     Args:
-        task: its number among those given.
-        what: is wrong with it.
+        task: index of the task in the data passed to the function that raises.
+        what: what is wrong with it.
     """
 
     def __init__(self, task: int, what: str) -> None:
@@ -37,8 +37,8 @@ class TaskError(DataError):
 
 
 @contextlib.contextmanager
-def numbered(ids: Sequence[Any]) -> Iterator[None]:
-    """Within it some tasks of several are looked at; their errors name the tasks as these `ids` do."""
+def renumbered(ids: Sequence[Any]) -> Iterator[None]:
+    """Renumbers `TaskError`s raised in the block, which processes a subset of tasks: index i becomes `ids[i]`."""
     try:
         yield
     except TaskError as error:
@@ -46,8 +46,8 @@ def numbered(ids: Sequence[Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def of_file(file: object) -> Iterator[None]:
-    """Within it, errors about a task name the file, too."""
+def naming_file(file: object) -> Iterator[None]:
+    """Adds the file name to `TaskError`s raised in the block, as `DataError`."""
     try:
         yield
     except TaskError as error:
@@ -55,10 +55,10 @@ def of_file(file: object) -> Iterator[None]:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What a user is told of an error: what a part refused, where Hydra wraps it."""
+    """The error to show to the user: Hydra wraps errors of constructors, whose cause is the informative one."""
     inner = error.__cause__
     return inner if not isinstance(error, UserError) and isinstance(inner, ValueError | TypeError) else error
 
 
 class Preempted(Exception):
-    """SIGTERM ended the run after it saved a checkpoint; its argument is the run's directory."""
+    """SIGTERM stopped the run after a checkpoint was saved. Its argument is the run directory."""

@@ -1,7 +1,7 @@
-"""The one writer of files: each is there in full or not at all, whatever happens while it is written.
+"""Atomic file writing: a file is either complete or absent, even if the process is killed.
 
-Content goes to a temporary file in the target's own directory, `.NAME.RANDOM.modmeta-tmp`, waits for the disk and then
-takes the target's name. An error, SIGINT or SIGTERM removes the temporary file; SIGKILL leaves it, and nothing else.
+Content is written to a temporary file `.NAME.RANDOM.modmeta-tmp` in the target's directory, synced to disk and then
+renamed. Errors, SIGINT and SIGTERM remove the temporary file; SIGKILL leaves the temporary file behind.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from typing import IO, Any
 
 from modmeta.errors import DataError
 
-TEMPORARY = ".modmeta-tmp"  # how the names of temporary files and directories end
-UMASK = os.umask(0o077)  # `tempfile` makes files that only their owner can read; the results are for others, too
+TEMPORARY = ".modmeta-tmp"  # suffix of temporary files and directories
+UMASK = os.umask(0o077)  # `tempfile` creates files that only the owner can read; results get the usual permissions
 os.umask(UMASK)
 REMEDIES = {
     errno.ENOSPC: "free some space, or choose another disk",
-    errno.EDQUOT: "your quota is used up: free some space, or choose another disk",
-    errno.EFBIG: "files may not be that large here: raise the limit, or choose another disk",
-    errno.EROFS: "choose a place that can be written to",
+    errno.EDQUOT: "your disk quota is exceeded: free some space, or choose another disk",
+    errno.EFBIG: "the file exceeds the size limit: raise the limit, or choose another disk",
+    errno.EROFS: "the file system is read-only: choose another directory",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EIO: "the disk fails: choose another one",
+    errno.EIO: "the disk reports an error: choose another disk",
 }
 WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM; `number` is the signal's."""
+    """SIGINT or SIGTERM was received; `number` is the signal number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Signals:
-    """What arrived while signals were held back, and when the last one was raised."""
+    """Nesting depth of `held`, the deferred signal (0 if none), and the time at which the last signal was raised."""
 
     held, waiting, last = 0, 0, float("-inf")
 
@@ -53,16 +53,16 @@ class _Signals:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if _Signals.held:
         _Signals.waiting = number
-    elif time.monotonic() - _Signals.last > 1:  # `timeout` and schedulers send the same signal twice at once
+    elif time.monotonic() - _Signals.last > 1:  # `timeout` and schedulers may send the same signal twice
         _Signals.last = time.monotonic()
         raise Interrupted(number)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `Interrupted` in the block, so that what is half done is cleaned up.
+    """SIGTERM and SIGINT raise `Interrupted` in the block, so that `finally` clauses run.
 
-    A signal that the process was started to ignore stays ignored.
+    Signals that the process was started to ignore stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -80,8 +80,8 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Signals wait for the end of the block, which is short: names change in it, or temporary files go."""
-    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread alone
+    """Defers SIGTERM and SIGINT to the end of the block. For short critical sections such as renames."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
         yield
         return
     _Signals.held += 1
@@ -94,37 +94,37 @@ def held() -> Iterator[None]:
             _interrupt(number, None)
 
 
-def why(error: OSError) -> str:
-    """What the system says of a failure to write, and what helps."""
+def reason_and_remedy(error: OSError) -> str:
+    """Reason and remedy for a failed write."""
     remedy = REMEDIES.get(error.errno or 0, "check space and permissions")
-    return f"({error.strerror or 'not all of it was taken'}); {remedy}"  # NumPy says no more of a full disk
+    return f"({error.strerror or 'incomplete write'}); {remedy}"  # NumPy's error for a full disk has no reason
 
 
 class Unwritable(DataError):
-    """`path` could not be written, because of `error`."""
+    """`path` could not be written because of `error`."""
 
     def __init__(self, path: Path | str, error: OSError) -> None:
-        super().__init__(f"{path} cannot be written {why(error)}")
+        super().__init__(f"{path} cannot be written {reason_and_remedy(error)}")
         self.error = error
 
 
 def temporary_name(path: Path) -> str:
-    """How the names of temporary files for `path` begin; short where its own name is long."""
+    """Prefix of temporary names for `path`, truncated because file systems limit the length of names."""
     return f".{path.name[:40]}."
 
 
 @contextmanager
 def whole_file(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
-    """A temporary file beside `path` that `write` has filled and the disk holds; the block gives it its name.
+    """Yields a temporary file beside `path`, filled by `write` and synced, for the block to rename; else it is removed.
 
     Raises:
-        OSError: the disk is full, or the directory cannot be written to. No temporary file is left.
+        OSError: the disk is full, or the directory is not writable. No temporary file is left.
     """
     name = None
     try:
         with held():
             handle, name = tempfile.mkstemp(TEMPORARY, temporary_name(path), path.parent)
-        with open(handle, "w+b") as file:  # HDF5 reads what it writes
+        with open(handle, "w+b") as file:  # HDF5 reads back while writing
             write(file)
             file.flush()
             os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o666 & ~UMASK)
@@ -138,10 +138,10 @@ def whole_file(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Pat
 
 @contextmanager
 def temporary_directory(path: Path) -> Iterator[Path]:
-    """An empty directory beside `path`, gone after the block.
+    """Yields an empty directory beside `path` and removes it after the block.
 
     Raises:
-        OSError: the disk is full, or the directory around it cannot be written to.
+        OSError: the disk is full, or the parent directory is not writable.
     """
     name = None
     try:
@@ -155,7 +155,7 @@ def temporary_directory(path: Path) -> Iterator[Path]:
 
 
 def sync_directory(directory: Path) -> None:
-    """Waits until the names in a directory are on the disk."""
+    """Syncs the entries of a directory to disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -164,10 +164,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file of the program's own: whoever reads it finds all of the old content or all of the new.
+    """Replaces a file atomically: readers see either the old content or the new.
 
     Raises:
-        OSError: the disk is full, or the directory cannot be written to; the old content is untouched.
+        OSError: the disk is full, or the directory is not writable. The old content is kept.
     """
     with whole_file(path, lambda file: file.write(content)) as new:
         os.replace(new, path)
@@ -175,63 +175,63 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def remove_temporary(directory: Path) -> None:
-    """Removes what writers that were killed left in a directory and below; nobody may be writing there."""
+    """Removes temporary files left by killed writers, recursively. No process may be writing there."""
     for path in directory.rglob(f".*{TEMPORARY}"):
         with contextlib.suppress(OSError):
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 def check_parent(path: Path) -> None:
-    """Refuses a place where nothing can be made.
+    """Checks that `path` can be created.
 
     Raises:
-        DataError: the directory around `path` does not exist, or cannot be written to.
+        DataError: the parent directory does not exist or is not writable.
     """
     if not path.parent.is_dir():
         raise DataError(f"{path.parent} is not a directory; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise DataError(f"{path.parent} cannot be written to; check permissions, or choose another place")
+        raise DataError(f"{path.parent} is not writable; check permissions, or choose another directory")
 
 
 def check_free(path: Path, overwrite: bool, reads: Iterable[Path | str] = ()) -> None:
-    """Refuses to write a file where something is, or where nothing can be; call it before long work, too.
+    """Checks that a file may be written. Call it before long computations.
 
     Args:
-        path: of the file.
-        overwrite: whether a file that is there may be replaced; what is no file never is.
-        reads: what the command reads, which is not replaced, also not by another name of the same file.
+        path: output file.
+        overwrite: whether an existing file may be replaced. Only regular files are ever replaced.
+        reads: input files and directories. The output may not be one of them, or lie inside one that exists.
 
     Raises:
-        DataError: the file exists and is not to be overwritten, or its directory cannot be written to.
+        DataError: the file exists and `overwrite` is false, it is an input, or its directory is not writable.
     """
     if path.is_symlink():
-        raise DataError(f"{path} is a symbolic link; give the name of the file itself, or another one")
+        raise DataError(f"{path} is a symbolic link; give its target, or another file name")
     if path.is_dir():
-        raise DataError(f"{path} is a directory; give the name of a file")
+        raise DataError(f"{path} is a directory; give a file name")
     if path.exists():
         if not path.is_file():
             raise DataError(f"{path} is not a regular file; choose another name")
         for read in map(Path, reads):
             if read.exists() and (read.samefile(path) or path.resolve().is_relative_to(read.resolve())):
-                raise DataError(f"{path} is what is read, {read}, or a part of it; choose another name")
+                raise DataError(f"{path} is the input {read} or part of it; choose another name")
         if not overwrite:
-            raise DataError(f"{path} exists; choose another name, or allow it to be overwritten (--overwrite)")
+            raise DataError(f"{path} exists; choose another name, or add --overwrite")
     check_parent(path)
 
 
 def write_file(
     path: Path, write: Callable[[IO[bytes]], object], overwrite: bool, reads: Iterable[Path | str] = ()
 ) -> None:
-    """Writes a file for the user.
+    """Writes an output file atomically.
 
     Args:
-        path: of the file.
-        write: fills it.
-        overwrite: replace a file that is there; one that came into being meanwhile is replaced only then.
-        reads: see `check_free`.
+        path: output file.
+        write: function that writes the content to an open binary file.
+        overwrite: whether to replace an existing file, including one created while this function runs.
+        reads: input files; see `check_free`.
 
     Raises:
-        DataError: see `check_free`, or the disk does not take it. What was there is untouched.
+        DataError: see `check_free`, or the write failed. An existing file is unchanged.
     """
     check_free(path, overwrite, reads)
     try:
@@ -243,32 +243,34 @@ def write_file(
                 _name_anew(new, path)
         sync_directory(path.parent)
     except FileExistsError as error:
-        raise DataError(f"{path} exists since a moment ago; choose another name, or add --overwrite") from error
+        raise DataError(
+            f"{path} was created by another process meanwhile; choose another name, or add --overwrite"
+        ) from error
     except OSError as error:
         raise Unwritable(path, error) from error
 
 
 def _name_anew(new: Path, path: Path) -> None:
-    """Gives a file a second name that nothing has.
+    """Links a file to a new name.
 
     Raises:
-        FileExistsError: something has it.
+        FileExistsError: the name exists.
     """
     try:
         os.link(new, path)
     except OSError as error:
         if error.errno not in WITHOUT_LINKS:
             raise
-        with held():  # a file system without links: the name is taken first
+        with held():  # the file system has no hard links: reserve the name first
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             os.replace(new, path)
 
 
 def as_json(content: dict[str, Any]) -> bytes:
-    """Values as a file of JSON."""
+    """Content of a JSON file."""
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file in one piece: whoever reads it finds all of the old content or all of the new."""
+    """Replaces a JSON file atomically; see `write_durably`."""
     write_durably(path, as_json(content))

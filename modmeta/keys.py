@@ -1,12 +1,12 @@
-"""Keys of a batch, their shapes and meanings.
+"""Keys of a batch, with shapes and meanings.
 
 Shape letters, the same in every file: B tasks, N entities, T frames, D features, K edge modules, G node modules,
-H hidden width, M candidates of a receiver, S = N - 1 senders of a receiver, C channels of a message.
+H hidden width, M candidates per receiver, S = N - 1 senders per receiver, C message channels.
 """
 
 TASK = "task"  # (B,) int64: index of the task in its split
-STATES = "states"  # (B, N, T, D) float32: normalised as in the protocol
-MASK = "mask"  # (B, T - 1) bool: steps whose both frames were observed; absent where all were
-RELATIONS = "relations"  # (B, N, S) int64: true relations, for measures only; absent where the data has no labels
-TYPES = "types"  # (B, N) int64: true types of entities, for measures only; absent where the data has no such labels
-KNOWN = "known"  # (B, N, S) int64: relations that the search is given, -1 for others; absent where none is given
+STATES = "states"  # (B, N, T, D) float32: in protocol units
+MASK = "mask"  # (B, T - 1) bool: whether both frames of a step were observed; missing if all were
+RELATIONS = "relations"  # (B, N, S) int64: true relations, for evaluation only; missing if the data has no labels
+TYPES = "types"  # (B, N) int64: true types of entities, for evaluation only; missing if the data has no labels
+KNOWN = "known"  # (B, N, S) int64: relations given to the search, -1 where not given; missing if none are given

@@ -1,4 +1,4 @@
-"""The machine and the source tree that a figure was measured on, and the memory of this process."""
+"""Description of the machine and source tree for measurements, and memory settings of the process."""
 
 import ctypes
 import os
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 TRIM, TOP_PAD, MMAP = -1, -2, -3  # parameters of glibc's mallopt
-FROM_SYSTEM, KEPT, AHEAD = 2**25, 2**31 - 1, 2**26  # bytes; the first is as much as glibc allows
+FROM_SYSTEM, KEPT, AHEAD = 2**25, 2**31 - 1, 2**26  # bytes; the first is the largest value that glibc accepts
 
 
-def keep_freed() -> None:
-    """Keeps freed memory for the next step instead of giving it back to the system.
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory for the next step instead of returning it to the system.
 
-    Activations of a step are just large enough for glibc to fetch them from the system afresh every time, page by page:
-    a third of the time of a gradient step on CPU. Without glibc nothing changes.
+    Activations of a step exceed glibc's mmap threshold, so by default each is mapped again, page by page, which takes a
+    third of the time of a gradient step on CPU. No effect without glibc.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -28,8 +28,8 @@ def keep_freed() -> None:
             mallopt(parameter, value)
 
 
-def available() -> float:
-    """Free memory in bytes; infinite where the system does not say."""
+def available_memory() -> float:
+    """Available memory in bytes; infinite if the system does not report it."""
     source = Path("/proc/meminfo")
     if not source.exists():
         return float("inf")
@@ -38,7 +38,7 @@ def available() -> float:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine that a figure was measured on."""
+    """CPU model, cores, threads and GPUs, to report with measurements."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -49,7 +49,7 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of the source tree, marked `+` where files differ from it; none outside a repository."""
+    """Git commit of the source tree, with `+` appended if it has uncommitted changes; None outside a repository."""
     root = Path(__file__).resolve().parents[1]
     try:
         run = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]

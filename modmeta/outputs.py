@@ -1,12 +1,12 @@
-"""Directories that commands write: whole or not at all, with a manifest by which `--overwrite` knows what is ours.
+"""Atomic output directories with a manifest, so that `--overwrite` replaces only files that modmeta wrote.
 
-The files are made in a temporary directory beside the target. Where nothing was, one rename puts it in place. Where an
-earlier output is, the two directories are exchanged in one step; files that the manifest does not list are the user's
-and get a second name in the new directory before, so that they are there at every moment.
+Files are written to a temporary directory beside the target. A new output is renamed into place. An earlier output is
+exchanged with the new one in one step. Files missing from its manifest belong to the user; they are hard-linked into
+the new directory before the exchange, so they exist at all times.
 
-`modmeta-output.json` holds `format`, `command` and `files`: relative path to `bytes` and `sha256`. A manifest may come
-from a stranger: paths that lead out of the directory, by `..` or by a symbolic link, are refused, and a file that is
-not, byte for byte, what the manifest says is never removed.
+The manifest `modmeta-output.json` holds `format`, `command` and `files`: relative path to `bytes` and `sha256`. It may
+come from an untrusted source: paths that leave the directory, by `..` or a symbolic link, are rejected, and a file
+whose content differs from its manifest entry is never removed.
 """
 
 import ctypes
@@ -28,30 +28,30 @@ from modmeta.io import Unwritable, check_parent, held, sync_directory, temporary
 
 MANIFEST = "modmeta-output.json"
 FORMAT = 1
-MOST_BYTES = 1 << 28  # of a manifest: a million files
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+MOST_BYTES = 1 << 28  # largest manifest: a million files
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # constants of Linux
 Files = dict[str, tuple[int, str]]  # bytes and SHA-256 by relative path
 
 
 @dataclass(frozen=True)
 class _State:
-    """What was found where a directory is to be written: its inode and the files that its manifest lists."""
+    """State of the target: (device, inode) of an existing directory, and the files in its manifest."""
 
     inode: tuple[int, int] | None
     listed: Files
 
 
 class OutputDirectory:
-    """A directory to write, checked before long work begins.
+    """An output directory. The constructor checks that it can be written, before long computations.
 
     Args:
-        path: of the directory; the one around it exists.
-        command: that writes, for the manifest.
+        path: the directory. Its parent must exist.
+        command: name of the command that writes it, for the manifest.
         overwrite: whether an earlier output may be replaced.
-        reads: files and directories that the command reads, which the output may not hold.
+        reads: input files and directories, which the output directory may not contain.
 
     Raises:
-        DataError: something is there that is not ours or was changed since, or nothing can be written there.
+        DataError: the path is not writable, or holds files that modmeta did not write or that were changed since.
     """
 
     def __init__(self, path: Path, command: str, overwrite: bool, reads: Iterable[Path | str] = ()) -> None:
@@ -61,14 +61,14 @@ class OutputDirectory:
     def _look(self) -> _State:
         path = self.path
         if path.is_symlink():
-            raise DataError(f"{path} is a symbolic link; name a directory itself")
+            raise DataError(f"{path} is a symbolic link; give its target, or another directory")
         if path.exists() and not path.is_dir():
-            raise DataError(f"{path} is a file; give the name of a directory")
+            raise DataError(f"{path} is a file; give a directory")
         if not path.exists():
             check_parent(path)
             return _State(None, {})
         if os.path.ismount(path):
-            raise DataError(f"{path} is where a disk is mounted and cannot be exchanged; name a directory in it")
+            raise DataError(f"{path} is mounted and cannot be replaced; choose a directory inside it")
         try:
             _check_elsewhere(path, self.reads)
             empty = not any(path.iterdir())
@@ -89,10 +89,10 @@ class OutputDirectory:
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """A directory to fill, which takes its place when the block ends without an error.
+        """Yields a directory to fill. It replaces the target when the block ends without an error.
 
         Raises:
-            DataError: it cannot be written, or the place has changed meanwhile. What was there is untouched.
+            DataError: the write failed, or the target was changed meanwhile. The target is unchanged.
         """
         try:
             with temporary_directory(self.path) as beside:
@@ -103,7 +103,7 @@ class OutputDirectory:
                 if self._look() != self.state:
                     raise DataError(f"{self.path} was changed while this command ran; choose another directory")
                 self._put(new, made)
-        except Unwritable as error:  # of a file in the temporary directory, whose name says nothing to the user
+        except Unwritable as error:  # name the target, not the temporary file
             raise Unwritable(self.path, error.error) from error
         except OSError as error:
             raise Unwritable(self.path, error) from error
@@ -114,10 +114,12 @@ class OutputDirectory:
         if not self.state.listed and not (self.path / MANIFEST).exists():
             with held():
                 try:
-                    os.rename(new, self.path)  # refused by the system where something has appeared
+                    os.rename(new, self.path)  # fails if the target was created meanwhile
                 except OSError as error:
                     if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                        raise DataError(f"{self.path} exists since a moment ago; choose another directory") from error
+                        raise DataError(
+                            f"{self.path} was created by another process meanwhile; choose another directory"
+                        ) from error
                     raise
                 sync_directory(self.path.parent)
             return
@@ -125,12 +127,12 @@ class OutputDirectory:
         _keep_foreign(self.path, new, ours)
         with held():
             _exchange(new, self.path)
-            there = new.stat()
-            if (there.st_dev, there.st_ino) != self.state.inode:  # another process was faster
+            replaced = new.stat()
+            if (replaced.st_dev, replaced.st_ino) != self.state.inode:  # another process replaced it first
                 _exchange(new, self.path)
                 raise DataError(f"{self.path} was changed while this command ran; choose another directory")
             try:
-                _keep_foreign(new, self.path, ours)  # what came at the last moment
+                _keep_foreign(new, self.path, ours)  # files added since the first call
             except DataError:
                 _exchange(new, self.path)
                 raise
@@ -138,28 +140,28 @@ class OutputDirectory:
 
 
 def _check_elsewhere(path: Path, reads: Iterable[Path]) -> None:
-    """Refuses a directory that holds what must stay."""
+    """Rejects a directory that contains the working directory, the home directory or an input."""
     here = path.resolve()
     places = {"the working directory": Path.cwd(), "the home directory": Path(os.path.expanduser("~"))}
     places |= {str(read): read for read in reads if read.exists()}
     for name, place in places.items():
         if place.resolve().is_relative_to(here) or Path(os.path.abspath(place)).is_relative_to(here):
-            raise DataError(f"{path} is or holds {name}, which --overwrite never replaces; choose another directory")
+            raise DataError(f"{path} is or contains {name}, which --overwrite never replaces; choose another directory")
 
 
 def read_manifest(directory: Path) -> Files:
-    """What the manifest of a directory lists.
+    """Files listed in the manifest of a directory.
 
     Raises:
-        DataError: it is damaged, or lists what is not a plain path within the directory.
+        DataError: the manifest is damaged, or lists a path outside the directory.
     """
     path = directory / MANIFEST
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
-            raise ValueError("no regular file of a moderate size")
+            raise ValueError("not a regular file, or too large")
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"not of format {FORMAT}")
+            raise ValueError(f"the format is not {FORMAT}")
         files = content["files"]
         return {_plain(name): (_integer(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -170,14 +172,14 @@ def read_manifest(directory: Path) -> Files:
 
 
 def _plain(name: str) -> str:
-    """A relative path without detours.
+    """Returns `name` if it is a normalised relative path.
 
     Raises:
-        ValueError: it is another.
+        ValueError: it is not.
     """
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or name != "/".join(parts) or name.startswith("/") or name == MANIFEST:
-        raise ValueError(f"{name[:50]!r} is not a path within")
+        raise ValueError(f"{name[:50]!r} is not a path inside the directory")
     if not name.isprintable() or len(name.encode()) > 4096 or "\\" in name:
         raise ValueError(f"{name[:50]!r} is not a name that modmeta writes")
     return name
@@ -185,26 +187,26 @@ def _plain(name: str) -> str:
 
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("a size that is no number")
+        raise ValueError("a size is not an integer")
     return value
 
 
 def _check_unchanged(directory: Path, listed: Files) -> None:
-    """Refuses where a listed file is not what was written. One that is gone is nothing to worry about.
+    """Checks that listed files still have their size and digest. Missing files are accepted.
 
     Raises:
-        DataError: it names the file.
+        DataError: a file was changed.
     """
     for name, (size, digest) in listed.items():
         path = directory / name
         places = [directory / part for part in PurePosixPath(name).parents if part.parts]
-        there = _lstat(path)
-        if there is None and not any(place.is_symlink() for place in places):
+        found = _lstat(path)
+        if found is None and not any(place.is_symlink() for place in places):
             continue
-        whole = there is not None and stat.S_ISREG(there.st_mode) and there.st_size == size
-        if any(place.is_symlink() for place in places) or not whole or _digest(path) != digest:
+        same_size = found is not None and stat.S_ISREG(found.st_mode) and found.st_size == size
+        if any(place.is_symlink() for place in places) or not same_size or _digest(path) != digest:
             raise DataError(
-                f"{path} was changed since modmeta wrote it, and is not replaced; move it away, or choose another "
+                f"{path} was changed since modmeta wrote it, so it is not replaced; move it, or choose another "
                 "directory"
             )
 
@@ -225,7 +227,7 @@ def _digest(path: Path, sync: bool = False) -> str:
 
 
 def _write_manifest(directory: Path, command: str) -> Files:
-    """Waits until all files are on the disk and lists them, always in the same order and without times."""
+    """Syncs all files and writes their manifest, in sorted order and without times, so that it is reproducible."""
     made = {}
     for path in sorted(part for part in directory.rglob("*") if part.is_file()):
         made[path.relative_to(directory).as_posix()] = (path.stat().st_size, _digest(path, sync=True))
@@ -241,10 +243,10 @@ def _write_manifest(directory: Path, command: str) -> Files:
 
 
 def _keep_foreign(source: Path, target: Path, ours: set[str]) -> None:
-    """Gives every file of `source` that is not ours a second name in `target`, the same inode.
+    """Hard-links every file of `source` that is not in `ours` into `target`.
 
     Raises:
-        DataError: the new output has a file of that name, or the file system knows no second names.
+        DataError: the new output has a file of that name, or the file system has no hard links.
     """
     made = {parent.as_posix() for name in ours for parent in PurePosixPath(name).parents}
     for place, directories, files in os.walk(source, topdown=False):
@@ -262,17 +264,17 @@ def _keep_foreign(source: Path, target: Path, ours: set[str]) -> None:
                 os.link(path, other, follow_symlinks=False)
             except OSError as error:
                 raise DataError(
-                    f"{path} is not of the earlier output and cannot be kept beside the new one ({error.strerror}); "
-                    "move it away, or choose another directory"
+                    f"{path} was not written by modmeta and cannot be kept in the new output ({error.strerror}); "
+                    "move it, or choose another directory"
                 ) from error
-        if here.as_posix() not in made:  # a directory of the user's
+        if here.as_posix() not in made:  # a directory of the user
             if not os.path.lexists(target / here):
                 (target / here).mkdir(parents=True)
             shutil.copystat(place, target / here)
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Two directories take each other's name: in one step where the system can (Linux), in three elsewhere."""
+    """Exchanges the names of two directories: atomically on Linux, in three renames elsewhere."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if call is not None:
         if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:

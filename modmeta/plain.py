@@ -1,6 +1,6 @@
-"""Plain data out of JSON and YAML files of anyone: bounded, and nothing but dictionaries, lists, text, numbers, null.
+"""Safe parsing of untrusted JSON and YAML: bounded size; only dictionaries, lists, text, numbers, booleans and null.
 
-Nothing in a file is resolved, constructed or executed: `${...}` stays text, tags and aliases of YAML are refused.
+Nothing is resolved, constructed or executed: `${...}` stays text, YAML tags and aliases are rejected.
 """
 
 import json
@@ -15,14 +15,14 @@ import yaml
 
 from modmeta.errors import UserError
 
-JSON_BYTES = 16 << 20  # of a JSON file: curves of some twenty thousand epochs
-YAML_BYTES = 1 << 20  # of a YAML file: a configuration has some ten thousand
-TEXT_BYTES = 64 << 20  # of a table of comma-separated values that a run writes
-DEPTH = 64  # of dictionaries and lists in one another
-NODES = 1_000_000  # dictionaries, lists and values in all
-INTEGER = 2**63  # what whole numbers stay below
+JSON_BYTES = 16 << 20  # largest JSON file: curves of about twenty thousand epochs
+YAML_BYTES = 1 << 20  # largest YAML file: a configuration has about ten thousand bytes
+TEXT_BYTES = 64 << 20  # largest CSV file written by a run
+DEPTH = 64  # nesting levels of dictionaries and lists
+NODES = 1_000_000  # dictionaries, lists and values in total
+INTEGER = 2**63  # bound of the magnitude of integers
 
-# How YAML writes a value without quotes; what no pattern fits is text. The same as OmegaConf's, without sexagesimals.
+# Patterns of unquoted YAML values; values that match none are text. As in OmegaConf, without sexagesimal numbers.
 NULL = re.compile(r"~|null|Null|NULL|")
 TRUE = re.compile(r"yes|Yes|YES|true|True|TRUE|on|On|ON")
 FALSE = re.compile(r"no|No|NO|false|False|FALSE|off|Off|OFF")
@@ -32,29 +32,29 @@ NOT_FINITE = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file; `NaN` and `Infinity` are numbers, as Python writes them.
+    """Content of a JSON file. `NaN` and `Infinity` are accepted as numbers, as Python writes them.
 
     Raises:
-        UserError: it is no regular file, cannot be read, is not JSON, too large, too deep, or holds what is not plain.
+        UserError: the file cannot be read, is not JSON, is too large or too deeply nested, or fails `check_plain`.
     """
     text = read_text(path, JSON_BYTES)
     try:
         content = json.loads(text)
     except RecursionError as error:
-        raise UserError(f"{path} holds values more than {DEPTH} deep in one another") from error
+        raise UserError(f"{path} is nested more than {DEPTH} levels deep") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    except ValueError as error:  # Python converts no more than some thousand digits
-        raise UserError(f"{path} holds a whole number that is too large, beyond 2^63") from error
+    except ValueError as error:  # Python limits the number of digits of an integer
+        raise UserError(f"{path} holds an integer beyond 2^63") from error
     return check_plain(content, path)
 
 
 def read_yaml(path: Path) -> Any:
-    """Content of a YAML file of one document; null where it is empty.
+    """Content of a YAML file with one document; None for an empty file.
 
     Raises:
-        UserError: it is no regular file, cannot be read, is not YAML, too large, too deep, holds a tag, an alias or
-            several documents, or what is not plain.
+        UserError: the file cannot be read, is not YAML, is too large or too deeply nested, holds a tag, an anchor or
+            several documents, or fails `check_plain`.
     """
     text = read_text(path, YAML_BYTES)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -68,15 +68,15 @@ def read_yaml(path: Path) -> Any:
 
 
 def check_plain(content: Any, where: object) -> Any:
-    """The content itself, if it is plain: dictionaries with keys of text, lists, text, numbers, booleans, null.
+    """Returns the content if it consists of dictionaries with text keys, lists, text, numbers, booleans and None.
 
     Args:
-        content: whatever a file held.
-        where: the file, for messages.
+        content: content of a file.
+        where: the file, for error messages.
 
     Raises:
-        UserError: something else is in it, text that is not Unicode or a whole number of 2^63 or more, or it is too
-            deep or too large.
+        UserError: the content holds other types, text that is not valid Unicode or an integer beyond 2^63, or is too
+            deeply nested or too large.
     """
     level, count = [content], 0
     for _ in range(DEPTH + 1):
@@ -88,7 +88,7 @@ def check_plain(content: Any, where: object) -> Any:
             if type(value) is dict:
                 for key in value:
                     if type(key) is not str:
-                        raise UserError(f"{where} holds a key that is not text but {type(key).__name__}")
+                        raise UserError(f"{where} holds a key of type {type(key).__name__}; keys must be text")
                     _check_text(key, where)
                 below += value.values()
             elif type(value) is list:
@@ -100,7 +100,7 @@ def check_plain(content: Any, where: object) -> Any:
         if not below:
             return content
         level = below
-    raise UserError(f"{where} holds values more than {DEPTH} deep in one another")
+    raise UserError(f"{where} is nested more than {DEPTH} levels deep")
 
 
 def _check_value(value: Any, where: object) -> None:
@@ -108,42 +108,44 @@ def _check_value(value: Any, where: object) -> None:
         _check_text(value, where)
     elif type(value) is int:
         if not -INTEGER < value < INTEGER:
-            raise UserError(f"{where} holds a whole number that is too large, beyond 2^63")
+            raise UserError(f"{where} holds an integer beyond 2^63")
     elif value is not None and type(value) not in (bool, float):
-        raise UserError(f"{where} holds a value that is not plain but {type(value).__name__}")
+        raise UserError(
+            f"{where} holds a value of type {type(value).__name__}; values must be text, numbers, booleans or null"
+        )
 
 
 def _check_text(text: str, where: object) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where} holds text that is not Unicode") from error
+        raise UserError(f"{where} holds text that is not valid Unicode") from error
 
 
 def read_text(path: Path, limit: int) -> str:
-    """A regular file as text, of up to `limit` bytes; pipes and devices are not waited for.
+    """Text of a regular file of up to `limit` bytes. Does not block on pipes and devices.
 
     Raises:
-        UserError: it is no regular file, cannot be read, is longer, or not UTF-8.
+        UserError: the file is not regular, cannot be read, is larger than `limit`, or is not UTF-8.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise UserError(f"{path} is not a file")
+                raise UserError(f"{path} is not a regular file")
             content = file.read(limit + 1)
     except IsADirectoryError as error:
-        raise UserError(f"{path} is not a file but a directory") from error
+        raise UserError(f"{path} is a directory; a file is needed") from error
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > limit:
-        raise UserError(f"{path} has more than {limit >> 20} MiB, too many for results or settings of a run")
+        raise UserError(f"{path} has more than {limit >> 20} MiB, too large for results or settings of a run")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8 (byte {error.start})") from error
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
 
 
 def _problem(error: yaml.YAMLError) -> str:
@@ -152,18 +154,20 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def _built(events: Iterator[Any], path: Path) -> Any:
-    """The document of a stream of YAML's events, without recursion."""
+    """Builds the document from YAML parser events, without recursion."""
     out: list[Any] = []
     open_parts: list[Any] = [out]
-    keys: list[Any] = []  # of every open dictionary, the key that waits for its value
+    keys: list[Any] = []  # for each open dictionary, the key whose value comes next
     waiting = object()
     for count, event in enumerate(events):
         if count > 2 * NODES:
             raise UserError(f"{path} holds more than {NODES:,} values")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise UserError(f"{path} holds an anchor or alias of YAML; write the value itself, line {_line(event)}")
+            raise UserError(f"{path}, line {_line(event)}: YAML anchors and aliases are not allowed; write the value")
         if getattr(event, "tag", None) is not None:
-            raise UserError(f"{path} holds a tag of YAML, {str(event.tag)[:60]!r}, line {_line(event)}; take it out")
+            raise UserError(
+                f"{path}, line {_line(event)}: the YAML tag {str(event.tag)[:60]!r} is not allowed; remove it"
+            )
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             if isinstance(open_parts.pop(), dict):
                 keys.pop()
@@ -179,9 +183,9 @@ def _built(events: Iterator[Any], path: Path) -> Any:
             part.append(value)
         elif keys[-1] is waiting:
             if type(value) is not str:
-                raise UserError(f"{path} holds a key that is not text, line {_line(event)}; put it in quotes")
+                raise UserError(f"{path}, line {_line(event)}: the key is not text; quote it")
             if value in part:
-                raise UserError(f"{path} holds a key twice, line {_line(event)}; take one out")
+                raise UserError(f"{path}, line {_line(event)}: the key is repeated; remove one")
             keys[-1] = value
         else:
             part[keys[-1]], keys[-1] = value, waiting
@@ -189,9 +193,9 @@ def _built(events: Iterator[Any], path: Path) -> Any:
             open_parts.append(value)
             keys += [waiting] if isinstance(value, dict) else []
             if len(open_parts) > DEPTH + 1:
-                raise UserError(f"{path} holds values more than {DEPTH} deep in one another")
+                raise UserError(f"{path} is nested more than {DEPTH} levels deep")
     if len(out) > 1:
-        raise UserError(f"{path} holds several documents of YAML")
+        raise UserError(f"{path} holds several YAML documents; keep one")
     return out[0] if out else None
 
 
@@ -200,12 +204,12 @@ def _line(event: Any) -> int:
 
 
 def _value(text: str, path: Path) -> str | int | float | bool | None:
-    """A value that is written without quotes."""
+    """Value of an unquoted scalar."""
     if NULL.fullmatch(text):
         return None
     if TRUE.fullmatch(text) or FALSE.fullmatch(text):
         return TRUE.fullmatch(text) is not None
-    if len(text) > 400:  # longer than any number that is written in full
+    if len(text) > 400:  # longer than any number written in full
         return text
     if WHOLE.fullmatch(text):
         return int(text.replace("_", ""))

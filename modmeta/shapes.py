@@ -1,7 +1,6 @@
-"""Shapes in annotations, `Float[Tensor, "B N T D"]`: tests check them, and without jaxtyping they are plain tensors.
+"""Shape annotations such as `Float[Tensor, "B N T D"]`. Tests check them; without jaxtyping they mean `Tensor`.
 
-Letters are those of `modmeta/keys.py`. `#B` may be 1 where tasks share something, `*rest` is any number of
-dimensions.
+Letters are listed in `modmeta/keys.py`. `#B` also matches 1 (shared by all tasks), `*rest` matches any dimensions.
 """
 
 from typing import TYPE_CHECKING, Any

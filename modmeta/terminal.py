@@ -1,4 +1,4 @@
-"""Standard output as a terminal with tables, standard error as one with a progress bar."""
+"""Tables on standard output, progress bars on standard error."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +11,11 @@ from modmeta.text import for_console
 
 
 class Terminal(Console):
-    """Standard output; that nobody reads it any more (`| head`) is an error that a caller can meet."""
+    """Standard output. A closed pipe (`| head`) raises an error for the caller instead of exiting, as rich does."""
 
     def on_broken_pipe(self) -> None:
-        """
+        """Called by rich.
+
         Raises:
             BrokenPipeError: always.
         """
@@ -23,7 +24,7 @@ class Terminal(Console):
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, on terminals only; it gives the function that moves it on."""
+    """Shows a progress bar on standard error if it is a terminal. Yields a function that advances it."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
@@ -31,7 +32,7 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def measures_table(measures: dict[str, float], title: str) -> Table:
-    """Measures as a table for the terminal."""
+    """Table of measures by name; shares are shown as percentages."""
     table = Table(title=for_console(title))
     table.add_column("measure")
     table.add_column("value", justify="right")

@@ -1,7 +1,7 @@
-"""Names are text: those of tasks, entities, features, files and runs come from strangers and show in many places.
+"""Escapes names for display. Names of tasks, entities, features, files and runs may come from untrusted files.
 
-Every place has its own way of taking a letter for a command: a terminal escape sequences, rich `[markup]`, matplotlib
-`$mathematics$`, a spreadsheet formulas, XML and UTF-8 characters that they cannot hold. One function for each.
+Each output has its own special characters: terminals have escape sequences, rich has `[markup]`, matplotlib has
+`$mathematics$`, spreadsheets have formulas, UTF-8 cannot encode surrogates. There is one function for each output.
 """
 
 import re
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
-DRAWN = 24  # letters of a name in a figure
-JOINERS = "\u200c\u200d"  # not printable by themselves, but part of words in Persian, Indic scripts and emoji
+FIGURE_LENGTH = 24  # characters of a name in a figure
+JOINERS = "\u200c\u200d"  # not printable alone, but part of words in Persian, Indic scripts and emoji
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-FORMULA = re.compile(r"['\s]*[=+\-@＝＋－＠\t\r\n]")  # noqa: RUF001  spreadsheets know full-width ones, too
+FORMULA = re.compile(r"['\s]*[=+\-@＝＋－＠\t\r\n]")  # noqa: RUF001  spreadsheets also accept full-width characters
 
 
 def plain(name: object, limit: int | None = None) -> str:
-    r"""One line without control characters, which are shown as escapes such as `\n`, `\x1b`, `\u202e`.
+    r"""One line of printable text. Control characters become escapes such as `\n`, `\x1b`, `\u202e`.
 
     Args:
-        name: anything; its text is taken.
-        limit: letters; of a longer text the middle is left out.
+        name: any object; `str(name)` is used.
+        limit: maximum number of characters; the middle of longer text is replaced by `…`.
     """
     text = str(name)
     if limit is not None:
@@ -33,7 +33,7 @@ def plain(name: object, limit: int | None = None) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """The text, or its beginning and its end where it is longer than `limit` letters."""
+    """The text, or its beginning and end joined by `…` if it has more than `limit` characters."""
     if len(text) <= limit:
         return text
     end = (limit - 1) // 3
@@ -41,20 +41,20 @@ def shortened(text: str, limit: int) -> str:
 
 
 def encodable(name: object) -> str:
-    r"""Text that UTF-8 can hold: half a surrogate pair becomes an escape such as `\ud800`."""
+    r"""Text that UTF-8 can encode: unpaired surrogates become escapes such as `\ud800`."""
     text = str(name)
     return "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in text) if not text.isascii() else text
 
 
 def for_console(name: object) -> "Text":
-    """For rich: neither markup nor `:emoji:` codes."""
+    """Text for rich in which markup and `:emoji:` codes are not interpreted."""
     from rich.text import Text
 
     return Text(plain(name))
 
 
-def for_plot(name: object, limit: int = DRAWN) -> str:
-    """For matplotlib: no mathematics, and nothing that its fonts lack."""
+def for_plot(name: object, limit: int = FIGURE_LENGTH) -> str:
+    """Text for matplotlib without mathematics; characters missing from its fonts are escaped."""
     text = plain(name, limit)
     if not text.isascii():
         known = _letters_of_fonts(_fonts())
@@ -63,21 +63,21 @@ def for_plot(name: object, limit: int = DRAWN) -> str:
 
 
 def for_sheet(name: object) -> str:
-    """For a cell of a CSV file: what a spreadsheet would take for a formula begins with an apostrophe.
+    """Text of a CSV cell. Text that a spreadsheet would run as a formula is prefixed with an apostrophe.
 
-    Plain numbers, such as -3, stay what they are. `from_sheet` takes back exactly this apostrophe.
+    Numbers such as -3 are unchanged. `from_sheet` is the inverse.
     """
     text = encodable(name)
     return f"'{text}" if _is_formula(text) else text
 
 
 def from_sheet(cell: str) -> str:
-    """What `for_sheet` was given."""
+    """Inverse of `for_sheet`."""
     return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
 
 
 def _is_formula(text: str) -> bool:
-    # Whatever follows an apostrophe that was added is a formula itself, and so is the sum of both: a bijection.
+    # A formula with an apostrophe prefix is itself matched as a formula, so `for_sheet` is injective.
     return bool(FORMULA.match(text)) and not NUMBER.fullmatch(text)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modmeta.cli.trusting import add_trust
-from modmeta.errors import of_file
+from modmeta.errors import naming_file
 from modmeta.io import check_free, write_file
 
 
@@ -44,7 +44,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
     observed = trained.module.observed_frames
     options = Options(split=split, observed=observed, any_entities=any_entities, labelled=True)
     tasks = trained.read(data, options).data
-    with of_file(data), progress("inferring", tasks.num_tasks) as advance:
+    with naming_file(data), progress("inferring", tasks.num_tasks) as advance:
         return trained.evaluate(tasks, advance)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from modmeta.cli.reading import add_reading, reading_of
 from modmeta.cli.trusting import add_trust
-from modmeta.errors import UserError, of_file
+from modmeta.errors import UserError, naming_file
 from modmeta.text import plain
 
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     data, truth = loaded.seen, loaded.truth(args.steps)
     title = f"{args.file.name} by {args.model}" if args.report else None
     with output.written() as directory, progress("inferring", 3 * data.num_tasks) as advance:
-        with of_file(args.file):
+        with naming_file(args.file):
             found = model.infer(data, sampling=args.sample, advance=advance)
             ahead = model.forecast(data, found, args.steps, advance=advance)
         facts = inference.write(directory, model, data, found, ahead, truth, loaded.notes, title, advance)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from modmeta import __version__
 from modmeta.cli import completion, evaluate, generate, infer, inspect, prune, report, train, unseen
 from modmeta.errors import UserError
-from modmeta.io import Interrupted, interruptible, why
+from modmeta.io import Interrupted, interruptible, reason_and_remedy
 
 # Modules that import what they need only when they run, so that --help is fast.
 COMMANDS = (train, generate, inspect, infer, evaluate, prune, unseen, report, completion)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         what = f"{error.filename} cannot be read or written" if error.filename else "standard output cannot be written"
-        return _ended(f"error: {what} {why(error)}", 2)
+        return _ended(f"error: {what} {reason_and_remedy(error)}", 2)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         return _ended("interrupted" if number == signal.SIGINT else "ended by SIGTERM", 128 + number)

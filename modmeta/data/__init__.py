@@ -1,1 +1,1 @@
-"""Trajectories: simulators, file formats, validation, and the data module that serves them in batches."""
+"""Trajectories: generation, file formats, validation, and data modules that serve them in batches."""

@@ -1,46 +1,46 @@
-"""How much a file may ask for: sizes are compared with what it holds before any memory is taken.
+"""Limits on untrusted files: declared sizes are compared with stored sizes before any memory is allocated.
 
-A file of numbers holds about what it says, compressed perhaps a tenth of it. One that says a thousand times as much is
-damaged or made to fill memory. Small ones may say what they like: `FREE` is little beside what Python and torch take.
+Compression shrinks files of numbers about ten times. A file that declares a thousand times its stored size is damaged
+or malicious. Declared sizes up to `FREE` are always accepted, because Python and torch need more memory than that.
 """
 
 from modmeta.errors import DataError
 
-FREE = 1 << 25  # bytes that any file may ask for
-RATIO = 32  # bytes of an array to one on the disk; measured states shrink by less than 10, all-zero ones by 1,000
-SPARSE = 16  # places of a table's grid task x entity x frame to one row
-GAP = 20  # steps to one frame of a task, and...
-GAP_FREE = 1000  # ...steps in which every task may lack frames
-COLUMNS = 4096  # of a table
+FREE = 1 << 25  # bytes that any file may declare
+RATIO = 32  # bytes of an array per stored byte; measured states compress less than 10 times, zeros 1,000 times
+SPARSE = 16  # cells of a table's grid task x entity x frame per row
+GAP = 20  # time steps per frame of a task, ...
+GAP_FREE = 1000  # ... plus steps without frames that every task may have
+COLUMNS = 4096  # columns of a table
 HEADER = 1 << 20  # bytes of a table's first line
-LETTERS = 256  # of a name, as of a file's on most disks
-LABELS = 128  # relations and types are kept as one byte each
-WHOLE = 2**53  # numbers beyond it are no longer all different as floats
-LARGE = 1e32  # of a state: its square, and sums of those, are far from the end of float64
-SETTINGS = 1 << 20  # letters of `settings`
-DEEP = 32  # levels of lists and objects in `settings`
+NAME_LENGTH = 256  # characters of a name, about the limit of file names
+LABELS = 128  # number of labels: relations and types are stored as int8
+WHOLE = 2**53  # larger integers are not exact as float64
+LARGE = 1e32  # magnitude of a state: its square, and sums of squares, stay far below the float64 maximum
+SETTINGS = 1 << 20  # characters of `settings`
+SETTINGS_DEPTH = 32  # nesting levels of `settings`
 
 
 def check_size(where: str, declared: int, stored: int) -> None:
-    """Refuses to read what is out of proportion.
+    """Rejects data whose declared size is out of proportion to its stored size.
 
     Args:
-        where: file and part of it, to name in errors.
-        declared: bytes of memory that it asks for.
-        stored: bytes that it has on the disk.
+        where: file and part of it, for error messages.
+        declared: bytes of memory needed to load it.
+        stored: bytes stored on disk.
 
     Raises:
-        DataError: declared is far more than what was stored can hold.
+        DataError: `declared` exceeds `FREE` and is more than `RATIO` times `stored`.
     """
     if declared > max(FREE, RATIO * stored):
         raise DataError(
-            f"{where}: says that it holds {size(declared)}, but has {size(stored)} in the file; it is damaged or made "
-            "to fill memory, so make the file again, or save it without compression"
+            f"{where}: the declared size is {size(declared)}, but only {size(stored)} are stored; the file is damaged "
+            "or malicious, so create it again, or save it without compression"
         )
 
 
 def size(count: int) -> str:
-    """Bytes in words."""
+    """A number of bytes as text with a decimal unit, such as `33.6 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}" if unit != "bytes" else f"{count} {unit}"

@@ -1,4 +1,4 @@
-"""What trajectories say of themselves: which features are coordinates, which are velocities, how far a frame is."""
+"""Detects which features of trajectories are coordinates and velocities, and the time between frames."""
 
 from dataclasses import replace
 
@@ -7,15 +7,15 @@ import numpy as np
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
-FOLLOWS = 0.9  # share of the coordinates' changes that velocities explain, where they are velocities
-SAMPLE = 500  # tasks looked at
+MIN_EXPLAINED = 0.9  # features are velocities if they explain more than this share of the changes of coordinates
+SAMPLE = 500  # number of tasks used
 
 
 def in_order(data: Trajectories) -> Trajectories:
-    """Trajectories with coordinates first, then their velocities, then the rest; `vx` is the velocity of `x`."""
+    """Reorders features: coordinates, then their velocities, then the rest. `vx` is the velocity of `x`."""
     names = data.features
-    places = [name for name in names if f"v{name}" in names]
-    order = [*places, *(f"v{name}" for name in places)]
+    coordinates = [name for name in names if f"v{name}" in names]
+    order = [*coordinates, *(f"v{name}" for name in coordinates)]
     order += [name for name in names if name not in order]
     if tuple(order) == names or len(set(names)) < len(names):
         return data
@@ -23,29 +23,38 @@ def in_order(data: Trajectories) -> Trajectories:
 
 
 def check_moving(data: Trajectories, where: str) -> None:
-    """Refuses trajectories in which nothing ever changes.
+    """Rejects constant trajectories.
 
     Raises:
-        DataError: all states are those of the first frame.
+        DataError: all states equal those of the first frame.
     """
     if (data.states == data.states[:, :, :1]).all():
-        raise DataError(f"{where}: entities never move; relations show in motion only, so check what the features are")
+        raise DataError(f"{where}: all states are constant; relations show only in changes, so check the features")
 
 
 def find_positions(data: Trajectories) -> tuple[int, bool]:
-    """How many leading features are coordinates, and whether as many velocities follow, by their names or values."""
+    """Number P of leading features that are coordinates, and whether P velocities follow, from names or values."""
     names, d = data.features, data.num_features
     named = next((p for p in range(d // 2, 0, -1) if names[p : 2 * p] == tuple(f"v{name}" for name in names[:p])), 0)
     if named:
         return named, True
     axes = next((p for p in range(min(d, 3), 0, -1) if names[:p] == tuple("xyz"[:p])), 0)
-    if d % 2 == 0 and frame_motion(data, d // 2)[1] > FOLLOWS:
+    if d % 2 == 0 and frame_motion(data, d // 2)[1] > MIN_EXPLAINED:
         return d // 2, True
     return axes, False
 
 
 def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
-    """How far coordinates move in a frame at velocity 1, and how much of their changes that explains, up to 1."""
+    """Change of a coordinate per frame at velocity 1, and the share of the coordinates' changes that it explains.
+
+    Args:
+        data: coordinates first, then their velocities.
+        positions: number of coordinates.
+
+    Returns:
+        Median ratio of changes to velocities, and a share of at most 1 (from median absolute residuals); 0, 0 if there
+        are no velocities or fewer than 3 frames.
+    """
     if data.num_frames < 3 or not positions or data.num_features < 2 * positions:
         return 0.0, 0.0
     x, v = data.states[:SAMPLE, :, :, :positions], data.states[:SAMPLE, :, :, positions : 2 * positions]

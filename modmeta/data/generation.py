@@ -1,4 +1,4 @@
-"""Simulated trajectories: tasks of a world, of one number of entities or of several."""
+"""Generates simulated trajectories, with one or several numbers of entities."""
 
 import os
 from collections import deque
@@ -10,10 +10,10 @@ import numpy as np
 
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from modmeta.machine import available
+from modmeta.machine import available_memory
 from modmeta.simulators import Rng, World, open_stream
 
-BLOCK = 256  # tasks simulated together: enough to drown the cost of a call, few enough for the cache
+BLOCK = 256  # tasks simulated together: enough to amortise the cost of a call, few enough for the cache
 
 
 def generate(
@@ -25,23 +25,23 @@ def generate(
     threads: int | None = None,
     progress: bool = True,
 ) -> dict[str, Trajectories]:
-    """Simulates tasks of every split; memory beyond the result stays the same however many there are.
+    """Simulates the tasks of every split. Memory beyond the result does not depend on the number of tasks.
 
     Args:
-        world: what to simulate.
+        world: the world to simulate.
         counts: number of tasks and frames of every split, as {"train": (50000, 49), ...}.
-        seed: of the random numbers.
-        stream: `task`, every task its own generator; `nri`, one legacy stream for all splits in the order of `counts`,
-            as published (with seed 42 and splits train, valid, test the published data).
-        threads: that simulate; none for all processors this process may use.
-        progress: show a bar on a terminal.
+        seed: seed of the random numbers.
+        stream: `task` gives every task its own generator; `nri` uses one legacy stream for all splits in the order of
+            `counts`, as published (seed 42 and splits train, valid, test give the published data).
+        threads: number of threads; None for all processors available to this process.
+        progress: whether to show a progress bar on a terminal.
 
     Returns:
-        Trajectories of every split, float64; their settings hold the world's, `edge_values`, the seed and the stream.
+        Trajectories of every split, float64. Their settings are those of the world, `edge_values`, seed and stream.
 
     Raises:
-        DataError: a count or the seed makes no sense, the world has no such stream, or particles left the box because
-            the time step is too long.
+        DataError: a count or the seed is invalid, the world does not support the stream, memory does not suffice, or
+            the simulation diverged because the time step is too long.
     """
     _check_counts(counts)
     if threads is not None and threads < 1:
@@ -51,10 +51,10 @@ def generate(
         raise DataError(f"world {world.name} has no stream {stream!r}; choose {' or '.join(map(repr, world.streams))}")
     total = sum(count for count, _ in counts.values())
     n, d = world.num_entities, len(world.features)
-    need, free = sum(8 * count * n * (frames * d + n) for count, frames in counts.values()), available()
+    need, free = sum(8 * count * n * (frames * d + n) for count, frames in counts.values()), available_memory()
     if need > free:
         raise DataError(
-            f"{total} tasks of {n} entities would take {need / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free: "
+            f"{total} tasks of {n} entities need {need / 1e9:,.1f} GB of memory, but {free / 1e9:,.1f} GB are free; "
             "simulate fewer tasks, frames or entities"
         )
     settings = {**world.settings(), "edge_values": list(world.edge_values), "seed": int(seed), "stream": stream}
@@ -73,11 +73,11 @@ def generate(
 
 def _check_counts(counts: Mapping[str, tuple[int, int]]) -> None:
     if not counts:
-        raise DataError("no split to generate; ask for at least one, such as {'train': (500, 49)}")
+        raise DataError("no split to generate; give at least one, such as {'train': (500, 49)}")
     for split, sizes in counts.items():
         for what, number in zip(("tasks", "frames"), sizes, strict=True):
             if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-                raise DataError(f"split {split}: number of {what} is {number!r}; it must be an integer from 1")
+                raise DataError(f"split {split}: number of {what} is {number!r}; it must be a positive integer")
 
 
 def _simulate(
@@ -90,10 +90,10 @@ def _simulate(
     types: np.ndarray | None,
     threads: int | None,
 ) -> Iterator[int]:
-    """Fills states, relations and types block by block; yields the number of tasks finished.
+    """Fills states, relations and types block by block; yields the number of tasks of each finished block.
 
-    Random numbers are drawn here, one task after the other, because a shared stream knows no other order; threads
-    integrate. Only as many blocks wait as keep the threads busy.
+    Random numbers are drawn in this thread, in the order of tasks, as a shared stream requires; other threads
+    integrate. The queue is bounded to limit memory.
     """
     count, _, frames, _ = states.shape
     threads = threads or available_processors()
@@ -118,34 +118,34 @@ def _simulate(
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)  # an error or Ctrl-C need not wait for the rest
+            pool.shutdown(cancel_futures=True)  # do not wait for the remaining blocks after an error or Ctrl-C
 
 
 def generate_sizes(
     world: World, sizes: Sequence[int], counts: Mapping[str, tuple[int, int]], seed: int, stream: str
 ) -> dict[str, Trajectories]:
-    """Tasks of every size in turn, so that any number of first tasks holds equal shares.
+    """Simulates tasks of several numbers of entities, interleaved, so that the first n tasks hold equal shares.
 
     Args:
-        world: what to simulate, with one of `sizes` in place of its number of entities.
-        sizes: numbers of entities; of one alone, the tasks are those of `generate`.
-        counts: number of tasks, at least one of every size, and frames of every split.
-        seed, stream: of `generate`.
+        world: the world to simulate; its number of entities is replaced by each of `sizes`.
+        sizes: numbers of entities. With a single size the result is that of `generate`.
+        counts: number of tasks and frames of every split; at least one task per size.
+        seed, stream: see `generate`.
     """
     if len(sizes) == 1:
         return generate(replace(world, num_entities=sizes[0]), counts, seed=seed, stream=stream)
     parts: dict[str, list[Trajectories]] = {split: [] for split in counts}
     for first, size in enumerate(sizes):
-        # Named after its size, so that tasks of different sizes do not begin with the same random numbers.
+        # Splits are named after the size, so that tasks of different sizes do not share random numbers.
         shares = {f"{split}{size}": (len(range(first, b, len(sizes))), t) for split, (b, t) in counts.items()}
         made = generate(replace(world, num_entities=size), shares, seed=seed, stream=stream)
         for split, part in zip(counts, made.values(), strict=True):
             parts[split].append(part)
-    return {split: in_turn(of_size) for split, of_size in parts.items()}
+    return {split: interleaved(of_size) for split, of_size in parts.items()}
 
 
-def in_turn(parts: Sequence[Trajectories]) -> Trajectories:
-    """One task of every part after the other; those of fewer entities lack the last ones."""
+def interleaved(parts: Sequence[Trajectories]) -> Trajectories:
+    """Interleaves the tasks of all parts. Tasks are padded to the largest number of entities; padding is masked."""
     first, b = parts[0], sum(part.num_tasks for part in parts)
     n = max(part.num_entities for part in parts)
     states, relations = np.zeros((b, n, *first.states.shape[2:])), np.zeros((b, n, n), np.int64)
@@ -164,12 +164,12 @@ def in_turn(parts: Sequence[Trajectories]) -> Trajectories:
 
 
 def available_processors() -> int:
-    """Processors that this process may use."""
+    """Number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Bar:
-    """A progress bar on standard error, on terminals only; entering it gives the function that moves it on."""
+    """Progress bar on standard error if it is a terminal; `__enter__` returns a function that advances it."""
 
     def __init__(self, description: str, total: int, shown: bool) -> None:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""How a file is to be read: names of columns, and what to do about what is missing or uneven."""
+"""Options for reading files: names of columns, treatment of missing values and uneven times."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,20 @@ from modmeta.errors import DataError
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings of reading; the defaults suit a file that is complete and evenly spaced.
+    """Options for reading a file. The defaults suit complete, evenly spaced data.
 
     Args:
-        task: column of a table that names the task of a row.
+        task: column of a table that names the task.
         frame: column of frame numbers or times.
         entity: column that names the entity.
-        features: columns to use, in this order; none for all others.
-        relations: table of true relations, columns task, receiver, sender, relation; none if unknown.
-        missing: `error`, or `mask` to leave out frames and values that are missing.
-        resample: time between frames to interpolate to; none to take frames as they are.
-        frame_step: time units between two frames; none for what the file says.
+        features: columns to use, in this order; None for all other columns.
+        relations: table of true relations with columns task, receiver, sender, relation; None if unknown.
+        missing: `error` rejects missing frames and values; `mask` masks them.
+        resample: time between frames to interpolate to; None to keep the frames.
+        frame_step: time units between two frames; None to use the value in the file.
 
     Raises:
-        DataError: a setting makes no sense.
+        DataError: a setting is invalid.
     """
 
     task: str = "task"
@@ -33,7 +33,7 @@ class Reading:
     frame_step: float | None = None
 
     def __post_init__(self) -> None:
-        if self.features is not None:  # configs bring lists
+        if self.features is not None:  # configs pass lists
             object.__setattr__(self, "features", tuple(str(name) for name in self.features))
         if self.missing not in ("error", "mask"):
             raise DataError(f"missing={self.missing!r} is unknown; choose 'error' or 'mask'")
@@ -44,4 +44,6 @@ class Reading:
         named = [self.task, self.frame, self.entity, *(self.features or ())]
         twice = sorted({name for name in named if named.count(name) > 1})
         if twice:
-            raise DataError(f"column {twice[0]!r} is asked for twice; name a column of its own for each purpose")
+            raise DataError(
+                f"column {twice[0]!r} is used twice; give different columns for task, frame, entity, features"
+            )

@@ -1,15 +1,15 @@
-"""Trajectories of many tasks: the one form that simulators write, files hold and training reads."""
+"""The container of trajectories of many tasks, used by simulators, file formats and training."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from modmeta.data.bounds import LABELS, LARGE, LETTERS
+from modmeta.data.bounds import LABELS, LARGE, NAME_LENGTH
 from modmeta.errors import DataError
 from modmeta.text import encodable
 
-CHUNK = 4096  # tasks checked at a time, to spare memory
+CHUNK = 4096  # tasks checked at a time, to limit memory
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,18 @@ class Trajectories:
     """Observed frames of every task of a split, in physical units.
 
     Args:
-        states: (tasks, N, T, D) float. Where entities have places, the first P features are coordinates, the next P the
-            velocities (P = 2: x, y, vx, vy); further features follow.
+        states: (tasks, N, T, D) float. In spatial data the first P features are coordinates and the next P their
+            velocities (P = 2: x, y, vx, vy); other features follow.
         relations: (tasks, N, N) int64, `relations[task, receiver, sender]`, labels from 0, diagonal 0; None if unknown.
-        features: name of every feature, D of them.
+        features: names of the D features.
         frame_step: time units between two frames.
-        settings: where the data came from, in plain JSON types. `edge_values`, if there, is the value that the
-            published layout stores for every relation label (`modmeta.data.formats.nri`).
-        mask: (tasks, N, T) bool, where an entity was observed; None for everywhere. States elsewhere are fillers. An
-            entity that a task lacks was never observed and comes after those that it has.
+        settings: provenance of the data, plain JSON types. `edge_values`, if present, is the value that the published
+            layout stores for every relation label (`modmeta.data.formats.nri`).
+        mask: (tasks, N, T) bool, whether an entity was observed; None if all were. States elsewhere are fillers.
+            Entities that are never observed are absent from the task; they come after the others.
         task_names: (tasks,) names of the tasks in their file, integers or strings; None for 0, 1, ...
-        entity_names: (tasks, N) names of the entities, likewise; those of entities that a task lacks mean nothing.
-        types: (tasks, N) int64, what kind of entity each is, labels from 0; None if unknown, or all alike.
+        entity_names: (tasks, N) names of the entities, likewise. Names of absent entities are ignored.
+        types: (tasks, N) int64, type of every entity, labels from 0; None if unknown or all the same.
     """
 
     states: np.ndarray
@@ -59,7 +59,7 @@ class Trajectories:
 
     @property
     def counts(self) -> np.ndarray | None:
-        """Entities of every task, (tasks,); None where all have N."""
+        """Number of entities of every task, (tasks,); None if all have N."""
         if self.mask is None:
             return None
         counts = np.asarray(self.mask.any(axis=2).sum(axis=1))
@@ -67,16 +67,16 @@ class Trajectories:
 
     @property
     def sizes(self) -> list[int]:
-        """Different numbers of entities of the tasks, increasing."""
+        """Distinct numbers of entities of the tasks, increasing."""
         return [self.num_entities] if self.counts is None else np.unique(self.counts).tolist()
 
     def tasks_by_size(self) -> str:
-        """How many tasks have how many entities, in words."""
+        """Number of tasks by number of entities, as text such as `10 of 5, 20 of 6`."""
         counts = np.full(self.num_tasks, self.num_entities) if self.counts is None else self.counts
         return ", ".join(f"{(counts == n).sum()} of {n}" for n in self.sizes)
 
     def present(self) -> np.ndarray:
-        """States for statistics, (tasks, N, T, D); where tasks lack entities, of one entity a row, (E, 1, T, D)."""
+        """States without absent entities, for statistics: (tasks, N, T, D), or (E, 1, T, D) if entities are absent."""
         if self.counts is None or self.mask is None:
             return self.states
         return self.states[self.mask.any(axis=2)][:, None]
@@ -85,7 +85,7 @@ class Trajectories:
         return self.num_tasks
 
     def __getitem__(self, tasks: slice | np.ndarray) -> "Trajectories":
-        """The tasks of a slice, as views; an array of indices gives copies."""
+        """Selects tasks: views for a slice, copies for an array of indices."""
         per_task = ("states", "relations", "mask", "task_names", "entity_names", "types")
         parts = {name: getattr(self, name) for name in per_task}
         return replace(self, **{name: part[tasks] for name, part in parts.items() if part is not None})
@@ -96,32 +96,31 @@ class Trajectories:
         return replace(self, states=self.states[:, :, :stop], mask=mask)
 
     def task_name(self, task: int) -> Any:
-        """What a file calls a task."""
+        """Name of a task in its file."""
         return task if self.task_names is None else self.task_names[task]
 
     def entity_name(self, task: int, entity: int) -> Any:
-        """What a file calls an entity."""
+        """Name of an entity in its file."""
         return entity if self.entity_names is None else self.entity_names[task, entity]
 
     def take(self, count: int) -> "Trajectories":
         """The first `count` tasks.
 
         Raises:
-            DataError: there are not so many.
+            DataError: there are fewer tasks.
         """
         if not 1 <= count <= self.num_tasks:
-            raise DataError(f"{count} tasks asked of {self.num_tasks}; ask for 1 to {self.num_tasks}")
+            raise DataError(f"cannot take {count} tasks of {self.num_tasks}; choose 1 to {self.num_tasks}")
         return self[:count]
 
     def validate(self, where: str) -> "Trajectories":
         """Checks shapes and values, and returns the trajectories.
 
         Args:
-            where: the file and split to name in errors.
+            where: the file and split, for error messages.
 
         Raises:
-            DataError: a shape does not fit, a state is not a finite number, a relation is not a label, a name is there
-                twice.
+            DataError: a shape is wrong, a state is not finite, a relation is not a label, or a name is repeated.
         """
         self.check_shapes(where)
         if not 1 / LARGE < self.frame_step < LARGE:
@@ -142,41 +141,42 @@ class Trajectories:
         return self
 
     def check_shapes(self, where: str) -> None:
-        """Checks that all parts belong together, whatever their values.
+        """Checks shapes and types of all arrays, but not their values.
 
         Raises:
-            DataError: a part has another shape or type.
+            DataError: a shape or type is wrong.
         """
         if self.states.ndim != 4:
             raise DataError(
-                f"{where}: states have shape {self.states.shape}; give them as (tasks, entities, frames, features)"
+                f"{where}: states have shape {self.states.shape}; it must be (tasks, entities, frames, features)"
             )
         if self.states.dtype.kind != "f":
-            raise DataError(f"{where}: states are of type {self.states.dtype}; give them as floats")
+            raise DataError(f"{where}: states are of type {self.states.dtype}; they must be floats")
         if self.num_entities < 2 or 0 in self.states.shape:
             raise DataError(
-                f"{where}: states have shape {self.states.shape}; give at least 1 task, 2 entities, 1 frame, 1 feature"
+                f"{where}: states have shape {self.states.shape}; at least 1 task, 2 entities, 1 frame and 1 feature "
+                "are needed"
             )
         if len(self.features) != self.num_features:
             raise DataError(
                 f"{where}: {self.num_features} features but {len(self.features)} names {list(self.features)}; "
-                "name every feature once"
+                "give one name per feature"
             )
         if not all(isinstance(name, str) for name in self.features):
-            raise DataError(f"{where}: features {list(self.features)} are not all names; give a string for each")
+            raise DataError(f"{where}: features {list(self.features)} must all be strings")
         b, n, t, _ = self.states.shape
         parts = {
             "the mask": (self.mask, "b", "booleans (tasks, entities, frames)", (b, n, t)),
-            "task_names": (self.task_names, "iuU", "a text or integer for every task", (b,)),
-            "entity_names": (self.entity_names, "iuU", "texts or integers (tasks, entities)", (b, n)),
+            "task_names": (self.task_names, "iuU", "one string or integer per task", (b,)),
+            "entity_names": (self.entity_names, "iuU", "strings or integers (tasks, entities)", (b, n)),
             "relations": (self.relations, "iu", "integer labels from 0, (tasks, receivers, senders)", (b, n, n)),
             "types": (self.types, "iu", "integer labels from 0, (tasks, entities)", (b, n)),
         }
         for name, (part, kinds, form, shape) in parts.items():
             if part is not None and (part.shape != shape or part.dtype.kind not in kinds):
                 raise DataError(
-                    f"{where}: {name} {'is' if name == 'the mask' else 'are'} {part.dtype} of shape {part.shape}; give "
-                    f"{form}, {shape}"
+                    f"{where}: {name} {'is' if name == 'the mask' else 'are'} {part.dtype} of shape {part.shape}; "
+                    f"expected {form}, {shape}"
                 )
 
     def _validate_states(self, where: str) -> None:
@@ -192,36 +192,35 @@ class Trajectories:
                     f"frame {frame}, feature {self.features[feature]!r} is {value}"
                 )
                 if np.isfinite(value):
-                    raise DataError(f"{place}; states go up to {LARGE:g}, so repair it, or choose larger units")
+                    raise DataError(f"{place}; the limit is {LARGE:g}, so correct it, or choose larger units")
                 raise DataError(
-                    f"{place}; every state must be a finite number, so repair it, or have such frames left out "
-                    "(missing=mask)"
+                    f"{place}; states must be finite numbers, so correct it, or mask such frames with missing=mask"
                 )
             low, high = np.minimum(low, part.min((0, 1, 2))), np.maximum(high, part.max((0, 1, 2)))
         small = (high > low) & (high - low < 1 / LARGE)
         if small.any():
             feature = int(small.argmax())
             raise DataError(
-                f"{where}: feature {self.features[feature]!r} goes from {low[feature]:g} to {high[feature]:g}, too "
-                f"close for floats to tell apart (below {1 / LARGE:g}); choose smaller units"
+                f"{where}: feature {self.features[feature]!r} ranges from {low[feature]:g} to {high[feature]:g}, less "
+                f"than {1 / LARGE:g}; choose smaller units"
             )
 
     def _validate_sizes(self, where: str) -> None:
         if self.mask is None or self.counts is None:
             return
-        there = np.asarray(self.mask.any(axis=2))
+        present = np.asarray(self.mask.any(axis=2))
         if self.counts.min() < 2:
             task = int(self.counts.argmin())
             raise DataError(
                 f"{where}: number of entities of task {self.task_name(task)} is {self.counts[task]}; relations need 2, "
-                "so remove it"
+                "so remove the task"
             )
-        late = there[:, 1:] & ~there[:, :-1]
+        late = present[:, 1:] & ~present[:, :-1]
         if late.any():
             task, entity = np.argwhere(late)[0].tolist()
             raise DataError(
                 f"{where}: task {self.task_name(task)} lacks entity {self.entity_name(task, entity)} but has the next; "
-                "put entities that a task lacks behind those that it has"
+                "put absent entities last"
             )
 
     def _validate_names(self, where: str) -> None:
@@ -234,23 +233,23 @@ class Trajectories:
                 _check_text(f"{where}: {what}", names)
             ordered = np.sort(names, axis=1)
             for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
-                present = names[row]
-                if what == "entity" and self.mask is not None:  # names of entities that a task lacks mean nothing
-                    present = present[self.mask[row].any(axis=1)]
-                values, counts = np.unique(present, return_counts=True)
+                used = names[row]
+                if what == "entity" and self.mask is not None:  # names of absent entities are ignored
+                    used = used[self.mask[row].any(axis=1)]
+                values, counts = np.unique(used, return_counts=True)
                 if (counts > 1).any():
                     place = f", task {self.task_name(int(row))}" if what == "entity" else ""
                     raise DataError(
-                        f"{where}{place}: the {what} {str(values[counts > 1][0])!r} is there twice; give every "
-                        f"{what} a name of its own"
+                        f"{where}{place}: the {what} name {str(values[counts > 1][0])!r} is repeated; names must be "
+                        "unique"
                     )
 
     def _validate_relations(self, where: str) -> None:
         if self.relations is None:
             return
-        self._refuse(where, (self.relations < 0) | (self.relations >= LABELS), f"labels go from 0 to {LABELS - 1}")
+        self._refuse(where, (self.relations < 0) | (self.relations >= LABELS), f"labels range from 0 to {LABELS - 1}")
         diagonal = np.eye(self.num_entities, dtype=bool) & (self.relations != 0)
-        self._refuse(where, diagonal, "an entity has no relation to itself, so set the diagonal to 0")
+        self._refuse(where, diagonal, "the diagonal must be 0")
 
     def _refuse(self, where: str, wrong: np.ndarray, advice: str) -> None:
         if wrong.any():
@@ -258,35 +257,35 @@ class Trajectories:
             task, receiver, sender = np.argwhere(wrong)[0].tolist()
             value = self.relations[task, receiver, sender]
             raise DataError(
-                f"{where}: task {task}, relation of receiver {receiver} to sender {sender} is {value}; {advice}"
+                f"{where}: task {task}, relation of receiver {receiver} and sender {sender} is {value}; {advice}"
             )
 
 
 def _check_text(what: str, names: np.ndarray) -> None:
-    """Refuses names that cannot be written to a file, or are no names."""
+    """Rejects names that are too long or cannot be encoded."""
     longest = int(np.char.str_len(names).max(initial=0))
-    if longest > LETTERS:
-        raise DataError(f"{what}: a name of {longest} letters; names have at most {LETTERS}, so shorten it")
+    if longest > NAME_LENGTH:
+        raise DataError(f"{what}: a name has {longest} characters; shorten it to at most {NAME_LENGTH}")
     if (codes := _codes(names)).size and ((codes >= 0xD800) & (codes <= 0xDFFF)).any():
         broken = next(name for name in names.ravel().tolist() if encodable(name) != name)
-        raise DataError(f"{what} {broken!r}: half of a surrogate pair, which is no letter; choose another name")
+        raise DataError(f"{what} {broken!r}: an unpaired surrogate is not a character; choose another name")
 
 
 def names_as_text(where: str, names: np.ndarray) -> np.ndarray:
-    """Texts of a file, halves of surrogate pairs as escapes; integers stay.
+    """Names read from a file, with unpaired surrogates escaped. Integers are returned unchanged.
 
     Raises:
-        DataError: they hold what is no character.
+        DataError: a name holds a code point beyond Unicode.
     """
     if names.dtype.kind != "U" or not (codes := _codes(names)).size:
         return names
     if codes.max() > 0x10FFFF:
-        raise DataError(f"{where}: damaged, it holds a character beyond Unicode; make or copy the file again")
+        raise DataError(f"{where}: damaged, it holds a character beyond Unicode; create or copy the file again")
     if not ((codes >= 0xD800) & (codes <= 0xDFFF)).any():
         return names
     return np.array([encodable(name) for name in names.ravel().tolist()]).reshape(names.shape)
 
 
 def _codes(names: np.ndarray) -> np.ndarray:
-    """Characters as numbers, flat."""
+    """Code points of all characters, flat."""
     return np.ascontiguousarray(names).astype(names.dtype.newbyteorder("=")).reshape(-1).view(np.uint32)

@@ -1,4 +1,4 @@
-"""Units: those of the protocol, in which errors are reported, and robust ones, in which modules see the world."""
+"""Units of states: protocol units, in which errors are reported, and robust scales, which normalise module inputs."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FEWEST_HITS = 5  # of a wall, to believe in it
-ROBUST = 1.4826  # makes the median absolute value of a normal variable its standard deviation
+FEWEST_HITS = 5  # reflections needed to detect a wall
+ROBUST = 1.4826  # converts the median absolute value of a normal variable to its standard deviation
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Units:
         """Maps the joint range of all coordinates, and that of all velocities, to [-1, 1] (Kipf et al. 2018).
 
         Args:
-            low: least value of every feature, (D,).
-            high: greatest value, (D,).
-            positions: how many leading features are coordinates; as many velocities follow. Further features are
-                mapped one by one.
+            low: smallest value of every feature, (D,).
+            high: largest value of every feature, (D,).
+            positions: number P of leading features that are coordinates, followed by P velocities. Other features are
+                mapped separately.
         """
         low, high = np.array(low, dtype=float), np.array(high, dtype=float)
         for group in feature_groups(len(low), positions):
@@ -35,7 +35,7 @@ class Units:
         return cls(tuple(((high + low) / 2).tolist()), tuple(half.tolist()))
 
     def normalised(self, states: np.ndarray) -> Tensor:
-        """Physical states (..., D) to float32 in protocol units; a chunk of tasks at a time, to spare memory."""
+        """Converts physical states (tasks, ..., D) to float32 protocol units, in chunks of tasks to limit memory."""
         out = torch.empty(states.shape, dtype=torch.float32)
         for i in range(0, len(states), 4096):
             out[i : i + 4096] = torch.from_numpy((states[i : i + 4096] - np.array(self.offset)) / np.array(self.scale))
@@ -43,7 +43,7 @@ class Units:
 
 
 def feature_groups(num_features: int, positions: int) -> list[slice]:
-    """Features that share a unit: coordinates, velocities, then each further one by itself."""
+    """Groups of features that share a unit: coordinates, velocities, then each other feature separately."""
     groups = [slice(0, positions), slice(positions, 2 * positions)] if positions else []
     groups = [group for group in groups if group.stop <= num_features]
     first = groups[-1].stop if groups else 0
@@ -51,17 +51,16 @@ def feature_groups(num_features: int, positions: int) -> list[slice]:
 
 
 class Scales(NamedTuple):
-    """In what units modules see the world, all in protocol units.
+    """Scales that normalise the inputs and outputs of modules, in protocol units.
 
     Attributes:
-        centre: of the states (D,).
+        centre: median of the states (D,).
         state: scale of the states (D,).
-        change: scale of their change from frame to frame (D,).
-        rest: states of an entity at rest at the origin of physical units (D,).
-        step: change of a coordinate in one frame at a velocity of 1 more than `rest`; 0 where velocities do not follow
-            coordinates.
-        walls: coordinates at which entities are reflected, low and high, (2, positions); infinite without walls.
-        fastest: largest change of a velocity in a frame, away from walls (positions,).
+        change: scale of changes between consecutive frames (D,).
+        rest: state of an entity at rest at the physical origin (D,).
+        step: change of a coordinate per frame at velocity `rest` + 1; 0 without velocities.
+        walls: coordinates of reflecting walls, low and high, (2, positions); infinite without walls.
+        fastest: largest change of a velocity per frame away from walls (positions,).
     """
 
     centre: Tensor
@@ -74,10 +73,16 @@ class Scales(NamedTuple):
 
 
 def robust_scales(states: Tensor, positions: int, units: Units, frame_step: float) -> Scales:
-    """Scales of states (B, N, T, D) that are in `units`, frames `frame_step` time units apart.
+    """Robust scales of states.
 
-    Speeds and kicks are heavy-tailed: the largest change of velocity among charged particles is 400 times the median. A
-    scale is therefore 1.48 times the median absolute value, shared by the features of a group.
+    Changes are heavy-tailed: the largest change of velocity among charged particles is 400 times the median. A scale is
+    therefore 1.48 times the median absolute value, shared by the features of a group.
+
+    Args:
+        states: (B, N, T, D) in protocol units.
+        positions: number P of leading features that are coordinates.
+        units: the protocol units.
+        frame_step: time units between two frames.
     """
     sample = states[:2000]
     centre = sample.flatten(0, 2).median(dim=0).values
@@ -95,8 +100,8 @@ def robust_scales(states: Tensor, positions: int, units: Units, frame_step: floa
     rest = units.normalised(np.zeros((1, sample.shape[-1])))[0]
     step = _step(sample - rest, positions)
     if step != 0:
-        said = frame_step * units.scale[positions] / units.scale[0]
-        step = said if abs(step / said - 1) < 0.01 else step  # exact, where it is what it says
+        nominal = frame_step * units.scale[positions] / units.scale[0]
+        step = nominal if abs(step / nominal - 1) < 0.01 else step  # `frame_step` is exact if the data agrees
     walls = find_walls(states, positions, rest, step)
     return Scales(
         centre, scale(spread), scale(change), rest, torch.tensor(step), walls, fastest_change(states, walls, rest, step)
@@ -104,17 +109,20 @@ def robust_scales(states: Tensor, positions: int, units: Units, frame_step: floa
 
 
 def find_walls(states: Tensor, positions: int, rest: Tensor, step: float) -> Tensor:
-    """Where entities are reflected, low and high, (2, positions): infinite where the data show no wall.
+    """Detects reflecting walls.
 
-    Uniform motion would take some entities past the furthest place that any is ever seen at. If most of them come out
-    with their velocity reversed there is a wall, and where follows from the length of their path to it and back, the
-    mean speed times the time.
+    Uniform motion would take some entities beyond the range of all observed coordinates. If most of these have their
+    velocity reversed in the next frame there is a wall. Its coordinate follows from the length of the path to the wall
+    and back, which is the mean speed times the time.
 
     Args:
         states: (B, N, T, D), coordinates first, then their velocities.
         positions: number of coordinates.
-        rest: states of an entity at rest (D,).
-        step: change of a coordinate in one frame at velocity 1 more than `rest`; 0 where there are no velocities.
+        rest: state of an entity at rest (D,).
+        step: change of a coordinate per frame at velocity `rest` + 1; 0 without velocities.
+
+    Returns:
+        Coordinates of the walls, low and high, (2, positions); infinite without a wall.
     """
     walls = torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, positions)
     if step == 0:
@@ -132,7 +140,7 @@ def find_walls(states: Tensor, positions: int, rest: Tensor, step: float) -> Ten
 
 
 def _step(states: Tensor, positions: int) -> float:
-    """Change of a coordinate in one frame at velocity 1: two frames' change and Simpson's rule, a median."""
+    """Change of a coordinate per frame at velocity 1: median ratio of two-frame changes to Simpson integrals."""
     if positions == 0 or states.shape[-1] < 2 * positions or states.shape[2] < 3:
         return 0.0
     x, v = states[..., :positions].double(), states[..., positions : 2 * positions].double()
@@ -143,7 +151,14 @@ def _step(states: Tensor, positions: int) -> float:
 
 
 def fastest_change(states: Tensor, walls: Tensor, rest: Tensor, step: float) -> Tensor:
-    """Largest change of a velocity in a frame, (positions,), of entities that stay off the walls."""
+    """Largest change of a velocity per frame, (positions,), of entities that do not touch a wall.
+
+    Args:
+        states: (B, N, T, D), coordinates first, then their velocities.
+        walls: low and high, (2, positions).
+        rest: state of an entity at rest (D,).
+        step: change of a coordinate per frame at velocity `rest` + 1; 0 without velocities, which gives infinity.
+    """
     p = walls.shape[1]
     if step == 0:
         return torch.full((p,), torch.inf)

@@ -1,1 +1,1 @@
-"""Structures: which module sits in which slot, for every task."""
+"""Structures: the assignment of modules to the edges and entities of every task."""

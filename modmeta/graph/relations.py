@@ -1,8 +1,8 @@
-"""Layouts of relations, and the one place that converts between them.
+"""Layouts of edges, and conversions between them.
 
-Inside the program relations are rows `(B, N, S)`: row i holds the modules on the incoming edges of receiver i, its
-`S = N - 1` senders in increasing index order with i itself left out. Users and files see matrices
-`relations[receiver, sender]` `(B, N, N)` with a zero diagonal.
+Internally edges are receiver-major, `(B, N, S)`: entry i holds the incoming edges of receiver i, whose `S = N - 1`
+senders are in increasing order without i. Files and the API use matrices `[receiver, sender]` `(B, N, N)` with a zero
+diagonal.
 """
 
 from functools import lru_cache
@@ -19,14 +19,17 @@ def _senders(num_entities: int) -> Tensor:
 
 
 def senders(num_entities: int, device: torch.device | str = "cpu") -> Tensor:
-    """Indices of the senders of every receiver, (N, S)."""
+    """Indices of the senders of every receiver, (N, S), increasing."""
     return _senders(num_entities).to(device)
 
 
 @lru_cache(maxsize=64)
-def couples(num_entities: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pairs without regard to who receives: their ends, first < second, each (N S / 2,); for every receiver and slot
-    the couple that it belongs to, (N, S), and 1 where the receiver is its first end, -1 where it is the second, (N, S).
+def undirected_pairs(num_entities: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Undirected pairs of N entities.
+
+    Returns:
+        First and second entity of every pair, first < second, each (N S / 2,); index of the pair of every edge, (N, S);
+        sign of every edge, 1 if its receiver is the first entity of the pair, else -1, (N, S).
     """
     n = num_entities
     first, second = torch.triu_indices(n, n, 1, device=device)
@@ -36,36 +39,36 @@ def couples(num_entities: int, device: torch.device | str = "cpu") -> tuple[Tens
     return first, second, number.gather(1, sender), torch.where(sender > receiver, 1, -1)
 
 
-def to_matrix(rows: Tensor) -> Tensor:
-    """Rows (..., N, S) to matrices (..., N, N) `[receiver, sender]`; the diagonal is zero."""
-    n = rows.shape[-2]
-    matrix = rows.new_zeros(*rows.shape[:-2], n, n)
-    return matrix.scatter(-1, senders(n, rows.device).expand(rows.shape), rows)
+def to_matrix(edges: Tensor) -> Tensor:
+    """Converts edges (..., N, S) to matrices (..., N, N) `[receiver, sender]` with a zero diagonal."""
+    n = edges.shape[-2]
+    matrix = edges.new_zeros(*edges.shape[:-2], n, n)
+    return matrix.scatter(-1, senders(n, edges.device).expand(edges.shape), edges)
 
 
 def from_matrix(matrix: Tensor) -> Tensor:
-    """Matrices (..., N, N) `[receiver, sender]` to rows (..., N, S); the diagonal is dropped."""
+    """Converts matrices (..., N, N) `[receiver, sender]` to edges (..., N, S), dropping the diagonal."""
     n = matrix.shape[-1]
     index = senders(n, matrix.device)
     return matrix.gather(-1, index.expand(*matrix.shape[:-2], n, n - 1))
 
 
-def reciprocity(rows: Tensor) -> float | None:
-    """How far structures are mutual: 1 where both directions of every pair hold the same module, 0 as by chance.
+def reciprocity(edges: Tensor) -> float | None:
+    """Reciprocity of structures: 1 if both directions of every pair have the same module, 0 at chance level.
 
     The coefficient of Garlaschelli and Loffredo (2004), for any number of modules: agreement of the two directions
-    beyond that of independent ones with as many edges of each module.
+    beyond that of independent edges with the same module frequencies.
 
     Args:
-        rows: structures (B, N, S), -1 in slots of entities that a task lacks.
+        edges: edge modules (B, N, S), -1 for edges of absent entities.
 
     Returns:
-        None without pairs, or where one module is everywhere.
+        The coefficient; None without pairs, or if all edges have the same module.
     """
-    matrix = to_matrix(rows.long())
+    matrix = to_matrix(edges.long())
     first, second = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], 1)
     forth, back = matrix[:, first, second].flatten(), matrix[:, second, first].flatten()
-    forth, back = forth[(there := forth >= 0)], back[there]
+    forth, back = forth[(present := forth >= 0)], back[present]
     share = torch.cat((forth, back)).bincount().double() / (2 * len(forth))
     chance = float(share.square().sum())
     if len(share) == 0 or chance == 1:
@@ -74,6 +77,6 @@ def reciprocity(rows: Tensor) -> float | None:
 
 
 def all_rows(num_senders: int, num_modules: int, device: torch.device | str = "cpu") -> Tensor:
-    """Every row of incoming edges, (K^S, S), in counting order (the first sender changes slowest)."""
+    """All assignments of K modules to S incoming edges, (K^S, S), in counting order (first sender changes slowest)."""
     digits = [torch.arange(num_modules, device=device)] * num_senders
     return torch.cartesian_prod(*digits).view(num_modules**num_senders, num_senders)

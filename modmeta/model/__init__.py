@@ -1,1 +1,1 @@
-"""Edge and node modules, the dynamics built of them, likelihoods and the proposal network."""
+"""Edge and node modules, dynamics composed of them, likelihoods and the proposal network."""

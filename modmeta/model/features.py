@@ -1,4 +1,7 @@
-"""What an edge module sees of a pair of entities, and what its answer means."""
+"""Pair features: the inputs of edge modules, and the conversion of their outputs to messages.
+
+F is the number of pair features, A the number of outputs of an edge module, P the number of coordinates.
+"""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, final
@@ -9,26 +12,26 @@ from torch import Tensor
 from modmeta.graph.relations import senders
 from modmeta.shapes import Float
 
-# Distances are measured in robust scales of the data; below this the logarithm stops telling closeness apart.
-CLOSEST = 1e-3
+MIN_DISTANCE = 1e-3  # lower bound of distances in logarithms and denominators, in units of scaled states
 
 
 def pair_states(
     states: Float[Tensor, "B N T D"],
 ) -> tuple[Float[Tensor, "B N S T D"], Float[Tensor, "B N S T D"]]:
-    """States (B, N, T, D) to those of receiver and sender of every pair, each (B, N, S, T, D)."""
+    """States of the receiver and of the sender of every edge, each (B, N, S, T, D), from states (B, N, T, D)."""
     n = states.shape[1]
     sender = states[:, senders(n, states.device)]  # (B, N, S, T, D)
     return states.unsqueeze(2).expand_as(sender), sender
 
 
 class PairFeatures(ABC):
-    """Numbers that an edge module sees of receiver and sender, and the message that its answer stands for.
+    """Inputs of an edge module for a pair of receiver and sender, and conversion of its output to a message.
 
     Attributes:
-        mutual: both ends of a pair see the same, and are sent the opposite: a module answers once for both.
-        power_law: the message of each module falls with a power of the distance, which is learned.
-        direct: an answer is the message itself.
+        mutual: features are symmetric in receiver and sender, and messages antisymmetric, so that an edge module is
+            evaluated once per undirected pair.
+        power_law: messages are scaled by a learned power of the distance, one per module.
+        direct: the output of an edge module is the message.
     """
 
     mutual: ClassVar[bool] = False
@@ -37,16 +40,16 @@ class PairFeatures(ABC):
 
     @abstractmethod
     def size(self, num_features: int) -> int:
-        """Numbers seen, F, of states of so many features."""
+        """Number of pair features F for states of `num_features` features."""
 
     @abstractmethod
     def __call__(
         self, receiver: Float[Tensor, "*pair D"], sender: Float[Tensor, "*pair D"]
     ) -> Float[Tensor, "*pair F"]:
-        """Scaled states (..., D) and (..., D) to (..., F)."""
+        """Pair features (..., F) of scaled states of receiver and sender, each (..., D)."""
 
     def answers(self, channels: int) -> int:
-        """Numbers of an answer, A, that stands for a message of so many channels."""
+        """Number of outputs A of an edge module, for messages of `channels` channels."""
         return channels
 
     def messages(
@@ -60,18 +63,18 @@ class PairFeatures(ABC):
         """Messages (K, ..., C) to the receiver.
 
         Args:
-            answers: of K modules, (K, ..., A).
-            seen: of the pair (..., F).
-            receiver: its scaled state (..., D).
-            sender: likewise.
-            powers: of the distance, (K,), where there is a `power_law`.
+            answers: outputs of the K edge modules, (K, ..., A).
+            seen: pair features (..., F).
+            receiver: scaled state of the receiver (..., D).
+            sender: scaled state of the sender (..., D).
+            powers: learned powers of the distance, (K,); None without `power_law`.
         """
         return answers
 
 
 @final
 class AbsoluteFeatures(PairFeatures):
-    """Both states side by side, as in the paper: 2 D numbers a pair."""
+    """Concatenated states of receiver and sender, as in the paper: F = 2 D."""
 
     def size(self, num_features: int) -> int:
         return 2 * num_features
@@ -85,9 +88,9 @@ class AbsoluteFeatures(PairFeatures):
 
 @final
 class ProductFeatures(PairFeatures):
-    """Both states and every product of a feature of one with a feature of the other: 2 D + D^2 numbers a pair.
+    """Both states, and all products of a feature of one with a feature of the other: F = 2 D + D^2.
 
-    Angles add up by products of their sines and cosines, so that a law of phase differences is linear in these.
+    Sine and cosine of a difference of angles are sums of such products, so laws of phase differences are linear in F.
     """
 
     def size(self, num_features: int) -> int:
@@ -104,13 +107,13 @@ class ProductFeatures(PairFeatures):
 
 @final
 class RelativeFeatures(PairFeatures):
-    """Differences of states, with the distance and its logarithm: D + 2 numbers a pair.
+    """Difference of the states, distance and log distance: F = D + 2.
 
-    Laws of interaction rarely depend on where a pair is, and often on how far apart it is. With absolute states the
-    assignment of modules can break into regions (module 1 attracts on the left and repels on the right).
+    Laws rarely depend on the location of a pair and often on its distance. With absolute states the roles of modules
+    can differ between regions (module 1 attracts on the left and repels on the right).
 
     Args:
-        positions: how many leading features are coordinates, over which the distance is taken.
+        positions: number P of leading features that are coordinates, which define the distance.
     """
 
     def __init__(self, positions: int) -> None:
@@ -125,19 +128,19 @@ class RelativeFeatures(PairFeatures):
         """(..., D) and (..., D) to (..., D + 2)."""
         difference = sender - receiver
         distance = difference[..., : self.positions].norm(dim=-1, keepdim=True)
-        return torch.cat((difference, distance, distance.clamp_min(CLOSEST).log()), dim=-1)
+        return torch.cat((difference, distance, distance.clamp_min(MIN_DISTANCE).log()), dim=-1)
 
 
 @final
 class IsotropicFeatures(PairFeatures):
-    """Invariants of a pair, and directions for what comes of them: laws that no rotation or reflection changes.
+    """Rotation- and reflection-invariant features of a pair, with equivariant messages (Satorras et al., 2021): F = 4.
 
-    An edge module sees distance, its logarithm, relative speed and the speed of closing in; it answers with weights of
-    two directions, towards the sender and along the relative velocity (equivariant in the sense of Satorras et al.,
-    *E(n) equivariant graph neural networks*, 2021). Features must be coordinates and their velocities.
+    Features are distance, log distance, relative speed and radial velocity. An edge module returns the weights of two
+    directions: towards the sender, and along the relative velocity. States must be coordinates and their velocities.
+    (Satorras, Hoogeboom, Welling, *E(n) equivariant graph neural networks*, ICML 2021.)
 
     Args:
-        positions: how many leading features are coordinates; as many velocities follow.
+        positions: number P of coordinates; D = 2 P.
     """
 
     mutual = True
@@ -151,17 +154,17 @@ class IsotropicFeatures(PairFeatures):
         return 4
 
     def answers(self, channels: int) -> int:
-        """Numbers that make up a message of so many channels: two weights for every group of coordinates."""
+        """Two weights for every vector of P channels."""
         return 2 * (channels // self.positions)
 
     def __call__(
         self, receiver: Float[Tensor, "*pair D"], sender: Float[Tensor, "*pair D"]
     ) -> Float[Tensor, "*pair F"]:
         """(..., D) and (..., D) to (..., 4)."""
-        place, velocity = (sender - receiver).split(self.positions, dim=-1)
-        distance = place.norm(dim=-1, keepdim=True).clamp_min(CLOSEST)
-        closing = (place * velocity).sum(-1, keepdim=True) / distance
-        return torch.cat((distance, distance.log(), velocity.norm(dim=-1, keepdim=True), closing), dim=-1)
+        offset, velocity = (sender - receiver).split(self.positions, dim=-1)
+        distance = offset.norm(dim=-1, keepdim=True).clamp_min(MIN_DISTANCE)
+        radial = (offset * velocity).sum(-1, keepdim=True) / distance
+        return torch.cat((distance, distance.log(), velocity.norm(dim=-1, keepdim=True), radial), dim=-1)
 
     def messages(
         self,
@@ -171,17 +174,17 @@ class IsotropicFeatures(PairFeatures):
         sender: Float[Tensor, "*pair D"],
         powers: Float[Tensor, " K"] | None,
     ) -> Float[Tensor, "K *pair C"]:
-        """Vectors (K, ..., C) of the weights of directions.
+        """Messages (K, ..., C): weighted sums of the offset and the relative velocity of the sender.
 
         Args:
-            answers: towards the sender and along the relative velocity, for every group of coordinates (K, ..., 2 C/P).
-            seen: of the pair (..., 4).
-            receiver: its scaled state (..., D).
-            sender: likewise.
-            powers: of the distance with which the pull of each module falls, (K,).
+            answers: weights towards the sender and along the relative velocity, alternating, (K, ..., 2 C/P).
+            seen: pair features (..., 4).
+            receiver: scaled state of the receiver (..., D).
+            sender: scaled state of the sender (..., D).
+            powers: powers p, (K,); the vector towards the sender is scaled as r^-p, r the distance.
         """
         assert powers is not None
-        fall = (-(1 + powers.view(-1, *[1] * seen.dim())) * seen[..., 1:2]).exp()  # (K, ..., 1), over the distance
-        place, velocity = (sender - receiver).unsqueeze(-2).split(self.positions, dim=-1)
-        pull, drag = (answers[..., ::2] * fall).unsqueeze(-1), answers[..., 1::2].unsqueeze(-1)  # (K, ..., C/P, 1)
-        return torch.addcmul(pull * place, drag, velocity).flatten(-2)
+        decay = (-(1 + powers.view(-1, *[1] * seen.dim())) * seen[..., 1:2]).exp()  # (K, ..., 1), r^-(1 + p)
+        offset, velocity = (sender - receiver).unsqueeze(-2).split(self.positions, dim=-1)
+        pull, drag = (answers[..., ::2] * decay).unsqueeze(-1), answers[..., 1::2].unsqueeze(-1)  # (K, ..., C/P, 1)
+        return torch.addcmul(pull * offset, drag, velocity).flatten(-2)

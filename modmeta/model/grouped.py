@@ -1,4 +1,4 @@
-"""Several networks of one shape, evaluated together as one batched matrix product."""
+"""Several networks of equal shape, evaluated together by batched matrix products. P is the number of inputs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,16 +11,21 @@ from torch.autograd import forward_ad
 
 
 class Kept:
-    """Tasks of a batch that a backward pass is about, which may become known only after the forward pass.
+    """Tasks of a batch that have gradients. They may be chosen after the forward pass, before the backward pass.
 
     Attributes:
-        tasks: bool (B,); none for all. Gradients of the others must be zero.
+        tasks: bool (B,); None for all. The gradients of other tasks must be zero.
     """
 
     tasks: Tensor | None = None
 
     def rows(self, task: Tensor, per_row: int) -> Callable[[], Tensor | None]:
-        """Later: which of rows that belong to `task` (E,), `per_row` to each of them, are kept."""
+        """Returns a function, for the backward pass, that gives the indices of kept rows of a matrix; None for all.
+
+        Args:
+            task: task of every block of rows, (E,).
+            per_row: number of rows per block.
+        """
 
         def find() -> Tensor | None:
             if self.tasks is None:
@@ -34,7 +39,7 @@ class Kept:
 class _Layers(torch.autograd.Function):
     """Affine maps with an activation after all but the last, (..., P, in) to (..., P, out).
 
-    The backward pass gathers the rows that are kept from what the forward pass left, and works on them alone.
+    The backward pass is computed for the kept rows only.
     """
 
     @staticmethod
@@ -58,14 +63,14 @@ class _Layers(torch.autograd.Function):
         inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
         if rows is not None:
             grad, inputs = grad.index_select(-2, rows), [h.index_select(-2, rows) for h in inputs]
-        # Under autocast the forward pass multiplied in lower precision, which the gradient of its outcome has.
+        # Under autocast the forward pass ran in lower precision, which is that of the gradient.
         inputs, weights = ([part.to(grad.dtype) for part in parts] for parts in (inputs, weights))
         of_layers: list[Tensor] = []
         for number in reversed(range(depth)):
             before, h = inputs[number], inputs[number]
             slope: Tensor | None = None
             to_x = grad @ weights[number].mT if number or ctx.needs_input_grad[0] else None
-            if number and to_x is not None:  # elementwise, so that a tangent forwards is a gradient backwards
+            if number and to_x is not None:  # elementwise activation: its JVP equals its VJP
                 with forward_ad.dual_level():
                     dual = ctx.activation(forward_ad.make_dual(before, to_x.to(before.dtype)))
                     h, slope = forward_ad.unpack_dual(dual)
@@ -79,7 +84,7 @@ class _Layers(torch.autograd.Function):
 
 
 class GroupedLinear(nn.Module):
-    """K affine maps side by side: (K, P, in) or (P, in), the same input for all, to (K, P, out)."""
+    """K affine maps: inputs (K, P, in), or (P, in) shared by all, to outputs (K, P, out)."""
 
     def __init__(self, groups: int, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -94,15 +99,15 @@ class GroupedLinear(nn.Module):
 
 
 class GroupedMLP(nn.Module):
-    """K multi-layer perceptrons of sizes `sizes`, with a linear path beside them where asked.
+    """K multi-layer perceptrons, optionally each with a parallel affine map.
 
     Args:
         groups: number of networks K.
         sizes: widths from input to output.
         activation: elementwise function between layers.
-        linear_path: adds an affine map from input to output, and starts the perceptron's last layer at zero, so that
-            the network begins as a linear one and spends its capacity on what is not linear. The map starts small:
-            networks that begin almost alike part along the direction that explains the data best.
+        linear_path: whether to add an affine map from input to output. The perceptron's last layer is then initialised
+            to zero, so that the network starts linear. The affine map is initialised close to zero: networks that start
+            almost equal separate along the direction that explains the data best.
     """
 
     def __init__(
@@ -124,7 +129,7 @@ class GroupedMLP(nn.Module):
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(P, in), shared, or (K, P, in) to (K, P, out)."""
+        """Maps (K, P, in), or (P, in) shared by all networks, to (K, P, out)."""
         h = x
         for layer in self.layers[:-1]:
             h = self.activation(layer(h))
@@ -133,26 +138,30 @@ class GroupedMLP(nn.Module):
 
     @property
     def affine(self) -> list[GroupedLinear]:
-        """The layers, from input to output."""
+        """The affine layers of the perceptrons, from input to output."""
         return [cast(GroupedLinear, layer) for layer in self.layers]
 
-    def alone(self, group: int) -> Callable[..., Tensor]:
-        """The hidden layers of one network: (P, in), and which of its rows are kept, to (P, hidden)."""
+    def hidden_layers(self, group: int) -> Callable[..., Tensor]:
+        """Hidden layers of one network as a function of inputs (P, in) and kept rows, to (P, hidden)."""
         layers = [part[group] for layer in self.affine[:-1] for part in (layer.bias, layer.weight)]
         return lambda x, rows: self.activation(_Layers.apply(x, self.activation, rows, *layers))
 
-    def led(self, own: int, lead: Tensor) -> Callable[..., Tensor]:
-        """The networks on inputs of which all but the first `own` numbers are `lead`, (L, in - own), times L others.
+    def composed(self, own: int, lead: Tensor) -> Callable[..., Tensor]:
+        """The networks composed with a linear map of their inputs: (P, own + L) to (K, P, out).
 
-        The product of the two linear maps is taken here once, of weights alone: (P, own + L) to (K, P, out).
+        Args:
+            own: number of leading inputs that are passed on unchanged.
+            lead: (L, in - own), linear map from L inputs to the remaining inputs of the networks. It is multiplied into
+                the weights once, here.
         """
         (first, *others), linear = self.affine, self.linear
 
-        def melted(weight: Tensor) -> Tensor:
+        def merged(weight: Tensor) -> Tensor:
             return torch.cat((weight[:, :own], lead @ weight[:, own:]), dim=1)
 
-        layers = [first.bias, melted(first.weight), *(part for layer in others for part in (layer.bias, layer.weight))]
-        straight = None if linear is None else melted(linear.weight)
+        layers = [first.bias, merged(first.weight)]
+        layers += [part for layer in others for part in (layer.bias, layer.weight)]
+        straight = None if linear is None else merged(linear.weight)
 
         def networks(x: Tensor, rows: Callable[[], Tensor | None]) -> Tensor:
             x = x.expand(len(first.weight), *x.shape)

@@ -1,8 +1,8 @@
-"""Likelihoods of observed changes, used alike by search and by gradient steps.
+"""Likelihoods of observed changes, used by search and gradient steps.
 
-A likelihood turns errors, in units of the dynamics' `change_scale`, into negative log-likelihoods. The scale of the
-error may depend on the state but never on the candidate structure, so that candidates are compared on their errors. All
-are densities with their constants, so that energies of held-out frames choose between likelihoods, too.
+A likelihood maps errors, in units of the dynamics' `change_scale`, to negative log-likelihoods. The scale of the error
+may depend on the state but not on the candidate structure, so that candidates differ by their errors only. Densities
+are normalised, so that likelihoods can be compared by held-out energies.
 """
 
 import math
@@ -15,22 +15,22 @@ from modmeta.model.grouped import GroupedMLP
 
 
 class Likelihood(nn.Module):
-    """Scale of the error of a change, and energy of an error."""
+    """Base class: scale of the error of a change, and energy of an error."""
 
     def log_scale(self, states: Tensor) -> Tensor:
-        """Log scale of the change that follows each scaled state: (B, N, T, D) to something that broadcasts to it."""
+        """Log scale of the error of the change after each scaled state (B, N, T, D), broadcastable to its shape."""
         raise NotImplementedError
 
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
-        """Negative log-likelihood of each error (..., D), of the same shape."""
+        """Negative log-likelihood (..., D) of every error (..., D), in nats."""
         raise NotImplementedError
 
     def follow(self) -> None:
-        """After a backward pass of the mean energy: lets scales follow the errors where an optimiser is too slow."""
+        """Called after a backward pass of the mean energy. Updates scales for which an optimiser is too slow."""
 
 
 class FixedGaussian(Likelihood):
-    """Squared error, the paper's energy but for a constant: a normal density of fixed scale.
+    """Normal density of fixed scale: squared error, the paper's energy up to a constant.
 
     Args:
         scale: standard deviation of an error, in units of `change_scale`.
@@ -48,7 +48,7 @@ class FixedGaussian(Likelihood):
 
 
 class Gaussian(FixedGaussian):
-    """A normal density with one learned scale a feature."""
+    """Normal density with one learned scale per feature."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -59,18 +59,18 @@ class Gaussian(FixedGaussian):
 
 
 class StudentT(Likelihood):
-    """Student's t with a learned scale that depends on the state of the entity and its surroundings.
+    """Student's t density with a learned scale that depends on the states of the entity and its neighbours.
 
-    Close encounters are both rare and badly predicted; heavy tails and a scale that grows there keep them from
-    drowning the weak, exact evidence of everything else. All features share the scale, in units of their usual change:
-    with one each, features that change almost without interaction (positions) are soon predicted so well that noise in
-    them outweighs the others, and the search settles on structures that explain that noise.
+    Close encounters are rare and badly predicted. Heavy tails, and a scale that grows there, keep them from dominating
+    the evidence of all other frames. All features share the scale, in units of their typical change: with separate
+    scales, features that hardly depend on interactions (positions) are soon predicted so well that their noise
+    dominates, and the search finds structures that fit this noise.
 
     Args:
         num_features: D.
-        positions: how many leading features are coordinates.
+        positions: number of leading features that are coordinates.
         degrees: degrees of freedom.
-        hidden: width of the network of the scale.
+        hidden: width of the network that predicts the scale.
     """
 
     def __init__(self, num_features: int, positions: int, degrees: float = 3.0, hidden: int = 32) -> None:
@@ -80,14 +80,14 @@ class StudentT(Likelihood):
         self.features = RelativeFeatures(positions)
         self.pair = GroupedMLP(1, [self.features.size(num_features), hidden, hidden])
         self.own = GroupedMLP(1, [num_features + hidden, hidden, 1])
-        self.offset = nn.Parameter(torch.zeros(()))  # of the log scale; errors shrink a thousandfold as laws get exact
+        self.offset = nn.Parameter(torch.zeros(()))  # of the log scale; errors may shrink a thousandfold in training
 
     def log_scale(self, states: Tensor) -> Tensor:
         receiver, sender = pair_states(states)
         pairs = self.features(receiver, sender)
         around = (
             self.pair(pairs.flatten(0, -2)).view(*pairs.shape[:-1], -1).amax(dim=2)
-        )  # the closest sender counts most
+        )  # maximum over senders: the closest matters most
         inputs = torch.cat((states, around), dim=-1)
         return self.own(inputs.flatten(0, -2)).view(*states.shape[:-1], -1) + self.offset
 
@@ -97,7 +97,7 @@ class StudentT(Likelihood):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """A Newton step of the common factor of all scales, damped; the curvature at the optimum is about 1."""
+        """Damped Newton step of the common factor of all scales; the curvature at the optimum is about 1."""
         if self.offset.grad is not None:
             self.offset.sub_(0.3 * self.offset.grad)
             self.offset.grad = None

@@ -1,4 +1,4 @@
-"""A model is a dynamics and a likelihood: together they give structures their energies."""
+"""The model: a dynamics and a likelihood, which define the energies of structures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,12 @@ from modmeta.model.dynamics.base import Dynamics, summed
 from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
 
-# In units of the usual change. Larger scales tell how badly the path within a frame is known, not where it leads.
+# Bound of the scale of errors drawn in forecasts, in units of `change_scale`. Larger learned scales reflect an
+# uncertain path within a frame rather than an uncertain next state.
 LARGEST_DRAW = 0.3
 
-Score = Callable[[Tensor, Tensor], Tensor]  # summed messages (B, N, M, T - 1, C), node modules (B, N, M) to (B, N, M)
+# Maps summed messages (B, N, M, T - 1, C) and node modules (B, N, M) to energies (B, N, M).
+Score = Callable[[Tensor, Tensor], Tensor]
 
 
 class RelationalModel(nn.Module):
@@ -25,12 +27,15 @@ class RelationalModel(nn.Module):
     restarted from the observed state every `horizon` frames (Alet et al. 2019, section 4).
 
     Args:
-        dynamics: what structures are inferred with.
-        likelihood: of errors.
-        members: of the ensemble whose mean is the forecast; 1 for a single rollout. Each goes its own way by errors
-            drawn from the likelihood, so that where close encounters make the future uncertain the mean of what may
-            happen is forecast, which has the least squared error.
-        noise: observations are noisy, by how much is learned (`ObservationNoise`; horizon 1 only).
+        dynamics: predicts the next frame under a structure.
+        likelihood: likelihood of prediction errors.
+        members: size of the ensemble whose mean is the forecast; 1 for a single rollout. Members add errors drawn from
+            the likelihood, so the mean approximates the expected future, which has the least squared error after close
+            encounters.
+        noise: whether to model observation noise of learned strength (`ObservationNoise`; horizon 1 only).
+
+    Raises:
+        ValueError: `noise` is not supported by the dynamics.
     """
 
     def __init__(self, dynamics: Dynamics, likelihood: Likelihood, members: int = 1, noise: bool = False) -> None:
@@ -39,7 +44,7 @@ class RelationalModel(nn.Module):
         self.noise = dynamics.observation_noise() if noise else None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters for an optimiser: weight decay applies to the perceptrons of modules, not to affine paths."""
+        """Parameter groups for an optimiser: weight decay applies to the perceptrons of modules only."""
         perceptrons = self.dynamics.perceptrons()
         ours = {id(parameter) for parameter in perceptrons}
         inference = [*self.dynamics.parameters(), *self.likelihood.parameters()]
@@ -50,15 +55,15 @@ class RelationalModel(nn.Module):
 
     @property
     def unit(self) -> Tensor:
-        """Added to the energy of an observed number, it makes protocol units of the model's own: models compare."""
+        """Mean log of `change_scale`. Adding it to an energy per observed number converts it to protocol units."""
         return self.dynamics.change_scale.log().mean()
 
     def log_scale(self, states: Tensor) -> Tensor:
-        """Log scale of the error of every change, broadcastable to (B, N, T - 1, D)."""
+        """Log scale of the error of every change in states (B, N, T, D), broadcastable to (B, N, T - 1, D)."""
         return self.likelihood.log_scale(self.dynamics.scaled(states[:, :, :-1]))
 
     def unexplained(self, states: Tensor, types: Tensor) -> Tensor:
-        """What messages must add up to where dynamics are additive, (B, N, T - 1, C).
+        """Sum of messages that explains the observed changes exactly, for additive dynamics: (B, N, T - 1, C).
 
         Args:
             states: (B, N, T, D).
@@ -74,35 +79,40 @@ class RelationalModel(nn.Module):
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,
         log_scale: Tensor | None = None, mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Energies of candidate rows of every receiver at horizon 1, where receivers do not depend on one another.
+        """Energies of the candidates of every receiver at horizon 1, where receivers are independent.
 
         Args:
-            states: observed (B, N, T, D).
-            messages: of all frames but the last, (B, N, S, K, T - 1, C).
-            rows: (B, N, M, S), B and N may be 1.
-            types: (B, N, M), likewise.
-            log_scale: of `log_scale(states)`, if it is at hand.
-            mask: steps that count, (B, T - 1); none for all.
+            states: observed states (B, N, T, D).
+            messages: messages at all frames but the last, (B, N, S, K, T - 1, C).
+            rows: edge modules of the candidates' incoming edges (B, N, M, S); B and N may be 1.
+            types: node modules of the candidates (B, N, M), likewise.
+            log_scale: result of `log_scale(states)`, if already computed.
+            mask: steps to include, (B, T - 1); None for all.
 
         Returns:
-            (B, N, M), summed over frames and features.
+            Energies (B, N, M) in nats, summed over frames and features.
         """
         return self.scorer(states, log_scale, mask)(summed(messages, rows), types)
 
     def scorer(self, states: Tensor, log_scale: Tensor | None = None, mask: Tensor | None = None) -> Score:
-        """What turns summed messages (B, N, M, T - 1, C) and node modules (B, N, M) into energies (B, N, M).
+        """Returns a function of summed messages (B, N, M, T - 1, C), node modules (B, N, M) to energies (B, N, M).
 
         Args:
-            states: observed (B, N, T, D).
-            log_scale: of `log_scale(states)`, if it is at hand.
-            mask: steps that count, (B, T - 1); none for all.
+            states: observed states (B, N, T, D).
+            log_scale: result of `log_scale(states)`, if already computed.
+            mask: steps to include, (B, T - 1); None for all.
+
+        Raises:
+            UserError: frames are missing and the model has observation noise.
         """
         respond, targets = self.dynamics.responder(states[:, :, :-1]), self.dynamics.targets(states).unsqueeze(2)
         scale = self.log_scale(states) if log_scale is None else log_scale
         if scale.dim() == 4:
             scale = scale.unsqueeze(2)
         if mask is not None and self.noise is not None:
-            raise UserError("method.model.noise=true follows errors from frame to frame, so none may be missing")
+            raise UserError(
+                "method.model.noise=true needs complete recordings, but frames are missing; set it to false"
+            )
 
         def score(received: Tensor, types: Tensor) -> Tensor:
             error, constant = respond(received, types) - targets, torch.zeros(())
@@ -116,9 +126,13 @@ class RelationalModel(nn.Module):
         return score
 
     def energies(self, states: Tensor, structure: Structure, horizon: int = 1, kept: Kept | None = None) -> Tensor:
-        """Energies of one structure a task: (B, N, T, D) to (B, N), summed over frames and features.
+        """Energies (B, N) of one structure per task, in nats, summed over frames and features.
 
-        Only `kept` tasks have gradients; which these are may be decided afterwards.
+        Args:
+            states: observed states (B, N, T, D).
+            structure: (B, N, S), (B, N).
+            horizon: steps of a rollout before it restarts from an observed frame.
+            kept: tasks that have gradients; may be set after this call. None for all.
         """
         starts = states[:, :, :-1:horizon]  # (B, N, R, D)
         steps = self.dynamics.rollout(starts, *structure, horizon, kept)  # (B, N, R, horizon, D)
@@ -128,7 +142,7 @@ class RelationalModel(nn.Module):
 
     @torch.no_grad()
     def forecast(self, states: Tensor, structure: Structure, steps: int) -> Tensor:
-        """Forecast from one frame (B, N, D): (B, N, steps, D), always the same."""
+        """Deterministic forecast (B, N, steps, D) from one frame (B, N, D), the mean of the ensemble."""
         dynamics = self.dynamics
         if self.members == 1:
             return dynamics.rollout(states.unsqueeze(2), structure.relations, structure.types, steps).squeeze(2)

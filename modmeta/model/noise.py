@@ -1,26 +1,24 @@
-"""Noise of observations: what it does to errors one step ahead, undone."""
+"""Observation noise: decorrelates the errors of one-step predictions that it causes."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-GAIN = 5.0  # the ratios may span decades, and parameters move by the learning rate
+GAIN = 5.0  # scales log ratios, which span decades, to the step size of the optimiser
 
 
 class ObservationNoise(nn.Module):
-    """White noise on observed positions and velocities, of strengths that are learned.
+    """White noise of learned strength on observed positions and velocities.
 
-    Noise e on the observed states makes the errors of steps from frame to frame large and correlated: what one frame is
-    too high, the step to it overshoots and the next one falls short. With the changes of `ContinuousDynamics`, per
-    coordinate and in units of the usual change,
+    Noise e on the observed states makes the errors of one-step predictions large and correlated. With the changes of
+    `ContinuousDynamics`, per coordinate and in units of the typical change,
 
-        error of x(t+1) = own error + e_x(t+1) - e_x(t) - e_v(t),    error of v(t+1) = own error + e_v(t+1) - e_v(t),
+        error of x(t+1) = own error + e_x(t+1) - e_x(t) - e_v(t),    error of v(t+1) = own error + e_v(t+1) - e_v(t).
 
-    a covariance of all errors of a trajectory that is known but for two ratios of noise to own error. Multiplied by the
-    inverse Cholesky factor they become independent innovations, as those of a Kalman filter. Weak noise leaves single
-    steps as they are; strong noise has the filter look at long stretches. The ratios are those of greatest likelihood,
-    which takes no labels.
+    The covariance of all errors of a trajectory is known up to two ratios of noise to own error, for positions and for
+    velocities. The inverse Cholesky factor turns the errors into independent innovations, as in a Kalman filter. The
+    ratios are learned by maximum likelihood, without labels.
     """
 
     def __init__(self) -> None:
@@ -28,7 +26,7 @@ class ObservationNoise(nn.Module):
         self.ratios = nn.Parameter(torch.full((2,), math.log(0.03) / GAIN))  # of positions, of velocities
 
     def factor(self, steps: int) -> Tensor:
-        """Cholesky factor (2 steps, 2 steps) of the errors' covariance, double precision; x and v of a step in turn."""
+        """Cholesky factor (2 steps, 2 steps) of the covariance of errors, float64, ordered by step, then x and v."""
         x, v = (GAIN * self.ratios.double()).exp()
         now, then = torch.eye(steps, steps + 1).double(), torch.eye(steps, steps + 1).double().roll(1, 1)
         now, then = now.to(x.device), then.to(x.device)
@@ -40,7 +38,7 @@ class ObservationNoise(nn.Module):
         return torch.linalg.cholesky(own + effect @ effect.T)
 
     def forward(self, error: Tensor) -> tuple[Tensor, Tensor]:
-        """Independent errors (..., steps, D) from correlated ones, and the energy that the change of variables adds."""
+        """Independent errors from correlated ones, both (..., steps, D), and the log determinant to add to energies."""
         steps, d = error.shape[-2:]
         factor = self.factor(steps)
         inverse = torch.linalg.solve_triangular(factor, torch.eye(2 * steps).to(factor), upper=False).to(error.dtype)

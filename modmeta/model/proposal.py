@@ -1,4 +1,4 @@
-"""The proposal network q(z | trajectory): which module fits which pair, at a glance."""
+"""Proposal networks q(z | trajectory), which predict edge modules from a trajectory."""
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class MLPProposal(nn.Module):
     """The MLP encoder of Kipf et al. 2018 (section 3.1): node -> edge -> node -> edge, with a skip connection.
 
     Args:
-        num_frames: frames T of a trajectory; every trajectory must have as many.
+        num_frames: number of frames T, the same for all trajectories.
         num_features: D.
         num_edge_modules: K.
         hidden: width of all layers.
@@ -56,10 +56,10 @@ class MLPProposal(nn.Module):
 
 
 class CNNProposal(nn.Module):
-    """The CNN encoder of Kipf et al. 2018 (appendix C): the paths of a pair are read by convolutions over time, whose
-    answers are averaged with attention; then edge -> node -> edge with a skip connection, as in `MLPProposal`.
+    """The CNN encoder of Kipf et al. 2018 (appendix C): convolutions over time of the states of a pair, averaged with
+    attention, then edge -> node -> edge with a skip connection, as in `MLPProposal`.
 
-    Any number of frames will do, from 14 on.
+    Accepts any number of frames from 14.
 
     Args:
         num_features: D.
@@ -92,6 +92,6 @@ class CNNProposal(nn.Module):
 
 
 def _pairs(nodes: Tensor, n: int) -> Tensor:
-    """Receiver beside sender, (B, N, H) to (B, N, S, 2 H)."""
+    """Concatenates receiver and sender of every edge, (B, N, H) to (B, N, S, 2 H)."""
     sender = nodes[:, senders(n, nodes.device)]
     return torch.cat((nodes.unsqueeze(2).expand_as(sender), sender), dim=-1)

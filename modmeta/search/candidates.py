@@ -1,4 +1,4 @@
-"""Candidate rows: what the incoming edges (and the node module) of a receiver may become."""
+"""Candidates of a receiver: a row (the edge modules of its incoming edges) and a node module each."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from modmeta.shapes import Float, Int
 
 
 def enumerate_rows(structure: Structure, num_edge_modules: int, num_node_modules: int) -> Candidates:
-    """All K^S G candidates, the same for every receiver."""
+    """All K^S G candidates, shared by all receivers."""
     relations, types = structure
     k, g, s = num_edge_modules, num_node_modules, relations.shape[-1]
     rows = all_rows(s, k, relations.device).repeat_interleave(g, dim=0)
@@ -31,13 +31,16 @@ def propose_rows(
     num_node_modules: int,
     generator: torch.Generator,
 ) -> Candidates:
-    """The current row first, then whole rows sampled from a proposal, then every change of one slot.
+    """The current candidate, then rows sampled from a proposal, then all changes of a single edge or node module.
 
     Args:
-        structure: current (B, N, S), (B, N).
-        logits: of the proposal (B, N, S, K); none for uniform proposals.
-        samples: rows sampled for each receiver.
-        flips: also every row, or node module, that differs from the current one in one slot.
+        structure: current structure (B, N, S), (B, N).
+        logits: logits of the proposal (B, N, S, K); None for uniform proposals.
+        samples: number of rows sampled for each receiver.
+        flips: whether to include all changes of a single edge or node module.
+        num_edge_modules: K.
+        num_node_modules: G.
+        generator: of the samples.
     """
     relations, types = structure
     b, n, s = relations.shape
@@ -64,23 +67,20 @@ def propose_rows(
 def marginals(
     candidates: Candidates, energies: Float[Tensor, "B N M"], num_edge_modules: int
 ) -> Float[Tensor, "B N S K"]:
-    """Probability of every module on every edge, (B, N, S, K): candidates weigh exp(-energy), energies (B, N, M)."""
+    """Probability of every module on every edge, (B, N, S, K), with weights exp(-energy) of candidates (B, N, M)."""
     weights = (-energies).softmax(-1)
     chosen = F.one_hot(candidates.rows, num_edge_modules).to(weights.dtype)  # (B, N, M, S, K)
     return normalised(torch.einsum("bnm,bnmsk->bnsk", weights, chosen.expand(*weights.shape, -1, -1)))
 
 
 def normalised(probabilities: Tensor) -> Tensor:
-    """Probabilities (..., K) whose sums are off by rounding, as such that sum to 1 and none of which is above it.
-
-    Those of nothing, zeros throughout, stay.
-    """
+    """Removes rounding errors from probabilities (..., K): they lie in [0, 1] and sum to 1. All zeros stay zeros."""
     kept = probabilities.clamp(0, 1)
     return kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
 
 
 def take(candidates: Candidates, chosen: Int[Tensor, "B N"]) -> Structure:
-    """The chosen candidate (B, N) of every receiver."""
+    """Structure of the chosen candidate (B, N) of every receiver."""
     b, n = chosen.shape
     m, s = candidates.rows.shape[-2:]
     rows = candidates.rows.expand(b, n, m, s).gather(2, chosen.view(b, n, 1, 1).expand(b, n, 1, s)).squeeze(2)
@@ -88,16 +88,16 @@ def take(candidates: Candidates, chosen: Int[Tensor, "B N"]) -> Structure:
     return Structure(rows, types)
 
 
-# ---- what a kernel proposes ------------------------------------------------------------------------------------------
+# ---- `Propose` functions of kernels ----------------------------------------------------------------------------------
 
 
 def every_row(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
-    """All rows of a receiver."""
+    """Proposes all rows and node modules."""
     return enumerate_rows(structure, problem.num_edge_modules, problem.num_node_modules)
 
 
 def sampled_rows(samples: int, flips: bool) -> Propose:
-    """Rows sampled from the problem's proposal, and with `flips` all that differ from the current one in one slot."""
+    """Proposes rows sampled from the proposal; with `flips` also all changes of a single edge or node module."""
 
     def propose(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
         k, g = problem.num_edge_modules, problem.num_node_modules
@@ -107,7 +107,7 @@ def sampled_rows(samples: int, flips: bool) -> Propose:
 
 
 def and_relaxed(propose: Propose) -> Propose:
-    """With the rows that linear algebra finds (`relaxed_rows`), for every node module; dynamics must be additive."""
+    """Adds the rows of `relaxed_rows`, for every node module, to those of `propose`. Dynamics must be additive."""
 
     def both(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
         candidates = propose(generator, structure, problem)

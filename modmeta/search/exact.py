@@ -1,6 +1,6 @@
-"""Receivers one by one: each takes one of its candidate rows, scored exactly one step ahead.
+"""Kernel at horizon 1: every receiver selects one of its candidates, scored by exact one-step energies.
 
-At horizon 1 the energy of a receiver depends on its own row alone, so that all receivers move at once.
+At horizon 1 the energy of a receiver depends on its own row alone, so all receivers can change at once.
 """
 
 import torch
@@ -14,8 +14,8 @@ from modmeta.search.problem import (
     Problem,
     Propose,
     Receivers,
-    counted,
-    differing,
+    changed_receivers,
+    count_worse,
     every_receiver,
 )
 from modmeta.search.selection import Selection
@@ -23,12 +23,12 @@ from modmeta.shapes import Float
 
 
 def receiver_rows(propose: Propose, select: Selection, receivers: Receivers = every_receiver) -> Kernel:
-    """A kernel that chooses among the candidates of every receiver that moves.
+    """Kernel that selects among the candidates of every moving receiver independently.
 
     Args:
-        propose: candidates, of `modmeta.search.candidates`.
-        select: function of `modmeta.search.selection`, or a joint choice (`modmeta.search.mutual`).
-        receivers: that move.
+        propose: proposes candidates; see `modmeta.search.candidates`.
+        select: function of `modmeta.search.selection`, or a joint selection (`modmeta.search.mutual`).
+        receivers: chooses the receivers that may change.
     """
 
     @torch.no_grad()
@@ -40,9 +40,9 @@ def receiver_rows(propose: Propose, select: Selection, receivers: Receivers = ev
         scores = problem.energies(candidates)  # (B, N, M)
         chosen = torch.where(moving, select(scores, current, temperature, generator), current)
         new = take(candidates, chosen)
-        worse, accepted = counted(scores, current, chosen, moving)
+        worse, accepted = count_worse(scores, current, chosen, moving)
         energies = scores.gather(-1, chosen.unsqueeze(-1)).flatten(1).sum(-1)
-        changed = differing(new, structure)
+        changed = changed_receivers(new, structure)
         share = changed.sum() / moving.sum()
         return new, Info(energies, candidates, scores, None, changed.any(-1), share, worse, accepted)
 

@@ -1,4 +1,7 @@
-"""Rows too long to enumerate: a few slots drawn at a time, exactly, given the others (blocked Gibbs sampling)."""
+"""Blocked Gibbs sampling, for rows too long to enumerate: draws a few edges at a time, given the others.
+
+A slot is an incoming edge of a receiver, whose module is drawn.
+"""
 
 import math
 from typing import NamedTuple
@@ -11,24 +14,25 @@ from modmeta.graph.relations import all_rows
 from modmeta.model.dynamics.base import one_hot, summed
 from modmeta.model.model import Score
 from modmeta.search.exact import receiver_rows
-from modmeta.search.problem import Info, Kernel, Problem, Propose, differing
+from modmeta.search.problem import Info, Kernel, Problem, Propose, changed_receivers
 from modmeta.search.selection import Selection
 from modmeta.shapes import Float
 
-# Combinations of a block. One slot at a time gets caught: where two modules are each other's opposite, two wrong edges
-# may cancel, and either one alone makes it worse.
+# Largest number of combinations of modules in a block. Blocks of one slot get stuck: messages of two wrong edges may
+# cancel, and then correcting either one alone increases the energy.
 COMBINATIONS = 16
 
 
 class Drawn(NamedTuple):
-    """A structure drawn block by block.
+    """Result of a pass of `draw_slots`.
 
     Attributes:
-        structure: after the pass.
-        scores: free energies of every module in every slot, over what the rest of its block and the node module may be,
-            given the other blocks as they were then, (B, N, S, K).
-        energies: of the receivers at the end, (B, N).
-        worse: number of combinations of higher energy that were on offer, and `accepted` of them that were taken.
+        structure: structure after the pass.
+        scores: free energy of every module in every slot, marginalised over the rest of its block and the node module,
+            given the other blocks at that time, (B, N, S, K).
+        energies: energies of the receivers after the pass, (B, N).
+        worse: number of combinations with a higher energy than the current one.
+        accepted: number of these that were selected.
     """
 
     structure: Structure
@@ -39,11 +43,11 @@ class Drawn(NamedTuple):
 
 
 def block_gibbs(propose: Propose, select: Selection) -> Kernel:
-    """A kernel that chooses among candidate rows first, then draws block after block of slots of every receiver.
+    """Kernel that first selects among candidates, then draws the slots of every receiver block by block.
 
     Args:
-        propose: candidates, of `modmeta.search.candidates`.
-        select: function of `modmeta.search.selection`, of rows and of combinations of a block.
+        propose: proposes candidates; see `modmeta.search.candidates`.
+        select: function of `modmeta.search.selection`, applied to candidates and to combinations of a block.
     """
     rows = receiver_rows(propose, select)
 
@@ -54,7 +58,7 @@ def block_gibbs(propose: Propose, select: Selection) -> Kernel:
         new, info = rows(generator, structure, problem, temperature)
         (messages, score), g = problem.one_step(), problem.num_node_modules
         drawn = draw_slots(score, messages, new, problem.prior, g, select, temperature, generator)
-        changed = differing(drawn.structure, structure)
+        changed = changed_receivers(drawn.structure, structure)
         return drawn.structure, info._replace(
             energies=drawn.energies.sum(-1),
             slots=drawn.scores,
@@ -77,21 +81,20 @@ def draw_slots(
     temperature: Float[Tensor, ""],
     generator: torch.Generator,
 ) -> Drawn:
-    """One pass over the slots of all receivers at once; with every block the node module is drawn, too, for under a
-    wrong one other rows look right.
+    """Draws all slots of all receivers once, in blocks in random order, in parallel over receivers.
 
-    The sum of messages is kept and corrected, so that a block costs its combinations whatever the length of the row: a
-    pass costs about as much as the messages did, and time per edge does not grow with the number of entities. Blocks
-    are slots in random order, as many as have `COMBINATIONS` modules together.
+    The node module is drawn with every block, because the best edges depend on it. The sum of messages is updated
+    incrementally, so the cost of a block does not depend on the number of senders: a pass costs about as much as the
+    messages, and time per edge does not grow with the number of entities.
 
     Args:
-        score: of `RelationalModel.scorer`.
+        score: function of `RelationalModel.scorer`.
         messages: (B, N, S, K, T, C).
-        structure: current (B, N, S), (B, N).
-        prior: energy of each module in each slot before any frame is seen, (B or 1, N or 1, S or 1, K).
+        structure: current structure (B, N, S), (B, N).
+        prior: prior energy of each module in each slot, (B or 1, N or 1, S or 1, K).
         num_node_modules: G.
         selection: function of `modmeta.search.selection`.
-        temperature: of the draws.
+        temperature: temperature of the draws.
         generator: of the draws.
     """
     b, n, s, k = messages.shape[:4]
@@ -100,7 +103,7 @@ def draw_slots(
     received = summed(messages, relations.unsqueeze(2))  # (B, N, 1, T, C)
     scores = messages.new_empty(b, n, s, k)
     worse = accepted = torch.zeros((), dtype=torch.long, device=messages.device)
-    for block in blocks(s, k, generator):  # each draw depends on those before it
+    for block in blocks(s, k, generator):  # sequential: each draw depends on the previous ones
         rows = all_rows(len(block), k, messages.device)  # (M, block)
         sent, here = messages[:, :, block], relations[:, :, block]  # (B, N, block, K, T, C), (B, N, block)
         current = (here * k ** torch.arange(len(block) - 1, -1, -1, device=here.device)).sum(-1) * g + types
@@ -119,19 +122,19 @@ def draw_slots(
         excluded = torch.where(weights > 0, 0.0, torch.inf)  # (M, block K)
         free = -(-energies.unsqueeze(-1) - excluded.repeat_interleave(g, dim=0)).logsumexp(2)
         scores[:, :, block] = free.unflatten(-1, (len(block), k))
-    paid = _of(prior, relations).flatten(2).sum(-1)
-    energies = score(received, types.unsqueeze(2)).squeeze(-1) + paid
+    prior_energy = _of(prior, relations).flatten(2).sum(-1)
+    energies = score(received, types.unsqueeze(2)).squeeze(-1) + prior_energy
     return Drawn(Structure(relations, types), scores, energies, worse, accepted)
 
 
 def blocks(num_senders: int, num_modules: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Slots in random order, in parts of which each has at most `COMBINATIONS` rows, or one slot."""
+    """Slots in random order, in blocks of at most `COMBINATIONS` combinations of modules, but at least one slot."""
     size = max(1, int(math.log(COMBINATIONS, num_modules))) if num_modules > 1 else num_senders
     return torch.randperm(num_senders, generator=generator, device=generator.device).split(size)
 
 
 def _of(options: Tensor, index: Tensor) -> Tensor:
-    """The chosen of K options: (..., K, *), (...) to (..., 1, *)."""
+    """Selects one of K options: options (..., K, *) and index (...) to (..., 1, *)."""
     rest = options.dim() - index.dim() - 1
     place = index.view(*index.shape, 1, *[1] * rest)
     return options.gather(index.dim(), place.expand(*index.shape, 1, *options.shape[index.dim() + 1 :]))

@@ -1,4 +1,4 @@
-"""Structures of tasks never trained on: the search's own kernels with the modules frozen, from random structures."""
+"""Inference of structures of new tasks: the search kernels with frozen modules, from random structures."""
 
 import math
 from collections.abc import Callable
@@ -17,21 +17,22 @@ from modmeta.search.search import Search
 from modmeta.search.selection import gibbs, greedy
 from modmeta.shapes import Bool, Float, Int
 
-# Inference block by block begins at random and cools down over so many passes, lest it end in the nearest minimum.
-PASSES, HOT = 8, 1000.0
-COLD = 1e-30
-LARGEST = 1e30  # nats: energies that overflow, or are no numbers, become as large, so that others can be weighed
+PASSES = 8  # annealed passes of block Gibbs sampling from a random structure, to avoid local minima
+INITIAL_TEMPERATURE = 1000.0  # of these passes, nats
+GREEDY_TEMPERATURE = 1e-30  # passed to greedy kernels, which ignore it
+LARGEST = 1e30  # nats: replaces infinite and NaN energies, so that other candidates can be compared
 
 
 class Inferred(NamedTuple):
-    """Structures of tasks never trained on.
+    """Inferred structures of new tasks.
 
     Attributes:
-        structure: found.
-        probabilities: of every module on every edge, (B, N, S, K).
-        energies: of the structures, (B,); infinite for tasks so far from what the model knows that no structure can be
-            weighed.
-        gap: energy of the second best row above the best, (B, N) nats (horizon 1 only).
+        structure: the structures found.
+        probabilities: probability of every module on every edge, (B, N, S, K).
+        energies: energies of the structures, (B,) nats; infinite if they overflow, for tasks far from the training
+            data.
+        gap: energy gap of a receiver between the best and the second best candidate, or, for block Gibbs sampling, its
+            smallest gap between modules of an edge, (B, N) nats. None for horizons beyond 1.
     """
 
     structure: Structure
@@ -50,13 +51,21 @@ def infer(
     known: Int[Tensor, "B N S"] | None = None,
     mask: Bool[Tensor, "B T-1"] | None = None,
 ) -> Inferred:
-    """Structures of a batch (B, N, T, D), searched from random ones for `search.sweeps` steps.
+    """Infers structures of a batch of tasks by `search.sweeps` greedy steps from random structures.
 
-    Steps only improve, but for passes block by block, which cool down to it. Relations `known`, (B, N, S) and not -1,
-    stay; frame steps outside `mask`, (B, T - 1), do not count.
+    Where rows are too many to enumerate, every greedy step follows annealed passes of block Gibbs sampling.
+
+    Args:
+        search: settings of the search.
+        model: the model, whose modules are not changed.
+        proposal: proposal network from states to logits (B, N, S, K); None for uniform proposals.
+        states: observed states (B, N, T, D).
+        generator: random numbers, on the device of the states.
+        known: given edge modules (B, N, S), -1 where not given; None if none are given.
+        mask: steps to include, (B, T - 1); None for all.
 
     Raises:
-        UserError: rollouts of several frames are asked for where some are missing.
+        UserError: `search.horizon` exceeds 1 and frames are missing.
     """
     b, n = states.shape[:2]
     dynamics = model.dynamics
@@ -68,31 +77,34 @@ def infer(
     )
     if search.horizon == 1:
         problem = replace(problem, score=bounded(model.scorer(states, mask=mask)))
-    heats = torch.empty(0)
+    temperatures = torch.empty(0)
     if search.by_blocks(model, n):
         passes = 2 if dynamics.additive else PASSES
-        heats = torch.logspace(0 if dynamics.additive else math.log10(HOT), 0, passes, device=states.device)
-    best, cold = search.kernel(model, n, greedy, relax=False), states.new_tensor(COLD)
+        temperatures = torch.logspace(
+            0 if dynamics.additive else math.log10(INITIAL_TEMPERATURE), 0, passes, device=states.device
+        )
+    best, greedy_temperature = search.kernel(model, n, greedy, relax=False), states.new_tensor(GREEDY_TEMPERATURE)
     lost = torch.zeros(b, dtype=torch.bool, device=states.device)
     for sweep in range(search.sweeps):
-        if search.horizon == 1:  # paths of close pairs follow from structures, and structures from paths
+        if search.horizon == 1:  # messages of close pairs depend on the structure, hence several sweeps
             messages = dynamics.messages(states, structure if sweep else None)
             least, most = messages.flatten(1).aminmax(dim=1)
             if (overflown := ~(least.isfinite() & most.isfinite())).any():
                 messages, lost = messages.nan_to_num(0, 0, 0), lost | overflown
             problem = replace(problem, messages=messages)
-        for number, heat in enumerate(heats):
+        for number, temperature in enumerate(temperatures):
+            relaxed, plain = (search.kernel(model, n, gibbs, relax=relax) for relax in (number == 0, False))
             try:
-                structure, _ = search.kernel(model, n, gibbs, relax=number == 0)(generator, structure, problem, heat)
-            except torch.linalg.LinAlgError:  # a task's errors overflow, as its energies will say
-                structure, _ = search.kernel(model, n, gibbs, relax=False)(generator, structure, problem, heat)
-        structure, info = best(generator, structure, problem, cold)
+                structure, _ = relaxed(generator, structure, problem, temperature)
+            except torch.linalg.LinAlgError:  # the errors of a task overflow; its energies will be infinite
+                structure, _ = plain(generator, structure, problem, temperature)
+        structure, info = best(generator, structure, problem, greedy_temperature)
     lost = lost | ~(info.energies < LARGEST)
     return _summary(structure, info._replace(energies=info.energies.masked_fill(lost, torch.inf)), problem)
 
 
 def bounded(score: Score) -> Score:
-    """A scorer whose energies are numbers, whatever the states."""
+    """Clamps energies to finite numbers, for states far outside the training range."""
     return lambda received, types: (
         score(received, types).nan_to_num(LARGEST, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)
     )
@@ -112,8 +124,8 @@ def _summary(structure: Structure, info: Info, problem: Problem) -> Inferred:
     return Inferred(structure, marginals(info.candidates, info.scores, k), info.energies, gap)
 
 
-def together(parts: list[Inferred]) -> Inferred:
-    """Inferred structures of several batches as those of one."""
+def concatenated(parts: list[Inferred]) -> Inferred:
+    """Concatenates the inferred structures of several batches."""
     structures, probabilities, energies, gaps = zip(*parts, strict=True)
     structure = Structure(*(torch.cat(slots) for slots in zip(*structures, strict=True)))
     gap = None if gaps[0] is None else torch.cat(gaps)

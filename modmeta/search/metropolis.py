@@ -1,6 +1,6 @@
-"""Whole structures: rollouts of several steps judge a structure, and a task accepts or rejects it at once.
+"""Kernel for any horizon: structures are scored by rollouts, and accepted or rejected as a whole.
 
-The published search (Alet et al. 2019): one random receiver of every task, one row of the proposal network, Metropolis.
+With one receiver, one sampled row and Metropolis selection this is the published search (Alet et al. 2019).
 """
 
 from typing import NamedTuple
@@ -18,8 +18,8 @@ from modmeta.search.problem import (
     Problem,
     Propose,
     Receivers,
-    counted,
-    differing,
+    changed_receivers,
+    count_worse,
     one_receiver,
     prior_energies,
 )  # fmt: skip
@@ -28,12 +28,12 @@ from modmeta.shapes import Bool, Float
 
 
 class Wholes(NamedTuple):
-    """Whole structures, M a task.
+    """Energies of M whole structures per task.
 
     Attributes:
         energies: (B, M).
-        place: which of the rollouts gave each of them, (B, M).
-        kept: of these rollouts.
+        place: index of the rollout of each structure, (B, M).
+        kept: the rollouts that have gradients.
     """
 
     energies: Tensor
@@ -41,19 +41,19 @@ class Wholes(NamedTuple):
     kept: Kept
 
     def of(self, chosen: Tensor) -> Tensor:
-        """Energies (B, 1) of the chosen ones (B, 1), to which alone gradients will be kept."""
+        """Energies (B, 1) of the chosen structures (B, 1). Gradients are restricted to these."""
         self.kept.tasks = torch.zeros(int(self.place.max()) + 1, dtype=torch.bool, device=chosen.device)
         self.kept.tasks[self.place.gather(1, chosen)] = True
         return self.energies.gather(1, chosen)
 
 
 def whole_structures(propose: Propose, select: Selection, receivers: Receivers = one_receiver) -> Kernel:
-    """A kernel that chooses among structures in which the receiver that moves takes each of its candidates.
+    """Kernel that selects among the structures in which the moving receiver takes each of its candidates.
 
     Args:
-        propose: candidates, the current one first, of `modmeta.search.candidates`.
+        propose: proposes candidates, the current one first; see `modmeta.search.candidates`.
         select: function of `modmeta.search.selection`.
-        receivers: that move, one a task.
+        receivers: chooses the receiver that may change, one per task.
     """
 
     @torch.no_grad()
@@ -62,19 +62,19 @@ def whole_structures(propose: Propose, select: Selection, receivers: Receivers =
     ) -> tuple[Structure, Info]:
         candidates = propose(generator, structure, problem)
         moving = receivers(generator, structure)  # (B, N)
-        paid = prior_energies(problem.prior, candidates.rows)
+        extra = prior_energies(problem.prior, candidates.rows)
         wholes = score_wholes(problem, structure, candidates, moving)
-        scores = wholes.energies.detach().unsqueeze(1) + (paid * moving.unsqueeze(2)).sum(1, keepdim=True)  # (B, 1, M)
+        scores = wholes.energies.detach().unsqueeze(1) + (extra * moving.unsqueeze(2)).sum(1, keepdim=True)  # (B, 1, M)
         current, movable = candidates.current[:, :1], moving.any(1, keepdim=True)
         chosen = torch.where(movable, select(scores, current, temperature, generator), current)  # (B, 1)
         new = take(candidates, torch.where(moving, chosen, candidates.current))
-        worse, accepted = counted(scores, current, chosen, movable)
+        worse, accepted = count_worse(scores, current, chosen, movable)
         if problem.gradients:
             with torch.enable_grad():
                 energies = wholes.of(chosen).squeeze(1)
         else:
             energies = scores.gather(-1, chosen.unsqueeze(-1)).sum((1, 2))
-        changed = differing(new, structure)
+        changed = changed_receivers(new, structure)
         share = changed.sum() / moving.sum()
         return new, Info(energies, candidates, scores, None, changed.any(-1), share, worse, accepted)
 
@@ -82,7 +82,7 @@ def whole_structures(propose: Propose, select: Selection, receivers: Receivers =
 
 
 def score_wholes(problem: Problem, structure: Structure, candidates: Candidates, moving: Bool[Tensor, "B N"]) -> Wholes:
-    """Structures in which the moving receivers (B, N) take each of their candidates, the current one first."""
+    """Energies of the structures in which the moving receiver (B, N) takes each of its M candidates."""
     moves = moving.unsqueeze(2)  # (B, N, 1)
     rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.relations.unsqueeze(2))  # (B, N, M, S)
     types = torch.where(moves, candidates.types, structure.types.unsqueeze(2))

@@ -1,8 +1,8 @@
-"""Joint choice of rows under the prior that relations are mutual, z_ij = z_ji.
+"""Selection of structures under the prior that edges are symmetric, z_ij = z_ji.
 
-The prior couples the receivers, so that rows are no longer chosen one by one; energies still add up over receivers,
-whose rows have all been scored. Few entities: every symmetric structure is weighed. More: Gibbs sampling pair by pair,
-each draw a look into the table of scores, cooled down where the least energy is asked for.
+The prior couples the rows of receivers, so they are selected jointly. Energies are sums over receivers of a table of
+scores of all rows. With few entities all symmetric structures are enumerated; otherwise undirected pairs are drawn in
+turn by Gibbs sampling from the table, annealed if the least energy is wanted.
 """
 
 from itertools import combinations
@@ -22,11 +22,11 @@ SWEEPS = 12  # over all pairs
 
 
 def mutual_rows(select: Selection, enumerate_up_to: int) -> Kernel:
-    """A kernel that chooses the rows of all receivers together, and each node module as its row would have it.
+    """Kernel that selects the rows of all receivers jointly, then the node module of each receiver given its row.
 
     Args:
         select: function of `modmeta.search.selection`.
-        enumerate_up_to: symmetric structures that are weighed one by one; beyond, pairs are drawn in turn.
+        enumerate_up_to: largest number of symmetric structures to enumerate; beyond, pairs are drawn in turn.
     """
 
     def kernel(
@@ -42,13 +42,14 @@ def mutual_rows(select: Selection, enumerate_up_to: int) -> Kernel:
 def mutual_selection(
     select: Selection, num_edge_modules: int, num_node_modules: int, enumerate_up_to: int
 ) -> Selection:
-    """A selection of one candidate of every receiver, all rows being candidates, whose rows are mutual together.
+    """Selection of one candidate per receiver, from all rows, such that the rows are symmetric.
 
     Args:
-        select: of node modules; where it takes the least energy, so do rows, else they are drawn at the temperature.
+        select: selects node modules. If it is `greedy`, rows of least energy are taken, else rows are drawn at the
+            temperature.
         num_edge_modules: K.
         num_node_modules: G.
-        enumerate_up_to: as `mutual_rows`.
+        enumerate_up_to: see `mutual_rows`.
     """
     k, g, least = num_edge_modules, num_node_modules, takes_least(select)
 
@@ -70,15 +71,15 @@ def choose_symmetric(
     least: bool,
     enumerate_up_to: int,
 ) -> Int[Tensor, "B N"]:
-    """A row of every receiver, together symmetric.
+    """Selects a row of every receiver such that the structure is symmetric.
 
     Args:
         scores: energies of all rows in the order of `all_rows`, (B, N, K^S).
         num_edge_modules: K.
-        temperature: of the draw.
+        temperature: temperature of the draw.
         generator: of the draw.
-        least: take the structure of least energy instead of drawing one.
-        enumerate_up_to: symmetric structures that are weighed one by one; beyond, pairs are drawn in turn.
+        least: whether to minimise the energy instead of drawing a structure.
+        enumerate_up_to: largest number of symmetric structures to enumerate; beyond, pairs are drawn in turn.
 
     Returns:
         Indices of rows (B, N).
@@ -93,7 +94,7 @@ def choose_symmetric(
 
 
 def symmetric_rows(num_entities: int, num_modules: int, device: torch.device | str = "cpu") -> Tensor:
-    """Indices of the rows (Z, N) of every symmetric structure."""
+    """Indices of the rows of all Z symmetric structures, (Z, N)."""
     n, pairs = num_entities, list(combinations(range(num_entities), 2))
     modules = all_rows(len(pairs), num_modules, device)  # (Z, pairs)
     index = modules.new_zeros(len(modules), n)
@@ -104,7 +105,7 @@ def symmetric_rows(num_entities: int, num_modules: int, device: torch.device | s
 
 
 def _power(receiver: int, sender: int, num_entities: int) -> int:
-    """Place of a sender's digit in the index of a receiver's row; the first sender's is the highest."""
+    """Exponent of a sender's digit in the index of a receiver's row; the first sender has the highest."""
     slot = sender - (sender > receiver)
     return num_entities - 2 - slot
 
@@ -115,13 +116,13 @@ def _by_pairs(scores: Tensor, k: int, temperature: Tensor, generator: torch.Gene
     digits = torch.arange(k, device=scores.device)
     spread = scores.amax(-1).sub(scores.amin(-1)).mean() if least else temperature
     for sweep in range(SWEEPS):
-        heat = spread * 10.0 ** (-sweep) if least else temperature
+        current_temperature = spread * 10.0 ** (-sweep) if least else temperature
         for i, j in combinations(range(n), 2):
             place_i, place_j = k ** _power(i, j, n), k ** _power(j, i, n)
             base_i = index[:, i] - (index[:, i] // place_i % k) * place_i
             base_j = index[:, j] - (index[:, j] // place_j % k) * place_j
             energies = scores[:, i].gather(1, base_i.unsqueeze(1) + digits * place_i)
             energies = energies + scores[:, j].gather(1, base_j.unsqueeze(1) + digits * place_j)  # (B, K)
-            chosen = gibbs(energies, base_i, heat.clamp_min(1e-30), generator)
+            chosen = gibbs(energies, base_i, current_temperature.clamp_min(1e-30), generator)
             index[:, i], index[:, j] = base_i + chosen * place_i, base_j + chosen * place_j
     return index

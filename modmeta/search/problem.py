@@ -1,8 +1,7 @@
-"""What a search is about: tasks, the model that judges structures on them, and what is known beforehand.
+"""The input of a search kernel (tasks, model, priors) and its types.
 
-A kernel moves structures, `kernel(generator, structure, problem, temperature) -> (structure, info)`; each file of this
-folder holds one algorithm. A kernel asks its problem for sizes, priors and energies, and pools nothing itself: what
-tasks share, and how slots are composed, decides the problem by the energies that it gives.
+A kernel is a function `kernel(generator, structure, problem, temperature) -> (structure, info)`; each file of this
+folder holds one algorithm. Kernels obtain sizes, priors and energies from the problem, which decides what tasks share.
 """
 
 from collections.abc import Callable
@@ -21,17 +20,17 @@ from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel, Score
 from modmeta.shapes import Bool, Float, Int
 
-IMPOSSIBLE = 1e9  # nats against a module that a known relation rules out
-TASK = "task"  # the scope of a structure of its own for every task
+IMPOSSIBLE = 1e9  # prior energy, in nats, of a module excluded by a known relation
+TASK = "task"  # scope: every task has its own structure
 
 
 class Candidates(NamedTuple):
-    """M candidates of every receiver; the current one is always among them.
+    """M candidates of every receiver, including the current one.
 
     Attributes:
-        rows: edge modules (B, N, M, S); B and N are 1 where all receivers share candidates.
+        rows: edge modules of the incoming edges (B, N, M, S); B and N are 1 if all receivers share candidates.
         types: node modules (B, N, M), likewise.
-        current: which candidate is the current one (B, N).
+        current: index of the current candidate (B, N).
     """
 
     rows: Tensor
@@ -41,20 +40,20 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """Structures of B tasks are to be found.
+    """A batch of B tasks whose structures are searched.
 
     Attributes:
-        model: that judges them.
-        states: observed (B, N, T, D).
-        messages: of `model.dynamics.messages`, where receivers are judged one by one (horizon 1).
-        score: of `model.scorer`, likewise.
-        horizon: steps of the rollouts by which whole structures are judged.
-        known: edge modules that are given (B, N, S), -1 where they are not.
-        mask: steps that count, (B, T - 1), as `score` has it; none for all.
-        logits: of the proposal network (B, N, S, K); none for uniform proposals.
-        edge_cost: nats against every edge whose module is not the first.
-        gradients: energies of whole structures come with gradients.
-        scope: whose structure one is: `task`, every task has its own.
+        model: the model that defines energies.
+        states: observed states (B, N, T, D).
+        messages: result of `model.dynamics.messages`; needed at horizon 1.
+        score: result of `model.scorer`; needed at horizon 1.
+        horizon: number of steps of the rollouts that score structures.
+        known: given edge modules (B, N, S), -1 where not given.
+        mask: steps to include, (B, T - 1), the same as in `score`; None for all.
+        logits: logits of the proposal network (B, N, S, K); None for uniform proposals.
+        edge_cost: prior energy in nats of every edge whose module is not module 0.
+        gradients: whether energies of whole structures have gradients.
+        scope: what a structure is shared by; `task` means that every task has its own.
     """
 
     model: RelationalModel
@@ -70,12 +69,15 @@ class Problem:
     scope: str = TASK
 
     def __post_init__(self) -> None:
-        """
+        """Checks the combination of settings.
+
         Raises:
-            UserError: rollouts of several frames are asked for where some are missing.
+            UserError: the horizon exceeds 1 and frames are missing.
         """
         if self.horizon > 1 and self.mask is not None:
-            raise UserError(f"search.horizon={self.horizon} rolls through all frames, so none may be missing")
+            raise UserError(
+                f"search.horizon={self.horizon} needs complete recordings, but frames are missing; set it to 1"
+            )
 
     @property
     def num_edge_modules(self) -> int:
@@ -89,7 +91,7 @@ class Problem:
 
     @cached_property
     def prior(self) -> Float[Tensor, "#B #N #S K"]:
-        """Energy of every module in every slot before a frame is seen, (B or 1, N or 1, S or 1, K)."""
+        """Prior energy of every module on every edge, (B or 1, N or 1, S or 1, K) nats."""
         modules = torch.arange(self.num_edge_modules, device=self.states.device)
         prior = self.edge_cost * (modules != 0).float().view(1, 1, 1, -1)
         if self.known is None:
@@ -98,24 +100,24 @@ class Problem:
         return prior + IMPOSSIBLE * ((given >= 0) & (given != modules))
 
     def energies(self, candidates: Candidates) -> Float[Tensor, "B N M"]:
-        """Energies (B, N, M) of the candidates of every receiver at horizon 1, priors among them."""
+        """Energies (B, N, M) of the candidates of every receiver at horizon 1, including priors."""
         messages, score = self.one_step()
-        paid = prior_energies(self.prior, candidates.rows)
-        return paid + score(summed(messages, candidates.rows), candidates.types)
+        prior_energy = prior_energies(self.prior, candidates.rows)
+        return prior_energy + score(summed(messages, candidates.rows), candidates.types)
 
     def rollouts(self, tasks: Int[Tensor, " Q"], structure: Structure, kept: Kept) -> Float[Tensor, " Q"]:
-        """Energies (Q,) of whole structures of some tasks (Q,), without priors; `kept` alone have gradients."""
+        """Energies (Q,) of whole structures of tasks (Q,), without priors. Only `kept` rollouts have gradients."""
         with torch.set_grad_enabled(self.gradients):
             return self.model.energies(self.states[tasks], structure, self.horizon, kept).sum(-1)
 
     def one_step(self) -> tuple[Tensor, Score]:
-        """Messages and score.
+        """Messages and score function.
 
         Raises:
-            ValueError: the problem has none, because whole structures are judged.
+            ValueError: the problem has none.
         """
         if self.messages is None or self.score is None:
-            raise ValueError("receivers are judged one by one at search.horizon=1 alone")
+            raise ValueError("kernels that score receivers independently need search.horizon=1, messages and a score")
         return self.messages, self.score
 
 
@@ -131,29 +133,27 @@ def one_step_problem(
     """A problem at horizon 1, with its messages and score.
 
     Args:
-        model: that judges structures.
-        states: observed (B, N, T, D).
-        paths: structures under which the paths of close pairs are integrated; none for cubics.
-        known: edge modules that are given (B, N, S), -1 where they are not.
-        mask: steps that count, (B, T - 1); none for all.
-        logits: of the proposal network (B, N, S, K); none for uniform proposals.
-        edge_cost: nats against every edge whose module is not the first.
+        model: the model that defines energies.
+        states: observed states (B, N, T, D).
+        paths: structures under which the paths of close pairs are integrated; None for cubic paths.
+        known, mask, logits, edge_cost: see `Problem`.
     """
     messages, score = model.dynamics.messages(states, paths), model.scorer(states, mask=mask)
     return Problem(model, states, messages, score, 1, known, mask, logits, edge_cost)
 
 
 class Info(NamedTuple):
-    """What a kernel did, for a batch.
+    """Information about a kernel step, for a batch.
 
     Attributes:
-        energies: of the new structures, (B,); with gradients where the problem asks for them.
-        candidates: that were scored.
-        scores: energies of the candidates, (B, N, M), or (B, 1, M) where whole structures were scored.
-        slots: energies of the modules in every slot, given the others, (B, N, S, K), where slots were drawn in turn.
+        energies: energies of the new structures, (B,); with gradients if the problem requests them.
+        candidates: the candidates that were scored.
+        scores: energies of the candidates, (B, N, M), or (B, 1, M) if whole structures were scored.
+        slots: free energies of the modules of every edge given the others, (B, N, S, K), for block Gibbs sampling.
         moved: whether the structure of a task changed, (B,).
-        changed: fraction of the moving receivers that took another row.
-        worse: number of moves to a higher energy that were on offer, and `accepted` of them that were taken.
+        changed: fraction of the moving receivers whose edges or node module changed.
+        worse: number of candidates with a higher energy than the current one.
+        accepted: number of these that were selected.
     """
 
     energies: Tensor
@@ -167,7 +167,15 @@ class Info(NamedTuple):
 
 
 def prior_energies(prior: Float[Tensor, "#B #N #S K"], rows: Int[Tensor, "#B #N M S"]) -> Float[Tensor, "#B #N M"]:
-    """Sum over slots of the prior energies (B or 1, N or 1, S or 1, K) of rows (B or 1, N or 1, M, S): (..., M)."""
+    """Prior energies of rows, summed over edges.
+
+    Args:
+        prior: prior energy of every module on every edge, (B or 1, N or 1, S or 1, K).
+        rows: edge modules (B or 1, N or 1, M, S).
+
+    Returns:
+        (B or 1, N or 1, M).
+    """
     chosen = F.one_hot(rows, prior.shape[-1]).to(prior.dtype)  # (B, N, M, S, K)
     return (chosen * prior.unsqueeze(2)).sum((-1, -2))
 
@@ -189,31 +197,31 @@ def one_receiver(generator: torch.Generator, structure: Structure) -> Bool[Tenso
     return receiver == torch.arange(n, device=structure.types.device)
 
 
-def counted(
+def count_worse(
     scores: Float[Tensor, "*rest M"],
     current: Int[Tensor, "*rest"],
     chosen: Int[Tensor, "*rest"],
     movable: Bool[Tensor, "*rest"],
 ) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
-    """Moves to a higher energy that were on offer, and how many of them were taken.
+    """Number of candidates with a higher energy than the current one, and number of these that were selected.
 
     Args:
         scores: energies of candidates (..., M).
-        current: index of the current one (...).
-        chosen: of the one taken (...).
-        movable: whether a move was to be made (...).
+        current: index of the current candidate (...).
+        chosen: index of the selected candidate (...).
+        movable: which to count (...).
     """
     worse = (scores > scores.gather(-1, current.unsqueeze(-1))) & movable.unsqueeze(-1)
     return worse.sum(), worse.gather(-1, chosen.unsqueeze(-1)).sum()
 
 
-def differing(new: Structure, old: Structure) -> Bool[Tensor, "B N"]:
-    """Which receivers have another row or node module, (B, N)."""
+def changed_receivers(new: Structure, old: Structure) -> Bool[Tensor, "B N"]:
+    """Whether the edges or the node module of a receiver differ, (B, N)."""
     return (new.relations != old.relations).any(-1) | (new.types != old.types)
 
 
 def clamped(structure: Structure, known: Int[Tensor, "B N S"] | None) -> Structure:
-    """A structure with the modules that are given, (B, N, S), -1 where they are not."""
+    """Sets the given edge modules `known`, (B, N, S), -1 where not given."""
     if known is None:
         return structure
     return Structure(torch.where(known >= 0, known, structure.relations), structure.types)

@@ -1,10 +1,10 @@
-"""Rows too long to enumerate: what linear algebra says of them, for dynamics in which messages add up to changes.
+"""Candidate rows from a Gaussian relaxation, for rows too long to enumerate and additive dynamics.
 
-Let the module of every slot be uncertain, with the mean and covariance of a uniform draw, and errors be normal. Then
-the posterior of a whole row is normal, and one linear system of Gram matrices of messages gives it. The slots it is
-surest of are fixed to their likeliest module, what they send is taken off, and the rest is worked out again (successive
-interference cancellation: Wolniansky et al., *V-BLAST*, 1998). No walk from one row to the next can be caught on the
-way, and messages that almost cancel, of many entities that move alike, still tell a row.
+The module of every edge is relaxed to a normal variable with the mean and covariance of a uniform draw, and errors are
+normal. The posterior of a row is then normal, and follows from a linear system of Gram matrices of messages. The most
+certain edges are fixed to their most probable module, their messages are subtracted, and the system is solved again
+(successive interference cancellation: Wolniansky et al., *V-BLAST*, 1998). Unlike local search this has no local minima
+on the way, and it resolves messages that almost cancel, of many entities that move alike.
 """
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from modmeta.shapes import Bool, Float, Int
 
-# Of the scale of errors. Laws that are not yet right, or far from the tasks they were learned on, err more than they
-# say, and rounding errs on the way; each scale makes a candidate.
-WIDER = (1.0, 10.0, 100.0)
-ROUNDS = 8
-RIDGE = 1e-12  # of the mean of a Gram matrix's diagonal: what rounding may take from it where laws are very exact
+# Factors of the scale of errors; each gives a candidate. Early in training, and on unusual tasks, errors exceed the
+# learned scale.
+SCALE_FACTORS = (1.0, 10.0, 100.0)
+ROUNDS = 8  # number of solves, between which edges are fixed
+RIDGE = 1e-12  # ridge relative to the mean diagonal of a Gram matrix, against rounding errors of very exact laws
 
 
 @torch.no_grad()
@@ -26,13 +26,13 @@ def relaxed_rows(
     log_scale: Float[Tensor, "*any"],
     mask: Bool[Tensor, "B T"] | None = None,
 ) -> Int[Tensor, "B N M S"]:
-    """Candidate rows (B, N, M, S), one for every scale of `WIDER`.
+    """Candidate rows (B, N, M, S), one for every scale of `SCALE_FACTORS`.
 
     Args:
-        messages: (B, N, S, K, T, D).
-        changes: that they should add up to, (B, N, T, D).
-        log_scale: of errors, broadcastable to `changes`.
-        mask: steps that count, (B, T); none for all.
+        messages: messages of every module, (B, N, S, K, T, D).
+        changes: changes to be explained by the sum of messages, (B, N, T, D).
+        log_scale: log scale of errors, broadcastable to `changes`.
+        mask: steps to include, (B, T); None for all.
 
     Raises:
         torch.linalg.LinAlgError: messages or changes are not finite.
@@ -41,23 +41,29 @@ def relaxed_rows(
     weight = (-log_scale).exp().expand_as(changes)
     if mask is not None:
         weight = weight * mask[:, None, :, None]
-    weight = weight.flatten(2).double()  # columns of entities that move alike lose digits
+    weight = weight.flatten(2).double()  # float64, because columns of entities that move alike are nearly collinear
     corners = _corners(k, messages.device)  # (K, K - 1)
     sent = messages.flatten(4).transpose(3, 4).double() @ corners  # (B, N, S, T D, K - 1)
     columns = sent.transpose(3, 4).flatten(2, 3) * weight.unsqueeze(2)  # (B, N, S (K - 1), T D)
     wanted = (changes - messages.mean(3).sum(2)).flatten(2).double() * weight  # (B, N, T D)
     gram, aim = columns @ columns.mT, columns @ wanted.unsqueeze(-1)
-    return torch.stack([_decode(gram / wide**2, aim / wide**2, corners) for wide in WIDER], dim=2)
+    return torch.stack([_decode(gram / factor**2, aim / factor**2, corners) for factor in SCALE_FACTORS], dim=2)
 
 
 def _corners(k: int, device: torch.device) -> Tensor:
-    """Modules as corners of a regular simplex about the origin, (K, K - 1); messages are linear in the place within."""
+    """Corners of a regular simplex about the origin, one per module, (K, K - 1). Messages are linear inside it."""
     centred = torch.eye(k, dtype=torch.float64, device=device) - 1 / k
     return torch.linalg.svd(centred).U[:, : k - 1]
 
 
 def _decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
-    """Rows (B, N, S) from Gram matrices (B, N, S (K - 1), S (K - 1)) and (B, N, S (K - 1), 1), in units of errors."""
+    """Decodes rows (B, N, S) by successive fixing.
+
+    Args:
+        gram: Gram matrices of messages, in units of errors, (B, N, S (K - 1), S (K - 1)).
+        aim: products of messages and changes, in units of errors, (B, N, S (K - 1), 1).
+        corners: (K, K - 1).
+    """
     (b, n, size), (k, c) = gram.shape[:3], corners.shape
     s = size // c
     rows = torch.zeros(b, n, s, dtype=torch.long, device=gram.device)
@@ -65,7 +71,7 @@ def _decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
     for left in range(min(ROUNDS, s), 0, -1):
         known = (fixed.unsqueeze(-1) * corners[rows]).flatten(2).unsqueeze(-1)  # (B, N, S (K - 1), 1)
         open_ = (~fixed).repeat_interleave(c, dim=-1).to(gram.dtype)
-        precision = gram * open_.unsqueeze(-1) * open_.unsqueeze(-2)  # of the slots that are still open, and the prior
+        precision = gram * open_.unsqueeze(-1) * open_.unsqueeze(-2)  # of edges not yet fixed; the prior is added below
         diagonal = precision.diagonal(dim1=-2, dim2=-1)
         diagonal.add_(k + RIDGE * diagonal.mean(-1, keepdim=True))
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))

@@ -1,4 +1,4 @@
-"""Which candidate is taken: energies of all (..., M) and the index of the current one (...) to an index (...)."""
+"""Selection of a candidate: functions of the energies (..., M) and the current index (...) to a new index (...)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ def greedy(
     temperature: Float[Tensor, ""],
     generator: torch.Generator,
 ) -> Int[Tensor, "*rest"]:
-    """The candidate of lowest energy."""
+    """Selects the candidate of lowest energy."""
     return energies.argmin(-1)
 
 
@@ -27,7 +27,7 @@ def gibbs(
     temperature: Float[Tensor, ""],
     generator: torch.Generator,
 ) -> Int[Tensor, "*rest"]:
-    """A draw with probability proportional to exp(-energy / temperature)."""
+    """Draws a candidate with probability proportional to exp(-energy / temperature)."""
     weights = (-energies / temperature).softmax(-1)
     flat = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
     return flat.view(weights.shape[:-1])
@@ -39,7 +39,7 @@ def metropolis(
     temperature: Float[Tensor, ""],
     generator: torch.Generator,
 ) -> Int[Tensor, "*rest"]:
-    """A candidate other than the current one, uniformly, accepted with probability min(1, exp(-rise / temperature))."""
+    """Draws another candidate uniformly and accepts it with probability min(1, exp(-energy increase / temperature))."""
     m = energies.shape[-1]
     if m == 1:
         return current
@@ -52,7 +52,7 @@ def metropolis(
 
 
 def takes_least(selection: Selection) -> bool:
-    """Whether a selection is `greedy`, also as the partial that a configuration makes of it."""
+    """Whether a selection is `greedy`, possibly wrapped in partials, as Hydra does."""
     while isinstance(selection, partial):
         selection = selection.func
     return selection == greedy

@@ -1,4 +1,4 @@
-"""Temperatures of the search over a run."""
+"""Temperature schedules of the search."""
 
 import math
 
@@ -7,34 +7,34 @@ from torch import Tensor, nn
 
 
 class Temperature(nn.Module):
-    """A temperature that is asked every step, told what the search did, and may adapt after every epoch."""
+    """Base class. Every step calls `at`, then `observe`; every epoch ends with `end_epoch`."""
 
     value: Tensor
 
     def at(self, progress: float) -> Tensor:
-        """Temperature when a fraction `progress` of the run is done."""
+        """Temperature (scalar, nats) at a fraction `progress` of the run."""
         return self.value
 
     def observe(self, worse: Tensor, accepted: Tensor) -> None:
-        """Takes in the number of worse moves on offer in a step, and how many of them were accepted."""
+        """Records the number of worse candidates of a step, and how many of them were accepted."""
 
     def end_epoch(self, progress: float) -> None:
-        """Adapts."""
+        """Adapts the temperature."""
 
 
 class Annealed(Temperature):
-    """Falls from `start` to `end` geometrically, then stays.
+    """Falls geometrically from `start` to `end`, then stays constant.
 
-    Modules that begin almost alike stay so while it is hot, because structures are drawn almost uniformly and every
-    module learns the average law. On cooling they part along the direction that explains the data best (deterministic
-    annealing: Rose 1998). Energies are sums over all frames and features of a receiver, hundreds of terms, so
-    differences that matter weigh hundreds of nats; started near 1, the random first difference between modules decides,
-    and few tasks end in a division of labour of their own.
+    At high temperature structures are drawn almost uniformly, so modules that start almost equal stay so and learn the
+    average law. On cooling they separate along the direction that explains the data best (deterministic annealing:
+    Rose 1998). Energies are sums over hundreds of frames and features, so relevant differences are hundreds of nats.
+    If the temperature starts near 1, random initial differences between modules decide, and with few tasks the modules
+    divide the data in an arbitrary way.
 
     Args:
-        start: temperature at the beginning, in units of energy (nats).
-        end: temperature at the end.
-        until: fraction of the run after which `end` is reached.
+        start: initial temperature, in nats.
+        end: final temperature, in nats.
+        until: fraction of the run at which `end` is reached.
     """
 
     def __init__(self, start: float = 1000.0, end: float = 1.0, until: float = 0.5) -> None:
@@ -48,16 +48,16 @@ class Annealed(Temperature):
 
 
 class AcceptanceSteered(Temperature):
-    """Steered so that the acceptance of worse moves follows a schedule, as in the published code.
+    """Adapts the temperature so that the acceptance rate of worse moves follows a schedule, as in the published code.
 
-    The target is exp(start - fall * progress). After every pass over the tasks the temperature is multiplied by
-    `factor` if a running mean of the acceptance of worse moves is below the target, and divided by it otherwise.
+    The target is exp(start - fall * progress). After every epoch the temperature is multiplied by `factor` if the
+    running mean of the acceptance of worse moves is below the target, and divided by it otherwise.
 
     Args:
-        initial: first temperature, in units of energy.
-        start: logarithm of the target acceptance at the beginning.
-        fall: by how much that logarithm falls over the run.
-        factor: change of temperature a pass.
+        initial: initial temperature, in nats.
+        start: initial logarithm of the target acceptance.
+        fall: decrease of that logarithm over the run.
+        factor: change of temperature per epoch.
         memory: weight of a worse move in the running mean.
     """
 

@@ -1,7 +1,7 @@
-"""Worlds to simulate: random numbers of a task in, trajectories and relations out.
+"""Simulated worlds: each maps the random numbers of a task to trajectories and relations.
 
-A world is a class with what `World` asks for; entered in `WORLDS`, `modmeta generate` knows it.
-`modmeta.data.generation` simulates as many tasks as are wanted.
+A world is a dataclass that implements the protocol `World`. Add it to `WORLDS` to use it in `modmeta generate`.
+`modmeta.data.generation` simulates the tasks.
 """
 
 from modmeta.simulators.charged import Charged

@@ -8,22 +8,21 @@ import numpy as np
 from modmeta.simulators.kernels import advance, squared_distances
 from modmeta.simulators.particles import Particles, pick
 
-PRODUCTS = (1.0, -1.0)  # of the two charges of a pair, by label; the diagonal holds 1, as label 0 does
+PRODUCTS = (1.0, -1.0)  # product of the two charges of a pair, by label; 1 on the diagonal, whose label is 0
 
 
 @dataclass(frozen=True)
 class Charged(Particles):
-    """Particles of charge -1 or 1, all of which interact, `F_ij = strength * q_i * q_j * (r_i - r_j) / |r_i - r_j|^3`.
+    """Particles of charge -1 or 1, all interacting: `F_ij = strength * q_i * q_j * (r_i - r_j) / |r_i - r_j|^3`.
 
-    Relations are symmetric: label 1 where charges differ (they attract), 0 where they are alike (they repel).
+    Relations are symmetric: label 1 for opposite charges (attraction), 0 for equal charges (repulsion).
 
-    Close encounters amplify the last bit of a force a million times and more. To follow the published generator through
-    them, the power is NumPy's own, whose last bit depends on the processor, and distances are those of
-    `squared_distances`.
+    Close encounters amplify rounding errors of a force a million times. To reproduce the published generator, powers
+    are computed by NumPy, whose last bit depends on the processor, and distances by `squared_distances`.
 
     Args:
-        position_std: standard deviation of each coordinate at the start, length units.
-        strength: force of two unit charges at distance 1.
+        position_std: standard deviation of each initial coordinate, length units.
+        strength: force between two unit charges at distance 1.
         positive: probability that a charge is 1.
     """
 
@@ -36,7 +35,7 @@ class Charged(Particles):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_positive("position_std", "strength")
-        self._check("positive", 0 <= self.positive <= 1, "a probability, from 0 to 1")
+        self._check("positive", 0 <= self.positive <= 1, "a probability between 0 and 1")
 
     @property
     def edge_values(self) -> tuple[float, ...]:
@@ -58,13 +57,13 @@ class Charged(Particles):
 
     def _move(self, strengths: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> None:
         weights = np.empty(strengths.shape[-2:])  # (P, B)
-        with np.errstate(divide="ignore", invalid="ignore"):  # two in one place: `integrate` looks for it
+        with np.errstate(divide="ignore", invalid="ignore"):  # coinciding particles: `integrate` raises an error
             for _ in range(self.sample_every):
                 self._weigh(strengths, positions, weights)
                 advance(weights, positions, velocities, 1, self.time_step, self.box, self.max_force)
 
     def _weigh(self, strengths: np.ndarray, positions: np.ndarray, weights: np.ndarray) -> None:
-        """Force per distance of every pair at positions (2, N, B), into `weights` (P, B)."""
+        """Writes the force per distance of every pair at positions (2, N, B) to `weights` (P, B)."""
         squared_distances(positions, weights)
         np.power(weights, 1.5, out=weights)
         np.divide(strengths, weights, out=weights)

@@ -1,4 +1,4 @@
-"""Functions compiled to machine code, kept on disk for the next process where there is room for it."""
+"""Functions compiled to machine code, cached on disk if the file system is writable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,10 @@ import numba
 
 
 def compiled(**how: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compiles a function, as `numba.njit` does, and without the global lock.
+    """`numba.njit` with `nogil=True` and, where possible, `cache=True`.
 
-    Numba refuses to compile at all where neither the package nor the home directory can be written to, as in a
-    container that is read-only; there it is done anew in every process.
+    Numba raises an error if neither the package nor the home directory is writable, as in a read-only container. Then
+    every process compiles the function again.
     """
 
     def compile_(function: Callable[..., Any]) -> Any:

@@ -1,8 +1,8 @@
-"""Compiled steps of the particle simulators, on blocks of tasks.
+"""Compiled integration steps of the particle simulators, on blocks of tasks.
 
-Tasks lie innermost in memory, so that the compiler works on several at once, while the arithmetic of each is, operation
-by operation, that of NumPy and BLAS in the published generator: results can be compared bit for bit. Shapes: `B` tasks
-of a block, `N` particles, `P` = N(N-1)/2 unordered pairs (i < j) in the order of `numpy.triu_indices(N, 1)`.
+Tasks are the innermost dimension, so that the compiler vectorises over them. For each task the operations and their
+order are those of NumPy and BLAS in the published generator, so results agree bit for bit. Shapes: `B` tasks of a
+block, `N` particles, `P` = N(N-1)/2 undirected pairs (i < j) in the order of `numpy.triu_indices(N, 1)`.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from modmeta.simulators.compiled import compiled
 
-UNROLL = 8  # partial sums that NumPy keeps in a reduction of 8 to 128 terms
+UNROLL = 8  # number of partial sums in NumPy's reduction of 8 to 128 terms
 
 
 @intrinsic
@@ -36,24 +36,24 @@ def advance(
     box: float,
     max_force: float,
 ) -> None:
-    """Moves particles on, in place, under pairwise forces `weight * (own position - other's position)`.
+    """Advances particles in place under pairwise forces `weight * (own position - other's position)`.
 
-    Every step is a kick, then a move, then a reflection at the walls.
+    Every step updates velocities, then positions, then reflects particles at the walls.
 
     Args:
-        weights: (P, B), fixed during the steps.
+        weights: (P, B), constant during the steps.
         positions: (2, N, B).
         velocities: (2, N, B).
-        steps: how many.
-        time_step: of one.
+        steps: number of steps.
+        time_step: length of a step.
         box: half-width of the box.
-        max_force: bound of each component of a particle's force.
+        max_force: bound on each component of a particle's force.
     """
     axes, entities, tasks = positions.shape
     forces = np.empty((entities, tasks))
     partial = np.empty((UNROLL, tasks))
     for _ in range(steps):
-        for axis in range(axes):  # one axis after the other, because weights do not depend on places here
+        for axis in range(axes):  # axes are independent, because weights do not depend on positions here
             if entities < UNROLL:
                 _add_up_few(weights, positions[axis], forces)
             else:
@@ -83,13 +83,13 @@ def advance_masses(
     box: float,
     max_force: float,
 ) -> None:
-    """The same for particles of other masses than 1, which a drag slows.
+    """`advance` for particles of any mass, with linear drag.
 
     Args:
-        weights: (P, B), fixed during the steps.
-        mobilities: one over the mass of every particle, (N, B).
-        friction: force per velocity, against it.
-        positions, velocities, steps, time_step, box, max_force: as of `advance`.
+        weights: (P, B), constant during the steps.
+        mobilities: inverse mass of every particle, (N, B).
+        friction: drag force per unit velocity.
+        positions, velocities, steps, time_step, box, max_force: as in `advance`.
     """
     axes, entities, tasks = positions.shape
     forces = np.empty((entities, tasks))
@@ -115,15 +115,15 @@ def advance_masses(
                     velocity[task] = abs(v) if under else v
 
 
-@compiled(inline="always")  # inlined, the compiler sees that the arrays do not overlap
-def _add_up_few(weights: np.ndarray, places: np.ndarray, forces: np.ndarray) -> None:
-    """Forces (N, B) along an axis; each adds up its senders from first to last, as NumPy does a row of less than 8."""
-    entities, tasks = places.shape
+@compiled(inline="always")  # inlining shows the compiler that the arrays do not overlap
+def _add_up_few(weights: np.ndarray, coordinates: np.ndarray, forces: np.ndarray) -> None:
+    """Forces (N, B) along an axis for N < 8, summed over senders in order, as NumPy sums less than 8 terms."""
+    entities, tasks = coordinates.shape
     forces[:] = 0.0
     pair = 0
     for i in range(entities):
         for j in range(i + 1, entities):
-            weight, a, b, on_a, on_b = weights[pair], places[i], places[j], forces[i], forces[j]
+            weight, a, b, on_a, on_b = weights[pair], coordinates[i], coordinates[j], forces[i], forces[j]
             for task in range(tasks):
                 force = weight[task] * (a[task] - b[task])
                 on_a[task] += force
@@ -132,18 +132,18 @@ def _add_up_few(weights: np.ndarray, places: np.ndarray, forces: np.ndarray) -> 
 
 
 @compiled(inline="always")
-def _add_up_many(weights: np.ndarray, places: np.ndarray, partial: np.ndarray, forces: np.ndarray) -> None:
-    """The same for 8 to 128 entities: NumPy adds up 8 interleaved partial sums, then what 8 does not divide."""
-    entities, tasks = places.shape
+def _add_up_many(weights: np.ndarray, coordinates: np.ndarray, partial: np.ndarray, forces: np.ndarray) -> None:
+    """`_add_up_few` for 8 to 128 entities: like NumPy, 8 interleaved partial sums, then the remaining terms."""
+    entities, tasks = coordinates.shape
     interleaved = entities - entities % UNROLL
     for receiver in range(entities):
-        own, total = places[receiver], forces[receiver]
+        own, total = coordinates[receiver], forces[receiver]
         partial[:] = 0.0
         for sender in range(entities):
             if sender != receiver:
                 low, high = min(receiver, sender), max(receiver, sender)
                 weight = weights[low * (2 * entities - low - 1) // 2 + high - low - 1]
-                other, into = places[sender], partial[sender % UNROLL] if sender < interleaved else total
+                other, into = coordinates[sender], partial[sender % UNROLL] if sender < interleaved else total
                 for task in range(tasks):
                     into[task] += weight[task] * (own[task] - other[task])
             if sender == interleaved - 1:
@@ -156,9 +156,9 @@ def _add_up_many(weights: np.ndarray, places: np.ndarray, partial: np.ndarray, f
 
 @compiled()
 def squared_distances(positions: np.ndarray, out: np.ndarray) -> None:
-    """Squared distance of every pair, |a|^2 + |b|^2 - 2 a.b as published, with its cancellation.
+    """Squared distance of every pair as |a|^2 + |b|^2 - 2 a.b, which reproduces the published cancellation errors.
 
-    The dot product is the one of BLAS, which rounds once in its second multiplication and addition.
+    The dot product uses a fused multiply-add for its second term, as BLAS does.
 
     Args:
         positions: (2, N, B).

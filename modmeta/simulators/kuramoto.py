@@ -15,21 +15,20 @@ from modmeta.simulators.world import Draws
 class Kuramoto(Stepped):
     """Oscillators, each pair coupled with probability one half (Kipf et al., Neural Relational Inference, ICML 2018).
 
-    `d phi_i / dt = omega_i + coupling * sum_j s_ij * sin(phi_i - phi_j)`, with omega_i uniform in [1, 10) and phases
-    uniform in [0, 2 pi) at the start. The sign is that of the paper: a positive coupling drives phases apart, whereas
-    Kuramoto's own `sin(phi_j - phi_i)` draws them together. Relations are symmetric, label 1 where coupled.
+    `d phi_i / dt = omega_i + coupling * sum_j s_ij * sin(phi_i - phi_j)`, with omega_i uniform in [1, 10) and initial
+    phases uniform in [0, 2 pi). The sign follows the paper: a positive coupling is repulsive, whereas Kuramoto's
+    original `sin(phi_j - phi_i)` synchronises. Relations are symmetric; label 1 means coupled.
 
-    Integrated by the classical Runge-Kutta method of order 4. The start itself is not stored. A frame holds sin phi,
-    cos phi, d phi / dt at that time, and omega, which stays; the paper leaves out cos phi, without which a phase is
-    known up to a reflection only.
+    Integrated by the classical Runge-Kutta method of order 4. The initial state is not stored. A frame holds sin phi,
+    cos phi, d phi / dt and the constant omega. The paper omits cos phi, which leaves the phase ambiguous.
 
     Args:
         num_entities, time_step, sample_every: see `Stepped`.
-        observation_noise: standard deviation of the noise added to all stored features but omega, which is given.
-        coupling: of a coupled pair, radians per time unit.
+        observation_noise: standard deviation of the noise added to all stored features except omega.
+        coupling: strength of a coupled pair, radians per time unit.
 
     Raises:
-        DataError: a setting makes no sense.
+        DataError: a setting is invalid.
     """
 
     name: ClassVar[str] = "kuramoto"
@@ -75,16 +74,16 @@ class Kuramoto(Stepped):
         return states, relations
 
     def _start(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Uniform numbers (B, 2, N) to frequencies and phases (N, B) at the start."""
+        """Maps uniform numbers (B, 2, N) to frequencies and initial phases (N, B)."""
         frequencies, phases = np.ascontiguousarray(uniform.transpose(1, 2, 0))
         return 1 + 9 * frequencies, 2 * np.pi * phases
 
 
 @compiled()
 def phase_velocities(phases: np.ndarray, frequencies: np.ndarray, couplings: np.ndarray) -> np.ndarray:
-    """d phi / dt (N, B) of phases and frequencies (N, B), couplings (P, B); pairs as in `kernels`."""
+    """d phi / dt (N, B) for phases and frequencies (N, B) and couplings (P, B); pair order as in `kernels`."""
     entities, tasks = phases.shape
-    sine, cosine = np.sin(phases), np.cos(phases)  # 2 N of them serve all N (N - 1) / 2 differences
+    sine, cosine = np.sin(phases), np.cos(phases)  # 2 N evaluations instead of N (N - 1) / 2
     velocities = frequencies.copy()
     pair = 0
     for i in range(entities):
@@ -101,14 +100,14 @@ def phase_velocities(phases: np.ndarray, frequencies: np.ndarray, couplings: np.
 def advance_phases(
     phases: np.ndarray, frequencies: np.ndarray, couplings: np.ndarray, steps: int, time_step: float
 ) -> None:
-    """Moves phases on, in place, by the classical Runge-Kutta method.
+    """Advances phases in place by the classical Runge-Kutta method.
 
     Args:
         phases: (N, B).
         frequencies: (N, B).
         couplings: (P, B).
-        steps: how many.
-        time_step: of one.
+        steps: number of steps.
+        time_step: length of a step.
     """
     for _ in range(steps):
         a = phase_velocities(phases, frequencies, couplings)

@@ -1,4 +1,4 @@
-"""Particles of several masses joined by springs, slowed by a drag."""
+"""Particles of several masses joined by springs, with linear drag."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,15 +12,15 @@ from modmeta.simulators.world import Draws
 
 @dataclass(frozen=True)
 class Masses(Springs):
-    """Springs between particles whose masses differ, `a_i = (F_i - friction * v_i) / m_i`.
+    """Springs between particles of different masses, `a_i = (F_i - friction * v_i) / m_i`.
 
-    Relations and forces are those of `Springs`. The type of a particle is the place of its mass in `masses`, all of
-    them equally likely. The drag is there for particles that no spring holds, one in sixteen of five particles: without
-    it they move uniformly whatever their mass, and nothing tells a light one from a heavy one.
+    Relations and forces are those of `Springs`. The type of a particle is the index of its mass in `masses`; types are
+    equally likely. Drag makes the mass of particles without a spring observable (one in sixteen of five particles):
+    without drag they move uniformly whatever their mass.
 
     Args:
-        masses: mass units, one for every type of particle.
-        friction: drag, force per velocity, 0 for none; at 0.1 a particle of mass 1 loses 1% of its speed in a frame.
+        masses: mass of every type of particle, mass units.
+        friction: drag force per unit velocity, 0 or positive. At 0.1 a mass of 1 loses 1% of its speed per frame.
     """
 
     name: ClassVar[str] = "masses"
@@ -31,10 +31,10 @@ class Masses(Springs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "masses", tuple(float(mass) for mass in self.masses))  # configs bring lists
+        object.__setattr__(self, "masses", tuple(float(mass) for mass in self.masses))  # configs pass lists
         positive = all(0 < mass < np.inf for mass in self.masses)
-        self._check("masses", positive and len(self.masses) > 0, "positive, one for each type")
-        self._check("friction", 0 <= self.friction < np.inf, "0 or positive")
+        self._check("masses", positive and len(self.masses) > 0, "positive numbers, one per type")
+        self._check("friction", 0 <= self.friction < np.inf, "non-negative")
 
     @property
     def num_types(self) -> int:

@@ -1,4 +1,4 @@
-"""Charged particles, some pairs of which are joined by springs, too."""
+"""Charged particles, some of whose pairs are also joined by springs."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,13 +10,13 @@ from modmeta.simulators.charged import Charged
 
 @dataclass(frozen=True)
 class Mixed(Charged):
-    """All pairs interact by their charges, as in `Charged`; each is also joined by a spring with probability one half.
+    """Charged particles as in `Charged`; each pair is also joined by a spring with probability one half.
 
     `F_ij = strength * q_i * q_j * (r_i - r_j) / |r_i - r_j|^3 - spring_strength * s_ij * (r_i - r_j)`. Relations are
     symmetric, label = charge label + 2 * spring label: 0 repel, 1 attract, 2 repel and spring, 3 attract and spring.
 
     Args:
-        spring_strength: force per length of a spring.
+        spring_strength: spring force per unit length.
     """
 
     name: ClassVar[str] = "mixed"
@@ -30,7 +30,7 @@ class Mixed(Charged):
 
     @property
     def edge_values(self) -> tuple[float, ...]:
-        return (0.0, 1.0, 2.0, 3.0)  # the labels: nothing like this was published
+        return (0.0, 1.0, 2.0, 3.0)  # the labels; this world has no published data
 
     def _draw_shape(self) -> tuple[int, ...]:
         n = self.num_entities

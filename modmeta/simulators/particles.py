@@ -1,4 +1,4 @@
-"""Particles in a box that push and pull each other in pairs: what springs and charges have in common."""
+"""Base class of particles in a box with pairwise forces."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,18 +17,19 @@ from modmeta.simulators.world import Draws
 class Particles(Stepped, ABC):
     """Particles of mass 1 in a square box with reflecting walls (Kipf et al., Neural Relational Inference, ICML 2018).
 
-    A step is a kick by the force at the old place, a move with the new velocity, a reflection. A frame is stored after
-    the reflection, so its velocity is half a step behind its position. The start itself is not stored.
+    A step updates velocities by the forces at the old positions, then positions by the new velocities, then reflects at
+    the walls. Frames are stored after the reflection, so velocities lag positions by half a step. The initial state is
+    not stored.
 
     Args:
         num_entities, time_step, sample_every: see `Stepped`.
         observation_noise: standard deviation of the noise added to stored positions and velocities.
         box: half-width of the box, length units.
-        speed: of every particle at the start, length units per time unit.
-        max_force: bound of each component of a particle's force.
+        speed: initial speed of every particle, length units per time unit.
+        max_force: bound on each component of a particle's force.
 
     Raises:
-        DataError: a setting makes no sense.
+        DataError: a setting is invalid.
     """
 
     features: ClassVar[tuple[str, ...]] = ("x", "y", "vx", "vy")
@@ -48,15 +49,15 @@ class Particles(Stepped, ABC):
 
     @abstractmethod
     def _draw_shape(self) -> tuple[int, ...]:
-        """Shape of the uniform numbers that decide a task's relations."""
+        """Shape of the uniform random numbers that determine a task's relations."""
 
     @abstractmethod
     def _relate(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Uniform numbers (B, ...) to relations (B, N, N) and the strength of every pair (P, B)."""
+        """Maps uniform numbers (B, ...) to relations (B, N, N) and strengths of undirected pairs (P, B)."""
 
     @abstractmethod
     def _move(self, strengths: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Moves particles (2, N, B) on by `sample_every` steps, in place."""
+        """Advances particles (2, N, B) by `sample_every` steps, in place."""
 
     def draw(self, rng: Rng, num_frames: int, published: bool) -> Draws:
         n = self.num_entities
@@ -64,7 +65,7 @@ class Particles(Stepped, ABC):
         if self.observation_noise > 0:
             draws["noise"] = rng.standard_normal((2, num_frames, 2, n))
         elif published:
-            rng.standard_normal((2, num_frames, 2, n))  # the published generator adds it times 0
+            rng.standard_normal((2, num_frames, 2, n))  # the published generator draws noise and multiplies it by 0
         return draws
 
     def integrate(self, draws: Draws, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +75,8 @@ class Particles(Stepped, ABC):
         for frame in range(num_frames):
             self._move(strengths, positions, velocities)
             frames[0, frame], frames[1, frame] = positions, velocities
-        if not (np.abs(frames[0]) <= self.box).all():  # false for NaN, too
-            raise DataError(f"{self.name}: particles left the box or met in a point; choose a shorter time_step")
+        if not (np.abs(frames[0]) <= self.box).all():  # also false for NaN
+            raise DataError(f"{self.name}: particles left the box or coincided; choose a shorter time_step")
         if self.observation_noise > 0:
             frames += draws["noise"].transpose(1, 2, 3, 4, 0) * self.observation_noise
         states = frames.transpose(4, 3, 1, 0, 2).reshape(*relations.shape[:2], num_frames, 4)  # (B, N, T, 4)
@@ -84,10 +85,10 @@ class Particles(Stepped, ABC):
     @property
     @abstractmethod
     def start_spread(self) -> float:
-        """Standard deviation of each coordinate at the start."""
+        """Standard deviation of each initial coordinate."""
 
     def _start(self, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Standard normal numbers (B, 2, 2, N) to positions and velocities (2, N, B) at the start, inside the box."""
+        """Maps standard normal numbers (B, 2, 2, N) to initial positions and velocities (2, N, B) inside the box."""
         normal = np.ascontiguousarray(normal.transpose(1, 2, 3, 0))
         positions = normal[0] * self.start_spread
         velocities = normal[1] * self.speed / np.sqrt((normal[1] ** 2).sum(axis=0))
@@ -99,6 +100,6 @@ class Particles(Stepped, ABC):
 
 
 def pick(uniform: np.ndarray, probabilities: Sequence[float]) -> np.ndarray:
-    """Uniform numbers to indices of the given probabilities, as `RandomState.choice` does it."""
+    """Maps uniform numbers to indices drawn with the given probabilities, as `RandomState.choice` does."""
     cumulative = np.cumsum(probabilities)
     return np.searchsorted(cumulative / cumulative[-1], uniform, side="right")

@@ -11,16 +11,16 @@ from modmeta.simulators.particles import Particles, pick
 
 @dataclass(frozen=True)
 class Springs(Particles):
-    """Pairs of particles joined by springs of rest length 0, `F_ij = -strength * s_ij * (r_i - r_j)`.
+    """Particles whose pairs are joined by springs of rest length 0, `F_ij = -strength * s_ij * (r_i - r_j)`.
 
-    Relations are symmetric; label k stands for a spring of relative strength `relation_strengths[k]`. The default has
-    two labels, 0 without a spring and 1 with one; (0, 0.5, 1) with equal probabilities makes three.
+    Relations are symmetric; label k is a spring of relative strength s_ij = `relation_strengths[k]`. By default label 0
+    means no spring and label 1 a spring.
 
     Args:
-        position_std: standard deviation of each coordinate at the start, length units.
-        strength: force per length of a spring of relative strength 1.
-        relation_strengths: relative strength of every label.
-        probabilities: of every label; they sum to 1.
+        position_std: standard deviation of each initial coordinate, length units.
+        strength: force per unit length of a spring of relative strength 1.
+        relation_strengths: relative strength of every label, such as (0, 0.5, 1).
+        probabilities: probability of every label; they sum to 1.
     """
 
     name: ClassVar[str] = "springs"
@@ -32,15 +32,15 @@ class Springs(Particles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("relation_strengths", "probabilities"):  # configs bring lists
+        for name in ("relation_strengths", "probabilities"):  # configs pass lists
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         self._check_positive("position_std", "strength")
         finite = all(0 <= strength < np.inf for strength in self.relation_strengths)
         self._check(
-            "relation_strengths", finite and len(self.relation_strengths) > 0, "0 or positive, one for each label"
+            "relation_strengths", finite and len(self.relation_strengths) > 0, "non-negative numbers, one per label"
         )
         fine = len(self.probabilities) == len(self.relation_strengths) and min(self.probabilities) >= 0
-        rule = f"{len(self.relation_strengths)} numbers from 0 that sum to 1, one for each label"
+        rule = f"{len(self.relation_strengths)} non-negative numbers that sum to 1, one per label"
         self._check("probabilities", fine and abs(sum(self.probabilities) - 1) < 1e-6, rule)
 
     @property
@@ -52,7 +52,7 @@ class Springs(Particles):
         return self.position_std
 
     def _draw_shape(self) -> tuple[int, ...]:
-        return (self.num_entities, self.num_entities)  # all are drawn, as published; those below the diagonal count
+        return (self.num_entities, self.num_entities)  # as published; only those below the diagonal are used
 
     def _relate(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         below = np.tril(pick(uniform, self.probabilities), -1)

@@ -1,4 +1,4 @@
-"""Worlds simulated in small steps, of which every so many make a frame: what all simulated worlds share."""
+"""Base class of worlds integrated in small time steps, with a frame stored every few steps."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -11,16 +11,16 @@ from modmeta.simulators.world import Draws
 
 @dataclass(frozen=True)
 class Stepped:
-    """Settings of every world; a subclass adds its physics.
+    """Settings shared by all worlds; subclasses add the physics.
 
     Args:
         num_entities: N, at least 2.
-        time_step: of the integrator, time units.
-        sample_every: steps between two frames.
-        observation_noise: standard deviation of the noise added to what is measured of a frame.
+        time_step: step of the integrator, time units.
+        sample_every: number of steps between two frames.
+        observation_noise: standard deviation of the noise added to measured features.
 
     Raises:
-        DataError: a setting makes no sense.
+        DataError: a setting is invalid.
     """
 
     name: ClassVar[str]
@@ -31,10 +31,14 @@ class Stepped:
     observation_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check("num_entities", isinstance(self.num_entities, int) and self.num_entities >= 2, "an integer from 2")
-        self._check("sample_every", isinstance(self.sample_every, int) and self.sample_every >= 1, "an integer from 1")
+        self._check(
+            "num_entities", isinstance(self.num_entities, int) and self.num_entities >= 2, "an integer of at least 2"
+        )
+        self._check(
+            "sample_every", isinstance(self.sample_every, int) and self.sample_every >= 1, "an integer of at least 1"
+        )
         self._check_positive("time_step")
-        self._check("observation_noise", 0 <= self.observation_noise < np.inf, "0 or positive")
+        self._check("observation_noise", 0 <= self.observation_noise < np.inf, "non-negative")
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

@@ -1,4 +1,4 @@
-"""Where the random numbers of a simulated task come from."""
+"""Random number generators of simulated tasks."""
 
 from collections.abc import Callable
 
@@ -10,18 +10,20 @@ Rng = np.random.Generator | np.random.RandomState
 
 
 def open_stream(stream: str, seed: int) -> Callable[[str, int], Rng]:
-    """The generator of every task, by split and index, to be asked in the order of the tasks.
+    """Returns a function from split and task index to the generator of the task. Call it in the order of tasks.
 
-    With `task`, every task has its own: it depends on seed, split and index alone, so a task stays the same whatever
-    the number of tasks, splits or threads. With `nri`, all tasks share one: NumPy's legacy stream, as published.
+    Args:
+        stream: `task` gives every task its own generator, seeded by seed, split and index alone, so that a task does
+            not depend on the number of tasks, splits or threads. `nri` shares one legacy NumPy generator, as published.
+        seed: non-negative integer, below 2**32 for `nri`.
 
     Raises:
-        DataError: the stream is unknown or the seed does not fit it.
+        DataError: the stream is unknown or the seed is invalid.
     """
     if stream not in ("task", "nri"):
         raise DataError(f"stream={stream!r} is unknown; choose 'task' or 'nri'")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise DataError(f"seed={seed!r} is not an integer from 0")
+        raise DataError(f"seed={seed!r} must be a non-negative integer")
     if stream == "task":
         return lambda split, index: np.random.Generator(np.random.PCG64(_task_seed(int(seed), split, index)))
     if seed >= 2**32:
@@ -31,5 +33,5 @@ def open_stream(stream: str, seed: int) -> Callable[[str, int], Rng]:
 
 
 def _task_seed(seed: int, split: str, index: int) -> np.random.SeedSequence:
-    # The split enters by its name, not its place, so that a test set made alone is not the training set.
+    # Seeded by the name of the split, not its index: a test set generated alone must differ from the training set.
     return np.random.SeedSequence(seed, spawn_key=(int.from_bytes(split.encode(), "little"), index))

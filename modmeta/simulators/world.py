@@ -1,4 +1,4 @@
-"""What a simulator has to offer."""
+"""The protocol that simulated worlds implement."""
 
 from typing import Any, ClassVar, Protocol
 
@@ -10,12 +10,12 @@ Draws = dict[str, np.ndarray]
 
 
 class World(Protocol):
-    """A simulated world: random numbers of a task in, trajectory and relations out."""
+    """A simulated world: maps the random numbers of a task to its trajectory and relations."""
 
     name: ClassVar[str]
     features: ClassVar[tuple[str, ...]]
-    __dataclass_fields__: ClassVar[dict[str, Any]]  # a dataclass: `replace` gives it another number of entities
-    streams: ClassVar[tuple[str, ...]]  # of random numbers that it can be drawn from, see `modmeta.simulators.streams`
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # a dataclass: `replace` changes the number of entities
+    streams: ClassVar[tuple[str, ...]]  # supported random number streams, see `modmeta.simulators.streams`
 
     @property
     def num_entities(self) -> int:
@@ -29,37 +29,37 @@ class World(Protocol):
 
     @property
     def edge_values(self) -> tuple[float, ...]:
-        """What the published layout stores for every relation label."""
+        """Value that the published layout stores for every relation label."""
         ...
 
     @property
     def num_types(self) -> int:
-        """Types of entity; data of a world that has one only do not name it."""
+        """Number of entity types; data of a world with a single type has no `types`."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """The physics in plain JSON types."""
+        """Physical settings as plain JSON types."""
         ...
 
     def draw(self, rng: Rng, num_frames: int, published: bool) -> Draws:
-        """The random numbers of one task; `published`: also those that the published generator draws in vain."""
+        """Draws the random numbers of one task; with `published`, also those that the published generator discards."""
         ...
 
     def types(self, draws: Draws) -> np.ndarray:
-        """Type of every entity (B, N), given the stacked draws of B tasks."""
+        """Type of every entity (B, N), from the stacked draws of B tasks."""
         ...
 
     def integrate(self, draws: Draws, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """Simulates a block of B tasks, in one thread and without holding Python's lock for long.
+        """Simulates a block of B tasks in one thread, mostly without holding the GIL.
 
         Args:
-            draws: those of every task, stacked along a new first axis.
+            draws: draws of all tasks, stacked along a new first axis.
             num_frames: T.
 
         Returns:
             States (B, N, T, D) and relations (B, N, N).
 
         Raises:
-            DataError: the settings make the simulation break down.
+            DataError: the simulation diverged.
         """
         ...

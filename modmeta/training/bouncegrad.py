@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
-from modmeta.graph.bank import Structure, StructureBank, of_sizes, random_structure
+from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
-from modmeta.search.infer import Inferred, infer, together
+from modmeta.search.infer import Inferred, concatenated, infer
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
@@ -135,7 +135,7 @@ class BounceGrad(ResumableModule):
             data.num_tasks, train.states.shape[1], dynamics.num_edge_modules, dynamics.num_node_modules, every
         )
         if train.counts is not None:
-            start = of_sizes(start, train.counts)
+            start = mark_absent(start, train.counts)
         self.bank = StructureBank(ids, type(start)(start.relations[ids], start.types[ids]))
         if "bank" in self.restored:
             self.bank.load_state_dict(self.restored["bank"])
@@ -316,7 +316,7 @@ class BounceGrad(ResumableModule):
             part = slice(first, first + size)
             given, steps = (None if of is None else of[part] for of in (known, mask))
             parts.append(infer(self.search, self.model, network, seen[part], generator, given, steps))
-        return together(parts)
+        return concatenated(parts)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]

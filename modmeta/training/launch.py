@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from modmeta.errors import Preempted, UserError, cause_of
-from modmeta.io import why
+from modmeta.io import reason_and_remedy
 from modmeta.text import plain
 from modmeta.training.configs import FAILED
 from modmeta.training.run import train
@@ -49,7 +49,7 @@ def job(config: DictConfig) -> float | None:
         return failed(config, error, f"error: {plain(cause_of(error))}")
     except OSError as error:
         place = error.filename or config.directory
-        return failed(config, error, f"error: {plain(place)} cannot be read or written {why(error)}")
+        return failed(config, error, f"error: {plain(place)} cannot be read or written {reason_and_remedy(error)}")
     except Preempted as preempted:
         again = f"modmeta train --resume {shlex.quote(str(preempted))}"
         print(f"SIGTERM received, checkpoint saved. Resume with: {again}", file=sys.stderr)
@@ -139,7 +139,7 @@ def _check_place(directory: Path, setting: str) -> None:
         with tempfile.TemporaryFile(dir=directory) as trial:
             trial.write(bytes(1 << 12))
     except OSError as error:
-        print(f"error: {directory} cannot be written {why(error)}, with {setting}", file=sys.stderr)
+        print(f"error: {directory} cannot be written {reason_and_remedy(error)}, with {setting}", file=sys.stderr)
         sys.exit(2)
 
 

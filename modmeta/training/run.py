@@ -25,7 +25,7 @@ from modmeta.data.describe import find_positions
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
 from modmeta.io import write_durably
-from modmeta.machine import keep_freed
+from modmeta.machine import keep_freed_memory
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.configs import rebound
 from modmeta.training.distributed import alone, own_processes
@@ -128,7 +128,7 @@ def train(config: DictConfig) -> dict[str, float]:
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
     # Set even where it changes nothing: from then on MKL keeps to this number, and a run can be repeated bit for bit.
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    keep_freed()
+    keep_freed_memory()
     config = settle(config)
     with alone(Path(config.directory)), own_processes():
         return work(config)

@@ -117,7 +117,7 @@ def test_what_is_not_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (out / "data.csv").write_text("mine")
     (tmp_path / "data.csv").symlink_to(out / "data.csv")
     for read in (out / "data.csv", out, tmp_path / "data.csv"):
-        refuse(out, "is or holds .*choose another directory", (read,))
+        refuse(out, "is or contains .*choose another directory", (read,))
     with pytest.raises(DataError, match="out exists; choose another directory, or add --overwrite"):
         write(out, {"a": "2"})
     write(out, {"a": "2"}, True, (tmp_path,))  # the output may lie in what is read
@@ -137,7 +137,7 @@ def test_a_file_that_was_changed_is_not_removed(change: Callable[[Path], object]
     out = tmp_path / "out"
     write(out, {"a": "1", "d/b": "1"})
     change(out)
-    refuse(out, r"was changed since modmeta wrote it.*move it away")
+    refuse(out, r"was changed since modmeta wrote it.*move it")
 
 
 def test_a_file_that_was_removed_is_no_obstacle(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_place_that_changed_meanwhile(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was changed while"):
         meanwhile(out, lambda: write(out, {"a": "3"}, overwrite=True))
     assert content(out) == {"a": "3"}
-    with pytest.raises(DataError, match=r"mine is not of the earlier output"):
+    with pytest.raises(DataError, match=r"mine was not written by modmeta"):
         meanwhile(out, lambda: (out / "mine").write_text("mine"), name="mine")
     assert content(out) == {"a": "3", "mine": "mine"}
     meanwhile(out, lambda: (out / "late").write_text("mine"))
@@ -261,8 +261,8 @@ def test_files_that_may_not_be_written(tmp_path: Path) -> None:
         (tmp_path / "link", "symbolic link"),
         (tmp_path / "pipe", "not a regular file"),
         (Path("/dev/null"), "not a regular file"),
-        (kept, "is what is read"),
-        (tmp_path / "other_name", "is what is read"),
+        (kept, "is the input"),
+        (tmp_path / "other_name", "is the input"),
         (tmp_path / "none" / "a", "none is not a directory"),
     ):
         with pytest.raises(DataError, match=words):
@@ -284,7 +284,7 @@ def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch:
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", late)
-        with pytest.raises(DataError, match="exists since a moment ago"):
+        with pytest.raises(DataError, match="created by another process meanwhile"):
             write_file(path, lambda file: file.write(b"1"), False)
     assert path.read_text() == "mine"
 

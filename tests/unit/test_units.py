@@ -81,7 +81,7 @@ def test_who_is_at_rest_or_in_a_corner_is_not_refused(name: str) -> None:
     slow[..., :2] = states[:, :, :1, :2] + np.cumsum(slow[..., 2:], axis=2) * 0.1
     crowd[..., :2] = 4 + 0.01 * states[..., :2]
     model(name)._given(slow, None)
-    with pytest.raises(DataError, match="units, or frames further apart"):  # speeds that do not fit the places
+    with pytest.raises(DataError, match="or the time between frames, different"):  # speeds that do not fit the places
         model(name)._given(crowd, None)
     crowd[..., :2] += np.random.default_rng(0).normal(size=crowd[..., :2].shape) * 0.05  # or noise that hides them
     model(name)._given(crowd, None)
@@ -136,8 +136,8 @@ def test_every_command_refuses_them_and_writes_nothing(tmp_path: Path, capsys: p
         assert main(words) == 2
         error = capsys.readouterr().err.strip()
         assert error.startswith(f"error: {path}: ")
-        assert "times beyond what the model knows" in error
-        assert "other units, or another origin?" in error
+        assert "times the typical value of the training data" in error
+        assert "Are its units or its origin different?" in error
         assert "\n" not in error
         assert not output.exists()
 

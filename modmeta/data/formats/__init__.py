@@ -1,14 +1,14 @@
-"""Files of trajectories: one reader, and writer where there is one, a file; `FORMATS` lists them.
+"""File formats of trajectories, one module each, registered in `FORMATS`.
 
 | format | module |
 |---|---|
-| `.npz`, `.npy`: arrays by name | `npz`, `native` |
+| `.npz`, `.npy`: named arrays | `npz`, `native` |
 | HDF5: the same arrays | `hdf5`, `native` |
-| CSV and Parquet: a row for each entity in each frame of each task | `tables` |
-| the published layout, a directory of `.npy` or arrays by its names | `nri` |
+| CSV and Parquet: one row per entity, frame and task | `tables` |
+| the published layout: a directory of `.npy` files, or arrays with its names | `nri` |
 
-To add one, write a file with `read(path, split, how)`, and `write(path, splits, overwrite)` if it can be written, and
-enter it in `FORMATS`.
+To add a format, write a module with `read(path, split, how)` and optionally `write(path, splits, overwrite)`, and add
+it to `FORMATS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,13 +28,13 @@ Splits = dict[str, Trajectories]
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
     Args:
-        endings: of its files' names, in lower case.
-        magic: bytes that such files begin with, by which one of another ending is recognised.
-        read: path, split or none for all, and how to read, to trajectories by split.
-        write: path, trajectories by split, and whether to overwrite; none where it is only read.
+        endings: suffixes of file names, lower case.
+        magic: first bytes of files, used to recognise files with other suffixes.
+        read: function (path, split or None for all, options) -> trajectories by split.
+        write: function (path, trajectories by split, overwrite); None for read-only formats.
     """
 
     endings: tuple[str, ...]
@@ -54,7 +54,7 @@ FORMATS = (
 
 
 def format_of(path: Path) -> Format:
-    """The format of a file by its ending, else by its first bytes; `NPZ`, which says what is wrong, where none fits."""
+    """Format of a file by suffix, else by its first bytes; `NPZ`, whose reader reports the error, if none matches."""
     if path.is_dir():
         return NRI
     for known in FORMATS:
@@ -69,22 +69,22 @@ def format_of(path: Path) -> Format:
 
 
 def load(path: Path | str, split: str | None = None, how: Reading | None = None) -> dict[str, Trajectories]:
-    """Reads a file, or a directory in the published layout, and validates what it holds.
+    """Reads and validates a file, or a directory in the published layout.
 
     Args:
-        path: of the file, of one of `FORMATS`, or a directory.
-        split: read this one only; also the name that a single array gets.
-        how: names of columns, and what to do about what is missing or uneven.
+        path: a file of one of `FORMATS`, or a directory.
+        split: split to read; None for all. A file without splits gets this name, or `test`.
+        how: names of columns, treatment of missing values and uneven times.
 
     Returns:
-        Trajectories by split.
+        Trajectories by split, in the order train, valid, test, others.
 
     Raises:
-        DataError: the file is missing, damaged, pickled, of an unknown layout, or its values do not make sense.
+        DataError: the file is missing, damaged, pickled, has an unknown layout, or its values are invalid.
     """
     path, how = Path(path), how or Reading()
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(f"{path} is neither a file nor a directory; copy what it gives to a file")
+        raise DataError(f"{path} is neither a file nor a directory; copy its content to a file")
     try:
         splits = format_of(path).read(path, split, how)
         for name, data in splits.items():
@@ -96,20 +96,20 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
             splits[name] = data.validate(where)
     except MemoryError as error:
         raise DataError(f"{path} does not fit into memory; split it into several files") from error
-    usual = ("train", "valid", "test")  # in this order, others after them as they come
+    usual = ("train", "valid", "test")
     return dict(sorted(splits.items(), key=lambda item: usual.index(item[0]) if item[0] in usual else len(usual)))
 
 
 def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False) -> None:
-    """Writes one file, `.npz`, or by its ending HDF5, CSV or Parquet, completely or not at all.
+    """Writes one file atomically: HDF5, CSV or Parquet by its suffix, otherwise `.npz`.
 
     Args:
-        path: of the file; its directory exists. Tables hold no relations.
-        splits: trajectories by name; features, frame step and settings are the same in all.
-        overwrite: replace a file that is there.
+        path: output file in an existing directory. Tables do not store relations.
+        splits: trajectories by name, with equal features, frame step and settings.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        DataError: the file exists, cannot be written, or the trajectories are not valid.
+        DataError: the file exists, cannot be written, or the trajectories are invalid.
     """
     path = Path(path)
     check_free(path, overwrite)
@@ -126,7 +126,7 @@ def _check_agreement(path: Path, splits: Mapping[str, Trajectories]) -> None:
     name, first = next(iter(splits.items()))
     for other, data in splits.items():
         if not other.isidentifier():
-            raise DataError(f"{path}: {other!r} cannot name a split; use letters, digits and underscores")
+            raise DataError(f"{path}: {other!r} is not a valid split name; use letters, digits and underscores")
         data.validate(f"{path}, split {other}")
         for what in ("features", "frame_step", "settings"):
             if getattr(data, what) != getattr(first, what):

@@ -1,4 +1,4 @@
-"""Named arrays of a file: every kind of damage is reported; numbers, labels and features as they were asked for."""
+"""Reading named arrays from untrusted files, with errors for damaged ones, and conversion to numbers and labels."""
 
 import math
 import warnings
@@ -17,15 +17,15 @@ from modmeta.io import write_file
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """Arrays of a file by key, each read when it is asked for.
+    """Arrays of a file by key, read on access.
 
     Raises:
-        DataError: on reading an array that is damaged or pickled.
+        DataError: on access, if the array is damaged or pickled.
     """
 
     def __init__(self, path: Path, content: Mapping[str, np.ndarray]) -> None:
         self.path, self.content = path, content
-        self.names = dict.fromkeys(content)  # a mapping asked whether it holds a key reads the value
+        self.names = dict.fromkeys(content)  # `Mapping.__contains__` would read the array
 
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self.names:
@@ -43,7 +43,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def read_array(path: Path, read: Callable[[], np.ndarray], key: str | None) -> np.ndarray:
-    """What `read` gives, its failures put into words."""
+    """Result of `read`, with its exceptions converted to `DataError`."""
     where = f"{path}, key {key}" if key else str(path)
     try:
         return read()
@@ -51,8 +51,8 @@ def read_array(path: Path, read: Callable[[], np.ndarray], key: str | None) -> n
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path} cannot be read (No such file); check the name") from error
-    except Exception as error:  # altered bytes make NumPy, zipfile and HDF5 raise nearly anything
-        raise DataError(f"{where}: damaged or cut short ({error}); make or copy the file again") from error
+    except Exception as error:  # for damaged files NumPy, zipfile and HDF5 raise many types of errors
+        raise DataError(f"{where}: damaged or truncated ({error}); create or copy the file again") from error
 
 
 def load_array(path: Path, key: str | None = None) -> np.ndarray:
@@ -70,45 +70,51 @@ def load_array(path: Path, key: str | None = None) -> np.ndarray:
 
 
 def read_npy(where: str, stream: IO[bytes], available: int) -> np.ndarray:
-    """An array in NumPy's format, of `available` bytes, its header among them."""
+    """Reads an array in NumPy's format from a stream of `available` bytes, including the header.
+
+    Raises:
+        DataError: it is not an array, holds pickled objects, or declares more bytes than available.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers by older versions
+        warnings.simplefilter("ignore")  # about headers written by older versions
         if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
             raise DataError(f"{where}: not an array; save it with numpy.save or numpy.savez")
         stream.seek(0)
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
-            raise DataError(f"{where}: a table or an unknown version of the format {version}; save it as a plain array")
+            raise DataError(
+                f"{where}: a structured array or an unknown version {version} of the format; save it as a plain array"
+            )
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(stream)
         if dtype.hasobject:
             raise DataError(f"{where}: holds pickled objects, which are never loaded; save it as a plain array")
-        asked = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or asked > available - stream.tell():
+        declared = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or declared > available - stream.tell():
             raise DataError(
-                f"{where}: damaged or cut short (its shape is {shape} of type {dtype}, {asked} bytes, but "
-                f"{available - stream.tell()} are there); make or copy the file again"
+                f"{where}: damaged or truncated (its shape is {shape} of type {dtype}, {declared} bytes, but "
+                f"{available - stream.tell()} are stored); create or copy the file again"
             )
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def as_float(where: str, array: np.ndarray) -> np.ndarray:
-    """Numbers as float64; float32 stays what it is.
+    """Numbers as float64; float32 is kept.
 
     Raises:
-        DataError: they are no numbers.
+        DataError: the type is not numeric.
     """
     if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
-        raise DataError(f"{where}: the type is {array.dtype}; save it as numbers, best float64")
+        raise DataError(f"{where}: the type is {array.dtype}; save it as numbers, preferably float64")
     return array.astype(np.float32 if array.dtype.str[1:] == "f4" else np.float64, copy=False)
 
 
 def as_labels(where: str, array: np.ndarray) -> np.ndarray:
-    """Integers, or floats without a fraction, as int64.
+    """Integers, or floats with integer values, as int64.
 
     Raises:
-        DataError: they are something else.
+        DataError: the type is not numeric, or a value is not an integer.
     """
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
         raise DataError(f"{where}: the type is {array.dtype}; save it as integer labels from 0")
@@ -117,12 +123,12 @@ def as_labels(where: str, array: np.ndarray) -> np.ndarray:
     wrong = labels != array
     if wrong.any():
         place = np.argwhere(wrong)[0].tolist()
-        raise DataError(f"{where}: the value at {place} is {array[tuple(place)]}; labels are integers from 0")
+        raise DataError(f"{where}: the value at {place} is {array[tuple(place)]}; labels must be integers from 0")
     return labels
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) -> None:
-    """Writes a `.npz`.
+    """Writes a `.npz` file.
 
     Raises:
         DataError: see `modmeta.io.write_file`.
@@ -130,23 +136,23 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray], overwrite: bool) -> 
     write_file(path, lambda file: np.savez(file, **dict(arrays)), overwrite)  # type: ignore[arg-type]
 
 
-def as_asked(path: Path, splits: Mapping[str, Trajectories], how: Reading) -> dict[str, Trajectories]:
-    """Arrays, which say less of themselves than tables, in the way that was asked for.
+def with_options(path: Path, splits: Mapping[str, Trajectories], how: Reading) -> dict[str, Trajectories]:
+    """Applies reading options (features, masking, resampling, frame step) to trajectories read from arrays.
 
     Raises:
-        DataError: their shapes do not belong together, or a feature is not there.
+        DataError: shapes do not match, or a feature does not exist.
     """
-    return {name: _as_asked(data, how, f"{path}, split {name}") for name, data in splits.items()}
+    return {name: _with_options(data, how, f"{path}, split {name}") for name, data in splits.items()}
 
 
-def _as_asked(data: Trajectories, how: Reading, where: str) -> Trajectories:
+def _with_options(data: Trajectories, how: Reading, where: str) -> Trajectories:
     data.check_shapes(where)
     step = how.frame_step or data.frame_step
     data = replace(data, frame_step=step)
     if how.features is not None:
-        lacking = [name for name in how.features if name not in data.features]
-        if lacking:
-            raise DataError(f"{where}: no feature {lacking[0]!r} among {list(data.features)}")
+        missing = [name for name in how.features if name not in data.features]
+        if missing:
+            raise DataError(f"{where}: no feature {missing[0]!r} among {list(data.features)}")
         chosen = [data.features.index(name) for name in how.features]
         data = replace(data, states=data.states[..., chosen], features=how.features)
     data = masked(data) if how.missing == "mask" else with_absent(data)

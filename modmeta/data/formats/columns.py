@@ -1,4 +1,4 @@
-"""Tables on disk, CSV and Parquet: named columns, checked, read in batches of rows and written whole."""
+"""CSV and Parquet tables: validated columns, read in batches of rows and written atomically."""
 
 import json
 import os
@@ -14,25 +14,25 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
-from modmeta.data.bounds import COLUMNS, HEADER, LETTERS, check_size
+from modmeta.data.bounds import COLUMNS, HEADER, NAME_LENGTH, check_size
 from modmeta.errors import DataError
 from modmeta.io import write_file
 from modmeta.text import encodable, for_sheet, from_sheet
 
 BLOCK = 1 << 24  # bytes of a CSV file read at a time
-ROWS = 1 << 19  # rows of a Parquet file, likewise, or fewer where it has many columns
-PARTS = 1 << 18  # row groups x columns of a Parquet file
-FIRST_LINE = re.compile(rb'(?:[^"\r\n]++|"[^"]*+(?:"|$))*+')  # line ends between quotation marks belong to a name
+ROWS = 1 << 19  # rows of a Parquet file read at a time; fewer for many columns
+PARTS = 1 << 18  # limit of row groups x columns of a Parquet file
+FIRST_LINE = re.compile(rb'(?:[^"\r\n]++|"[^"]*+(?:"|$))*+')  # quoted names may contain line breaks
 
 
 @dataclass(frozen=True)
 class Table:
-    """An open table, CSV or Parquet: the names of its columns, and batches of its rows.
+    """A CSV or Parquet table.
 
     Args:
-        path: of the file.
-        names: of its columns.
-        stored: by name, what the file calls it: an apostrophe comes before names that a spreadsheet would execute.
+        path: the file.
+        names: names of the columns.
+        stored: name in the file by column name; an apostrophe precedes names that a spreadsheet would execute.
     """
 
     path: Path
@@ -41,10 +41,10 @@ class Table:
 
     @classmethod
     def of(cls, path: Path) -> "Table":
-        """Checks that the file can be read and is not out of proportion.
+        """Opens a file and checks its header and size.
 
         Raises:
-            DataError: it cannot, or is.
+            DataError: the file cannot be read, a column is repeated, or its declared size exceeds the limits.
         """
         try:
             if _is_csv(path):
@@ -61,18 +61,18 @@ class Table:
             raise _unreadable(path, error) from error
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise DataError(f"{path}: column {twice[0]!r} is there twice; rename one")
+            raise DataError(f"{path}: column {twice[0]!r} is repeated; rename one")
         return cls(path, names, dict(zip(names, stored, strict=True)))
 
     def batches(self, text: list[str], numbers: list[str]) -> Iterator[pa.Table]:
-        """The named columns, a batch of rows at a time.
+        """Yields the given columns in batches of rows.
 
         Args:
-            text: columns of names; from CSV they come as text.
-            numbers: columns of numbers; from CSV they come as float64.
+            text: columns of names, read from CSV as text.
+            numbers: columns of numbers, read from CSV as float64.
 
         Raises:
-            DataError: the file is damaged, or a column is not what it should be.
+            DataError: the file is damaged, or a column has the wrong type.
         """
         columns = [*text, *numbers]
         stored = [self.stored[name] for name in columns]
@@ -88,13 +88,13 @@ class Table:
                 for batch in reader:
                     table = pa.Table.from_batches([batch]).rename_columns(columns)
                     for name in text:
-                        _check_letters(f"{self.path}: column {name!r}", table[name])
+                        _check_name_lengths(f"{self.path}: column {name!r}", table[name])
                         table = table.set_column(table.column_names.index(name), name, _unquoted(table[name]))
                     yield table
             else:
                 rows = max(min(ROWS, BLOCK // len(columns)), 1)
                 schema = parquet.read_schema(self.path)
-                coded = [name for name in text if _is_text(schema.field(name).type)]  # a long name is read but once
+                coded = [name for name in text if _is_text(schema.field(name).type)]  # store repeated names once
                 with parquet.ParquetFile(self.path, read_dictionary=coded) as file:
                     for batch in file.iter_batches(rows, columns=columns):
                         yield _plain(self.path, pa.Table.from_batches([batch]))
@@ -105,25 +105,25 @@ class Table:
 
 
 def _check_header(path: Path) -> None:
-    """Refuses a CSV file whose first line no table has: its names would take more memory than the file."""
+    """Rejects a CSV file whose first line is too long: its column names would need more memory than the file."""
     with path.open("rb") as file:
         start = file.read(HEADER)
     line = FIRST_LINE.match(start)
     assert line is not None
     if len(line.group()) == HEADER:
-        raise DataError(f"{path}: the first line is longer than {HEADER} bytes; give names of columns in it")
+        raise DataError(f"{path}: the first line is longer than {HEADER} bytes; it must hold the column names")
     count = line.group().count(b"\t" if path.suffix.lower() == ".tsv" else b",") + 1
     if count > COLUMNS:
-        raise DataError(f"{path}: {count} columns; give at most {COLUMNS}, such as one row for each entity and frame")
+        raise DataError(f"{path}: {count} columns; give at most {COLUMNS}, with one row per entity and frame")
 
 
 def _check_proportions(path: Path) -> None:
-    """Refuses a Parquet file that says it holds far more than its size allows."""
+    """Rejects a Parquet file whose declared size is out of proportion to its stored size."""
     metadata = parquet.read_metadata(path)
     if metadata.num_columns > COLUMNS or metadata.num_columns * metadata.num_row_groups > PARTS:
         raise DataError(
-            f"{path}: {metadata.num_columns} columns in {metadata.num_row_groups} row groups; give at most {COLUMNS} "
-            f"columns, in fewer and larger groups"
+            f"{path}: {metadata.num_columns} columns in {metadata.num_row_groups} row groups; use at most {COLUMNS} "
+            "columns and fewer, larger groups"
         )
     rows = 0
     for group in (metadata.row_group(i) for i in range(metadata.num_row_groups)):
@@ -133,14 +133,14 @@ def _check_proportions(path: Path) -> None:
     check_size(f"{path}, {rows} rows", max(rows, metadata.num_rows) * metadata.num_columns * 8, path.stat().st_size)
 
 
-def _check_letters(where: str, column: pa.ChunkedArray) -> None:
+def _check_name_lengths(where: str, column: pa.ChunkedArray) -> None:
     longest = pc.max(pc.binary_length(column)).as_py() or 0
-    if longest > 4 * LETTERS:  # bytes of a letter in UTF-8
-        raise DataError(f"{where}: a name of {longest} bytes; names have at most {LETTERS} letters, so shorten it")
+    if longest > 4 * NAME_LENGTH:  # up to 4 bytes per character in UTF-8
+        raise DataError(f"{where}: a name has {longest} bytes; shorten it to at most {NAME_LENGTH} characters")
 
 
 def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Names of a CSV file without the apostrophe that keeps spreadsheets from executing them."""
+    """Removes the apostrophe that `for_sheet` adds to names."""
     marked = pc.starts_with(column, "'")
     if not pc.any(marked).as_py():
         return column
@@ -153,7 +153,7 @@ def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain(path: Path, table: pa.Table) -> pa.Table:
-    """Columns with dictionaries as the values that they stand for."""
+    """Decodes dictionary-encoded columns and checks the lengths of names."""
     types = []
     for field in table.schema:
         plain = field.type
@@ -161,7 +161,7 @@ def _plain(path: Path, table: pa.Table) -> pa.Table:
             plain = plain.value_type
             if _is_text(plain):
                 for chunk in table[field.name].chunks:
-                    _check_letters(f"{path}: column {field.name!r}", chunk.dictionary)
+                    _check_name_lengths(f"{path}: column {field.name!r}", chunk.dictionary)
         types.append(plain)
     return table.cast(pa.schema(zip(table.column_names, types, strict=True)))
 
@@ -181,15 +181,15 @@ def _parsing(path: Path) -> csv.ParseOptions:
 def _unreadable(path: Path, error: Any) -> DataError:
     if isinstance(error, OSError) and error.errno is not None:
         return DataError(f"{path} cannot be read ({os.strerror(error.errno)}); check the name")
-    said = " ".join(str(error).split())
-    return DataError(f"{path} cannot be read as a table: {said[:300]}")
+    reason = " ".join(str(error).split())
+    return DataError(f"{path} cannot be read as a table: {reason[:300]}")
 
 
-# ---- written ---------------------------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def as_table(columns: Mapping[str, np.ndarray | list]) -> pa.Table:
-    """Columns by name as a table; what UTF-8 cannot hold of names becomes an escape."""
+    """Table of columns by name. Characters that UTF-8 cannot encode are escaped."""
     out = {}
     for name, values in columns.items():
         try:
@@ -200,13 +200,13 @@ def as_table(columns: Mapping[str, np.ndarray | list]) -> pa.Table:
 
 
 def write_columns(path: Path, table: pa.Table, overwrite: bool, frame_step: float | None = None) -> None:
-    """Writes a table, CSV or Parquet by the ending of its name.
+    """Writes a table as CSV or TSV by suffix, otherwise as Parquet.
 
-    Names in a CSV file that a spreadsheet would execute get an apostrophe before them (`modmeta.text.for_sheet`), which
-    reading takes back.
+    In CSV files names that a spreadsheet would execute are prefixed with an apostrophe (`modmeta.text.for_sheet`);
+    reading removes it.
 
     Raises:
-        DataError: as `modmeta.io.write_file`.
+        DataError: see `modmeta.io.write_file`.
     """
     if path.suffix.lower() in (".csv", ".tsv"):
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -219,7 +219,7 @@ def write_columns(path: Path, table: pa.Table, overwrite: bool, frame_step: floa
 
 
 def _guarded(table: pa.Table) -> pa.Table:
-    """A table that a spreadsheet may open."""
+    """Escapes column names and text for spreadsheets; see `for_sheet`."""
     columns = []
     for column in table.columns:
         if pa.types.is_string(column.type):

@@ -1,6 +1,6 @@
-"""HDF5: the arrays of `native` under the same names, or in a group for each split (`train/states`).
+"""HDF5: the arrays of `native` under the same names, or in one group per split (`train/states`).
 
-A file may lead to others, by links, virtual data sets and external storage; those are never followed.
+References to other files (links, virtual data sets, external storage) are never followed.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from modmeta.data.bounds import FREE, LETTERS, SETTINGS, check_size
+from modmeta.data.bounds import FREE, NAME_LENGTH, SETTINGS, check_size
 from modmeta.data.formats import native
 from modmeta.data.formats.arrays import Arrays
 from modmeta.data.reading import Reading
@@ -21,8 +21,8 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 from modmeta.io import write_file
 
-DEPTH, OBJECTS = 8, 10_000  # of groups within groups; of groups and data sets
-INFLATED = 1032  # bytes that deflate makes of one, at most
+DEPTH, OBJECTS = 8, 10_000  # limits of nesting levels of groups, and of the number of data sets
+INFLATED = 1032  # largest compression ratio of deflate
 
 
 def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
@@ -47,7 +47,7 @@ def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> No
 
 
 class _Datasets(Mapping[str, np.ndarray]):
-    """Data sets of a file by name, a group's joined by `_`; attributes of the file count, too."""
+    """Data sets and attributes of a file by name; names of groups are joined by `_`."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self.file, self.size = path, file, path.stat().st_size
@@ -56,20 +56,20 @@ class _Datasets(Mapping[str, np.ndarray]):
         self.attributes = [key for key in file.attrs if key not in self.places]
 
     def _enter(self, place: str, group: h5py.Group, depth: int, met: set[int]) -> None:
-        """Notes what is in a group; a group that is met again, through a hard link, is passed over."""
+        """Records the data sets of a group recursively. Groups already visited, through a hard link, are skipped."""
         address = h5py.h5o.get_info(group.id).addr
         if address in met:
             return
         met.add(address)
         if depth > DEPTH or len(self.places) + len(group) > OBJECTS:
-            raise DataError(f"{self.path}: more than {DEPTH} groups deep, or {OBJECTS} data sets; save arrays only")
+            raise DataError(f"{self.path}: more than {DEPTH} groups deep, or {OBJECTS} data sets; save fewer arrays")
         for name in group:
             below = f"{place}/{name}" if place else name
             if isinstance(group.get(name, getlink=True), h5py.HardLink) and (
                 group.get(name, getclass=True) is h5py.Group
             ):
                 self._enter(below, group[name], depth + 1, met)
-            else:  # a data set, or a link, which is refused when it is asked for
+            else:  # a data set, or a link, which is rejected on access
                 self.places[below.replace("/", "_")] = below
 
     def __getitem__(self, key: str) -> np.ndarray:
@@ -80,15 +80,15 @@ class _Datasets(Mapping[str, np.ndarray]):
         link = self.file.get(self.places[key], getlink=True)
         if not isinstance(link, h5py.HardLink):
             kind = "another file" if isinstance(link, h5py.ExternalLink) else "another place"
-            raise DataError(f"{where}: a link to {kind}, {link.path!r}, which is not followed; save the array itself")
+            raise DataError(f"{where}: a link to {kind}, {link.path!r}, is not followed; save the array itself")
         data = self.file[self.places[key]]
         if not isinstance(data, h5py.Dataset):
             raise DataError(f"{where}: a type, not an array; save an array")
         settings = data.id.get_create_plist()
         if settings.get_external_count():
-            raise DataError(f"{where}: its values lie in another file, which is not read; save a copy of the array")
+            raise DataError(f"{where}: its values are stored in another file, which is not read; save a copy")
         if data.is_virtual:
-            raise DataError(f"{where}: put together from other data sets (virtual), which are not read; save a copy")
+            raise DataError(f"{where}: virtual data sets are not read; save a copy")
         stored = min(data.id.get_storage_size(), self.size)
         if data.chunks is not None:
             check_size(f"{where}, its chunks", math.prod(data.chunks) * data.dtype.itemsize, stored)
@@ -109,9 +109,9 @@ class _Datasets(Mapping[str, np.ndarray]):
         if not text:
             return values.astype(str) if values.dtype.kind == "S" else values
         words = [word.decode() if isinstance(word, bytes) else str(word) for word in values.ravel().tolist()]
-        longest = max(map(len, words), default=0)
-        if longest > (LETTERS if len(words) > 1 else SETTINGS):
-            raise DataError(f"{where}: a text of {longest} letters; names have at most {LETTERS}, so shorten it")
+        longest, limit = max(map(len, words), default=0), NAME_LENGTH if len(words) > 1 else SETTINGS
+        if longest > limit:
+            raise DataError(f"{where}: a text has {longest} characters; shorten it to at most {limit}")
         return np.array(words, dtype=str).reshape(values.shape)
 
     def __iter__(self) -> Iterator[str]:
@@ -126,11 +126,11 @@ def _words(kind: np.dtype) -> str:
 
 
 def _check_chunks(where: str, data: h5py.Dataset) -> None:
-    """Refuses compressed chunks that HDF5 would inflate without end: it does not stop at a chunk's size."""
+    """Rejects compressed chunks larger than their declared size, because HDF5 decompresses them without a limit."""
     settings, whole = data.id.get_create_plist(), math.prod(data.chunks) * data.dtype.itemsize
     filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
     if filters.count(h5py.h5z.FILTER_DEFLATE) > 1:
-        raise DataError(f"{where}: compressed twice; save it again, compressed once or not at all")
+        raise DataError(f"{where}: compressed twice; save it with at most one compression filter")
     if h5py.h5z.FILTER_DEFLATE not in filters:
         return
     large: list[h5py.h5d.StoreInfo] = []
@@ -139,30 +139,32 @@ def _check_chunks(where: str, data: h5py.Dataset) -> None:
         _, raw = data.id.read_direct_chunk(chunk.chunk_offset)
         try:
             made = zlib.decompressobj().decompress(raw, whole + 64)
-        except zlib.error:  # not compressed, or damaged: HDF5 finds out
+        except zlib.error:  # not compressed, or damaged, which HDF5 reports
             continue
-        if len(made) > whole + 4:  # a checksum may be compressed along
-            raise DataError(f"{where}: the chunk at {chunk.chunk_offset} holds more than its size; make the file again")
+        if len(made) > whole + 4:  # allow for a checksum
+            raise DataError(
+                f"{where}: the chunk at {chunk.chunk_offset} holds more than its size; create the file again"
+            )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Arrays]:
-    """The arrays of a file.
+    """Yields the arrays of a file.
 
     Raises:
-        DataError: it is missing, damaged, or no HDF5.
+        DataError: the file is missing, damaged, or not HDF5.
     """
     if not path.is_file():
         raise DataError(f"{path} cannot be read (No such file); check the name")
     try:
         file = h5py.File(path, "r")
-    except Exception as error:  # altered bytes make HDF5 raise nearly anything
-        raise DataError(f"{path} is no HDF5 file, or is damaged ({error}); make or copy it again") from error
+    except Exception as error:  # HDF5 raises many types of errors for damaged files
+        raise DataError(f"{path} is not an HDF5 file, or is damaged ({error}); create or copy it again") from error
     with file:
         try:
             datasets = _Datasets(path, file)
         except DataError:
             raise
         except Exception as error:
-            raise DataError(f"{path} is damaged ({error}); make or copy it again") from error
+            raise DataError(f"{path} is damaged ({error}); create or copy it again") from error
         yield Arrays(path, datasets)

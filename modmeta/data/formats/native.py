@@ -1,25 +1,24 @@
-"""modmeta's own layout: named arrays, the same in `.npz` and HDF5.
+"""modmeta's own layout: named arrays, the same in `.npz` and HDF5 (`.h5`, `.hdf5`).
 
-One `.npz` holds all splits, as plain arrays that any NumPy reads (nothing is pickled):
+One file holds all splits as plain arrays (nothing is pickled). Only states are required:
 
-| key | holds |
+| key | content |
 |---|---|
-| `{split}_states` | (tasks, entities, frames, features) float, such as `train_states`; required |
-| `{split}_relations` | (tasks, receivers, senders) integer labels from 0, diagonal 0; where they are known |
-| `{split}_types` | (tasks, entities) integer labels from 0, what kind of entity each is; where they are known |
-| `features` | names of the features; positions first, then their velocities, then others |
-| `frame_step` | time units between two frames |
-| `settings` | where the data came from, a JSON object |
-| `format` | version of this layout, 1 |
-| `{split}_mask` | (tasks, entities, frames) bool, where an entity was observed; where not everywhere |
+| `{split}_states` | (tasks, entities, frames, features) float, such as `train_states` |
+| `{split}_relations` | (tasks, receivers, senders) integer labels from 0, diagonal 0 |
+| `{split}_types` | (tasks, entities) integer labels from 0, type of every entity |
+| `{split}_mask` | (tasks, entities, frames) bool, whether an entity was observed |
 | `{split}_task_names`, `{split}_entity_names` | (tasks,) and (tasks, entities) integers or strings |
+| `features` | names of the features: coordinates, then their velocities, then others |
+| `frame_step` | time units between two frames |
+| `settings` | provenance of the data, a JSON object |
+| `format` | version of this layout, 1 |
 
-Tasks may have different numbers of entities: one that a task lacks is NaN, or masked, in all frames, its relations
-anything. HDF5 (`.h5`, `.hdf5`) holds the same arrays.
+Tasks may have different numbers of entities: an absent entity is NaN or masked in all frames; its relations are
+ignored.
 
-The least that is read is a single array: `states` (`relations` beside it, if known), or a `.npy` file; it becomes the
-split `test`, or the one asked for. Arrays in the published layout, `modmeta.data.formats.nri`, are recognised by their
-keys.
+A file with a single split may name it `states` (and `relations`), or be a `.npy` file; the split is then called `test`
+or as requested. Arrays in the published layout, `modmeta.data.formats.nri`, are recognised by their keys.
 """
 
 import json
@@ -29,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from modmeta.data.bounds import DEEP, SETTINGS
+from modmeta.data.bounds import SETTINGS, SETTINGS_DEPTH
 from modmeta.data.formats import nri
-from modmeta.data.formats.arrays import as_asked, as_float, as_labels
+from modmeta.data.formats.arrays import as_float, as_labels, with_options
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories, names_as_text
 from modmeta.errors import DataError
@@ -42,7 +41,7 @@ OPTIONAL = ("mask", "task_names", "entity_names", "types")
 
 
 def to_arrays(path: Path, splits: Mapping[str, Trajectories]) -> dict[str, np.ndarray]:
-    """Splits that agree in features, frame step and settings, as arrays by key."""
+    """Arrays by key, from splits with equal features, frame step and settings."""
     first = next(iter(splits.values()))
     arrays: dict[str, np.ndarray] = {}
     for name, data in splits.items():
@@ -60,9 +59,9 @@ def to_arrays(path: Path, splits: Mapping[str, Trajectories]) -> dict[str, np.nd
 def from_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], split: str | None, how: Reading
 ) -> dict[str, Trajectories]:
-    """Splits of the arrays of a file, in this layout or the published one; see `modmeta.data.formats.load`."""
+    """Splits from arrays in this layout or the published one; see `modmeta.data.formats.load`."""
     layout = nri.from_arrays if nri.recognises(arrays.keys()) else _from_arrays
-    return as_asked(path, layout(path, arrays, split), how)
+    return with_options(path, layout(path, arrays, split), how)
 
 
 def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None) -> dict[str, Trajectories]:
@@ -104,7 +103,7 @@ def _features(path: Path, arrays: Mapping[str, np.ndarray], states: np.ndarray) 
     names = arrays["features"]
     if names.ndim != 1 or names.dtype.kind != "U":
         raise DataError(
-            f"{path}: features, of type {names.dtype} and shape {names.shape}, is not a list of names; repair it"
+            f"{path}: features, of type {names.dtype} and shape {names.shape}, is not a list of names; correct it"
         )
     return tuple(names_as_text(f"{path}, key features", names).tolist())
 
@@ -113,29 +112,31 @@ def _json(path: Path, settings: dict[str, Any]) -> str:
     try:
         return json.dumps(settings)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: settings cannot be written as JSON ({error}); keep to plain values") from error
+        raise DataError(f"{path}: settings cannot be written as JSON ({error}); use plain values") from error
 
 
 def _settings(path: Path, array: np.ndarray) -> dict[str, Any]:
     where = f"{path}, key settings"
     if array.size != 1 or array.dtype.kind != "U" or array.dtype.itemsize > 4 * SETTINGS:
-        raise DataError(f"{where}: of type {array.dtype} and shape {array.shape}, no text; repair or remove this key")
+        raise DataError(
+            f"{where}: an array of type {array.dtype} and shape {array.shape} is not text; correct or remove this key"
+        )
     try:
         settings = json.loads(str(names_as_text(where, array).reshape(())))
-        deep = _deeper(settings, DEEP)
+        deep = _deeper(settings, SETTINGS_DEPTH)
     except RecursionError:
         settings, deep = None, True
     except ValueError:
         settings, deep = None, False
     if deep:
-        raise DataError(f"{where}: lists within lists, more than {DEEP} deep; repair or remove this key")
+        raise DataError(f"{where}: nested more than {SETTINGS_DEPTH} levels deep; correct or remove this key")
     if not isinstance(settings, dict):
-        raise DataError(f"{path}: settings is not a JSON object; repair or remove this key")
+        raise DataError(f"{path}: settings is not a JSON object; correct or remove this key")
     return settings
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects lie deeper in one another than `levels`."""
+    """Whether lists and objects are nested deeper than `levels`."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels == 0 or any(_deeper(part, levels - 1) for part in parts)
 
@@ -143,6 +144,6 @@ def _deeper(value: Any, levels: int) -> bool:
 def _number(path: Path, key: str, array: np.ndarray) -> float:
     if array.size != 1 or array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
         raise DataError(
-            f"{path}: {key}, of type {array.dtype} and shape {array.shape}, is not a single number; repair it"
+            f"{path}: {key}, of type {array.dtype} and shape {array.shape}, is not a single number; correct it"
         )
     return float(array.reshape(()))

@@ -1,4 +1,4 @@
-"""NumPy's own files: `.npz`, arrays by name (`modmeta.data.formats.native`, or `nri`), and `.npy`, states alone."""
+"""NumPy files: `.npz` with named arrays (layouts `native` or `nri`), and `.npy` with states only."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -23,16 +23,16 @@ def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]
 
 
 def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> None:
-    """Writes one `.npz`; see `modmeta.data.formats.save`."""
+    """Writes one file; see `modmeta.data.formats.save`."""
     write_npz(path, native.to_arrays(path, splits), overwrite)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Arrays]:
-    """The arrays of a `.npz`; that of a `.npy` has the key `states`.
+    """Yields the arrays of a `.npz` file, or the array of a `.npy` file under the key `states`.
 
     Raises:
-        DataError: the file is missing or is neither.
+        DataError: the file is missing, damaged, or in another format.
     """
     try:
         file = path.open("rb")
@@ -50,7 +50,7 @@ def _opened(path: Path) -> Iterator[Arrays]:
 
 
 class _Members(Mapping[str, np.ndarray]):
-    """Arrays of a `.npz`, each compared with its size in the file before it is read."""
+    """Arrays of a `.npz` file; declared sizes are checked before reading."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self.archive, self.size = path, zipfile.ZipFile(file), path.stat().st_size
@@ -58,16 +58,16 @@ class _Members(Mapping[str, np.ndarray]):
         for member in self.archive.infolist():
             key = member.filename.removesuffix(".npy")
             if key in self.members:
-                raise DataError(f"{path}: {key!r} is there twice; save the file again with numpy.savez")
+                raise DataError(f"{path}: {key!r} is repeated; save the file again with numpy.savez")
             if key.startswith(("/", "\\")) or ".." in key.replace("\\", "/").split("/"):
-                raise DataError(f"{path}: {key!r} is a place on a disk and names no array; save it with numpy.savez")
+                raise DataError(f"{path}: {key!r} is a path, not the name of an array; save it with numpy.savez")
             self.members[key] = member
 
     def __getitem__(self, key: str) -> np.ndarray:
         member = self.members[key]
         where = f"{self.path}, key {key}"
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(f"{where}: compressed in a way that NumPy does not use; use numpy.savez_compressed")
+            raise DataError(f"{where}: NumPy does not use this compression method; use numpy.savez_compressed")
         check_size(where, member.file_size, min(member.compress_size, self.size))
         with self.archive.open(member) as stream:
             return read_npy(where, stream, member.file_size)
@@ -85,4 +85,4 @@ def _archive(path: Path, file: IO[bytes]) -> Mapping[str, np.ndarray]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); make or copy it again") from error
+        raise DataError(f"{path} is damaged or truncated ({error}); create or copy it again") from error

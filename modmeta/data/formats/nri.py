@@ -1,16 +1,16 @@
 """The layout of the published generator (Kipf et al. 2018), read and written.
 
 Positions, velocities and edges are separate arrays: `loc` and `vel` (tasks, frames, axes, entities), `edges` (tasks,
-entities, entities), `[task, receiver, sender]`. They are found as
+entities, entities), `[task, receiver, sender]`. They are stored as
 
-- a directory of `loc_train_springs5.npy`, `vel_train_springs5.npy`, `edges_train_springs5.npy`, and so on for other
-  splits, with any suffix or none after the split, but one suffix a directory;
-- one `.npz` of keys `loc_train`, `vel_train`, `edges_train`, …;
-- one `.npz` of keys `loc`, `vel`, `edges`: a single split, `test` or the one asked for.
+- a directory of `loc_train_springs5.npy`, `vel_train_springs5.npy`, `edges_train_springs5.npy`, and likewise for other
+  splits, with any suffix or none after the split, the same for all files of the directory;
+- one `.npz` with keys `loc_train`, `vel_train`, `edges_train`, …;
+- one `.npz` with keys `loc`, `vel`, `edges`: a single split, named `test` or as requested.
 
-Edges hold values, not labels: strengths 0, 0.5, 1 for springs, products -1, 1 of charges, with 1 on the diagonal. On
-reading, products become labels 0 for 1, 1 for -1 and 2 for 0; other integers are labels; other values are numbered in
-increasing order. On writing, label k becomes `settings["edge_values"][k]`, or k where that is missing.
+Edges hold values, not labels: strengths 0, 0.5, 1 of springs, or products -1, 1 of charges, with 1 on the diagonal.
+When reading, products 1, -1 and 0 become labels 0, 1 and 2; other integers are labels; other values are numbered in
+increasing order. When writing, label k becomes `settings["edge_values"][k]`, or k if that is missing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from modmeta.data.bounds import LABELS
-from modmeta.data.formats.arrays import as_asked, as_float, load_array, write_npz
+from modmeta.data.formats.arrays import as_float, load_array, with_options, write_npz
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -28,16 +28,16 @@ from modmeta.outputs import OutputDirectory
 
 PARTS = ("loc", "vel", "edges")
 SPLITS = ("train", "valid", "test")
-FRAME_STEP = 0.1  # of the published data: every 100th step of 0.001; the layout does not say
+FRAME_STEP = 0.1  # of the published data (every 100th step of 0.001); the layout does not store it
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether the keys of a `.npz` are of this layout."""
+    """Whether the keys of a file belong to this layout."""
     return any(key == "loc" or key.startswith("loc_") for key in keys)
 
 
 def from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None = None) -> dict[str, Trajectories]:
-    """Splits of one `.npz`; see `modmeta.data.formats.load`."""
+    """Splits of the arrays of one file; see `modmeta.data.formats.load`."""
     names = {key.removeprefix("loc_"): key.removeprefix("loc") for key in arrays if key.startswith("loc_")}
     if not names:
         names = {split or "test": ""}
@@ -53,17 +53,17 @@ def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]
         suffixes.setdefault(f"_{suffix}" if suffix else "", []).append(name)
     if not suffixes:
         raise DataError(
-            f"{path} holds no file like loc_train.npy or loc_train_springs5.npy; name another directory or file"
+            f"{path} holds no file like loc_train.npy or loc_train_springs5.npy; choose another directory or file"
         )
     if len(suffixes) > 1:
-        raise DataError(f"{path} holds several data sets, {sorted(suffixes)}; move each to a directory of its own")
+        raise DataError(f"{path} holds several data sets, {sorted(suffixes)}; move each to its own directory")
     (suffix, names), *_ = suffixes.items()
     keys = {name: {part: f"{part}_{name}{suffix}.npy" for part in PARTS} for name in names}
     needed = [
         file for name, parts in keys.items() for part, file in parts.items() if split in (None, name) or part == "edges"
     ]
     arrays = {file: load_array(path / file) for file in needed if (path / file).exists()}
-    return as_asked(path, _convert(path, keys, arrays, split), how)
+    return with_options(path, _convert(path, keys, arrays, split), how)
 
 
 def _convert(
@@ -71,7 +71,7 @@ def _convert(
 ) -> dict[str, Trajectories]:
     if split is not None and split not in keys:
         raise DataError(f"{path} has no split {split!r}; choose one of {sorted(keys)}")
-    # Labels are numbered over the edges of all splits, so that one read alone gets the same.
+    # Labels are numbered over the edges of all splits, so that they do not depend on the split that is read.
     edges = {name: _edges(path, parts["edges"], arrays) for name, parts in keys.items() if parts["edges"] in arrays}
     values = _edge_values(list(edges.values()))
     settings = {"layout": "nri", "edge_values": values}
@@ -85,15 +85,15 @@ def _convert(
 
 
 def _states(path: Path, names: dict[str, str], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Positions and velocities (tasks, T, P, N) to states (tasks, N, T, 2 P)."""
+    """Converts positions and velocities (tasks, T, P, N) to states (tasks, N, T, 2 P)."""
     parts = []
     for part in ("loc", "vel"):
         if names[part] not in arrays:
-            raise DataError(f"{path} has no {names[part]}, though {names['loc']} is there; add it")
+            raise DataError(f"{path} has no {names[part]} to match {names['loc']}; add it")
         array = as_float(f"{path}, key {names[part]}", arrays[names[part]])
         if array.ndim != 4:
             raise DataError(
-                f"{path}, key {names[part]}: the shape is {array.shape}; give it as (tasks, frames, axes, entities)"
+                f"{path}, key {names[part]}: the shape is {array.shape}; it must be (tasks, frames, axes, entities)"
             )
         parts.append(array)
     if parts[0].shape != parts[1].shape:
@@ -104,24 +104,24 @@ def _states(path: Path, names: dict[str, str], arrays: Mapping[str, np.ndarray])
 
 
 def _edges(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Values (tasks, N, N), checked."""
+    """Validated edge values (tasks, N, N)."""
     edges = as_float(f"{path}, key {key}", arrays[key])
     if edges.ndim != 3 or edges.shape[1] != edges.shape[2]:
-        raise DataError(f"{path}, key {key}: the shape is {edges.shape}; give it as (tasks, entities, entities)")
+        raise DataError(f"{path}, key {key}: the shape is {edges.shape}; it must be (tasks, entities, entities)")
     wrong = ~np.isfinite(edges) | ((edges < 0) & (edges != -1))
     if wrong.any():
         task, receiver, sender = np.argwhere(wrong)[0].tolist()
         raise DataError(
             f"{path}, key {key}: task {task}, edge of receiver {receiver} and sender {sender} is "
-            f"{edges[task, receiver, sender]}; an edge is -1, 0 or positive"
+            f"{edges[task, receiver, sender]}; edges must be -1, 0 or positive"
         )
     if (count := len(np.unique(edges))) > LABELS:
-        raise DataError(f"{path}, key {key}: {count} different values; relations are of at most {LABELS} kinds")
+        raise DataError(f"{path}, key {key}: {count} different values; at most {LABELS} are supported")
     return edges
 
 
 def _edge_values(edges: list[np.ndarray]) -> list[float]:
-    """The value of every label, common to all splits."""
+    """Value of every label, shared by all splits."""
     found: set[float] = set()
     for array in edges:
         found.update(np.unique(array).astype(float).tolist())
@@ -146,13 +146,13 @@ def _features(axes: int) -> tuple[str, ...]:
 
 
 def write(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False, suffix: str = "") -> None:
-    """Writes the published layout, which has no place for types of entities.
+    """Writes the published layout atomically. It does not store types of entities.
 
     Args:
-        path: one file if it ends in `.npz`, otherwise a directory, which is there with all its files or not at all.
+        path: a file if it ends in `.npz`, otherwise a directory.
         splits: trajectories by name; half of the features are positions, half velocities.
-        overwrite: replace a file that is there, or a directory that was written so.
-        suffix: after the split in the names of a directory's files, such as `_springs5`.
+        overwrite: whether to replace an existing file, or a directory written by this function.
+        suffix: suffix after the split in the names of a directory's files, such as `_springs5`.
 
     Raises:
         DataError: a file exists, cannot be written, or the trajectories do not fit the layout.
@@ -172,29 +172,31 @@ def write(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool 
 
 
 def check_writable(path: Path | str, overwrite: bool = False) -> None:
-    """Refuses what `write` would refuse to write; call it before long work, too.
+    """Checks that `write` can write to `path`. Call it before long computations.
 
     Raises:
-        DataError: the file or directory exists, or cannot be made.
+        DataError: the file or directory exists, or cannot be created.
     """
     path = Path(path)
     if path.suffix == ".npz":
         check_free(path, overwrite)
     elif path.is_file():
-        raise DataError(f"{path} is a file; give a directory, or a name that ends in .npz")
+        raise DataError(f"{path} is a file; give a directory, or a file name that ends in .npz")
     else:
         OutputDirectory(path, "generate", overwrite)
 
 
 def check_features(where: str, features: tuple[str, ...]) -> None:
-    """Refuses features that are not positions and as many velocities, which is all that the layout knows.
+    """Checks that the features are positions and their velocities, as the layout requires.
 
     Raises:
-        DataError: they are others.
+        DataError: they are not.
     """
     axes, odd = divmod(len(features), 2)
     if odd or features[axes:] != tuple(f"v{name}" for name in features[:axes]):
-        raise DataError(f"{where} has features {list(features)}, not positions and as many velocities; write an .npz")
+        raise DataError(
+            f"{where}: features {list(features)} are not positions and their velocities; write modmeta's own .npz"
+        )
 
 
 def _published(path: Path, split: str, data: Trajectories) -> dict[str, np.ndarray]:
@@ -206,7 +208,7 @@ def _published(path: Path, split: str, data: Trajectories) -> dict[str, np.ndarr
         values = data.settings.get("edge_values") or list(range(int(data.relations.max()) + 1))
         if data.relations.max() >= len(values):
             raise DataError(
-                f"{path}: split {split} has relation {data.relations.max()}, but edge_values are {values}; add it"
+                f"{path}: split {split} has relation {data.relations.max()}, but edge_values are {values}; add one"
             )
         arrays["edges"] = np.array(values, float)[data.relations]
     return arrays

@@ -1,9 +1,9 @@
-"""Long tables, CSV and Parquet: one row for each entity in each frame of each task.
+"""Long tables, CSV and Parquet: one row per entity, frame and task, in any order.
 
-Columns are `task`, `frame`, `entity`, one for every feature, and `split` where there are several. Rows may come in any
-order. Two passes over batches of rows: the first finds tasks, entities and frames, the second puts every row in its
-place. So memory holds the states and one batch, not the table. In CSV files an apostrophe before a name that a
-spreadsheet would execute, such as `'=x`, is taken off (`modmeta.text.for_sheet`).
+Columns are `task`, `frame`, `entity`, one per feature, and optionally `split`. The file is read twice in batches of
+rows: the first pass finds tasks, entities and frames, the second fills the states. So memory holds the states and one
+batch, not the table. In CSV files the apostrophe before a name that a spreadsheet would execute, such as `'=x`, is
+removed (`modmeta.text.for_sheet`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,15 +23,15 @@ from modmeta.data.transforms.gaps import filled, resampled
 from modmeta.errors import DataError
 
 SPLIT = "split"
-EVEN = 1e-3  # of a step: how far a frame may be from where an even step puts it
+MAX_UNEVENNESS = 1e-3  # largest deviation of a time from the even grid, in steps
 
 
 def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
     """Splits of a CSV or Parquet file; see `modmeta.data.formats.load`.
 
     Raises:
-        DataError: the table is damaged, a column is missing or of a wrong type, a row is there twice, a frame is
-            missing or not where an even step puts it.
+        DataError: the table is damaged, a column is missing or of the wrong type, a row is repeated, a frame is
+            missing, or times are uneven.
     """
     source = _Source.of(path, how)
     layout = _Layout.of(source)
@@ -46,15 +46,15 @@ def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]
 
 
 def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> None:
-    """Writes trajectories as one row for each entity in each frame, without relations, which are a table of their own.
+    """Writes trajectories as one row per entity, frame and task. Relations are not written; they have their own table.
 
     Args:
-        path: ends in `.csv` or `.parquet`.
-        splits: by name; of several, a column `split` tells them apart.
-        overwrite: replace a file that is there.
+        path: output file; its suffix selects CSV or Parquet.
+        splits: trajectories by name; several splits add a column `split`.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        DataError: as `modmeta.io.write_file`, or a feature has the name of another column.
+        DataError: see `modmeta.io.write_file`, or a feature has the name of another column.
     """
     taken = {"split", "task", "frame", "entity"}.intersection(*(data.features for data in splits.values()))
     if taken:
@@ -78,57 +78,57 @@ def _rows(data: Trajectories, split: str | None) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Source:
-    """A table of trajectories: its columns by their purposes."""
+    """A table of trajectories and the roles of its columns."""
 
     table: Table
     how: Reading
 
     @classmethod
     def of(cls, path: Path, how: Reading) -> "_Source":
-        """Checks that the file can be read and has the columns that are needed."""
+        """Opens a file and checks that it has the required columns."""
         source = cls(Table.of(path), how)
         names = list(source.names)
         for purpose, name in (("task", how.task), ("frame", how.frame), ("entity", how.entity)):
             if name not in names:
                 raise DataError(
-                    f"{path}: no column {name!r} among {names}; name the one that holds the {purpose}, "
+                    f"{path}: no column {name!r} among {names}; name the column of the {purpose}, "
                     f"such as {purpose}={next(iter(names), 'NAME')}"
                 )
         for name in how.features or ():
             if name not in names:
-                raise DataError(f"{path}: no column {name!r} among {names}; choose features that are there")
+                raise DataError(f"{path}: no column {name!r} among {names}; choose features among these")
         if not source.features:
             raise DataError(
-                f"{path}: no column beside {how.task}, {how.frame} and {how.entity}; add features, such as x, y"
+                f"{path}: no columns other than {how.task}, {how.frame} and {how.entity}; add features, such as x, y"
             )
         return source
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """The file."""
         return self.table.path
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All columns."""
+        """Names of all columns."""
         return self.table.names
 
     @property
     def keys(self) -> list[str]:
-        """Columns that say what a row is about."""
+        """Columns that identify a row."""
         split = [SPLIT] if SPLIT in self.names and SPLIT not in (self.how.features or ()) else []
         return [*split, self.how.task, self.how.entity, self.how.frame]
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Columns of features."""
+        """Names of the feature columns."""
         return self.how.features or tuple(name for name in self.names if name not in self.keys)
 
     def batches(self, features: tuple[str, ...] = ()) -> Iterator[pa.Table]:
-        """The keys, and some features, a batch of rows at a time.
+        """Yields the key columns and the given features in batches of rows.
 
         Raises:
-            DataError: the file is damaged or a column is not what it should be.
+            DataError: the file is damaged or a column has the wrong type.
         """
         text = [name for name in self.keys if name != self.how.frame]
         return self.table.batches(text, [self.how.frame, *features])
@@ -139,31 +139,29 @@ def _check_keys(source: _Source, table: pa.Table) -> None:
         column = table[name]
         wanted = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
         if name == source.how.frame and not wanted:
-            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; give frame numbers or times")
+            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; it must hold numbers or times")
         if name != source.how.frame and not (
             pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
         ):
-            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; give names or whole numbers")
+            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; it must hold names or integers")
         empty = pc.is_null(column, nan_is_null=True)
         if pa.types.is_string(column.type):
             empty = pc.or_(empty, pc.equal(column, ""))
         if pc.any(empty).as_py():
             row = int(pc.index(empty, True).as_py())
-            raise DataError(
-                f"{source.path}: {_describe(table, source, row)} has no {name}; fill it in or remove the row"
-            )
+            raise DataError(f"{source.path}: {_describe(table, source, row)} has no {name}; add it or remove the row")
         if name == source.how.frame and not pc.all(pc.is_finite(column)).as_py():
             row = int(pc.index(pc.is_finite(column), False).as_py())
             raise DataError(f"{source.path}: {_describe(table, source, row)}: the frame is not a finite number")
         if name == source.how.frame and (large := np.abs(column.to_numpy().astype(float)) > WHOLE).any():
             raise DataError(
-                f"{source.path}: {_describe(table, source, int(large.argmax()))}: frames go up to 2^53, "
-                "beyond which floats do not tell them apart; correct it, or subtract the first, or give larger units"
+                f"{source.path}: {_describe(table, source, int(large.argmax()))}: the frame is too large for a float, "
+                "the limit is 2^53; correct it, subtract the first frame, or use larger units"
             )
 
 
 def _describe(table: pa.Table, source: _Source, row: int) -> str:
-    """A row by its keys."""
+    """Describes a row by its keys, for error messages."""
     return "the row of " + ", ".join(f"{name} {table[name][row].as_py()}" for name in source.keys)
 
 
@@ -172,14 +170,14 @@ def _check_new(source: _Source, table: pa.Table, place: np.ndarray, seen: np.nda
     order = np.argsort(place, kind="stable")
     old[order[1:][np.diff(place[order]) == 0]] = True
     if old.any():
-        raise DataError(f"{source.path}: {_describe(table, source, int(old.argmax()))} is there twice; remove one")
+        raise DataError(f"{source.path}: {_describe(table, source, int(old.argmax()))} is repeated; remove one")
 
 
 def _numbers(source: _Source, table: pa.Table, name: str) -> np.ndarray:
     column = table[name]
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise DataError(
-            f"{source.path}: column {name!r} is of type {column.type}; features are numbers, so choose others with "
+            f"{source.path}: column {name!r} is of type {column.type}; features must be numbers, so choose others with "
             "features=..."
         )
     return column.to_numpy().astype(float)
@@ -190,19 +188,19 @@ def _numbers(source: _Source, table: pa.Table, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where every row goes.
+    """Position of every row of the table in the arrays.
 
     Attributes:
-        splits: names, in the order of their first letters in train, valid, test, then others.
-        named: whether the file names splits.
-        tasks, entities: all names, sorted, as the file stores them.
-        of_task: (split, task) codes, sorted, split * len(tasks) + task.
-        pairs: task row * len(entities) + entity, sorted.
+        splits: names of splits in the order train, valid, test, others.
+        named: whether the file has a column `split`.
+        tasks, entities: all names, sorted, as stored in the file.
+        of_task: codes of the tasks, split * len(tasks) + task, sorted. Their order is the order of tasks in arrays.
+        pairs: codes of the entities of tasks, task index * len(entities) + entity, sorted.
         moments: all values of the frame column, sorted.
-        frames: task row * len(moments) + moment, sorted.
-        slots: frame of every entry of `frames`.
-        step: of the frame column; 0 where steps are uneven.
-        rows: of the table.
+        frames: codes of the frames of tasks, task index * len(moments) + moment, sorted.
+        slots: frame number of every entry of `frames`.
+        step: step of the frame column; 0 when resampling.
+        rows: number of rows of the table.
     """
 
     splits: list[str]
@@ -219,7 +217,7 @@ class _Layout:
 
     @classmethod
     def of(cls, source: _Source) -> "_Layout":
-        """The first pass."""
+        """The first pass over the file."""
         how, keys = source.how, source.keys
         found: dict[str, list[pa.Table]] = {how.entity: [], how.frame: []}
         count = 0
@@ -252,7 +250,7 @@ class _Layout:
 
 
 def _place(source: _Source, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
-    """The second pass: states (rows, N, T, D), NaN where nothing is, and which entities were seen when (rows, N, T)."""
+    """The second pass: states (tasks, N, T, D), NaN if missing, and whether an entity was observed (tasks, N, T)."""
     how, features = source.how, source.features
     b = len(layout.of_task)
     first_pair = np.searchsorted(layout.pairs, np.arange(b) * len(layout.entities))
@@ -261,7 +259,7 @@ def _place(source: _Source, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
     if b * n * t * len(features) > max(FREE // 8, SPARSE * layout.rows * len(features)):
         raise DataError(
             f"{source.path}: {layout.rows} rows, far too few for {b} tasks of up to {n} entities and {t} frames; check "
-            f"columns {how.task}, {how.entity} and {how.frame}, or put tasks of like size into files of their own"
+            f"columns {how.task}, {how.entity} and {how.frame}, or put tasks of similar size into separate files"
         )
     states = np.full((b, n, t, len(features)), np.nan)
     flat, seen = states.reshape(-1, len(features)), np.zeros(b * n * t, bool)
@@ -298,11 +296,11 @@ def _trajectories(source: _Source, layout: _Layout, states: np.ndarray, seen: np
         raise DataError(
             f"{where}: task {data.task_name(task)}, entity {data.entity_name(task, entity)}, frame "
             f"{_moment(layout, rows[task], frame):g}, column {source.features[feature]!r} is "
-            f"{states[task, entity, frame, feature]}; repair it, or leave such frames out with missing=mask"
+            f"{states[task, entity, frame, feature]}; correct it, or mask such frames with missing=mask"
         )
     if not mask.any(axis=(1, 2)).all():
         task = int((~mask.any(axis=(1, 2))).argmax())
-        raise DataError(f"{where}: task {data.task_name(task)} has no value that is a finite number; remove it")
+        raise DataError(f"{where}: task {data.task_name(task)} has no finite value; remove the task")
     times = _times(layout, rows, states.shape[2])
     if how.resample is not None:
         step = how.resample
@@ -317,7 +315,7 @@ def _trajectories(source: _Source, layout: _Layout, states: np.ndarray, seen: np
 
 
 def _names(column: pa.ChunkedArray) -> pa.Array:
-    """Distinct names of a column, sorted; as numbers where all are whole numbers."""
+    """Distinct names of a column, sorted numerically if all are integers."""
     unique = column.combine_chunks().unique()
     if pa.types.is_string(unique.type):
         try:
@@ -329,7 +327,7 @@ def _names(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _as_numbers(names: np.ndarray) -> np.ndarray:
-    """Names as integers where all are written as such."""
+    """Names as int64 if all are written as integers."""
     try:
         numbers = names.astype(np.int64)
     except (ValueError, OverflowError):
@@ -349,10 +347,10 @@ def _task_code(table: pa.Table, how: Reading, splits: list[str] | None, tasks: p
 
 
 def _entity_names(where: str, layout: _Layout, rows: np.ndarray, n: int) -> np.ndarray:
-    """Names of the entities of tasks, (rows, n)."""
+    """Names of the entities of the given tasks, (tasks, n)."""
     names = _as_numbers(np.array(layout.entities.to_pylist()))
     if len(layout.of_task) * n * names.itemsize > max(4 * FREE, 8 * SPARSE * layout.rows):
-        raise DataError(f"{where}: names of entities take too much memory; shorten them, or number the entities")
+        raise DataError(f"{where}: names of entities need too much memory; shorten them, or number the entities")
     task, entity = np.divmod(layout.pairs, len(names))
     first = np.searchsorted(layout.pairs, np.arange(len(layout.of_task)) * len(names))
     out = np.zeros((len(layout.of_task), n), names.dtype)
@@ -371,7 +369,7 @@ def _ordered(splits: list[str]) -> list[str]:
 def _grid(
     source: _Source, of_task: np.ndarray, tasks: pa.Array, frames: np.ndarray, moments: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """The step of the frame column, and the frame number of every entry of `frames`."""
+    """Step of the frame column, and frame number of every entry of `frames`."""
     task, moment = np.divmod(frames, len(moments))
     time = moments[moment]
     first = np.searchsorted(task, np.arange(len(of_task)))
@@ -389,11 +387,11 @@ def _grid(
         gap = np.append(0.0, np.diff(place) * (np.diff(task) == 0))
         at = int(np.where(task == task[far.argmax()], gap, 0).argmax())
         raise DataError(
-            f"{source.path}: task {_task_name(of_task, tasks, task[at])}, {source.how.frame} {time[at]:.16g} comes "
-            f"{gap[at]:.6g} steps after the one before, {time[at - 1]:.16g}; correct the row, or give each stretch a "
-            "task of its own"
+            f"{source.path}: task {_task_name(of_task, tasks, task[at])}, {source.how.frame} {time[at]:.16g} is "
+            f"{gap[at]:.6g} steps after the previous one, {time[at - 1]:.16g}; correct the row, or split the task at "
+            "the gap"
         )
-    uneven = np.abs(place - np.round(place)) > EVEN
+    uneven = np.abs(place - np.round(place)) > MAX_UNEVENNESS
     if uneven.any():
         at = int(uneven.argmax())
         name = _task_name(of_task, tasks, task[at])
@@ -409,7 +407,7 @@ def _task_name(of_task: np.ndarray, tasks: pa.Array, row: int) -> object:
 
 
 def _times(layout: _Layout, rows: np.ndarray, t: int) -> np.ndarray:
-    """Values of the frame column by task and frame, (rows, t), NaN where there is none."""
+    """Values of the frame column by task and frame, (tasks, t), NaN if missing."""
     times = np.full((len(layout.of_task), t), np.nan)
     task, moment = np.divmod(layout.frames, len(layout.moments))
     times[task, layout.slots] = layout.moments[moment]
@@ -417,15 +415,15 @@ def _times(layout: _Layout, rows: np.ndarray, t: int) -> np.ndarray:
 
 
 def _moment(layout: _Layout, row: int, frame: int) -> float:
-    """What the file calls a frame of a task."""
+    """Value of the frame column for a frame of a task."""
     times = _times(layout, np.array([row]), int(layout.slots.max()) + 1)[0]
     return float(times[frame]) if np.isfinite(times[frame]) else float(times[0] + frame * layout.step)
 
 
 def _check_complete(data: Trajectories, where: str, layout: _Layout, rows: np.ndarray) -> None:
-    """Refuses tasks of fewer frames than others, and gaps."""
+    """Rejects missing frames, and tasks with fewer frames than others."""
     assert data.mask is not None
-    advice = "add it, or leave such frames out with missing=mask"
+    advice = "add it, or mask such frames with missing=mask"
     frames = np.asarray(data.mask.any(axis=1))
     last = frames.shape[1] - frames[:, ::-1].argmax(axis=1)
     if last.min() < last.max():
@@ -437,12 +435,12 @@ def _check_complete(data: Trajectories, where: str, layout: _Layout, rows: np.nd
     if not frames.all():
         task, frame = np.argwhere(~frames)[0].tolist()
         raise DataError(
-            f"{where}: task {data.task_name(task)} lacks frame {_moment(layout, rows[task], frame):g} among "
-            f"others; {advice}"
+            f"{where}: task {data.task_name(task)} lacks frame {_moment(layout, rows[task], frame):g} for all "
+            f"entities; {advice}"
         )
-    lacking = ~data.mask & data.mask.any(axis=2, keepdims=True)  # entities that a task does not have lack nothing
-    if lacking.any():
-        task, entity, frame = np.argwhere(lacking)[0].tolist()
+    missing = ~data.mask & data.mask.any(axis=2, keepdims=True)  # frames of absent entities are not missing
+    if missing.any():
+        task, entity, frame = np.argwhere(missing)[0].tolist()
         raise DataError(
             f"{where}: task {data.task_name(task)}, entity {data.entity_name(task, entity)} lacks frame "
             f"{_moment(layout, rows[task], frame):g}; {advice}"

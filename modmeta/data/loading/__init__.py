@@ -1,1 +1,1 @@
-"""Trajectories for training, and for a trained model."""
+"""Loading trajectories for training and for trained models."""

@@ -1,4 +1,4 @@
-"""Batches of tasks of one size, in an order that a resumed run meets again."""
+"""Batches of tasks with equal numbers of entities, in an order that a resumed run reproduces."""
 
 from collections.abc import Iterator
 
@@ -8,21 +8,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import steps_that_count
+from modmeta.data.transforms.gaps import observed_steps
 from modmeta.data.units import Units
 from modmeta.graph.relations import from_matrix
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 
 
 class TaskDataset(Dataset[dict[str, Tensor]]):
-    """All tasks of a split in memory; indexed by a list of ids of tasks of one size, it gives a batch.
+    """All tasks of a split in memory. Indexing by a list of task ids of equal size gives a batch.
 
     Args:
-        states: (tasks, N, T, D), N the largest size; the entities that a task lacks come last.
-        relations: (tasks, N, S); of a task of n entities those of the first n rows and n - 1 columns mean something.
-        mask: (tasks, T - 1), steps that count; none for all.
-        known: (tasks, N, S), relations that the search is given.
-        counts: entities of every task, (tasks,); none where all have N.
+        states: (tasks, N, T, D), N the largest number of entities; absent entities come last.
+        relations: labels (tasks, N, S); a task of n entities uses the first n rows and n - 1 columns. None if unknown.
+        mask: whether both frames of a step were observed, (tasks, T - 1); None if all were.
+        known: relations given to the search (tasks, N, S), -1 where not given.
+        types: labels of entities (tasks, N).
+        counts: number of entities of every task, (tasks,); None if all have N.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
         task = torch.as_tensor(ids)
         n = self.states.shape[1] if self.counts is None else int(self.counts[task].max())
         if self.counts is not None and bool((self.counts[task] < n).any()):
-            raise ValueError(f"tasks {ids} are not of one size; `by_size` sorts them")
+            raise ValueError(f"tasks {ids} are not of one size; group them with `by_size`")
         batch = {TASK: task, STATES: self.states[task, :n]}
         if self.relations is not None:
             batch[RELATIONS] = self.relations[task, :n, : n - 1].long()
@@ -57,10 +58,10 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
         return batch
 
     def present(self, tasks: Tensor | None = None) -> Tensor:
-        """States for statistics, (B, N, T, D); where tasks lack entities, of one entity a row, (E, 1, T, D).
+        """States without absent entities, for statistics: (B, N, T, D), or (E, 1, T, D) if tasks differ in size.
 
         Args:
-            tasks: (tasks,) bool, those to use; none for all.
+            tasks: which tasks to use, (tasks,) bool; None for all.
         """
         states = self.states if tasks is None else self.states[tasks]
         if self.counts is None:
@@ -70,33 +71,33 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
 
 
 def by_size(ids: Tensor, counts: Tensor | None) -> list[Tensor]:
-    """Task ids in groups of tasks of as many entities, few first; `counts` as in `TaskDataset`."""
+    """Groups task ids by number of entities, increasing; `counts` as in `TaskDataset`."""
     return [ids] if counts is None else [ids[counts[ids] == n] for n in counts[ids].unique()]
 
 
 def owned(num_tasks: int, counts: Tensor | None, rank: int, world_size: int) -> Tensor:
-    """Ids of the tasks that a process serves and whose structures it keeps, increasing: a fair share of every size."""
+    """Ids of the tasks whose batches and structures a process owns, increasing; sizes are shared out evenly."""
     return torch.cat(by_size(torch.arange(num_tasks), counts))[rank::world_size].sort().values
 
 
 class TaskBatches(Sampler[list[int]]):
     """Batches of task ids: passes over the tasks in random order, cut into epochs of a fixed number of batches.
 
-    The order is a function of seed and epoch alone, so that a resumed run meets the same batches. Of several processes,
-    each serves the ids that it owns, always the same ones, because it keeps their structures.
+    The order depends on seed, rank and epoch alone, so a resumed run gets the same batches. Each process always serves
+    the tasks that it owns, because it stores their structures.
 
-    A batch holds tasks of one size. Of several sizes, a pass visits every task once, each size in batches of nearly
-    equal length, the batches of all sizes in random order: so sizes come in proportion to their tasks. Where all tasks
-    are of one size batches are full, and what is left over waits for another pass.
+    A batch holds tasks of one size. If all tasks have the same size, batches are full and a pass skips the remainder.
+    With several sizes a pass visits every task once; each size is split into batches of nearly equal length, and the
+    batches of all sizes are shuffled, so sizes occur in proportion to their tasks.
 
     Args:
-        num_tasks: tasks in all.
-        batch_size: tasks a batch, over all processes.
-        batches: a process serves in an epoch; none for one pass over its tasks.
-        seed: of the order; none for increasing order and one pass, the last batch as short as it comes.
-        rank: of this process.
+        num_tasks: number of tasks.
+        batch_size: tasks per batch, summed over all processes.
+        batches: batches per epoch of a process; None for one pass over its tasks.
+        seed: seed of the order; None for one pass in increasing order, with a last batch that may be smaller.
+        rank: rank of this process.
         world_size: number of processes.
-        counts: entities of every task, (num_tasks,); none where all have as many.
+        counts: number of entities of every task, (num_tasks,); None if all are equal.
     """
 
     def __init__(
@@ -113,13 +114,13 @@ class TaskBatches(Sampler[list[int]]):
         self.ids = owned(num_tasks, self.counts, rank, world_size)
         self.size = min(max(batch_size // world_size, 1), num_tasks // world_size)
         self.seed, self.rank, self.epoch = seed, rank, 0
-        self.served = self.skipped = 0  # batches of this epoch; those that a run which is taken up has had before
+        self.served = self.skipped = 0  # batches served in this epoch; batches that a resumed run skips
         shares = [owned(num_tasks, self.counts, each, world_size) for each in range(world_size)]
         passes = [len(self._cut(share)) for share in shares]  # the last process has the fewest tasks
         self.batches = passes[rank] if seed is None else batches or (min if self.counts is None else max)(passes)
 
     def _cut(self, order: Tensor) -> list[Tensor]:
-        """Batches of the tasks of a pass, those of a size in their order."""
+        """Cuts the tasks of a pass into batches of one size, keeping their order."""
         groups = by_size(order, self.counts)
         if self.seed is None:
             return [batch for group in groups for batch in group.split(self.size)]
@@ -154,7 +155,7 @@ class TaskBatches(Sampler[list[int]]):
 
 
 class TaskLoader(DataLoader[dict[str, Tensor]]):
-    """Serves batches in this process; Lightning saves and restores its place in the epoch."""
+    """Loads batches in this process. Lightning saves and restores its position in the epoch."""
 
     sampler: TaskBatches
 
@@ -166,11 +167,11 @@ class TaskLoader(DataLoader[dict[str, Tensor]]):
 
 
 def as_dataset(data: Trajectories, units: Units) -> TaskDataset:
-    """Trajectories in physical units to a data set in protocol units."""
+    """Converts trajectories in physical units to a data set in protocol units."""
     relations = None
     if data.relations is not None:
         relations = from_matrix(torch.from_numpy(data.relations)).to(torch.int8)
-    steps, counts = steps_that_count(data), data.counts
+    steps, counts = observed_steps(data), data.counts
     return TaskDataset(
         units.normalised(data.states),
         relations,

@@ -1,4 +1,4 @@
-"""Simulated trajectories for training: generated on first use, cached, normalised, served in batches of tasks."""
+"""Data module of simulated trajectories: generated on first use, cached, normalised, served in batches of tasks."""
 
 import hashlib
 import json
@@ -29,30 +29,33 @@ class TrajectoryDataModule(pl.LightningDataModule):
     """Training, validation and test tasks of one world.
 
     Args:
-        world: simulator and its physics; none where `path` names a file.
+        world: simulator with its physics; None if `path` is given.
         path: data file to use instead of a simulator.
-        data_dir: where generated data is cached.
-        num_tasks: the first so many training tasks are used.
-        train: training tasks to generate (one stream of `nri` holds them all, so it takes the published 50,000).
-        valid: validation tasks.
-        test: test tasks.
+        data_dir: cache directory of generated data.
+        num_tasks: number of training tasks to use; the first ones are taken.
+        train: training tasks to generate. Stream `nri` needs the published 50,000 to give the published data, because
+            all splits share one stream.
+        valid: validation tasks to generate.
+        test: test tasks to generate.
         frames: frames of training and validation tasks.
         test_frames: frames of test tasks.
-        seed: of the simulator.
-        stream: `task` (every trajectory its own generator) or `nri` (the published generator's order).
-        units: offset and scale of the protocol units; none to take them from the training set.
-        positions: how many leading features are coordinates.
-        num_entities: of a task, or a list of numbers: tasks of each are simulated in equal shares, or are in the file.
+        seed: seed of the simulator.
+        stream: `task` (every trajectory has its own generator) or `nri` (the published generator's order).
+        units: offset and scale of the protocol units; None for the range of the training set.
+        positions: number of leading features that are coordinates.
+        num_entities: entities of a task, or a list of numbers, of which equal shares of tasks are simulated.
         num_features, num_relations, num_types: what the model is built for; checked against the data.
-        batch_size: tasks a batch, over all processes.
-        batches_per_epoch: training batches an epoch; none for one pass over the tasks.
-        eval_batch_size: tasks a batch in validation and test.
-        order_seed: of the order of training tasks.
+        batch_size: tasks per batch, summed over all processes.
+        batches_per_epoch: training batches per epoch; None for one pass over the tasks.
+        eval_batch_size: tasks per batch in validation and test.
+        order_seed: seed of the order of training tasks.
         noise: standard deviation of noise added to all states, as a fraction of each feature's in the training set.
-        velocities: `given`, or `estimated` from positions, those of the data unseen.
-        observed_frames: in which structures are inferred; velocities are estimated within them.
-        known: fraction of relations, drawn at random, that the search is given in every split; the measures count the
-            others.
+        velocities: `given` in the data, or `estimated` from positions, which replaces those of the data.
+        observed_frames: number of frames that structures are inferred from; velocities are estimated within them.
+        known: fraction of relations, drawn at random, given to the search in every split. Evaluation uses the others.
+
+    Raises:
+        DataError: a setting is invalid.
     """
 
     def __init__(
@@ -87,29 +90,27 @@ class TrajectoryDataModule(pl.LightningDataModule):
         if (world is None) == (path is None):
             raise DataError("give either data.world, a simulator, or data.path, a file")
         if num_tasks > train and path is None:
-            raise DataError(f"data.num_tasks={num_tasks} exceeds data.train={train}, the training tasks generated")
+            raise DataError(f"data.num_tasks={num_tasks} exceeds data.train={train}, the number of training tasks")
         for name, value in (("num_tasks", num_tasks), ("valid", valid), ("test", test), ("batch_size", batch_size)):
             if value < 1:
                 raise DataError(f"data.{name}={value} must be at least 1")
         self.sizes = [num_entities] if isinstance(num_entities, int) else sorted(num_entities)
         if not self.sizes or len(set(self.sizes)) < len(self.sizes) or not all(isinstance(n, int) for n in self.sizes):
-            raise DataError(
-                f"data.num_entities={num_entities} must be a number of entities, or a list of different ones"
-            )
+            raise DataError(f"data.num_entities={num_entities} must be an integer, or a list of different integers")
         for name, value in (("train", train), ("valid", valid), ("test", test)):
             if path is None and value < len(self.sizes):
-                raise DataError(f"data.{name}={value} must be at least {len(self.sizes)}, a task of every size")
+                raise DataError(f"data.{name}={value} must be at least {len(self.sizes)}, one task of every size")
         if velocities not in ("given", "estimated"):
             raise DataError(f"data.velocities={velocities!r} must be 'given' or 'estimated'")
         if velocities == "estimated" and (not positions or num_features < 2 * positions or observed_frames < 3):
             raise DataError(
-                f"data.velocities=estimated needs coordinates, as many velocities and 3 observed frames, not "
+                f"data.velocities=estimated needs coordinates, their velocities and 3 observed frames, but "
                 f"data.positions={positions}, data.num_features={num_features}, data.observed_frames={observed_frames}"
             )
         if not 0 <= noise < float("inf"):
-            raise DataError(f"data.noise={noise} must be a fraction of a standard deviation, at least 0")
+            raise DataError(f"data.noise={noise} must be non-negative, in units of standard deviations")
         if not 0 <= known < 1:
-            raise DataError(f"data.known={known} must be a fraction of the relations, below 1")
+            raise DataError(f"data.known={known} must be a fraction of the relations, at least 0 and below 1")
         self.noise, self.velocities, self.observed_frames, self.known = noise, velocities, observed_frames, known
         self.world, self.path, self.data_dir = world, path, Path(data_dir)
         self.num_tasks, self.counts = (
@@ -128,7 +129,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
     # ---- data ------------------------------------------------------------------------------------------------------
 
     def file(self) -> Path:
-        """The file that the tasks come from; its name holds a digest of the settings that made it."""
+        """The data file. The name of a cached file holds a digest of the settings that generated it."""
         if self.path is not None:
             return Path(self.path)
         assert self.world is not None
@@ -140,7 +141,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         return self.data_dir / f"{self.world.name}{'_'.join(map(str, self.sizes))}-{digest}.npz"
 
     def prepare_data(self) -> None:
-        """Generates what is not cached yet."""
+        """Generates the data unless cached."""
         if self.path is None and not self.file().exists():
             assert self.world is not None
             log.info("generating %s", self.file())
@@ -156,7 +157,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         """Loads and normalises all splits.
 
         Raises:
-            DataError: the file is missing, damaged, or not what the model is built for.
+            DataError: the file is missing or damaged, or does not match the settings.
         """
         if self.splits:
             return
@@ -164,14 +165,14 @@ class TrajectoryDataModule(pl.LightningDataModule):
         for name in ("train", "valid", "test"):
             if name not in splits:
                 raise DataError(
-                    f"{self.file()} has no split {name!r}, only {sorted(splits)}; training needs train, valid and test"
+                    f"{self.file()} has splits {sorted(splits)} but no {name!r}; training needs train, valid and test"
                 )
             self._check(name, splits[name])
         self._check_sizes({name: splits[name] for name in ("train", "valid", "test")})
         train = splits["train"]
         if train.num_tasks < self.num_tasks:
             raise DataError(
-                f"{self.file()} holds {train.num_tasks} training tasks, fewer than data.num_tasks={self.num_tasks}"
+                f"{self.file()} has {train.num_tasks} training tasks, fewer than data.num_tasks={self.num_tasks}"
             )
         splits["train"] = train.take(self.num_tasks)
         splits = self._observed(splits)
@@ -186,12 +187,14 @@ class TrajectoryDataModule(pl.LightningDataModule):
             generator = torch.Generator().manual_seed(self.seed)
             for name, tasks in self.splits.items():
                 if tasks.relations is None:
-                    raise DataError(f"{self.file()}, split {name} has no relations; data.known={self.known} needs them")
+                    raise DataError(
+                        f"{self.file()}, split {name}: data.known={self.known} needs relations; set it to 0"
+                    )
                 given = torch.rand(tasks.relations.shape, generator=generator) < self.known
                 tasks.known = torch.where(given, tasks.relations, -1)
 
     def _observed(self, splits: dict[str, Trajectories]) -> dict[str, Trajectories]:
-        """Splits as an observer sees them."""
+        """Adds noise and replaces velocities, as configured."""
         if self.noise:
             spread = splits["train"].present().std((0, 1, 2))
             seeds = {name: self.seed * 1000 + number for number, name in enumerate(sorted(splits))}
@@ -210,9 +213,15 @@ class TrajectoryDataModule(pl.LightningDataModule):
                 f"{data.num_features}"
             )
         if data.relations is not None and data.relations.max() >= self.num_relations:
-            raise DataError(f"{where}: relation {data.relations.max()}, but data.num_relations={self.num_relations}")
+            raise DataError(
+                f"{where}: relation {data.relations.max()}, but data.num_relations={self.num_relations}; set it to "
+                f"{data.relations.max() + 1}"
+            )
         if self.num_types > 1 and data.types is not None and data.types.max() >= self.num_types:
-            raise DataError(f"{where}: type {data.types.max()} of entity, but data.num_types={self.num_types}")
+            raise DataError(
+                f"{where}: entity type {data.types.max()}, but data.num_types={self.num_types}; set it to "
+                f"{data.types.max() + 1}"
+            )
 
     def _check_sizes(self, splits: dict[str, Trajectories]) -> None:
         found = sizes_of(splits)
@@ -221,21 +230,21 @@ class TrajectoryDataModule(pl.LightningDataModule):
                 f"{self.file()}: {', '.join(map(str, found))} entities, but data.num_entities={_words(self.sizes)}; "
                 f"set it to {_words(found)}"
             )
-        if len(found) > 1:  # told, in case an entity was lost rather than never there
+        if len(found) > 1:  # logged, because an entity may be missing by mistake
             for name, data in splits.items():
                 log.info("%s, split %s: tasks by number of entities: %s", self.file(), name, data.tasks_by_size())
 
     def model_scales(self) -> Scales:
-        """Robust scales of the training set, in protocol units."""
+        """Robust scales of the training set, in protocol units; see `robust_scales`."""
         assert self.units is not None
         return robust_scales(self.splits["train"].present(), self.positions, self.units, self.meta["frame_step"])
 
     def owned_tasks(self) -> Tensor:
-        """Training tasks whose structures this process keeps."""
+        """Ids of the training tasks whose structures this process stores."""
         return owned(self.num_tasks, self.splits["train"].counts, *self._process())
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint must say of the data for its model to be used on other data."""
+        """Description of the data for checkpoints, needed to apply the model to other data."""
         assert self.units is not None
         return {
             "num_entities": self.sizes[0] if len(self.sizes) == 1 else self.sizes,
@@ -264,12 +273,12 @@ class TrajectoryDataModule(pl.LightningDataModule):
     def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> TaskLoader:
         data = self.splits[split]
         sampler = TaskBatches(len(data), size, batches, seed, *self._process(), counts=data.counts)
-        own = torch.Generator()  # a loader draws a number for each pass; not from the stream that dropout uses
+        own = torch.Generator()  # the loader draws a number per pass; keep it out of the global stream of dropout
         return TaskLoader(data, sampler=sampler, batch_size=None, generator=own)
 
 
 def sizes_of(splits: Mapping[str, Trajectories]) -> list[int]:
-    """Different numbers of entities of the tasks of all splits, increasing."""
+    """Distinct numbers of entities of the tasks of all splits, increasing."""
     return sorted(set[int]().union(*(data.sizes for data in splits.values())))
 
 

@@ -1,4 +1,4 @@
-"""Training on a file of one's own: splits made where there are none, settings found in the data."""
+"""Data module for a user's file: creates splits if there are none, and derives settings from the data."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -22,17 +22,17 @@ SPLITS = ("train", "valid", "test")
 
 
 class FileDataModule(TrajectoryDataModule):
-    """Training, validation and test tasks of a file, with relations or without.
+    """Training, validation and test tasks of a file, with or without relations.
 
-    Structures are inferred from, and modules trained on, the first `observed_frames`; forecasts of test tasks are
-    scored on the frames after them. What `filled_from_file` finds in the file need not be given.
+    Modules are trained on the first `observed_frames`, from which structures are inferred as well. Forecasts of test
+    tasks are scored on the frames after them. `filled_from_file` derives settings from the file.
 
     Args:
-        path: of the file.
-        reading: how to read it.
-        valid_share, test_share: of the tasks, drawn for validation and test where the file has but one split.
-        split_seed: of that draw.
-        **settings: those of `TrajectoryDataModule`.
+        path: the file.
+        reading: reading options.
+        valid_share, test_share: fractions of the tasks drawn for validation and test if the file has one split.
+        split_seed: seed of that draw.
+        **settings: settings of `TrajectoryDataModule`.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class FileDataModule(TrajectoryDataModule):
         shortest = min(data.num_frames for data in splits.values())
         if shortest < self.observed_frames or self.observed_frames < 3:
             raise DataError(
-                f"{self.path}: {shortest} frames, but data.observed_frames={self.observed_frames}; choose 3 or more"
+                f"{self.path}: data.observed_frames={self.observed_frames} must be at least 3 and at most {shortest}, "
+                "the number of frames"
             )
         return _first_frames(self.shares[0], splits, self.observed_frames)
 
@@ -67,15 +68,18 @@ class FileDataModule(TrajectoryDataModule):
 
 
 def filled_from_file(config: DictConfig) -> DictConfig:
-    """A run's configuration in which what `data` leaves open, `null`, is what its file says.
+    """Fills `null` settings of `config.data` with values derived from the data file.
+
+    Args:
+        config: configuration of a run; returned unchanged unless `config.data` reads a user's file.
 
     Raises:
-        DataError: there is no file, or it cannot be read.
+        DataError: no file is given, or it cannot be read.
     """
     if "reading" not in config.data:
         return config
     if OmegaConf.is_missing(config.data, "path") or config.data.path is None:
-        raise DataError("data=files needs data.path=FILE, the file of trajectories")
+        raise DataError("data=files needs data.path=FILE, a file of trajectories")
     config = config.copy()
     data, reading = config.data, _reading(config.data.reading)
     splits = tasks_of(data.path, reading, data.valid_share, data.test_share, data.split_seed)
@@ -84,7 +88,7 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     labelled = [part.relations for part in splits.values() if part.relations is not None]
     typed = [part.types for part in splits.values() if part.types is not None]
     positions, moving = find_positions(train)
-    modules = OmegaConf.select(config, "model.num_edge_modules") or 2  # baselines have no such part
+    modules = OmegaConf.select(config, "model.num_edge_modules") or 2  # baselines have no `model`
     found = {
         "num_tasks": train.num_tasks,
         "positions": positions,
@@ -103,14 +107,14 @@ def filled_from_file(config: DictConfig) -> DictConfig:
         data.num_features = train.num_features + room
     if data.velocities == "estimated" and not data.positions:
         raise DataError(
-            f"{data.path}: data.velocities=estimated needs to know how many features are coordinates: data.positions=2"
+            f"{data.path}: data.velocities=estimated needs the number of coordinates; add for example data.positions=2"
         )
     config.method.observed_frames = data.observed_frames
     return config
 
 
 def _first_frames(path: str, splits: dict[str, Trajectories], frames: int) -> dict[str, Trajectories]:
-    """Splits as training sees them: the first frames of all but the test tasks, without entities first seen later."""
+    """Cuts training and validation tasks to the first frames; entities first observed later become absent."""
     out = dict(splits)
     for name in ("train", "valid"):
         out[name] = absent_last(splits[name], frames).frames(frames)
@@ -124,16 +128,24 @@ def _reading(config: DictConfig) -> Reading:
 
 
 def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float, seed: int) -> dict[str, Trajectories]:
-    """Training, validation and test tasks of a file, features in order.
+    """Training, validation and test tasks of a file, with features ordered by `in_order`.
+
+    Args:
+        path: the file.
+        reading: reading options.
+        valid_share, test_share, seed: fractions of tasks and seed used to split a file with one split.
 
     Raises:
-        DataError: the file cannot be read, or holds too little.
+        DataError: the file cannot be read, or has too few tasks.
     """
     for name, share in (("valid_share", valid_share), ("test_share", test_share)):
         if not 0 < share < 1:
-            raise DataError(f"data.{name}={share} must be a fraction of the tasks, between 0 and 1")
+            raise DataError(f"data.{name}={share} must be between 0 and 1")
     if valid_share + test_share >= 1:
-        raise DataError(f"data.valid_share={valid_share} and data.test_share={test_share} leave no task for training")
+        raise DataError(
+            f"data.valid_share={valid_share} and data.test_share={test_share} leave no tasks for training; their sum "
+            "must be below 1"
+        )
     file = Path(path)
     changed = file.stat().st_mtime_ns if file.exists() else 0
     splits = dict(_loaded(path, reading, changed))
@@ -144,24 +156,24 @@ def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float,
     for name in SPLITS:
         if name not in splits:
             raise DataError(
-                f"{path} has no split {name!r}, only {sorted(splits)}; give train, valid and test, or one split"
+                f"{path} has splits {sorted(splits)} but no {name!r}; give train, valid and test, or one split"
             )
     return {name: splits[name] for name in SPLITS}
 
 
-@lru_cache(maxsize=1)  # settings are found first, and a restart reads again
+@lru_cache(maxsize=1)  # the file is read for the settings, then for the data, and again by restarts
 def _loaded(path: str, reading: Reading, changed: int) -> dict[str, Trajectories]:
     return {name: in_order(data) for name, data in formats.load(path, how=reading).items()}
 
 
 def _drawn(path: str, data: Trajectories, valid_share: float, test_share: float, seed: int) -> dict[str, Trajectories]:
-    """Splits of one set of tasks; which task goes where depends on their number and the seed alone."""
+    """Draws splits at random; the assignment of tasks depends on their number and the seed alone."""
     total = data.num_tasks
     valid, test = max(round(valid_share * total), 1), max(round(test_share * total), 1)
     if total - valid - test < 1:
         raise DataError(
-            f"{path}: {total} tasks; give at least 3, for training, validation and test (a long trajectory "
-            "can be cut into several)"
+            f"{path}: {total} tasks, but at least 3 are needed, for training, validation and test; cut long "
+            "trajectories into several tasks"
         )
     order = np.random.default_rng(seed).permutation(total)
     parts = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}

@@ -1,1 +1,1 @@
-"""Trajectories in, trajectories out: gaps, noise, velocities."""
+"""Transforms of trajectories: missing frames, noise, estimated velocities."""

@@ -1,4 +1,4 @@
-"""Frames that are missing, or not where they should be: filled for the arithmetic, masked for the mathematics."""
+"""Missing frames and absent entities: states are filled by interpolation, and masked in likelihoods."""
 
 from dataclasses import replace
 
@@ -9,11 +9,11 @@ from modmeta.data.bounds import FREE, SPARSE
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 
-SPLINE = 4  # frames that a cubic needs; fewer are joined by straight lines
+SPLINE = 4  # frames needed for a cubic spline; fewer are interpolated linearly
 
 
 def masked(data: Trajectories) -> Trajectories:
-    """Trajectories whose NaN states become masked ones, filled in."""
+    """Masks states that are not finite, and fills them by interpolation."""
     seen = np.isfinite(data.states).all(axis=-1)
     if data.mask is not None:
         seen &= data.mask
@@ -21,36 +21,36 @@ def masked(data: Trajectories) -> Trajectories:
 
 
 def with_absent(data: Trajectories) -> Trajectories:
-    """Trajectories in which a task lacks the entities whose states are NaN throughout."""
+    """Marks entities whose states are all NaN as absent from the task, by masking all their frames."""
     mask = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
     if data.states.ndim != 4 or mask.shape != data.states.shape[:3] or mask.dtype != bool:
-        return data  # to be refused
+        return data  # validation reports the error
     absent = np.isnan(data.states).all(axis=(2, 3))
-    absent &= ~absent.all(axis=1, keepdims=True)  # a task without any entity is broken
+    absent &= ~absent.all(axis=1, keepdims=True)  # tasks without any entity are left for validation to report
     if not absent.any():
         return data
     return replace(data, states=np.where(absent[..., None, None], 0, data.states), mask=mask & ~absent[..., None])
 
 
 def absent_last(data: Trajectories, frames: int | None = None) -> Trajectories:
-    """Trajectories with the entities that a task lacks behind those that it has, their relations 0.
+    """Moves absent entities of every task behind the present ones, and sets their relations to 0.
 
     Args:
-        data: of any order.
-        frames: entities that are first seen later are lacking, too; none to look at all frames.
+        data: trajectories with entities in any order.
+        frames: entities never observed in the first `frames` frames are absent; None for all frames.
     """
     if data.mask is None or data.mask.shape != data.states.shape[:3]:
         return data
-    there = np.asarray(data.mask[:, :, :frames].any(axis=2))
-    if there.all():
+    present = np.asarray(data.mask[:, :, :frames].any(axis=2))
+    if present.all():
         return data
-    b, n = there.shape
-    order = np.argsort(~there, axis=1, kind="stable")  # (B, N)
+    b, n = present.shape
+    order = np.argsort(~present, axis=1, kind="stable")  # (B, N)
     moved = (order != np.arange(n)).any()
     names = np.tile(np.arange(n), (b, 1)) if moved and data.entity_names is None else data.entity_names
     relations, rows = data.relations, np.arange(b)[:, None]
     if relations is not None and relations.shape == (b, n, n):
-        relations = np.where(there[:, :, None] & there[:, None, :], relations, 0)
+        relations = np.where(present[:, :, None] & present[:, None, :], relations, 0)
         relations = relations[rows[..., None], order[:, :, None], order[:, None, :]]
     if moved:
         types = data.types
@@ -61,42 +61,50 @@ def absent_last(data: Trajectories, frames: int | None = None) -> Trajectories:
 
 
 def filled(states: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """States (B, N, T, D) with those not seen interpolated in time, the first and last held; 0 for absent entities."""
+    """Fills missing states by linear interpolation in time, constant beyond the first and last; 0 for absent entities.
+
+    Args:
+        states: (B, N, T, D).
+        seen: whether an entity was observed, (B, N, T).
+
+    Returns:
+        (B, N, T, D).
+    """
     states = np.where(seen[..., None], states, 0)
-    for task, entity in np.argwhere(~seen.all(axis=-1) & seen.any(axis=-1)):  # few, else there is little to learn from
-        here = np.flatnonzero(seen[task, entity])
-        gone = np.flatnonzero(~seen[task, entity])
+    for task, entity in np.argwhere(~seen.all(axis=-1) & seen.any(axis=-1)):  # a loop, because gaps are few
+        observed = np.flatnonzero(seen[task, entity])
+        missing = np.flatnonzero(~seen[task, entity])
         path = states[task, entity]
         for feature in range(path.shape[1]):
-            path[gone, feature] = np.interp(gone, here, path[here, feature])
+            path[missing, feature] = np.interp(missing, observed, path[observed, feature])
     return states
 
 
-def steps_that_count(data: Trajectories) -> np.ndarray | None:
-    """Steps whose both frames saw every entity of the task, (B, T - 1); None for all."""
+def observed_steps(data: Trajectories) -> np.ndarray | None:
+    """Whether all present entities were observed at both frames of a step, (B, T - 1); None if always."""
     if data.mask is None or (steps := steps_seen(data.mask)).all():
         return None
     return steps
 
 
 def steps_seen(mask: np.ndarray) -> np.ndarray:
-    """Steps between frames whose both ends saw every entity of the task, (B, N, T) to (B, T - 1)."""
+    """Whether all present entities were observed at both frames of a step: mask (B, N, T) to (B, T - 1)."""
     present = mask.any(axis=-1, keepdims=True)
     frames = np.asarray((mask | ~present).all(axis=1))
     return frames[:, 1:] & frames[:, :-1]
 
 
 def resampled(data: Trajectories, times: np.ndarray, step: float, where: str) -> Trajectories:
-    """Trajectories interpolated to frames `step` apart, by cubic splines over the frames seen.
+    """Interpolates trajectories to frames `step` apart, by cubic splines through the observed frames.
 
     Args:
         data: states (B, N, T, D).
-        times: of the frames of every task, (B, T), increasing; NaN beyond a task's last.
-        step: time between frames asked for.
-        where: the file to name in errors.
+        times: times of the frames of every task, (B, T), increasing; NaN beyond a task's last frame.
+        step: time between frames of the result.
+        where: the file, for error messages.
 
     Raises:
-        DataError: the step is longer than a task, or far too short for it.
+        DataError: the step is longer than a task, or so short that the result exceeds the size limit.
     """
     seen = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
     last = np.nanmax(times, axis=1) - times[:, 0]
@@ -105,20 +113,20 @@ def resampled(data: Trajectories, times: np.ndarray, step: float, where: str) ->
         task = int(last.argmax())
         raise DataError(
             f"{where}: resample={step:g} makes {last[task] / step:.3g} frames of task {data.task_name(task)}, "
-            f"{last[task]:g} long; choose a longer step, or correct its times"
+            f"of duration {last[task]:g}; choose a longer step, or correct its times"
         )
     counts = np.floor(last / step + 1e-6).astype(int) + 1
     if counts.min() < 2:
         task = int(counts.argmin())
         raise DataError(
-            f"{where}: resample={step:g} leaves task {data.task_name(task)}, {last[task]:g} long, a single frame; "
-            "choose a shorter one"
+            f"{where}: resample={step:g} leaves task {data.task_name(task)}, of duration {last[task]:g}, with a single "
+            "frame; choose a shorter step"
         )
     shape = (*data.states.shape[:2], int(counts.max()), data.num_features)
     states, mask = np.zeros(shape), np.zeros(shape[:3], bool)
     for task, entity in np.argwhere(seen.any(axis=-1)):
-        here = seen[task, entity]
-        t, x = times[task, here], data.states[task, entity, here]
+        observed = seen[task, entity]
+        t, x = times[task, observed], data.states[task, entity, observed]
         grid = times[task, 0] + step * np.arange(counts[task])
         inside = (grid >= t[0] - 1e-9 * step) & (grid <= t[-1] + 1e-6 * step)
         mask[task, entity, : counts[task]] = inside

@@ -1,4 +1,4 @@
-"""What an observer sees of a world: noisy states, or positions alone, whose velocities are estimated."""
+"""Observation models: additive noise, and velocities estimated from positions."""
 
 from dataclasses import replace
 
@@ -12,25 +12,25 @@ def add_noise(data: Trajectories, share: float, spread: np.ndarray, seed: int) -
     """Adds white noise to all states.
 
     Args:
-        data: clean.
-        share: standard deviation of the noise, as a fraction of each feature's spread.
+        data: trajectories without noise.
+        share: standard deviation of the noise as a fraction of `spread`.
         spread: standard deviation of every feature, (D,).
-        seed: of the noise.
+        seed: seed of the noise.
     """
     noise = np.random.default_rng(seed).standard_normal(data.states.shape)
     return replace(data, states=data.states + share * spread * noise)
 
 
 def estimate_velocities(data: Trajectories, positions: int, observed: int) -> Trajectories:
-    """Puts velocities estimated from positions in the place of those given.
+    """Replaces velocities by finite differences of positions.
 
-    Within the first `observed` frames they are central differences, one-sided at both ends; later frames look back
-    only, so that no estimate sees past the frame where a forecast starts.
+    The first `observed` frames use central differences, one-sided at both ends. Later frames use backward differences,
+    so that no estimate uses frames after the start of a forecast.
 
     Args:
-        data: coordinates first, then as many velocities.
+        data: coordinates first, then their velocities.
         positions: number of coordinates.
-        observed: frames that structures are inferred from.
+        observed: number of frames that structures are inferred from.
     """
     x, step = data.states[..., :positions], data.frame_step
     v = np.empty_like(x)
@@ -41,7 +41,7 @@ def estimate_velocities(data: Trajectories, positions: int, observed: int) -> Tr
 
 
 def with_room_for_velocities(data: Trajectories, positions: int) -> Trajectories:
-    """Trajectories whose coordinates have velocities, zeros where there were none, to be estimated."""
+    """Adds zero velocities after the coordinates, to be estimated later, unless the data has velocities."""
     if find_positions(data) == (positions, True):
         return data
     x, rest = np.split(data.states, [positions], axis=-1)

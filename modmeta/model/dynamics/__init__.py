@@ -1,1 +1,1 @@
-"""Dynamics: what a structure says of the next frame. An abstract base, and siblings in discrete and continuous time."""
+"""Dynamics, which predict the next frame under a structure: an abstract base class, discrete and continuous time."""

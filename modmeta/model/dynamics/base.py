@@ -1,16 +1,16 @@
-"""What every dynamics is made of: edge modules, node modules, and the step they make together.
+"""Abstract base class of dynamics: edge modules h, node modules g, and the step composed of them.
 
     mu_ij = h_{z_ij}(s_i, s_j)
     s_i'  = s_i + g_{z_i}(s_i, sum_j mu_ij)
 
-An additive node module is g_z(s_i, m) = b_z m + g_z(s_i); b_z is its mobility, 1 where there is one node module only.
+An additive node module is g_z(s_i, m) = b_z m + g_z(s_i) with mobility b_z, which is 1 for a single node module.
 
-(Alet et al. 2019, section 3; the graph network of Battaglia et al. 2016 with modules in its slots.)
+(Alet et al. 2019, section 3; the graph network of Battaglia et al. 2016 composed of modules.)
 
-A step from every observed frame is worked out in two parts, so that one evaluation of the edge modules serves every
-candidate structure: `messages` gives what each module would send along each edge, `change` turns the sum that a
-structure selects into the change of the receiver. Shapes: B tasks, N entities, S = N - 1 senders, T frames, D features,
-K edge modules, G node modules, C channels of a message, M candidates of a receiver.
+Changes at all observed frames are computed in two steps, so that one evaluation of the edge modules serves all
+candidate structures: `messages` evaluates every module on every edge, `change` maps the sum of the messages that a
+structure selects to the change of the receiver. Shapes: B tasks, N entities, S = N - 1 senders, T frames, D features,
+K edge modules, G node modules, C message channels, M candidates per receiver.
 """
 
 from abc import ABC, abstractmethod
@@ -22,25 +22,25 @@ from torch.nn import functional as F
 
 from modmeta.data.units import Scales
 from modmeta.graph.bank import Structure
-from modmeta.graph.relations import couples
+from modmeta.graph.relations import undirected_pairs
 from modmeta.model.features import PairFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
 
-AT_ONCE = 8192  # pairs that edge modules answer at once, where no gradient is asked for
-GAIN = 5.0  # a power of 2 is far for a parameter that moves by the learning rate
+CHUNK = 8192  # pairs evaluated at once by edge modules without gradients
+GAIN = 5.0  # scales powers and log mobilities, of order 1, to the step size of the optimiser
 
 
 def one_hot(
     rows: Int[Tensor, "*rest S"], num_modules: int, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*rest SK"]:
-    """Rows of modules (..., S) to weights of messages (..., S K)."""
+    """Message weights (..., S K) of the modules on incoming edges (..., S)."""
     return F.one_hot(rows, num_modules).flatten(-2).to(dtype)
 
 
 def summed(messages: Float[Tensor, "B N S K T C"], rows: Int[Tensor, "#B #N M S"]) -> Float[Tensor, "B N M T C"]:
-    """Messages (B, N, S, K, T, C) that candidate rows (B, N, M, S) select, summed over senders: (B, N, M, T, C)."""
+    """Messages (B, N, S, K, T, C) selected by candidate rows (B, N, M, S), summed over senders, (B, N, M, T, C)."""
     b, n, s, k, t, c = messages.shape
     weights = one_hot(rows, k, messages.dtype)  # (B, N, M, S K)
     return (weights @ messages.reshape(b, n, s * k, t * c)).view(b, n, -1, t, c)
@@ -49,29 +49,29 @@ def summed(messages: Float[Tensor, "B N S K T C"], rows: Int[Tensor, "#B #N M S"
 class Dynamics(nn.Module, ABC):
     """K edge modules and G node modules that together predict the next frame.
 
-    Subclasses are final and siblings. Each gives units and targets, messages, responses and steps, and says what rest,
-    uniform motion and noise of observations are to it.
+    Subclasses are final. Each defines scales, targets, messages, responses and steps, and its version of rest, uniform
+    motion and observation noise.
 
     Args:
-        features: what an edge module sees of a pair.
+        features: pair features, the inputs of edge modules.
         num_features: D.
         num_edge_modules: K.
         num_node_modules: G.
-        channels: C, of a message.
+        channels: C, the number of channels of a message.
         hidden: widths of the hidden layers of edge modules.
         node_hidden: widths of the hidden layers of node modules.
-        additive: a message is a change of the receiver's state, and a node module adds the entity's own; otherwise the
-            node module is a perceptron on state and summed messages, as in the paper. Several additive node modules
-            also scale what is received, each by its mobility, as one over the mass does.
-        linear_path: an affine path beside each perceptron.
+        additive: messages are changes of the receiver's state, and a node module adds the entity's own change; with
+            several node modules each also scales the messages by its mobility, like an inverse mass. If false, the
+            node module is a perceptron of state and summed messages, as in the paper.
+        linear_path: whether every perceptron has a parallel affine map. Edge modules have one only if `additive`.
         activation: elementwise function of the hidden layers.
-        null_module: module 0 sends nothing.
+        null_module: whether edge module 0 always sends zero messages.
     """
 
     state_scale: Tensor
     change_scale: Tensor
     centre: Tensor
-    robust: bool = True  # whether modules see states in robust scales of the data
+    robust: bool = True  # whether states are scaled robustly for modules
 
     def __init__(
         self,
@@ -95,84 +95,86 @@ class Dynamics(nn.Module, ABC):
         node_sizes = [d if additive else d + channels, *node_hidden, d]
         self.edge_modules = GroupedMLP(k, edge_sizes, activation, linear_path and additive)
         self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
-        # Times GAIN, the power of the distance with which answers fall.
-        self.decay = nn.Parameter(torch.zeros(k)) if features.power_law else None
-        self.log_mobility = nn.Parameter(torch.zeros(g)) if additive and g > 1 else None  # times GAIN
+        self.decay = nn.Parameter(torch.zeros(k)) if features.power_law else None  # powers of the distance / GAIN
+        self.log_mobility = nn.Parameter(torch.zeros(g)) if additive and g > 1 else None  # log mobilities / GAIN
         self.register_buffer("centre", torch.zeros(d))
         self.register_buffer("state_scale", torch.ones(d))
         self.register_buffer("change_scale", torch.ones(d))
 
-    # ---- what a subclass gives -------------------------------------------------------------------------------------
+    # ---- defined by subclasses -------------------------------------------------------------------------------------
 
     @abstractmethod
     def set_scales(self, scales: Scales) -> None:
-        """Takes the units in which modules see states and changes."""
+        """Sets the scales of states and changes."""
 
     @abstractmethod
     def targets(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N T-1 D"]:
-        """Observed changes of states (B, N, T, D), (B, N, T - 1, D) in units of `change_scale`."""
+        """Observed changes (B, N, T - 1, D) of states (B, N, T, D), in units of `change_scale`."""
 
     @abstractmethod
     def messages(
         self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
     ) -> Float[Tensor, "B N S K T-1 C"]:
-        """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, C).
+        """Messages of every module along every edge for every observed change, (B, N, S, K, T - 1, C).
 
         Args:
-            states: observed.
-            structure: the best known, for dynamics whose messages depend on it.
+            states: observed states (B, N, T, D).
+            structure: best known structure, for dynamics whose messages depend on it.
         """
 
     @abstractmethod
     def responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
-        """What turns summed messages (B, N, M, T, C) and node modules (B, N, M) into changes (B, N, M, T, D).
+        """Returns a function of summed messages (B, N, M, T, C), node modules (B, N, M) to changes (B, N, M, T, D).
 
         Args:
-            states: (B, N, T, D) of the receivers; what they alone decide is worked out once.
+            states: states of the receivers (B, N, T, D). Terms that depend on them alone are computed once.
         """
 
     @abstractmethod
     def stepper(
         self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
     ) -> Callable[[Tensor], Tensor]:
-        """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N) that stay as they are.
+        """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 
-        Tasks that are not `kept` have no gradient.
+        Args:
+            relations: edge modules (B, N, S).
+            types: node modules (B, N).
+            kept: tasks that have gradients; None for all.
         """
 
     @property
     @abstractmethod
     def resting(self) -> Tensor:
-        """State (D,) of an entity at rest in the middle."""
+        """State (D,) of an entity at rest at the centre of the data."""
 
     @abstractmethod
     def coast(self, states: Float[Tensor, "*rest 1 D"], frames: int) -> Float[Tensor, "*rest {frames} D"]:
-        """Paths (..., frames, D) of entities that nothing acts on, from states (..., 1, D)."""
+        """Trajectories (..., frames, D) of entities without interactions, from states (..., 1, D)."""
 
     @abstractmethod
     def observation_noise(self) -> ObservationNoise:
-        """What noise of observations does to the errors of steps.
+        """Model of the errors caused by observation noise.
 
         Raises:
-            ValueError: it is not known.
+            ValueError: the dynamics has none.
         """
 
-    # ---- what all share --------------------------------------------------------------------------------------------
+    # ---- shared by all dynamics ------------------------------------------------------------------------------------
 
-    def take_units(self, scales: Scales) -> None:
-        """Takes robust scales of the data."""
+    def copy_scales(self, scales: Scales) -> None:
+        """Copies robust scales of the data to the buffers."""
         self.centre.copy_(scales.centre)
         self.state_scale.copy_(scales.state)
         self.change_scale.copy_(scales.change)
 
     def scaled(self, states: Float[Tensor, "*rest D"]) -> Float[Tensor, "*rest D"]:
-        """States (..., D) in the units that the modules see."""
+        """States (..., D) in the units of module inputs."""
         return (states - self.centre) / self.state_scale
 
     def perceptrons(self) -> list[nn.Parameter]:
-        """Parameters that weight decay applies to: those of perceptrons, not of affine paths beside them.
+        """Parameters with weight decay: those of perceptrons but not of their parallel affine maps.
 
-        Where a power of the distance carries the law, affine paths are superfluous, too.
+        With `power_law` features the affine weights of edge modules decay too, because the power expresses the law.
         """
         parameters = [*self.edge_modules.layers.parameters(), *self.node_modules.layers.parameters()]
         if self.features.power_law and self.edge_modules.linear is not None:
@@ -180,30 +182,31 @@ class Dynamics(nn.Module, ABC):
         return parameters
 
     def pair_law(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T C"]:
-        """What every module sends along every edge at given states: (B, N, T, D) to (B, N, S, K, T, C)."""
+        """Messages of every module along every edge at given states: (B, N, T, D) to (B, N, S, K, T, C)."""
         scaled, n = self.scaled(states), states.shape[1]
         if not self.features.mutual:
             receiver, sender = pair_states(scaled)
             seen = self.features(receiver, sender)
             sent = self.features.messages(self._answer(seen), seen, receiver, sender, self._powers())
             return sent.movedim(0, 3)
-        first, second, couple, sign = couples(n, states.device)  # both ends see the same, and are sent the opposite
+        # Features are symmetric and messages antisymmetric: evaluate each undirected pair once.
+        first, second, pair, sign = undirected_pairs(n, states.device)
         receiver, sender = scaled[:, first], scaled[:, second]  # (B, N S / 2, T, D)
         seen = self.features(receiver, sender)
         sent = self.features.messages(self._answer(seen), seen, receiver, sender, self._powers()).transpose(0, 1)
-        both = sent.index_select(2, couple.flatten()).unflatten(2, couple.shape).movedim(1, 3)
+        both = sent.index_select(2, pair.flatten()).unflatten(2, pair.shape).movedim(1, 3)
         return both * sign.view(n, n - 1, 1, 1, 1).to(both.dtype)
 
     def _powers(self) -> Tensor | None:
         return None if self.decay is None else GAIN * self.decay
 
     def _answer(self, pairs: Tensor) -> Tensor:
-        """Outputs of all edge modules, (..., F) to (K, ..., C)."""
+        """Outputs of all edge modules for pair features (..., F): (K, ..., A)."""
         rows = pairs.flatten(0, -2)
-        if torch.is_grad_enabled() or len(rows) <= AT_ONCE:
+        if torch.is_grad_enabled() or len(rows) <= CHUNK:
             out = self.edge_modules(rows)
-        else:  # activations stay in cache, and memory is that of the answers
-            out = torch.cat([self.edge_modules(part) for part in rows.split(AT_ONCE)], dim=1)
+        else:  # in parts, so that activations stay in cache and need little memory
+            out = torch.cat([self.edge_modules(part) for part in rows.split(CHUNK)], dim=1)
         if self.null_module:
             out = torch.cat((torch.zeros_like(out[:1]), out[1:]))
         return out.view(len(out), *pairs.shape[:-1], out.shape[-1])
@@ -215,56 +218,53 @@ class Dynamics(nn.Module, ABC):
         rows: Int[Tensor, "#B #N M S"],
         types: Int[Tensor, "#B #N M"],
     ) -> Float[Tensor, "B N M T D"]:
-        """Change that candidate structures predict, in units of `change_scale`.
+        """Changes (B, N, M, T, D) predicted by candidates of every receiver, in units of `change_scale`.
 
         Args:
             states: (B, N, T, D).
-            messages: that follow from them, (B, N, S, K, T, C).
-            rows: modules on incoming edges, (B, N, M, S); B and N may be 1 where all receivers share candidates.
+            messages: messages at these states, (B, N, S, K, T, C).
+            rows: edge modules on the incoming edges, (B, N, M, S); B and N are 1 if receivers share candidates.
             types: node modules, (B, N, M), likewise.
-
-        Returns:
-            (B, N, M, T, D).
         """
         return self.responder(states)(summed(messages, rows), types)
 
     def mobilities(self, types: Tensor) -> Tensor | None:
-        """By what node modules (...) scale the messages that they receive, (...); none where it is 1."""
+        """Factors (...) by which node modules (...) scale the messages they receive; None if all are 1."""
         return None if self.log_mobility is None else (GAIN * self.log_mobility).exp()[types]
 
-    def adder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
-        """The `responder` of additive dynamics."""
+    def additive_responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """`responder` of additive dynamics."""
         free = self.own_changes(self.scaled(states).unsqueeze(2))  # (G, B, N, 1, T, D)
 
         def add(received: Tensor, types: Tensor) -> Tensor:
             mobility = self.mobilities(types)
             if mobility is not None:
                 received = received * mobility[..., None, None]
-            return received + self.of_types(free, types)
+            return received + self.of_node_modules(free, types)
 
         return add
 
     def own_changes(self, inputs: Float[Tensor, "*rest F"]) -> Float[Tensor, "G *rest D"]:
-        """Answers of all node modules, (..., F) to (G, ..., D)."""
+        """Outputs of all node modules, (..., F) to (G, ..., D)."""
         out = self.node_modules(inputs.flatten(0, -2))  # (G, P, D)
         return out.view(-1, *inputs.shape[:-1], out.shape[-1])
 
-    def of_types(
+    def of_node_modules(
         self, changes: Float[Tensor, "G B N #M T D"], types: Int[Tensor, "#B #N M"]
     ) -> Float[Tensor, "B N _ T D"]:
-        """Of changes (G, B, N, M or 1, T, D) those of the chosen node modules, types (B, N, M); B and N may be 1."""
+        """Selects from changes (G, B, N, M or 1, T, D) those of node modules (B, N, M); B and N may be 1."""
         if self.num_node_modules == 1:
             return changes[0]
         g, b, n, m, t, d = changes.shape
         weights = F.one_hot(types, g).to(changes.dtype)  # (B, N, M, G)
-        if m == 1:  # the same for every candidate: a matrix product does without copies for each
+        if m == 1:  # shared by all candidates: a matrix product avoids copies for each
             return (weights @ changes.movedim(0, 3).reshape(b, n, g, t * d)).unflatten(-1, (t, d))
         return torch.einsum("gbnmtd,bnmg->bnmtd", changes, weights.expand(b, n, m, g))
 
     def step(
         self, states: Float[Tensor, "B N T D"], relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"]
     ) -> Float[Tensor, "B N T D"]:
-        """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
+        """States (B, N, T, D) one frame later, under edge modules (B, N, S) and node modules (B, N)."""
         return self.stepper(relations, types)(states)
 
     def rollout(
@@ -275,7 +275,18 @@ class Dynamics(nn.Module, ABC):
         steps: int,
         kept: Kept | None = None,
     ) -> Float[Tensor, "B N T {steps} D"]:
-        """Forecasts (B, N, T, steps, D) from each of T given frames (B, N, T, D); `kept` tasks alone have gradients."""
+        """Rollouts of a fixed structure from each of T frames.
+
+        Args:
+            states: initial states (B, N, T, D).
+            relations: edge modules (B, N, S).
+            types: node modules (B, N).
+            steps: number of frames to predict.
+            kept: tasks that have gradients; None for all.
+
+        Returns:
+            States (B, N, T, steps, D).
+        """
         frames, step = [], self.stepper(relations, types, kept)
         for _ in range(steps):
             states = step(states)

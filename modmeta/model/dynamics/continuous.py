@@ -1,4 +1,7 @@
-"""Dynamics in continuous time: edge modules are accelerations, learned in weak form and forecast by integration."""
+"""Continuous-time dynamics: edge modules are accelerations, trained in weak form; forecasts integrate them.
+
+P is the number of coordinates, D = 2 P; Q a number of frames or states.
+"""
 
 from collections.abc import Callable
 from typing import final
@@ -16,47 +19,50 @@ from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
 
-# Laws may have poles: accelerations in forecasts stay within this many times the fastest change, a mean over a frame.
+# Laws may have poles. Accelerations in forecasts are limited to this many times the largest observed change per frame.
 MARGIN = 1.5
-CLOSE = 0.5  # a pair is close where its Runge-Kutta steps are shorter than this fraction of a frame
-LEAPS = 2  # leapfrog steps between two nodes of a path
-FAR = 3.0  # forecasts stay within three times the range of the training set, lest one near-collision end in infinity
+CLOSE = 0.5  # a pair is close if its Runge-Kutta steps are shorter than this fraction of a frame
+LEAPFROG_STEPS = 2  # leapfrog steps between two nodes of a path
+FORECAST_BOUND = 3.0  # forecasts are clamped to three times the training range, so that near-collisions do not diverge
 
 
 @final
 class ContinuousDynamics(Dynamics):
-    """Edge modules are accelerations; what they do between two frames is their integral along the observed path.
+    """Edge modules are accelerations. Messages are their integrals between two frames along the observed path.
 
-    With time in frames, positions x, velocities v, and kappa the distance covered in a frame at velocity 1,
+    With time in frames, positions x, velocities v, and kappa the change of a coordinate per frame at velocity 1,
 
         v_i(t+1) - v_i(t)                = b_{z_i} int_0^1         sum_j h_{z_ij}(s_i, s_j) ds + g_{z_i}(s_i(t))
         x_i(t+1) - x_i(t) - kappa v_i(t) = b_{z_i} int_0^1 (1 - s) sum_j h_{z_ij}(s_i, s_j) ds + g_{z_i}(s_i(t))
 
     with mobilities b, 1 for a single node module, in units of `change_scale` (the weak form of a law of motion:
     Messenger and Bortz, *Weak SINDy*, 2021). The path is the cubic through both frames and their velocities, the same
-    for every candidate, so that integrals add up over senders as messages do: search and gradient step cannot tell the
-    difference. An edge module has the law itself to learn, not its effect over a frame, which a single state determines
-    only roughly where forces change fast. Forecasts integrate the law with the Runge-Kutta method of fourth order, in
-    shorter steps while a pair is close.
+    for all candidates, so that integrals are messages that add up over senders. An edge module learns the law itself,
+    not its effect over a frame, which a single state determines poorly where forces change fast. Forecasts integrate
+    the law with the Runge-Kutta method of order 4, in shorter steps while a pair is close.
 
-    Where the data show walls that reflect (`Scales.walls`), a path that touches one goes on into its mirror image, and
-    forces there are mirrored too; forecasts reflect.
+    If the data show reflecting walls (`Scales.walls`), a path that touches one is continued into its mirror image, and
+    forces there are mirrored; forecasts reflect.
 
     Args:
-        num_features: D, twice the number of coordinates: positions, then their velocities.
+        num_features: D = 2 P, positions, then their velocities.
         num_edge_modules: K.
-        features: what an edge module sees of a pair.
+        features: pair features, the inputs of edge modules.
         num_node_modules: G.
         hidden: width of the hidden layers of edge modules.
-        edge_layers: hidden layers of an edge module.
-        node_layers: hidden layers of a node module.
-        node_hidden: their width; none for `hidden`.
-        nodes: points of the Gauss-Lobatto quadrature of a frame, both ends among them.
-        pieces: parts of the path of a close pair, Simpson's rule on each; 0 for cubics always.
+        edge_layers: number of hidden layers of an edge module.
+        node_layers: number of hidden layers of a node module.
+        nodes: number of Gauss-Lobatto quadrature points per frame, including both ends.
+        pieces: number of parts of the integrated path of a close pair, with Simpson's rule on each; 0 to use cubics for
+            close pairs as well.
         reach: largest fraction of its distance that a pair covers in one Runge-Kutta step of a forecast.
-        substeps: of a frame in a forecast, at most.
+        substeps: largest number of steps per frame in a forecast.
         activation: elementwise function of the hidden layers.
-        null_module: module 0 sends nothing.
+        null_module: whether edge module 0 always sends zero messages.
+        node_hidden: width of the hidden layers of node modules; None for `hidden`.
+
+    Raises:
+        ValueError: `num_features` is odd, or `nodes` is below 2.
     """
 
     step_scale: Tensor
@@ -87,7 +93,9 @@ class ContinuousDynamics(Dynamics):
         node_hidden: int | None = None,
     ) -> None:
         if num_features % 2:
-            raise ValueError(f"model=continuous needs a velocity for every coordinate; {num_features} features are odd")
+            raise ValueError(
+                f"model=continuous needs a velocity for every coordinate; {num_features} features is an odd number"
+            )
         if nodes < 2:
             raise ValueError(f"model.nodes={nodes} must be at least 2")
         self.positions = num_features // 2
@@ -97,7 +105,7 @@ class ContinuousDynamics(Dynamics):
             null_module=null_module,
         )  # fmt: skip
         self.pieces, self.reach, self.substeps = pieces, reach, substeps
-        self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities are behind the positions
+        self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities lag positions
         self.register_buffer("step_scale", torch.ones(()))
         self.register_buffer("rest", torch.zeros(self.positions))
         self.register_buffer("limit", torch.full((self.positions,), torch.inf))
@@ -106,8 +114,8 @@ class ContinuousDynamics(Dynamics):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def set_scales(self, scales: Scales) -> None:
-        """Takes the units; a deviation from uniform motion is measured in what acceleration does to velocities."""
-        self.take_units(scales)
+        """Sets the scales. Changes of positions are scaled like changes of velocities, converted by `scales.step`."""
+        self.copy_scales(scales)
         self.step_scale.copy_(scales.step)
         self.rest.copy_(scales.rest[self.positions :])
         self.walls.copy_(scales.walls)
@@ -115,7 +123,7 @@ class ContinuousDynamics(Dynamics):
         self.change_scale[: self.positions] = scales.step * scales.change[self.positions :]
 
     def targets(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N T-1 D"]:
-        """Observed changes beyond uniform motion, (B, N, T - 1, D) in units of `change_scale`."""
+        """Observed deviations from uniform motion, (B, N, T - 1, D), in units of `change_scale`."""
         start = states[:, :, :-1]
         return (self._unfold(states)[0] - start - self._drift(start)) / self.change_scale
 
@@ -124,7 +132,7 @@ class ContinuousDynamics(Dynamics):
         return torch.cat((velocities * self.step_scale, torch.zeros_like(velocities)), dim=-1)
 
     def _unfold(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Where frames led as if walls let through, (B, N, T - 1, D), and whether that is a mirror image, (..., P)."""
+        """Next frames with reflections at walls undone, (B, N, T - 1, D), and whether a coordinate was, (..., P)."""
         start, end = states[:, :, :-1], states[:, :, 1:]
         wall = torch.where(start[..., self.positions :] > self.rest, self.walls[1], self.walls[0])
         image = torch.cat((2 * wall - end[..., : self.positions], 2 * self.rest - end[..., self.positions :]), dim=-1)
@@ -138,23 +146,23 @@ class ContinuousDynamics(Dynamics):
         return torch.where(reflected.repeat(1, 1, 1, 2), image, end), reflected
 
     def _reflect(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates and velocities (..., P) back between the walls, and where they were beyond."""
+        """Reflects coordinates and velocities (..., P) at the walls; also returns which were beyond them."""
         low, high = self.walls
         beyond = (x < low) | (x > high)
         wall = torch.where(x < low, low, high)
         return torch.where(beyond, 2 * wall - x, x), torch.where(beyond, 2 * self.rest - v, v), beyond
 
     def _between(self, states: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-        """States at the inner nodes of every frame, on cubics between the walls.
+        """States at the inner quadrature nodes of every frame, on cubics, reflected at the walls.
 
         Args:
             states: (B, N, T, D).
-            ends: where frames led as if walls let through, (B, N, T - 1, D).
+            ends: next frames with reflections undone, (B, N, T - 1, D).
 
         Returns:
-            (B, N, T - 1, nodes - 2, D), and where a coordinate is a mirror image, (B, N, T - 1, nodes - 2, P).
+            States (B, N, T - 1, nodes - 2, D), and whether a coordinate was reflected, (B, N, T - 1, nodes - 2, P).
         """
-        p, rest = self.positions, self.rest.double()  # differences of close positions lose digits
+        p, rest = self.positions, self.rest.double()  # float64, because differences of close positions lose digits
         start, end = states[:, :, :-1].double(), ends.double()
         v0, v1 = (start[..., p:] - rest) * self.step_scale, (end[..., p:] - rest) * self.step_scale
         cubic = torch.stack((start[..., :p], v0, end[..., :p], v1), dim=-1)  # (B, N, T - 1, P, 4)
@@ -166,11 +174,11 @@ class ContinuousDynamics(Dynamics):
     def messages(
         self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
     ) -> Float[Tensor, "B N S K T-1 C"]:
-        """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, D).
+        """Messages of every module along every edge for every observed change, (B, N, S, K, T - 1, D).
 
         Args:
-            states: observed.
-            structure: under which paths are integrated where a pair is close; without one, all paths are cubics.
+            states: observed states (B, N, T, D).
+            structure: structure under which the paths of close pairs are integrated; None to use cubics for all.
         """
         t = states.shape[2]
         ends, reflected = self._unfold(states)
@@ -189,7 +197,7 @@ class ContinuousDynamics(Dynamics):
         return sent.movedim(4, 1).index_put((tasks, frames), close).movedim(1, 4)
 
     def _close(self, states: Tensor, reflected: Tensor) -> tuple[Tensor, Tensor]:
-        """Tasks and frames in which a pair is so close, or touches a wall, that forces need more nodes, each (Q,)."""
+        """Tasks and frames, each (Q,), in which a pair is close or an entity touches a wall: forces need more nodes."""
         b, n, t, d = states.shape
         x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
         fraction = self._careful(x, v).view(b, t)
@@ -198,16 +206,20 @@ class ContinuousDynamics(Dynamics):
         return tasks, frames
 
     def _weights(self, relations: Tensor, types: Tensor) -> Tensor:
-        """Of messages in accelerations under structures (B, N, S) and (B, N), (B, N, 1, S K)."""
+        """Weights (B, N, 1, S K) of messages in accelerations, under edge and node modules (B, N, S), (B, N)."""
         weights = one_hot(relations, self.num_edge_modules, self.rest.dtype)
         mobility = self.mobilities(types)
         return (weights if mobility is None else weights * mobility.unsqueeze(-1)).unsqueeze(2)
 
     def _close_messages(self, starts: Tensor, ends: Tensor, relations: Tensor, types: Tensor) -> Tensor:
-        """Messages of single frames, states (Q, N, D) to (Q, N, D), structures (Q, N, S), (Q, N): (Q, N, S, K, D).
+        """Messages (Q, N, S, K, D) for changes between two frames in which a pair is close.
 
-        A path is that of the law as it is now, bent by the cubic that makes it end where it was seen to end; where the
-        law misses the end by more than uniform motion does, it is uniform motion that is bent.
+        The path follows the current law, plus the cubic correction that makes it end at the observed state. If the law
+        misses the end by more than uniform motion does, the correction is added to uniform motion.
+
+        Args:
+            starts, ends: states of the two frames, (Q, N, D).
+            relations, types: edge and node modules (Q, N, S), (Q, N).
         """
         with torch.no_grad():
             places, speeds = self._path(starts, self._weights(relations, types))
@@ -230,42 +242,42 @@ class ContinuousDynamics(Dynamics):
         return (self._kernel(self.fine_kernel) @ (sent * _sign(image)[:, :, None, None])).flatten(-2)
 
     def _path(self, states: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates and velocities of a frame from states (Q, N, D), by leapfrog, each (Q, N, nodes, P)."""
+        """Integrates states (Q, N, D) over a frame by leapfrog; coordinates, velocities at nodes (Q, N, nodes, P)."""
         x, v = states.split(self.positions, dim=-1)
         v = v + self.lag * self._accelerations(x, v, weights)
         places, speeds = [x], [v]
-        h = 1 / (LEAPS * (len(self.times) - 1))
-        for leap in range(1, LEAPS * (len(self.times) - 1) + 1):
+        h = 1 / (LEAPFROG_STEPS * (len(self.times) - 1))
+        for leap in range(1, LEAPFROG_STEPS * (len(self.times) - 1) + 1):
             x = x + h / 2 * self.step_scale * (v - self.rest)
             v = v + h * self._accelerations(x, v, weights)
             x = x + h / 2 * self.step_scale * (v - self.rest)
-            if leap % LEAPS == 0:
+            if leap % LEAPFROG_STEPS == 0:
                 places.append(x)
                 speeds.append(v)
         return torch.stack(places, dim=2), torch.stack(speeds, dim=2)
 
     def _kernel(self, weights: Tensor) -> Tensor:
-        """Weights of the nodes in the change of positions and of velocities, (2, nodes)."""
-        behind = torch.zeros_like(weights)
-        behind[:, 0] = 1
-        behind[1, -1] = -1
-        return weights + self.lag * behind
+        """Quadrature weights of the changes of positions and velocities, (2, nodes), corrected for `lag`."""
+        correction = torch.zeros_like(weights)
+        correction[:, 0] = 1
+        correction[1, -1] = -1
+        return weights + self.lag * correction
 
     def responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
-        """What turns summed messages (B, N, M, T, D) and node modules (B, N, M) into changes (B, N, M, T, D).
+        """Returns a function of summed messages (B, N, M, T, D), node modules (B, N, M) to changes (B, N, M, T, D).
 
         Args:
-            states: (B, N, T, D) of the receivers.
+            states: states of the receivers (B, N, T, D).
         """
-        return self.adder(states)
+        return self.additive_responder(states)
 
     @property
     def resting(self) -> Tensor:
-        """State (D,) of an entity in the middle whose velocity is 0 in the units of the data."""
+        """State (D,) of an entity at the median position whose physical velocity is 0."""
         return torch.cat((self.centre[: self.positions], self.rest))
 
     def coast(self, states: Float[Tensor, "*rest 1 D"], frames: int) -> Float[Tensor, "*rest {frames} D"]:
-        """Uniform motion from states (..., 1, D), reflected at walls: (..., frames, D)."""
+        """Uniform motion (..., frames, D) from states (..., 1, D), reflected at walls."""
         x, v = states.split(self.positions, dim=-1)
         time = torch.arange(frames, device=x.device).view(-1, 1)
         x = x + self.step_scale * (v - self.rest) * time
@@ -273,24 +285,30 @@ class ContinuousDynamics(Dynamics):
         return torch.cat((x, v), dim=-1)
 
     def observation_noise(self) -> ObservationNoise:
-        """Noise of positions and of velocities, which errors one step ahead show."""
+        """White noise of positions and velocities."""
         return ObservationNoise()
 
     def stepper(
         self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
     ) -> Callable[[Tensor], Tensor]:
-        """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N)."""
+        """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
+
+        Args:
+            relations: edge modules (B, N, S).
+            types: node modules (B, N).
+            kept: unused.
+        """
         return lambda states: self._advanced(states, relations, types)
 
     def _advanced(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
-        """States (B, N, T, D) a frame later, under structures (B, N, S) and (B, N)."""
+        """States (B, N, T, D) one frame later, under edge and node modules (B, N, S), (B, N)."""
         b, n, t, d = states.shape
-        own = self.of_types(self.own_changes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
+        own = self.of_node_modules(self.own_changes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
         weights = self._weights(relations, types)  # (B, N, 1, S K)
         weights = weights.unsqueeze(1).expand(b, t, *weights.shape[1:]).flatten(0, 1)  # (Q, N, 1, S K), Q = B T
         x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
         v = v + self.lag * self._accelerations(x, v, weights)
-        left = states.new_ones(b * t)  # of the frame
+        left = states.new_ones(b * t)  # remaining fraction of the frame
         while (going := (left > 1e-6).nonzero().squeeze(-1)).numel():
             x0, v0, rest = x[going], v[going], left[going]
             h = torch.minimum(self._careful(x0, v0), rest)
@@ -299,13 +317,13 @@ class ContinuousDynamics(Dynamics):
         x, v, image = self._reflect(x, v)
         v = v - self.lag * self._accelerations(x, v, weights)
         moved = torch.cat((x, v), dim=-1).view(b, t, n, d).transpose(1, 2)
-        mirrored = _sign(image).repeat(1, 1, 2).view(b, t, n, d).transpose(1, 2)  # what was gained before a wall
-        return (moved + mirrored * own * self.change_scale).clamp(-FAR, FAR)
+        mirrored = _sign(image).repeat(1, 1, 2).view(b, t, n, d).transpose(1, 2)  # reflected like the state itself
+        return (moved + mirrored * own * self.change_scale).clamp(-FORECAST_BOUND, FORECAST_BOUND)
 
     def _accelerations(self, x: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-        """Of coordinates and velocities (Q, N, P) under weights of messages (Q, N, 1, S K), per frame, within limits.
+        """Accelerations (Q, N, P) per frame, clamped, at coordinates and velocities (Q, N, P); mirrored beyond walls.
 
-        Beyond a wall they are those of the mirror image.
+        `weights` (Q, N, 1, S K) are the weights of messages.
         """
         inside, speed, image = self._reflect(x, v)
         sent = self.pair_law(torch.cat((inside, speed), dim=-1).unsqueeze(2))  # (Q, N, S, K, 1, P)
@@ -314,7 +332,7 @@ class ContinuousDynamics(Dynamics):
 
     @torch.no_grad()
     def _careful(self, x: Tensor, v: Tensor) -> Tensor:
-        """Step (Q,), a fraction of a frame, in which no pair covers more than `reach` of its distance."""
+        """Step size (Q,), a fraction of a frame, in which no pair covers more than `reach` of its distance."""
         x, v, _ = self._reflect(x, v)
         first, second = torch.triu_indices(x.shape[1], x.shape[1], 1, device=x.device)
         distance = (x[:, first] - x[:, second]).norm(dim=-1)
@@ -323,7 +341,7 @@ class ContinuousDynamics(Dynamics):
         return fraction.clamp(1 / self.substeps, 1)
 
     def _runge_kutta(self, x: Tensor, v: Tensor, weights: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates and velocities (Q, N, P) a step h (Q, 1, 1) later."""
+        """Coordinates and velocities (Q, N, P) after one step of size h (Q, 1, 1)."""
         k = self.step_scale
         a1 = self._accelerations(x, v, weights)
         v2 = v + h / 2 * a1
@@ -336,16 +354,16 @@ class ContinuousDynamics(Dynamics):
 
 
 def _sign(image: Tensor) -> Tensor:
-    """-1 where a force acts on a mirror image, which mirrors it, else 1."""
+    """-1 for mirror images, in which forces are mirrored, else 1."""
     return 1 - 2 * image.to(torch.get_default_dtype())
 
 
 def _quadrature(nodes: int) -> dict[str, np.ndarray]:
-    """Gauss-Lobatto rule on [0, 1]: its kernels, and the cubic of Hermite at its inner nodes.
+    """Gauss-Lobatto rule on [0, 1], and the cubic Hermite interpolation at its inner nodes.
 
     Returns:
-        `kernel` (2, nodes), weights in the change of positions and velocities; `places` and `tangents` (4, nodes - 2),
-        weights of start, its tangent, end, its tangent in the cubic and in its derivative.
+        `kernel` (2, nodes), quadrature weights of the changes of positions and velocities; `places` and `tangents`
+        (4, nodes - 2), weights of start, start tangent, end, end tangent in the cubic and in its derivative.
     """
     legendre = np.polynomial.legendre.Legendre.basis(nodes - 1)
     inner = np.sort(legendre.deriv().roots().real) if nodes > 2 else np.empty(0)
@@ -360,7 +378,7 @@ def _quadrature(nodes: int) -> dict[str, np.ndarray]:
 
 
 def _simpson(pieces: int) -> dict[str, np.ndarray]:
-    """Composite Simpson rule on [0, 1]: `times` (nodes,), and `fine_kernel` (2, nodes) as `kernel` above."""
+    """Composite Simpson rule on [0, 1]: nodes `times` (nodes,), and `fine_kernel` (2, nodes), as `kernel` above."""
     times = np.linspace(0, 1, 2 * pieces + 1)
     weights = np.ones(2 * pieces + 1)
     weights[1::2], weights[2:-1:2] = 4, 2

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 
-from modmeta.io import why, write_durably, write_json
+from modmeta.io import reason_and_remedy, write_durably, write_json
 from modmeta.machine import commit, hardware
 from modmeta.plots.curves import plot_curves
 from modmeta.terminal import Terminal, measures_table
@@ -143,7 +143,7 @@ class RunRecord(pl.Callback):
                 write_json(self.results / name, content | {"history": self.history})
             write_json(self.directory / "metrics.json", content)  # the last, for it says that the run is finished
         except OSError as error:
-            return f"the results of {self.directory} could not be written {why(error)}"
+            return f"the results of {self.directory} could not be written {reason_and_remedy(error)}"
         return None
 
     def state_dict(self) -> dict[str, Any]:

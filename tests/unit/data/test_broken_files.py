@@ -74,15 +74,15 @@ TABLES = [
     ("no entity column", lose("entity"), {}, "no column 'entity'"),
     ("foreign task column", lambda t: None, {"task": "scene"}, "no column 'scene'"),
     ("foreign feature", lambda t: None, {"features": ("x", "z")}, "no column 'z'"),
-    ("column asked for twice", lambda t: None, {"features": ("x", "x")}, "'x' is asked for twice"),
-    ("feature that is a key", lambda t: None, {"features": ("x", "task")}, "'task' is asked for twice"),
+    ("column asked for twice", lambda t: None, {"features": ("x", "x")}, "'x' is used twice"),
+    ("feature that is a key", lambda t: None, {"features": ("x", "task")}, "'task' is used twice"),
     ("no features", lambda t: [t.pop(f) for f in ("x", "y", "vx", "vy")] and None, {}, "add features"),
     ("NaN", put("vx", row(1, 2, 3), float("nan")), {}, "task 1, entity 2, frame 3, column 'vx' is nan"),
     ("infinite", put("y", row(0, 1, 5), float("inf")), {}, "task 0, entity 1, frame 5, column 'y' is inf"),
     ("null", put("x", row(1, 0, 0), None), {}, "task 1, entity 0, frame 0, column 'x' is nan"),
-    ("row twice", twice(row(1, 1, 4)), {}, "task 1, entity 1, frame 4(.0)? is there twice"),
+    ("row twice", twice(row(1, 1, 4)), {}, "task 1, entity 1, frame 4(.0)? is repeated"),
     ("row gone", drop(row(1, 2, 3)), {}, "task 1, entity 2 lacks frame 3"),
-    ("frame gone", drop(*(row(1, e, 2) for e in range(3))), {}, "task 1 lacks frame 2 among others"),
+    ("frame gone", drop(*(row(1, e, 2) for e in range(3))), {}, "task 1 lacks frame 2 for all entities"),
     ("last frames gone", drop(*(row(0, e, 5) for e in range(3))), {}, "task 0 has 5 frames but task 1 has 6"),
     ("first frame of one gone", drop(row(0, 1, 0)), {}, "task 0, entity 1 lacks frame 0"),
     ("all but one gone", drop(*(row(0, e, f) for e in (1, 2) for f in range(6))), {}, "entities of task 0 is 1"),
@@ -129,7 +129,7 @@ CSV = [
     ("mixed types", "task,frame,entity,x\n0,0,a,1.5\n0,0,b,2.5\n0,1,a,oops\n0,1,b,1\n", "oops"),
     ("a row too short", "task,frame,entity,x\n0,0,a,1\n0,0,b\n", "Expected 4 columns, got 3"),
     ("a row too long", "task,frame,entity,x\n0,0,a,1,9\n0,0,b,2\n", "Expected 4 columns, got 5"),
-    ("a name twice", "task,frame,entity,x,x\n0,0,a,1,2\n", "'x' is there twice"),
+    ("a name twice", "task,frame,entity,x,x\n0,0,a,1,2\n", "'x' is repeated"),
     ("another delimiter", "task;frame;entity;x\n0;0;a;1\n", "no column 'task'"),
     ("no header", "0,1,a,1.5\n0,1,b,2\n", "no column 'task'"),
     ("cut short", "task,frame,entity,x\n0,0,a,1\n0,0,b,2\n0,1,a,3\n0,1,", "Expected 4 columns"),
@@ -160,7 +160,7 @@ LABELS = [
     ("an unknown entity", {"task": [0], "receiver": [9], "sender": [1], "relation": [1]}, "no entity 9"),
     ("a fraction", {"task": [0], "receiver": [0], "sender": [1], "relation": [0.5]}, "relation 0.5"),
     ("below zero", {"task": [0], "receiver": [0], "sender": [1], "relation": [-1]}, "relation -1"),
-    ("twice", {"task": [0] * 2, "receiver": [0] * 2, "sender": [1] * 2, "relation": [1] * 2}, "is there twice"),
+    ("twice", {"task": [0] * 2, "receiver": [0] * 2, "sender": [1] * 2, "relation": [1] * 2}, "is repeated"),
 ]
 
 
@@ -227,7 +227,7 @@ COMMANDS = [
     ("forecast of nothing", ["springs5", "FILE", "-o", "out", "--steps", "0"], "--steps 0"),
     ("two frames observed", ["springs5", "FILE", "-o", "out", "--observed", "2"], "12 frames, 2 of them to observe"),
     ("too many observed", ["springs5", "FILE", "-o", "out", "--observed", "99"], "12 frames, 99 of them to observe"),
-    ("other frame step", ["springs5", "FILE", "-o", "out", "--resample", "0.5"], "for the model; bring"),
+    ("other frame step", ["springs5", "FILE", "-o", "out", "--resample", "0.5"], "resample the data with --resample"),
     ("fewer features", ["springs5", "FILE", "-o", "out", "--features", "x,y"], "--velocities estimated"),
     ("other features", ["springs5", "FILE", "-o", "out", "--features", "x,y,vx"], "3 features"),
     ("output is a file", ["springs5", "FILE", "-o", "FILE"], "is a file"),
@@ -239,7 +239,7 @@ COMMANDS = [
     ("checkpoint of another shape", ["shape.ckpt", "FILE", "-o", "out"], "does not fit"),
     ("not a run directory", ["full", "FILE", "-o", "out"], "not a run directory"),
     ("NaN in the file", ["springs5", "nan.csv", "-o", "out"], "task 1, entity 0, frame 3, column 'x'"),
-    ("constant trajectories", ["springs5", "still.csv", "-o", "out"], "never move"),
+    ("constant trajectories", ["springs5", "still.csv", "-o", "out"], "all states are constant"),
 ]
 
 
@@ -287,13 +287,13 @@ def test_infer_refuses(
 
 TRAINING = [
     ("no path", [], "data=files needs data.path"),
-    ("shares of everything", ["data.path=good.csv", "data.valid_share=0.6", "data.test_share=0.4"], "leave no task"),
+    ("shares of everything", ["data.path=good.csv", "data.valid_share=0.6", "data.test_share=0.4"], "leave no tasks"),
     ("a share of nothing", ["data.path=good.csv", "data.valid_share=0"], "valid_share=0"),
     ("too many tasks", ["data.path=good.csv", "data.num_tasks=9"], "fewer than data.num_tasks=9"),
     ("too many frames", ["data.path=good.csv", "data.observed_frames=50"], "data.observed_frames=50"),
     ("other entities", ["data.path=good.csv", "data.num_entities=6"], "data.num_entities=6"),
-    ("constant trajectories", ["data.path=still.csv", "data.valid_share=0.3"], "never move"),
-    ("two tasks", ["data.path=nan.csv", "data.reading.missing=mask"], "2 tasks; give at least 3"),
+    ("constant trajectories", ["data.path=still.csv", "data.valid_share=0.3"], "all states are constant"),
+    ("two tasks", ["data.path=nan.csv", "data.reading.missing=mask"], "2 tasks, but at least 3 are needed"),
 ]
 
 

@@ -181,10 +181,10 @@ def without(key: str) -> Callable[[dict], None]:
 BAD_CONTENT = [
     (with_value("train_states", (2, 1, 3, 2), np.nan), "split train: task 2, entity 1, frame 3, feature 'vx' is nan"),
     (with_value("train_states", (0, 1, 3, 0), -np.inf), "feature 'x' is -inf"),
-    (with_value("train_relations", (1, 0, 2), -1), "task 1, relation of receiver 0 to sender 2 is -1"),
+    (with_value("train_relations", (1, 0, 2), -1), "task 1, relation of receiver 0 and sender 2 is -1"),
     (with_value("train_relations", (1, 0, 2), 0.5), r"train_relations.*\[1, 0, 2\] is 0.5"),
     (with_value("train_relations", (1, 0, 2), np.nan), r"train_relations.*\[1, 0, 2\] is nan"),
-    (with_value("train_relations", (1, 2, 2), 1), "receiver 2 to sender 2 is 1"),
+    (with_value("train_relations", (1, 2, 2), 1), "receiver 2 and sender 2 is 1"),
     (with_key(train_states=np.zeros((3, 4, 5))), r"shape \(3, 4, 5\)"),
     (with_key(train_states=np.float64(1)), r"shape \(\)"),
     (with_key(train_states=np.zeros((3, 1, 5, 4))), "2 entities"),
@@ -374,13 +374,13 @@ def bad_to_save() -> list[tuple[dict, str]]:
     fraction = Trajectories(data.states, data.relations + 0.0, data.features, 0.1)
     return [
         ({}, "no split"),
-        ({"my split": data}, "'my split' cannot name a split"),
+        ({"my split": data}, "'my split' is not a valid split name"),
         ({"train": data, "test": changed}, "frame_step of split test, 0.2, differs"),
         ({"train": nan}, "is nan"),
         ({"train": fraction}, "float64"),
-        ({"train": Trajectories(data.states, None, ("x", "y", None, 3), 0.1)}, "not all names"),  # type: ignore[arg-type]
+        ({"train": Trajectories(data.states, None, ("x", "y", None, 3), 0.1)}, "must all be strings"),  # type: ignore[arg-type]
         ({"train": Trajectories(data.states, None, data.features, 0.1, {"a": object()})}, "JSON"),
-        ({"nri": odd}, "not positions and as many velocities"),
+        ({"nri": odd}, "are not positions and their velocities"),
         ({"nri": unnamed}, "has relation 1, but edge_values"),
     ]
 

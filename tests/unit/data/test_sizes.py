@@ -13,17 +13,17 @@ from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.formats.columns import write_columns
 from modmeta.data.formats.relations import relations_table
-from modmeta.data.generation import generate, generate_sizes, in_turn
+from modmeta.data.generation import generate, generate_sizes, interleaved
 from modmeta.data.loading.batches import TaskBatches, as_dataset, by_size
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.loading.filemodule import FileDataModule, filled_from_file
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import steps_that_count
+from modmeta.data.transforms.gaps import observed_steps
 from modmeta.data.units import Units
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import BySize
-from modmeta.graph.bank import Structure, StructureBank, of_sizes, random_structure
+from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.graph.relations import from_matrix
 from modmeta.keys import RELATIONS, STATES
 from modmeta.simulators import Springs
@@ -47,7 +47,7 @@ def parts() -> list[Trajectories]:
 @pytest.fixture(scope="module")
 def mixed(parts: list[Trajectories]) -> Trajectories:
     """All of them, one of every size after the other."""
-    return in_turn(parts).validate("mixed")
+    return interleaved(parts).validate("mixed")
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_files_hold_tasks_of_different_sizes(ending: str, mixed: Trajectories, t
     np.testing.assert_array_equal(back.relations, mixed.relations)
     np.testing.assert_allclose(back.states, mixed.states, rtol=1e-12, atol=1e-12)
     assert back.sizes == [3, 4, 5]
-    assert steps_that_count(back) is None
+    assert observed_steps(back) is None
 
 
 @pytest.mark.parametrize("missing", ["error", "mask"])
@@ -92,7 +92,7 @@ def test_an_entity_that_is_nan_throughout_is_not_there(missing: str, tmp_path: P
             formats.load(tmp_path / "b.h5")
         return
     back = formats.load(tmp_path / "b.h5", how=Reading(missing=missing))["test"]
-    assert steps_that_count(back).sum(1).tolist() == [11, 11, 9]
+    assert observed_steps(back).sum(1).tolist() == [11, 11, 9]
 
 
 def test_what_makes_no_sense_is_refused(mixed: Trajectories, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_makes_no_sense_is_refused(mixed: Trajectories, tmp_path: Path) -> 
     for wrong in ([], [5, 5], [5, 2.5]):
         with pytest.raises(DataError, match=r"data\.num_entities="):
             TrajectoryDataModule(world=Springs(), num_entities=wrong)
-    with pytest.raises(DataError, match=r"data\.valid=1 must be at least 2, a task of every size"):
+    with pytest.raises(DataError, match=r"data\.valid=1 must be at least 2, one task of every size"):
         TrajectoryDataModule(world=Springs(), num_entities=[3, 4], valid=1)
 
 
@@ -193,7 +193,7 @@ def test_a_batch_is_that_of_its_tasks_alone(parts: list[Trajectories], mixed: Tr
 
 def test_the_bank_keeps_structures_of_every_size() -> None:
     generator, counts = torch.Generator().manual_seed(0), torch.tensor([5, 3, 4, 3])
-    start = of_sizes(random_structure(4, 5, 3, 2, generator), counts)
+    start = mark_absent(random_structure(4, 5, 3, 2, generator), counts)
     assert [(row >= 0).sum().item() for row in start.relations] == [20, 6, 12, 6]
     assert [(row >= 0).sum().item() for row in start.types] == counts.tolist()
     bank, ids = StructureBank(torch.arange(4), start), torch.tensor([3, 1])

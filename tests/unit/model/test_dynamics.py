@@ -226,7 +226,7 @@ def test_gradients_of_the_paper_search_are_those_of_its_new_structures(states: T
 def test_pairs_in_chunks_are_pairs_at_once(states: Tensor, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dynamics = make_model(kind).dynamics
     expected = dynamics.messages(states).detach()
-    monkeypatch.setattr(base, "AT_ONCE", 7)
+    monkeypatch.setattr(base, "CHUNK", 7)
     with torch.no_grad():
         torch.testing.assert_close(dynamics.messages(states), expected)
 
