@@ -1,4 +1,4 @@
-"""Runs the benchmarks: a table on the terminal, figures in `results/bench.json`.
+"""The benchmarks: a table on the terminal, figures in `results/bench.json`.
 
 python -m benchmarks                 # all, a quarter of an hour
 python -m benchmarks step tasks      # some; keeps the figures of the others

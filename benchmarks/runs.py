@@ -4,8 +4,8 @@
     python -m benchmarks.runs nri charged10    # only runs whose name contains one of the words
     modmeta report results -o docs/results --force   # writes the tables and figures
 
-Every run is a `train.py` command on one CPU thread. It leaves one JSON file in `results/` (settings, seed, commit,
-hardware, wall-clock time, all measures, curves).
+Every run is one of `train.py` as a user would start it, on one CPU thread, and leaves one JSON file in `results/`
+(settings, seed, commit, hardware, wall-clock, all measures, curves).
 """
 
 import json
@@ -106,7 +106,7 @@ def _end_of(name: str, tasks: int, seed: int) -> Path:
             metrics = json.loads(file.read_text())
             if (metrics["train/tasks"], metrics["seed"]) == (tasks, seed):
                 return file.parent.relative_to(ROOT)
-    raise SystemExit(f"error: runs/{name}: the run of {tasks} tasks, seed {seed}, was interrupted; resume it")
+    raise SystemExit(f"runs/{name}: the run of {tasks} tasks, seed {seed}, was interrupted")
 
 
 def main(words: Sequence[str]) -> None:

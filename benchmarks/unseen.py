@@ -3,7 +3,7 @@
     python -m benchmarks.unseen springs=RUN charged=RUN               # every part, 200 tasks
     python -m benchmarks.unseen springs=RUN --parts known --tasks 50
 
-RUN is a run directory, whose test tasks are used (`--split valid` while developing). Every part writes
+RUN is a directory of `train.py`, whose test tasks are used (`--split valid` while developing). Every part writes
 `results/unseen_PART.json`:
 
 - `known`: springs, all relations known;
