@@ -72,9 +72,9 @@ def compared() -> Iterator[Row]:
 
 def ablations() -> Iterator[Row]:
     """Ablations of the charged experiment: one choice left out at a time."""
-    for place, variant in enumerate(VARIANTS):
+    for index, variant in enumerate(VARIANTS):
         experiment, *common = COMMON
-        name, directory = name_of(place), RESULTS / "ablation"
+        name, directory = name_of(index), RESULTS / "ablation"
         overrides = (*common, *variant.overrides)
         yield Row(experiment.split("=")[1], 1000, overrides, name=name, directory=directory)
 

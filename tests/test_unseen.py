@@ -324,7 +324,7 @@ def test_known_relations_are_kept_in_the_order_of_the_file(trained: tuple[Path, 
     [
         (["--hide", "5"], "--hide 5: entities of .* are numbered 0 to 4"),
         (["--relations", "known"], "--relations known needs --hide"),
-        (["--hide", "0", "--count", "2"], "--hide removes one entity"),
+        (["--hide", "0", "--count", "2"], "--hide takes out one entity"),
         (["--split", "train"], "has no split 'train'"),
         (["--tasks", "9"], "9 tasks asked of 3"),
     ],

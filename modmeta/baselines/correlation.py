@@ -54,9 +54,9 @@ class Threshold(nn.Module):
 
     def update(self, found: Tensor, relations: Tensor) -> None:
         """Adds correlations (C, B, N, S) of edges with known relations (B, N, S)."""
-        place = ((found + 1) / 2 * BINS).long().clamp(0, BINS - 1)
+        bins = ((found + 1) / 2 * BINS).long().clamp(0, BINS - 1)
         kind = torch.arange(len(found), device=found.device).view(-1, 1, 1, 1)
-        self.seen.update(kind * BINS + place, relations.expand_as(place))
+        self.seen.update(kind * BINS + bins, relations.expand_as(bins))
 
     def fit(self) -> tuple[float, float]:
         """Sets correlation, threshold and sign to maximise edge accuracy, and clears the data added by `update`.

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
     output = OutputDirectory(args.output, "unseen", args.overwrite, (args.data, args.model))
     if args.hide is not None and args.count != "1":
-        raise UserError(f"--hide removes one entity, so --count {args.count} cannot be scored; leave one of them out")
+        raise UserError(f"--hide takes out one entity, so --count {args.count} cannot be scored; leave out one of them")
     if args.relations == "known" and args.hide is None:
         raise UserError("--relations known needs --hide: a file has no relations of entities that are not in it")
     if args.symmetric and args.relations == "known":

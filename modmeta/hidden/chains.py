@@ -132,7 +132,7 @@ class Improver:
                 least = energies.amin(-1, keepdim=True).clamp(max=ENERGY_CAP**2)
                 best = self.select(energies.minimum(least + ENERGY_CAP), current, TEMPERATURE, self.generator)
             least = energies.gather(2, best.unsqueeze(-1)).squeeze(-1)
-            least[:, -scene.hidden :] += prior_energy(self._places(part.paths))
+            least[:, -scene.hidden :] += prior_energy(self._scaled(part.paths))
             structure = Structure(
                 rows.gather(2, best[..., None, None].expand(-1, -1, 1, rows.shape[-1])).squeeze(2),
                 types.gather(2, best.unsqueeze(-1)).squeeze(-1),
@@ -189,11 +189,11 @@ class Improver:
         )  # Q C scenes
         each = len(place)
         log_scale = scene.log_scale(chains.paths).repeat_interleave(each, dim=0)
-        places = self._places(chains.paths).transpose(1, 2).flatten(2).repeat_interleave(each, dim=0)
+        scaled = self._scaled(chains.paths).transpose(1, 2).flatten(2).repeat_interleave(each, dim=0)
         likelihood, refits = self.model.likelihood, []
         for some in torch.arange(q * each).split(SYSTEMS):
             part = Linear(*(field[some] for field in picked))
-            refits.append(refit(part, likelihood, log_scale[some], places[some], rounds=3)[:2])
+            refits.append(refit(part, likelihood, log_scale[some], scaled[some], rounds=3)[:2])
         move, expected = (torch.cat(field) for field in zip(*refits, strict=True))
         best = expected.view(q, each).topk(min(SCORED_EXACTLY, each), largest=False).indices  # (Q, best)
         move = self._unscaled(move, chains.paths).view(q, each, *chains.paths.shape[1:])
@@ -248,13 +248,13 @@ class Improver:
         scene, (rows, types, _) = self._frames(chains), self.candidates(chains.structure, free=False)
         errors, start, end = linearise(scene, chains.paths, rows, types)
         linear = Linear(errors.squeeze(2), start.squeeze(3), end.squeeze(3))
-        places = self._places(chains.paths).transpose(1, 2).flatten(2)
-        return refit(linear, self.model.likelihood, scene.log_scale(chains.paths), places, rounds=2)
+        scaled = self._scaled(chains.paths).transpose(1, 2).flatten(2)
+        return refit(linear, self.model.likelihood, scene.log_scale(chains.paths), scaled, rounds=2)
 
     def _frames(self, chains: Chains) -> Scene:
         return self.scene[chains.scene].frames(0, chains.paths.shape[2])
 
-    def _places(self, paths: Tensor) -> Tensor:
+    def _scaled(self, paths: Tensor) -> Tensor:
         """Paths relative to the centre of all states, in units of `state_scale`."""
         return (paths - self.model.dynamics.centre) / self.model.dynamics.state_scale
 
@@ -269,15 +269,15 @@ def _chunks(chains: Chains, frames: int) -> list[Chains]:
     return [chains.at(part) for part in torch.arange(len(chains.scene)).split(size)]
 
 
-def put(chains: Chains, places: Tensor, new: Chains) -> Chains:
-    """Replaces the chains at the indices `places` by `new`."""
+def put(chains: Chains, indices: Tensor, new: Chains) -> Chains:
+    """Replaces the chains at `indices` by `new`."""
     relations, types = chains.structure
     structure = Structure(
-        relations.index_copy(0, places, new.structure.relations), types.index_copy(0, places, new.structure.types)
+        relations.index_copy(0, indices, new.structure.relations), types.index_copy(0, indices, new.structure.types)
     )
     return Chains(
         chains.scene,
-        chains.paths.index_copy(0, places, new.paths),
+        chains.paths.index_copy(0, indices, new.paths),
         structure,
-        chains.energies.index_copy(0, places, new.energies),
+        chains.energies.index_copy(0, indices, new.energies),
     )

@@ -166,8 +166,8 @@ def _restructured(improver: Improver, chains: Chains) -> Chains:
 
 def _where(chosen: Tensor, chains: Chains, change: Callable[[Chains], Chains]) -> Chains:
     """Applies `change` to the chosen chains."""
-    places = chosen.nonzero().squeeze(1)
-    return put(chains, places, change(chains.at(places))) if len(places) else chains
+    indices = chosen.nonzero().squeeze(1)
+    return put(chains, indices, change(chains.at(indices))) if len(indices) else chains
 
 
 def _start(improver: Improver, relations: Tensor | None, window: int, starts: int, keep: int) -> Chains:

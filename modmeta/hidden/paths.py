@@ -69,7 +69,7 @@ def linearise(scene: Scene, paths: Tensor, rows: Tensor, types: Tensor) -> Linea
 
 
 def refit(
-    linear: Linear, likelihood: Likelihood, log_scale: Tensor, places: Tensor, rounds: int
+    linear: Linear, likelihood: Likelihood, log_scale: Tensor, scaled: Tensor, rounds: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moves of paths that minimise the energy of linearised errors, by iteratively reweighted least squares.
 
@@ -80,7 +80,7 @@ def refit(
         linear: linearised errors of C paths.
         likelihood: likelihood of the errors.
         log_scale: log scale of the errors (C, N, T - 1, D).
-        places: states of the paths relative to the centre, in `state_scale` (C, T, m).
+        scaled: states of the paths relative to the centre, in `state_scale` (C, T, m).
         rounds: number of rounds of reweighting and solving.
 
     Returns:
@@ -92,7 +92,7 @@ def refit(
     for _ in range(rounds):
         typical = (errors * (-log_scale).exp()).abs().flatten(2).median(-1).values.clamp_min(1)  # (C, N)
         weights = _weights(likelihood, errors, log_scale + typical.log()[..., None, None])
-        curvature, slope = _normal_equations(linear, weights, places)
+        curvature, slope = _normal_equations(linear, weights, scaled)
         move = _solve(curvature, slope)
         errors = linear.moved(move)
     return move, likelihood.energy(errors, log_scale).flatten(1).sum(1), curvature
@@ -107,7 +107,7 @@ def _weights(likelihood: Likelihood, errors: Tensor, log_scale: Tensor) -> Tenso
     return torch.where(errors.abs() > tiny, slope / errors, (-2 * log_scale).exp())
 
 
-def _normal_equations(linear: Linear, weights: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def _normal_equations(linear: Linear, weights: Tensor, scaled: Tensor) -> tuple[Tensor, Tensor]:
     """Curvature (C, T, m, T, m) and slope (C, T, m) of half the weighted squared errors, in double precision."""
     root = weights.clamp_min(0).double().sqrt().transpose(1, 2).flatten(2)  # (C, T - 1, N D)
     errors = (linear.errors.double().transpose(1, 2).flatten(2) * root).unsqueeze(-1)
@@ -123,7 +123,7 @@ def _normal_equations(linear: Linear, weights: Tensor, places: Tensor) -> tuple[
     slope[:, :-1] += (start @ errors).squeeze(-1)
     slope[:, 1:] += (end @ errors).squeeze(-1)
     curvature.flatten(3).flatten(1, 2).diagonal(dim1=1, dim2=2).add_(PRIOR**-2)
-    slope += places * PRIOR**-2
+    slope += scaled * PRIOR**-2
     return curvature, slope
 
 
@@ -137,9 +137,9 @@ def _solve(curvature: Tensor, slope: Tensor) -> Tensor:
     return move * (LARGEST_MOVE / largest).view(-1, 1, 1)
 
 
-def prior_energy(places: Tensor) -> Tensor:
+def prior_energy(scaled: Tensor) -> Tensor:
     """Energy (Q, H) of hidden states (Q, H, T, D) under the prior; states as in `refit`."""
-    return 0.5 * (places / PRIOR).square().flatten(2).sum(2)
+    return 0.5 * (scaled / PRIOR).square().flatten(2).sum(2)
 
 
 def deviations(curvature: Tensor) -> Tensor:

@@ -97,9 +97,9 @@ class ResumableModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         check_same_config(self.run_config)
-        place, done = self.seed * 1000 + self.global_rank, int(self.steps_done)
+        seed, done = self.seed * 1000 + self.global_rank, int(self.steps_done)
         # A run that resumes with another number of processes cannot continue the old generators; it seeds new ones.
-        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(place, done) if done else place)
+        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(seed, done) if done else seed)
         rank, processes = self.global_rank, self.trainer.world_size
         states = self.restored.get("generators", [])
         if len(states) == processes:
