@@ -45,7 +45,7 @@ def _no_forecaster(part: Mapping[str, Any]) -> bool:
     return not part.get("forecast_share") and part.get("forecaster") is None
 
 
-# Removed settings of a class, and a function that tells whether they had no effect.
+# Removed settings of a class, and a test of whether they had no effect.
 DROPPED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool]]] = {
     "modmeta.training.bouncegrad.BounceGrad": (
         ("forecast_optimizer", "forecast_share", "forecast_horizon"),

@@ -27,7 +27,7 @@ BYTES = {
 }  # fmt: skip
 LONGEST = 1 << 24  # largest pickle in bytes
 MOST_OPERATIONS = 3_000_000  # largest number of pickle operations; enough for curves of about 20,000 epochs
-LARGEST_KEY = 1 << 31  # bound on integer keys; larger ones can be chosen to collide in one hash, which never ends
+LARGEST_KEY = 1 << 31  # bound on integer keys: large integers can be chosen with equal hashes, which takes forever
 
 
 class Foreign(Exception):
