@@ -1,4 +1,4 @@
-# Every target works as the first command on a machine with python3 and make: it creates .venv and installs into it.
+# Every target creates .venv and installs into it if needed, so any target works first. Needs python3 and make.
 PYTHON ?= python3
 KILLS ?= 200
 BIN := .venv/bin
@@ -31,7 +31,7 @@ lint: .venv/installed
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Runs the notebooks and keeps their outputs, which the site shows.
+# Runs the notebooks and saves their outputs, which the site shows.
 notebooks: .venv/installed
 	PYTHONWARNINGS=ignore $(BIN)/python docs/notebooks.py
 

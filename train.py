@@ -1,6 +1,6 @@
-"""Trains on many tasks at once, then meets test tasks for the first time. `python train.py --help` shows commands.
+"""Trains a model and tests it on new tasks. `python train.py --help` shows commands that work.
 
-The command `modmeta train` of an installed package is the same function with the same configuration.
+`modmeta train` of an installed package calls the same function with the same configuration.
 """
 
 import sys

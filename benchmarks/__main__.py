@@ -1,7 +1,7 @@
 """The benchmarks: a table on the terminal, figures in `results/bench.json`.
 
 python -m benchmarks                 # all, a quarter of an hour
-python -m benchmarks step tasks      # some; the figures of the others stay as they were
+python -m benchmarks step tasks      # some; keeps the figures of the others
 """
 
 import json
@@ -21,7 +21,7 @@ FILE = Path(__file__).resolve().parents[1] / "results" / "bench.json"
 
 
 def steps() -> Figures:
-    """Rooflines of the default model and of the paper's."""
+    """Rooflines of a training step with our search and with the published one."""
     paper = step.run("experiment=paper/springs5")
     return step.run("experiment=springs5") | {f"paper_{name}": share for name, share in paper.items()}
 
@@ -38,10 +38,10 @@ PARTS: dict[str, Callable[[], Figures]] = {
 
 
 def main(names: list[str]) -> None:
-    """Measures, prints and writes."""
+    """Measures, prints the table and writes the JSON file."""
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        sys.exit(f"error: no benchmark is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        sys.exit(f"error: unknown benchmark {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     kept = json.loads(FILE.read_text()) if FILE.exists() and names else {}
     made: Figures = {}
     for name in names or PARTS:

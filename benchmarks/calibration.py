@@ -1,8 +1,8 @@
-"""Whether probabilities of relations mean what they say: the models that come with the package, on new tasks.
+"""Calibration of edge probabilities: the packaged models on new tasks.
 
     python -m benchmarks.calibration            # a few minutes; writes results/calibration.json
 
-Relations are inferred from windows of 10, 20 and 49 frames; the expected calibration error has 15 bins.
+Relations are inferred from windows of 10, 20 and 49 frames. The expected calibration error uses 15 bins.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ WINDOWS, TASKS, SEED = (10, 20, 49), 500, 54321
 
 
 def run() -> dict[str, Any]:
-    """Edges right, mean confidence and calibration error, by model and window."""
+    """Edge accuracy, mean confidence and calibration error, by model and window."""
     out: dict[str, Any] = {}
     for name, world in WORLDS.items():
         made = generate(world, {"test": (TASKS, 49)}, seed=SEED, stream="task")["test"]
@@ -42,7 +42,7 @@ def run() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Measures, prints the table and writes the JSON file."""
     figures = run()
     table = Table(title=f"{TASKS} new tasks, seed {SEED}")
     for column in ("model", "frames", "edges right", "confidence", "calibration error"):

@@ -1,4 +1,4 @@
-"""Draws the accuracy of several runs over their wall-clock: `python -m benchmarks.compare OUT.png LABEL=RUN ...`."""
+"""Plots the accuracy of several runs over wall-clock time: `python -m benchmarks.compare OUT.png LABEL=RUN ...`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 def main(out: str, *runs: str) -> None:
-    """Reads `curves.json` of each run directory; accuracy is that of the structures kept for training tasks."""
+    """Reads `curves.json` of each run directory and plots the accuracy of the structures of training tasks."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.subplots()
     for run in runs:

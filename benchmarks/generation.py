@@ -1,6 +1,6 @@
-"""How fast trajectories are generated, against the same integrator as a NumPy loop, measured in one run.
+"""Speed of the simulators against the same integrator as a NumPy loop, measured side by side.
 
-python -m benchmarks.generation            ratio a core, in under a minute
+python -m benchmarks.generation            ratio per core, in under a minute
 python -m benchmarks.generation --full     also the 70,000 spring trajectories of the published data set
 """
 
@@ -19,7 +19,7 @@ PUBLISHED = {"train": (50_000, 49), "valid": (10_000, 49), "test": (10_000, 99)}
 
 
 def seconds_of_loop(world: str, entities: int, frames: int = 5) -> float:
-    """Processor seconds a step of one trajectory in the NumPy loop."""
+    """Processor seconds per step of one trajectory in the NumPy loop."""
     edges, positions, velocities = numpy_integrator.draw(world, np.random.RandomState(0), entities)
     start = time.process_time()
     numpy_integrator.integrate(world, edges, positions, velocities, frames)
@@ -27,7 +27,7 @@ def seconds_of_loop(world: str, entities: int, frames: int = 5) -> float:
 
 
 def seconds_compiled(world: str, entities: int, tasks: int = 1024, frames: int = 49) -> float:
-    """Processor seconds a step of one trajectory, over all threads, drawing of random numbers included."""
+    """Processor seconds per step of one trajectory in the compiled simulator, including random numbers."""
     simulated = WORLDS[world](num_entities=entities)
     start = time.process_time()
     generate(simulated, {"train": (tasks, frames)}, threads=1, stream="nri", progress=False)
@@ -35,11 +35,9 @@ def seconds_compiled(world: str, entities: int, tasks: int = 1024, frames: int =
 
 
 def run(full: bool = False, entities: int = 5, repeats: int = 5) -> dict[str, float]:
-    """The measures by name: ratios a core (medians over repeats), and seconds of the full data set if asked for."""
+    """Speed ratios per core (medians over repeats), and with `full` the seconds of the published data set."""
     measures: dict[str, float] = {}
-    table = Table(
-        "world", "NumPy loop, µs a step", "compiled, ns a step", "ratio a core", title=f"{entities} particles"
-    )
+    table = Table("world", "NumPy loop, µs/step", "compiled, ns/step", "ratio per core", title=f"{entities} particles")
     for world in numpy_integrator.STRENGTH:
         simulator = WORLDS[world]
         generate(simulator(num_entities=entities), {"train": (2, 1)}, threads=1, progress=False)  # compiles

@@ -1,6 +1,6 @@
-"""The particle integrator as a plain NumPy loop: the yardstick of speed, and an independent reference for tests.
+"""The particle integrator as a plain NumPy loop: a reference for speed, and an independent one for tests.
 
-Nothing is shared with `modmeta.data` but the constants of the published generator (Kipf et al. 2018), spelled out here.
+Shares no code with `modmeta`. The constants are those of the published generator (Kipf et al. 2018).
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ STRENGTH = {"springs": 0.1, "charged": 1.0}
 
 
 def draw(world: str, rng: np.random.RandomState, entities: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges (N, N), positions and velocities (2, N) of a trajectory, in the published order."""
+    """Draws edges (N, N), initial positions and velocities (2, N) in the published order of random numbers."""
     if world == "springs":
         edges = np.tril(rng.choice([0, 0.5, 1], size=(entities, entities), p=[0.5, 0, 0.5]), -1)
         edges = edges + edges.T
@@ -39,7 +39,7 @@ def forces(world: str, edges: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def reflect(positions: np.ndarray, velocities: np.ndarray) -> None:
-    """Turns back, in place, what has passed a wall."""
+    """Reflects particles beyond a wall, in place."""
     over = positions > BOX
     positions[over] = 2 * BOX - positions[over]
     velocities[over] = -np.abs(velocities[over])
@@ -51,7 +51,7 @@ def reflect(positions: np.ndarray, velocities: np.ndarray) -> None:
 def integrate(
     world: str, edges: np.ndarray, positions: np.ndarray, velocities: np.ndarray, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and velocities of stored frames, (T, 2, N) each."""
+    """Positions and velocities of the stored frames, each (T, 2, N)."""
     positions, velocities = positions.copy(), velocities.copy()
     stored: list[tuple[np.ndarray, np.ndarray]] = []
     reflect(positions, velocities)
@@ -67,7 +67,7 @@ def integrate(
 def trajectory(
     world: str, rng: np.random.RandomState, entities: int, frames: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """States (N, T, 4) and edges (N, N) of the next trajectory of the published stream, and what noise it spends."""
+    """States (N, T, 4) and edges (N, N) of the next trajectory of the published stream, and the noise that it draws."""
     edges, positions, velocities = draw(world, rng, entities)
     stored = integrate(world, edges, positions, velocities, frames)
     noise = rng.randn(2, frames, 2, entities)

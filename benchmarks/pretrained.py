@@ -1,7 +1,7 @@
-"""Makes the models that come with the package: trains the experiments, keeps what inference needs, writes their cards.
+"""Makes the packaged models: trains the experiments, keeps what inference needs, and writes model cards.
 
 python -m benchmarks.pretrained                                  # trains all three, about half an hour on two cores
-python -m benchmarks.pretrained springs5=runs/springs5/<date>    # from runs that are there already
+python -m benchmarks.pretrained springs5=runs/springs5/<date>    # uses an existing run
 """
 
 import json
@@ -16,17 +16,17 @@ from modmeta.training.checkpoints.loading import read_checkpoint, reciprocity_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("springs5", "charged5", "kuramoto5")
-LARGEST = 1_000_000  # bytes
+LARGEST = 1_000_000  # largest packaged model in bytes
 
 
 def make(name: str, run: Path) -> None:
     """Writes `modmeta/pretrained/NAME.ckpt` and its card from a run.
 
     Raises:
-        UserError: the run has no results, or its model is too large.
+        UserError: the run is not finished, or its model is too large.
     """
     if not (run / "metrics.json").exists():
-        raise UserError(f"{run} has no metrics.json; name the directory of a run that ended")
+        raise UserError(f"{run} has no metrics.json; name the directory of a finished run")
     content = read_checkpoint(run)
     kept = {
         key: content["modmeta"][key] for key in ("format", "config", "data", "calibration") if key in content["modmeta"]
@@ -35,17 +35,17 @@ def make(name: str, run: Path) -> None:
     path = ROOT / "modmeta" / "pretrained" / f"{name}.ckpt"
     torch.save({"state_dict": content["state_dict"], "modmeta": kept}, path)
     if path.stat().st_size > LARGEST:
-        raise UserError(f"{path} is larger than {LARGEST} bytes")
+        raise UserError(f"{path} is larger than {LARGEST} bytes; choose a smaller model")
     path.with_suffix(".md").write_text(card(name, json.loads((run / "metrics.json").read_text()), kept))
     print(f"{path}: {path.stat().st_size} bytes")
 
 
 def card(name: str, metrics: dict, kept: dict) -> str:
-    """What the model is, and its figures."""
+    """The model card: how the model was made, what it takes, and its test measures."""
     data, calibration = kept["data"], kept.get("calibration")
     figures = {key: value for key, value in metrics.items() if key.startswith("test/")}
     rows = "".join(f"| {key.removeprefix('test/')} | {value:.4g} |\n" for key, value in figures.items())
-    heat = ", ".join(
+    temperatures = ", ".join(
         f"{t:.3g} at {frames} frames"
         for frames, t in zip(calibration["frames"], calibration["temperatures"], strict=True)
     ) if calibration else "not calibrated: 1"  # fmt: skip
@@ -55,12 +55,12 @@ def card(name: str, metrics: dict, kept: dict) -> str:
         f"{metrics['train/tasks']} training tasks.\n\n"
         f"Takes {data['num_features']} features, {', '.join(data['features'])}, in the units of the simulated world, a "
         f"frame every {data['frame_step']:g} time units. Trained on {data['num_entities']} entities; applies to any "
-        f"number. Temperature of the posterior: {heat}.\n\n| on {tests} test tasks | |\n|---|---|\n{rows}"
+        f"number. Temperature of the posterior: {temperatures}.\n\n| on {tests} test tasks | |\n|---|---|\n{rows}"
     )
 
 
 def main(words: list[str]) -> None:
-    """Trains what is not given."""
+    """Makes the models from given runs, or trains all."""
     given = dict(word.split("=", 1) for word in words)
     for name in given or MODELS:
         run = Path(given[name]) if name in given else ROOT / "runs" / "pretrained" / name

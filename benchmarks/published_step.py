@@ -1,13 +1,13 @@
-"""The published search and gradient step, and the same written the published way, on the same batch.
+"""Times the published search and gradient step, as we implement it and as the published program does, on one batch.
 
     python -m benchmarks.published_step
 
-The yardstick is our own code for what the published program (github.com/FerranAlet/modular-metalearning, neurips2019)
-does: every structure is lists of edges for each module; the graphs of a batch are joined into one by loops over tasks;
-each module is called on its edges, and a dense one-hot matrix of the joint graph adds messages up; the current and the
-proposed structures are rolled out once each, both for gradients, and one backward pass goes through both once every
-task has chosen. Both sides have the same weights and proposals, and their energies must agree. The proposal network,
-the same on both sides, is left out.
+The reference is our own code for what the published program does (github.com/FerranAlet/modular-metalearning,
+neurips2019). A structure is a list of edges for each module. Loops over tasks join the graphs of a batch into one. Each
+module is called on its edges, and a dense one-hot matrix of the joint graph sums the messages. The current and the
+proposed structures are both rolled out with gradients, and after every task has chosen one backward pass goes through
+both. Both implementations have the same weights and proposals, and their energies must agree. The proposal network is
+the same in both and is left out.
 """
 
 import time
@@ -32,7 +32,7 @@ Lists = list[list[tuple[int, int]]]  # edges (sender, receiver) of a task, by mo
 
 
 def sequential(networks: GroupedMLP, which: int) -> nn.Sequential:
-    """One network as a user of torch writes it."""
+    """One network of a `GroupedMLP` as an `nn.Sequential`."""
     parts: list[nn.Module] = []
     for layer in networks.layers:
         linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[2])
@@ -43,7 +43,7 @@ def sequential(networks: GroupedMLP, which: int) -> nn.Sequential:
 
 
 class Published:
-    """Energies of structures given as lists, the published way."""
+    """The published implementation: structures are lists of edges."""
 
     def __init__(self, module: BounceGrad) -> None:
         dynamics = module.model.dynamics
@@ -52,7 +52,7 @@ class Published:
         self.node = sequential(dynamics.node_modules, 0)
 
     def graph(self, structures: list[Lists], num_entities: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Senders, receivers and the one-hot matrix of receivers (B N, E) in the joint graph, for each module."""
+        """For each module the senders (E,), receivers (E,) and one-hot receivers (B N, E) of the joint graph."""
         joint = []
         for module in range(len(self.edges)):
             by, to = [], []
@@ -66,7 +66,7 @@ class Published:
         return joint
 
     def energies(self, states: Tensor, structures: list[Lists]) -> Tensor:
-        """(B, N, T, D) to (B,)."""
+        """Energies (B,) of states (B, N, T, D) under the structures."""
         b, n, frames, d = states.shape
         joint, horizon = self.graph(structures, n), self.horizon
         now = states[:, :, :-1:horizon].flatten(0, 1)
@@ -83,7 +83,7 @@ class Published:
         return self.module.model.likelihood.energy(predicted - states[:, :, 1:], scale).sum((1, 2, 3))
 
     def step(self, states: Tensor, current: Structure, proposed: Structure, threshold: Tensor) -> Tensor:
-        """Search and gradient; the energies that gradients were taken of."""
+        """One search and gradient step. Returns the energies (B,) of the chosen structures."""
         now, then = lists_of(current, len(self.edges)), lists_of(proposed, len(self.edges))
         before, after = self.energies(states, now), self.energies(states, then)
         energies = torch.where(after - before < threshold, after, before)
@@ -92,7 +92,7 @@ class Published:
 
 
 def lists_of(structure: Structure, num_modules: int) -> list[Lists]:
-    """Edges (sender, receiver) of every task, by module."""
+    """The edges (sender, receiver) of every task, by module."""
     everyone = senders(structure.types.shape[1]).tolist()
     out = []
     for rows in structure.relations.tolist():
@@ -105,7 +105,7 @@ def lists_of(structure: Structure, num_modules: int) -> list[Lists]:
 
 
 def ours(module: BounceGrad, states: Tensor, current: Structure, proposed: Structure, threshold: Tensor) -> Tensor:
-    """The same by the program's own search step, whose candidates are the current and the proposed rows."""
+    """The same step with modmeta's kernel; the candidates are the current and the proposed rows. Returns (B,)."""
     moving = (current.relations != proposed.relations).any(-1)
 
     def accept(scores: Tensor, *_: object) -> Tensor:
@@ -121,7 +121,7 @@ def ours(module: BounceGrad, states: Tensor, current: Structure, proposed: Struc
 
 
 def run() -> dict[str, float]:
-    """Times both side by side, in turn, and returns the ratios of tasks per second."""
+    """Times all implementations alternately and returns the ratios of tasks per second to the published one."""
     module, states = make("experiment=paper/springs5")
     b, n = states.shape[:2]
     generator = torch.Generator().manual_seed(0)
@@ -151,7 +151,7 @@ def run() -> dict[str, float]:
     rate = {name: b / min(taken) for name, taken in times.items()}
     console = Console()
     for name, tasks in rate.items():
-        console.print(f"{name:>10}: {tasks:6.1f} tasks/s, {tasks / rate['published']:.2f} times the published way")
+        console.print(f"{name:>10}: {tasks:6.1f} tasks/s, {tasks / rate['published']:.2f} times the published rate")
     short = {"float32": "fp32", "bfloat16": "bf16"}
     return {f"paper_step_ratio_{short[name]}": rate[name] / rate["published"] for name in rate if name in short}
 

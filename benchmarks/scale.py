@@ -1,11 +1,11 @@
-"""Many entities, many modules, many tasks.
+"""Scaling with the number of entities, edge modules and training tasks.
 
     python -m benchmarks.scale
 
-*Entities*: a model trained on springs of 5 and 10 particles infers new tasks of 5 to 100: time for each directed edge,
-edge accuracy, peak memory. *Modules*: two-relation springs with 2 to 20 edge modules, of which several may serve one
-relation: edge accuracy of new tasks, time of a step. *Tasks*: time of a step and its share for loading tasks and
-keeping structures, with 500 and 50,000 training tasks.
+*Entities*: a model trained on springs of 5 and 10 particles infers new tasks of 5 to 100: time per directed edge, edge
+accuracy, peak memory. *Modules*: two-relation springs with 2 to 20 edge modules, several of which may match one
+relation: edge accuracy on new tasks, time of a step. *Tasks*: time of a step with 500 and 50,000 training tasks, and
+the share spent on loading tasks and storing structures.
 """
 
 import resource
@@ -28,13 +28,13 @@ from modmeta.simulators import Springs
 from modmeta.training.bouncegrad import BounceGrad
 
 ROOT = Path(__file__).resolve().parents[1]
-ENTITIES = {5: 100, 10: 50, 20: 10, 50: 2, 100: 1}  # and new tasks of each
+ENTITIES = {5: 100, 10: 50, 20: 10, 50: 2, 100: 1}  # number of entities: number of new tasks
 MODULES = (2, 5, 10, 20)
 NEW = 12345  # seed of new tasks
 
 
 class Clock(pl.Callback):
-    """Seconds of training, without what comes before."""
+    """Measures the seconds of training without set-up."""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.begun = time.perf_counter()
@@ -44,7 +44,7 @@ class Clock(pl.Callback):
 
 
 def train(*overrides: str) -> tuple[BounceGrad, TrajectoryDataModule, float]:
-    """A training of `train.py experiment=springs5 OVERRIDES` without validation; and its seconds for a step."""
+    """Trains `experiment=springs5` with overrides and without validation. Also returns the seconds per step."""
     keep_freed_memory()
     clock = Clock()
     with TemporaryDirectory() as directory:
@@ -63,7 +63,7 @@ def train(*overrides: str) -> tuple[BounceGrad, TrajectoryDataModule, float]:
 
 
 def accuracy(module: BounceGrad, data: TrajectoryDataModule, entities: int, tasks: int) -> tuple[float, float]:
-    """Of relations of new tasks, modules matched on the same ones; and seconds for each directed edge."""
+    """Edge accuracy on new tasks, with modules matched on the same tasks, and seconds per directed edge."""
     made: Any = generate(Springs(num_entities=entities), {"test": (tasks, 49)}, seed=NEW, stream="task")["test"]
     assert data.units is not None
     states, truth = data.units.normalised(made.states), from_matrix(torch.from_numpy(made.relations))
@@ -76,7 +76,7 @@ def accuracy(module: BounceGrad, data: TrajectoryDataModule, entities: int, task
 
 
 def entities() -> dict[str, float]:
-    """Inference from 5 to 100 entities."""
+    """Inference on 5 to 100 entities."""
     module, data, _ = train("data.num_entities=[5,10]", "trainer.max_epochs=6", "data.valid=10")
     accuracy(module, data, 5, 10)  # to warm up
     figures, each = {}, {}
@@ -114,8 +114,8 @@ def tasks() -> dict[str, float]:
 
 
 def run() -> dict[str, float]:
-    """All three, and a table."""
-    figures = entities() | modules() | tasks()  # peak memory is that of the process so far
+    """Runs all three benchmarks and prints a table."""
+    figures = entities() | modules() | tasks()  # entities first: peak memory is that of the process so far
     table = Table(title=f"scale, {torch.get_num_threads()} threads")
     table.add_column("figure")
     table.add_column("value", justify="right")

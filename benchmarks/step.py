@@ -1,12 +1,12 @@
-"""A roofline for one BounceGrad step: how much of the attainable matrix-product rate its parts achieve.
+"""Roofline of one BounceGrad step: the fraction of the attainable matrix-product rate that each part reaches.
 
     python -m benchmarks.step                               # the default experiment, springs5
     python -m benchmarks.step experiment=paper/springs5     # any other, with overrides of train.py
 
-Every matrix product that a part of the step executes is recorded with its shapes and its place in memory, then replayed
-alone: the time of the replay is what that part would take if it did nothing but its matrix products at the rate that
-this machine attains for those shapes. A share is that time over the time of the part. Floating-point operations are
-counted by formula from the sizes of the networks, and by torch's counter; the test compares the two.
+Every matrix product of a part is recorded with shapes and strides and replayed without the rest. The replay takes the
+time that the part would take if it consisted of matrix products only, at this machine's rate for these shapes. `share`
+is the time of the replay over the time of the part. Floating-point operations are counted by torch's counter; a test
+compares them with a formula in the sizes of the networks.
 """
 
 import statistics
@@ -36,7 +36,7 @@ REPEATS = 15
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps the matrix products that pass, with operands of the same shapes and strides."""
+    """Records matrix products with random operands of the same shapes and strides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def replay(self) -> None:
-        """The products alone."""
+        """Repeats the recorded products."""
         for func, args, kwargs in self.calls:
             func(*args, **kwargs)
 
 
 def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median time of a call, after two that do not count."""
+    """Median seconds of a call, after two calls to warm up."""
     times = []
     for _ in range(repeats + 2):
         start = time.perf_counter()
@@ -65,7 +65,7 @@ def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def mlp_flops(network: GroupedMLP, rows: int) -> int:
-    """Operations of the products of a forward pass over so many rows: two for each weight."""
+    """Floating-point operations of the matrix products of a forward pass over `rows` inputs: two per weight."""
     weights = [layer.weight for layer in network.layers]
     if network.linear is not None:
         weights.append(network.linear.weight)
@@ -73,7 +73,7 @@ def mlp_flops(network: GroupedMLP, rows: int) -> int:
 
 
 def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], object]]:
-    """The parts of a training step on a batch of states (B, N, T, D), each a call."""
+    """The parts of a training step on a batch of states (B, N, T, D), each as a function to call."""
     model, search, generator = module.model, module.search, torch.Generator().manual_seed(0)
     dynamics = model.dynamics
     b, n = states.shape[:2]
@@ -103,37 +103,37 @@ def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], objec
     def propose() -> None:
         torch.nn.functional.cross_entropy(module.proposal(states).flatten(0, -2), labels).backward()
 
-    heat = torch.tensor(1.0)
+    temperature = torch.tensor(1.0)
 
-    def alone() -> None:
-        """As in inference: with the messages, which a training step shares with the gradient."""
+    def search_step() -> None:
+        """As in inference: computes the messages, which a training step shares with the gradient step."""
         with torch.no_grad():
-            kernel(generator, structure, problem(), heat)
+            kernel(generator, structure, problem(), temperature)
 
     return {
-        "search": alone,
-        "search_shared": lambda: kernel(generator, structure, shared, heat),
+        "search": search_step,
+        "search_shared": lambda: kernel(generator, structure, shared, temperature),
         "gradient": gradient,
         "proposal": propose,
     }
 
 
 def measure(module: BounceGrad, states: Tensor) -> dict[str, dict[str, float]]:
-    """Operations, time, time of the products alone and their ratio, of every part of a step."""
+    """Operations, time in ms, time of its matrix products and their ratio, for every part of a step."""
     figures = {}
     for name, work in parts_of(module, states).items():
         with FlopCounterMode(display=False) as counter:
             work()
         with Recorder() as recorder:
             work()
-        took, alone = seconds(work), seconds(recorder.replay)
+        total, products = seconds(work), seconds(recorder.replay)
         flops = float(counter.get_total_flops())
-        figures[name] = {"flops": flops, "ms": 1e3 * took, "products_ms": 1e3 * alone, "share": alone / took}
+        figures[name] = {"flops": flops, "ms": 1e3 * total, "products_ms": 1e3 * products, "share": products / total}
     return figures
 
 
 def make(*overrides: str) -> tuple[BounceGrad, Tensor]:
-    """A fresh module and a batch of its training tasks, as `train.py OVERRIDES` would make them."""
+    """A new module and a batch of its training tasks, as `train.py OVERRIDES` creates them."""
     root = Path(__file__).resolve().parents[1]
     with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
         config = hydra.compose("train", [*overrides, "data.valid=2", "data.test=2", f"directory={mkdtemp()}"])
@@ -148,12 +148,12 @@ def make(*overrides: str) -> tuple[BounceGrad, Tensor]:
 
 
 def run(*overrides: str) -> dict[str, float]:
-    """Prints the table of an experiment and returns the shares by name."""
+    """Prints the table of an experiment and returns the share of each part."""
     module, states = make(*overrides)
     figures = measure(module, states)
     name = next((word.split("=")[1] for word in overrides if word.startswith("experiment=")), "default")
     table = Table(title=f"one step of {name}, {len(states)} tasks, {torch.get_num_threads()} threads")
-    for column in ("part", "MFLOP", "ms", "products alone, ms", "GFLOP/s attainable", "share"):
+    for column in ("part", "MFLOP", "ms", "products, ms", "GFLOP/s attainable", "share"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, of in figures.items():
         rate = of["flops"] / of["products_ms"] / 1e6

@@ -1,8 +1,8 @@
-"""Seconds of training until structures are right, on validation tasks.
+"""Seconds of training until the edges of validation tasks reach a target accuracy.
 
     python -m benchmarks.target springs5 0.99 [overrides of train.py]
 
-The clock stops while structures of validation tasks are searched, from random ones, and compared with the truth.
+The clock stops while the structures of validation tasks are inferred, from random ones, and compared with the truth.
 """
 
 import statistics
@@ -21,16 +21,16 @@ from modmeta.evaluation.matching import Confusion, match_labels, matched_accurac
 from modmeta.machine import keep_freed_memory
 from modmeta.training.bouncegrad import BounceGrad
 
-EVERY = 10  # steps between two looks
+EVERY = 10  # steps between two measurements
 SEEDS = 3
 
 
 class Clock(pl.Callback):
-    """Ends the training when validation tasks reach an edge accuracy.
+    """Stops training when the edge accuracy on validation tasks reaches the target.
 
     Attributes:
-        seconds: of training so far.
-        curve: steps, seconds and accuracy at every look.
+        seconds: seconds of training so far.
+        curve: step, seconds and accuracy of every measurement.
     """
 
     def __init__(self, target: float) -> None:
@@ -56,7 +56,7 @@ class Clock(pl.Callback):
 
     @torch.no_grad()
     def accuracy(self, trainer: pl.Trainer, module: BounceGrad) -> float:
-        """Of the structures of validation tasks, labels matched on themselves."""
+        """Edge accuracy on validation tasks, with labels matched on the same tasks."""
         confusion = Confusion(module.model.dynamics.num_edge_modules, module.num_relations)
         for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
             found = module.infer(batch["states"]).structure.relations
@@ -66,7 +66,7 @@ class Clock(pl.Callback):
 
 
 def seconds(experiment: str, target: float, *overrides: str) -> float:
-    """Trains and prints the curve; infinity where the target is not met."""
+    """Trains, prints the curve and returns the seconds until the target; infinity if it is not reached."""
     root = Path(__file__).resolve().parents[1]
     keep_freed_memory()
     clock = Clock(target)
@@ -90,7 +90,7 @@ def seconds(experiment: str, target: float, *overrides: str) -> float:
 
 
 def run(experiment: str, target: float, *overrides: str) -> dict[str, float]:
-    """The mean over seeds, of the experiment as it is."""
+    """The mean seconds over `SEEDS` seeds."""
     taken = [seconds(experiment, target, *overrides, f"seed={seed}") for seed in range(SEEDS)]
     return {f"{experiment}_seconds_to_{100 * target:.0f}": statistics.mean(taken)}
 

@@ -1,4 +1,4 @@
-"""Entities that nobody saw: how well they are inferred on test tasks, one entity hidden in each.
+"""Accuracy of inferred hidden entities on test tasks, with one entity of each task hidden.
 
     python -m benchmarks.unseen springs=RUN charged=RUN               # every part, 200 tasks
     python -m benchmarks.unseen springs=RUN --parts known --tasks 50
@@ -7,11 +7,11 @@ RUN is a directory of `train.py`, whose test tasks are used (`--split valid` whi
 `results/unseen_PART.json`:
 
 - `known`: springs, all relations known;
-- `unknown`: springs, no relation known; mutual if those of training were, as `modmeta unseen` has it;
-- `free`: the same without that prior;
-- `count`: springs, whether an entity is hidden, from scenes that miss one and scenes that are complete;
-- `two`: the same from scenes that miss two;
-- `charged`: charged particles, no relation known.
+- `unknown`: springs, relations inferred; assumed mutual if those found in training are, as in `modmeta unseen`;
+- `free`: the same without this prior;
+- `count`: springs, number of hidden entities in scenes with one hidden entity and in complete scenes;
+- `two`: the same in scenes with two hidden entities;
+- `charged`: charged particles, relations inferred.
 """
 
 import argparse
@@ -41,7 +41,7 @@ PARTS = dict.fromkeys(("known", "unknown", "free", "count", "two"), "springs") |
 
 
 def tasks_of(run: Path, split: str, count: int) -> tuple[Tensor, Tensor]:
-    """States (B, N, T, D) and relations (B, N, N) of the run's own tasks."""
+    """States (B, N, T, D) and relations (B, N, N) of the first `count` tasks of a split of the run's data."""
     data = hydra.utils.instantiate(json.loads((run / "metrics.json").read_text())["config"]["data"])
     data.prepare_data()
     data.setup()
@@ -50,7 +50,7 @@ def tasks_of(run: Path, split: str, count: int) -> tuple[Tensor, Tensor]:
 
 
 def infer_hidden(module: BounceGrad, states: Tensor, relations: Tensor, known: bool, seed: int) -> dict[str, Any]:
-    """Entity 0 hidden in every task."""
+    """Hides entity 0 of every task, infers it and returns the measures."""
     order = [*range(1, states.shape[1]), 0]
     states, relations = states[:, order, : module.observed_frames], relations[:, order][:, :, order]
     visible, truth = states[:, :-1], Truth(states[:, -1:], relations)
@@ -66,12 +66,12 @@ def infer_hidden(module: BounceGrad, states: Tensor, relations: Tensor, known: b
 
 
 def count_entities(module: BounceGrad, states: Tensor, relations: Tensor, hidden: int, seed: int) -> dict[str, Any]:
-    """Share of tasks whose number of hidden entities is right; the first ones are hidden, or none at all."""
+    """Accuracy of the inferred number of hidden entities, if the first `hidden` entities are hidden."""
     states = states[:, :, : module.observed_frames]
     silent = torch.isin(relations, module.module_to_relation[silent_modules(module.model, states)])
     number = torch.full((len(states),), states.shape[1])
     if hidden:
-        number = (~silent[:, hidden:, :hidden]).sum(1).amin(1)  # relations of the hidden entity that has the fewest
+        number = (~silent[:, hidden:, :hidden]).sum(1).amin(1)  # fewest relations of any hidden entity
     start = time.perf_counter()
     with Progress(transient=True) as progress:
         bar = progress.add_task("counting", total=(MOST + 1) * len(states))
@@ -121,14 +121,14 @@ def run(part: str, directory: Path, split: str, count: int, seed: int) -> dict[s
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Measures all parts, prints the tables and writes the JSON files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="WORLD=RUN", help="run directories")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
-    parser.add_argument("--tasks", type=int, default=200, help="test tasks")
-    parser.add_argument("--split", default="test", help="whose tasks are used")
-    parser.add_argument("--seed", type=int, default=0, help="of the guesses")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the files")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
+    parser.add_argument("--tasks", type=int, default=200, help="number of tasks")
+    parser.add_argument("--split", default="test", help="split to use")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory to write to")
     args = parser.parse_args()
     runs = dict(word.split("=", 1) for word in args.runs)
     args.results.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Pages of the site that are generated when it is built: command line, configuration, notebooks, changelog.
+"""Generates pages of the site at build time: command line, configuration, notebooks, changelog.
 
-`mkdocs build` calls `on_files`. The functions that write reference pages need no package of the `docs` extra, so that
-tests can check them.
+`mkdocs build` calls `on_files`. The functions that write reference pages need no package of the `docs` extra, so tests
+can check them.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-GROUPS = {  # of conf/, in the order in which a run reads them, with what each chooses
-    "method": "What is trained: modmeta's method or a baseline.",
+GROUPS = {  # groups of conf/ in the order of the page, with descriptions
+    "method": "The method that is trained: modmeta's own or a baseline.",
     "data": "The simulated world, or `files` for your own trajectories.",
     "model": "Edge modules, node modules and the dynamics that they form.",
     "features": "What an edge module sees of a pair. Choose with `features@model.features=NAME`.",
@@ -27,9 +27,9 @@ GROUPS = {  # of conf/, in the order in which a run reads them, with what each c
     "callbacks": "Checkpoints, results, pictures, calibration, early stopping.",
     "sweep": "Predefined sweeps.",
     "debug": "Short runs that find mistakes.",
-    "baselines": "What the experiments on baselines share. Not chosen by hand.",
+    "baselines": "Settings that the experiments on baselines share. Not chosen by hand.",
     "hydra/launcher": "Where the runs of a sweep are started.",
-    "hydra/sweeper": "What chooses the settings of a sweep.",
+    "hydra/sweeper": "How the settings of a sweep are chosen.",
 }
 
 
@@ -43,8 +43,9 @@ def command_line() -> str:
     lines = [
         "# Command line",
         "",
-        "Every command prints one line and exits with status 2 if it cannot do what was asked. "
-        "Other statuses: 0 success, 1 a sweep with a failed run, 130 after SIGINT, 143 after SIGTERM.",
+        "A command that fails prints one line with the reason and exits with status 2. "
+        "Other statuses: 0 success, 1 a sweep with a failed run, 130 after SIGINT, 143 after SIGTERM. "
+        "`modmeta train` saves a checkpoint on SIGTERM and exits with status 0.",
         "",
     ]
     for name, help_text, parser in subcommands(build_parser()):
@@ -117,7 +118,7 @@ def configuration() -> str:
         "Choose an option of a group with `group=option` and set a value with `key=value`. "
         "These are the files of `conf/` with their comments.",
         "",
-        "## The whole of a run: train.yaml",
+        "## All settings of a run: train.yaml",
         "",
         _yaml(CONF / "train.yaml"),
         "",
@@ -130,7 +131,7 @@ def configuration() -> str:
 
 
 def groups() -> list[str]:
-    """Groups of conf/ but experiments: the known ones in their order, then any other."""
+    """Groups of conf/ except experiments: those in `GROUPS` in their order, then any others."""
     there = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.parent != CONF}
     there = {group for group in there if group.split("/")[0] != "experiment"}
     return [group for group in GROUPS if group in there] + sorted(there - set(GROUPS))
@@ -160,7 +161,7 @@ def _yaml(path: Path) -> str:
 
 
 def generated() -> dict[str, Any]:
-    """Pages that have no file of their own: address, and a function that writes the text."""
+    """Pages without a file: path of the page, and a function that returns its text, or the notebook to convert."""
     pages: dict[str, Any] = {
         "reference/command-line.md": command_line,
         "reference/configuration.md": configuration,
@@ -189,12 +190,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Marks the page that `modmeta report` writes, whose tables are wide."""
+    """Adds a CSS class to the page written by `modmeta report`, whose tables are wide."""
     return f'<div class="results">{html}</div>' if page.file.src_uri == "results/RESULTS.md" else html
 
 
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
-    """A notebook with the outputs that it is kept with, as Markdown, and its images."""
+    """Converts a notebook with its stored outputs to Markdown. Also returns its images by path."""
     from nbconvert import MarkdownExporter
 
     text, resources = MarkdownExporter().from_filename(

@@ -1,4 +1,4 @@
-// Search on pages that are opened from the disk, where browsers start no workers: the worker's script runs in a frame.
+// Enables search on pages opened from disk, where browsers do not start workers: the worker's script runs in a frame.
 class FrameWorker extends EventTarget {
   constructor(url) {
     super()
@@ -26,7 +26,7 @@ class FrameWorker extends EventTarget {
     this.ready = new Promise(done => { inner.onload = done })
   }
   postMessage(data) {
-    // Not postMessage, which in the frame leads back to this page.
+    // Not postMessage, which within the frame posts to this page.
     this.ready.then(() => this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data })))
   }
   terminate() {
@@ -34,5 +34,5 @@ class FrameWorker extends EventTarget {
     this.frame.remove()
   }
 }
-// The name is the one by which the theme recognises the frame.
+// The theme recognises the frame by this name.
 if (location.protocol === "file:") window.Worker = window.IFrameWorker = FrameWorker

@@ -1,4 +1,4 @@
-"""Runs the notebooks and keeps their outputs, which the site and the repository page show: `make notebooks`.
+"""Runs the notebooks and saves their outputs, which the site and the repository page show: `make notebooks`.
 
 python docs/notebooks.py               # all
 python docs/notebooks.py unseen        # some
@@ -18,9 +18,9 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")  # colours of the terminal
 
 
 def cleaned(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without what differs from run to run or from machine to machine.
+    """The notebook without what differs between runs or machines: stderr, execution times and versions.
 
-    Drops logs on stderr, times of execution and versions. Tables for the terminal become plain text.
+    Tables for the terminal become plain text.
     """
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec",)}
     notebook.metadata["language_info"] = {"name": "python"}
@@ -32,7 +32,7 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
 
 
 def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs in which neighbouring texts are one stream."""
+    """Merges consecutive text outputs into one stream."""
     out: list[NotebookNode] = []
     for output in outputs:
         if output.output_type == "display_data" and "image/png" not in output.data:
@@ -46,7 +46,7 @@ def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def run(path: Path) -> None:
-    """Runs a notebook in an empty directory and writes it back with its outputs."""
+    """Runs a notebook in an empty directory and saves it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as directory:
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": directory}}).execute()

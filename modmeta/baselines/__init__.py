@@ -1,1 +1,1 @@
-"""Comparison rows of the papers: each a LightningModule behind the same data, protocol and record of results."""
+"""Baselines of the papers: LightningModules with the same data, protocol and results as BounceGrad."""

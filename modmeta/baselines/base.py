@@ -1,4 +1,4 @@
-"""What all baselines share: training, selection on validation tasks, the protocol's measures, exact resuming."""
+"""Base class of all baselines: training, selection on validation tasks, the protocol's measures, exact resuming."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,25 +13,25 @@ from modmeta.evaluation.matching import match_labels, matched_accuracy
 from modmeta.keys import RELATIONS, STATES
 from modmeta.training.module import ResumableModule, Scheduler
 
-# From frames seen (B, N, T, D), the last of them the start, and a number of steps to (B, N, steps, D).
+# Takes observed frames (B, N, T, D), the last of which is the start, and a number of steps; returns (B, N, steps, D).
 Forecast = Callable[[Tensor, int], Tensor]
 
 
 class Baseline(ResumableModule):
-    """Learns from training tasks; keeps the weights that are best on validation tasks; meets test tasks with them.
+    """Trains on training tasks, keeps the weights that are best on validation tasks, and tests with them.
 
     Args:
-        optimizer: a partial waiting for parameters; none where nothing is trained.
-        scheduler: of the learning rate, moved every step; a partial waiting for optimiser, steps and epochs of the run.
+        optimizer: partial that is called with the parameters; None if nothing is trained.
+        scheduler: partial of the learning-rate schedule, called with optimiser, `steps` and `epochs` of the run.
         gradient_clip: largest norm of the gradient.
-        num_modules: edge modules whose labels are matched to relations; 0 where edges are not inferred.
-        num_relations: relation types in the labels, for measures.
-        observed_frames: frames that are trained on, and that relations are inferred from.
-        forecast_steps: steps at which forecasts are scored.
-        seed: of what is drawn in training.
+        num_modules: number of edge modules that are matched to relations; 0 if edges are not inferred.
+        num_relations: number of relation types in the labels; used by measures only.
+        observed_frames: number of frames that are trained on, and that relations are inferred from.
+        forecast_steps: frames ahead at which forecasts are scored.
+        seed: seed of the random generators of training.
     """
 
-    matched = True  # modules are in arbitrary order, and matched to relations on validation tasks
+    matched = True  # modules are in arbitrary order and are matched to relations on validation tasks
 
     def __init__(
         self,
@@ -47,31 +47,36 @@ class Baseline(ResumableModule):
         super().__init__(num_modules, num_relations, observed_frames, forecast_steps, seed)
         self.make_optimizer, self.make_scheduler, self.gradient_clip = optimizer, scheduler, gradient_clip
         self.num_modules = num_modules
-        self.best: dict[str, Any] = {}  # weights chosen on validation tasks, and their loss there
+        self.best: dict[str, Any] = {}  # `state`: best weights; `energy`: their loss on validation tasks
 
-    # ---- what a baseline is ----------------------------------------------------------------------------------------
+    # ---- what a subclass defines -----------------------------------------------------------------------------------
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """What training makes small, and further values to log."""
+        """The training loss, a scalar, and further values to log."""
         raise NotImplementedError
 
     def validation_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """What the weights are chosen by: nothing in it is drawn."""
+        """The deterministic loss by which weights are chosen."""
         return self.loss(batch)[0]
 
     def infer(self, states: Tensor) -> Tensor | None:
-        """Probabilities of modules, (B, N, S, K), from observed frames (B, N, T, D); none where edges are no matter."""
+        """Probabilities of modules (B, N, S, K) from observed frames (B, N, T, D); None if edges are not inferred."""
         return None
 
     def forecaster(self, batch: dict[str, Tensor], chance: Tensor | None) -> Forecast | None:
-        """What forecasts the tasks of a batch, given what `infer` found; none where there are no forecasts."""
+        """A function that forecasts the tasks of a batch; None if the baseline makes no forecasts.
+
+        Args:
+            batch: B tasks.
+            chance: probabilities of modules (B, N, S, K) from `infer`, or None.
+        """
         return None
 
     # ---- training --------------------------------------------------------------------------------------------------
 
     @property
     def trained(self) -> bool:
-        """Whether there is anything to train."""
+        """Whether the baseline is trained."""
         return self.make_optimizer is not None
 
     def configure_optimizers(self) -> Any:
@@ -82,33 +87,36 @@ class Baseline(ResumableModule):
 
     def on_fit_start(self) -> None:
         if any(tasks.mask is not None for tasks in self.trainer.datamodule.splits.values()):  # type: ignore[attr-defined]
-            raise UserError("baselines need every frame; some are missing in these tasks")
+            raise UserError("baselines need every frame, but frames are missing in these tasks; use complete data")
         super().on_fit_start()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.steps_done += 1
         if not self.trained:
             return
-        loss, told = self.loss(batch)
+        loss, extra = self.loss(batch)
         if not bool(torch.isfinite(loss)):
-            raise UserError(f"training stopped at step {int(self.steps_done)}: the loss is not finite")
+            raise UserError(
+                f"training stopped at step {int(self.steps_done)}: the loss is not finite; lower "
+                "method.optimizer.lr or set method.gradient_clip=1"
+            )
         (optimizer,) = self.all_optimizers()
         optimizer.zero_grad()
         self.backward_everywhere(loss)
         nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
         optimizer.step()
         self.step_schedulers()
-        values = {"loss": loss} | told
+        values = {"loss": loss} | extra
         self.keep_means({f"train/{name}": value.detach() for name, value in values.items()}, len(batch[STATES]))
 
-    # ---- tasks never trained on ------------------------------------------------------------------------------------
+    # ---- validation and test ---------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        with torch.autocast(self.device.type, enabled=False):  # measured in full precision, however trained
+        with torch.autocast(self.device.type, enabled=False):  # measures use full precision, whatever training uses
             self.validate(batch)
 
     def validate(self, batch: dict[str, Tensor]) -> None:
-        """Takes in validation tasks: the loss that weights are chosen by, and what modules found."""
+        """Adds a batch of validation tasks to the mean loss and to the counts for matching labels."""
         if self.trained:
             self.keep_means({"val/energy": self.validation_loss(batch)}, len(batch[STATES]))
         chance = self.infer(self._observed(batch))
@@ -154,5 +162,5 @@ class Baseline(ResumableModule):
         self.best = self.restored.get("best", {})
 
     def _observed(self, batch: dict[str, Tensor]) -> Tensor:
-        """The frames that are trained on, and that relations are inferred from, (B, N, T, D)."""
+        """The first `observed_frames` frames of a batch, (B, N, T, D)."""
         return batch[STATES][:, :, : self.observed_frames]

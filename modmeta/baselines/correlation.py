@@ -1,7 +1,7 @@
-"""Relations as correlations beyond a threshold (Kipf et al. 2018, section 5.1): of trajectories, or of LSTM states.
+"""Relations from thresholded correlations of trajectories or of LSTM states (Kipf et al. 2018, section 5.1).
 
-Correlations alone do not say which are strong enough, nor whether related entities correlate more or less. Both are
-fixed on the labels of validation tasks, as the labels of other methods are, so that the most edges are right.
+The threshold, and whether related entities correlate more or less, maximise edge accuracy on labelled validation tasks,
+on which other methods match their labels.
 """
 
 from typing import Any
@@ -17,52 +17,52 @@ from modmeta.evaluation.matching import Confusion
 from modmeta.graph.relations import from_matrix
 from modmeta.keys import RELATIONS, STATES
 
-BINS = 2000  # of correlations, from -1 to 1
-SLOPE = 20.0  # of the probabilities around the threshold; only their order means something
+BINS = 2000  # number of bins of correlations, from -1 to 1
+SLOPE = 20.0  # slope of the probabilities at the threshold; only their order is meaningful
 
 
 def correlations(series: Tensor) -> Tensor:
-    """Pearson's correlations of entities over the last axis: (..., N, L) to (..., N, S)."""
+    """Pearson correlations between entities over the last axis: (..., N, L) to (..., N, S)."""
     centred = series - series.mean(-1, keepdim=True)
     unit = centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     return from_matrix(unit @ unit.mT)
 
 
 def of_trajectories(states: Tensor, groups: list[slice]) -> Tensor:
-    """Correlations over time, averaged over the features of each group: (B, N, T, D) to (groups, B, N, S)."""
+    """Correlations over time, averaged over the features of each group: (B, N, T, D) to (C, B, N, S), C groups."""
     each = correlations(states.permute(3, 0, 1, 2))  # (D, B, N, S)
     return torch.stack([each[group].mean(0) for group in groups])
 
 
 class Threshold(nn.Module):
-    """Which of C correlations tells relation 1 from relation 0, above or below which value.
+    """Classifies edges as relation 0 or 1 by one of C correlations, above or below a threshold.
 
     Args:
-        num_kinds: C.
+        num_correlations: C.
     """
 
     kind: Tensor
     value: Tensor
     sign: Tensor
 
-    def __init__(self, num_kinds: int) -> None:
+    def __init__(self, num_correlations: int) -> None:
         super().__init__()
-        self.seen = Confusion(num_kinds * BINS, 2)
+        self.seen = Confusion(num_correlations * BINS, 2)  # histogram of each correlation by relation
         self.register_buffer("kind", torch.zeros((), dtype=torch.int64))
         self.register_buffer("value", torch.zeros(()))
         self.register_buffer("sign", torch.ones(()))
 
     def update(self, found: Tensor, relations: Tensor) -> None:
-        """Takes in correlations (C, B, N, S) of edges with known relations (B, N, S)."""
-        place = ((found + 1) / 2 * BINS).long().clamp(0, BINS - 1)
+        """Adds correlations (C, B, N, S) of edges with known relations (B, N, S)."""
+        bins = ((found + 1) / 2 * BINS).long().clamp(0, BINS - 1)
         kind = torch.arange(len(found), device=found.device).view(-1, 1, 1, 1)
-        self.seen.update(kind * BINS + place, relations.expand_as(place))
+        self.seen.update(kind * BINS + bins, relations.expand_as(bins))
 
     def fit(self) -> tuple[float, float]:
-        """Fixes the threshold, so that the most edges are right, and forgets what it was fixed on.
+        """Sets correlation, threshold and sign to maximise edge accuracy, and clears the data added by `update`.
 
         Returns:
-            The fraction of edges that are right, and of those that are found to be relation 1.
+            Edge accuracy, and the fraction of edges classified as relation 1.
         """
         counts = self.seen.compute().view(-1, BINS, 2).transpose(1, 2)  # (C, 2, bins)
         below = nn.functional.pad(counts.cumsum(-1), (1, 0))  # (C, 2, bins + 1), at the lower edge of each bin
@@ -84,14 +84,14 @@ class Threshold(nn.Module):
 
 
 class _Thresholded(Baseline):
-    """Baselines whose edges are thresholded correlations."""
+    """Base of the baselines that infer edges from thresholded correlations."""
 
     threshold: Threshold
     matched = False
 
     @property
     def priors(self) -> list[str]:
-        """Labels that a threshold needs."""
+        """Labels that the threshold is fitted to."""
         return ["threshold from the relations of validation tasks"]
 
     def found(self, states: Tensor) -> Tensor:
@@ -105,7 +105,9 @@ class _Thresholded(Baseline):
         if self.trained:
             self.keep_means({"val/energy": self.validation_loss(batch)}, len(batch[STATES]))
         if RELATIONS not in batch:
-            raise UserError("a threshold needs validation tasks with relations")
+            raise UserError(
+                "correlation baselines fit a threshold to labels, but the validation tasks have no relations"
+            )
         self.threshold.update(self.found(self._observed(batch)), batch[RELATIONS])
 
     def on_validation_epoch_end(self) -> None:
@@ -117,16 +119,22 @@ class _Thresholded(Baseline):
 
 def _check(options: dict[str, Any]) -> None:
     if options.get("num_relations", 2) != 2:
-        raise UserError("a threshold tells two relations apart; data.num_relations must be 2")
+        raise UserError(
+            f"correlation baselines distinguish two relations, but data.num_relations={options['num_relations']}; "
+            "choose data with two"
+        )
 
 
 class CorrelationData(_Thresholded):
-    """Correlations of positions, or of velocities, whichever tells more of validation edges; nothing is trained.
+    """Correlations of positions or of velocities, whichever is more accurate on validation edges. Not trained.
 
     Args:
         num_features: D.
-        positions: leading features that are coordinates, as many velocities follow.
-        options: of `Baseline`.
+        positions: number P of coordinates; the first P features are positions, the next P their velocities.
+        options: arguments of `Baseline`.
+
+    Raises:
+        UserError: the data does not have two relations.
     """
 
     def __init__(self, num_features: int, positions: int, **options: Any) -> None:
@@ -140,10 +148,13 @@ class CorrelationData(_Thresholded):
 
 
 class CorrelationLSTM(_Thresholded, LSTM):
-    """Correlations of what `LSTM` (single) remembers of each entity after the observed frames.
+    """Correlations of the hidden states of an `LSTM` per entity (not joint) after the observed frames.
 
     Args:
-        options: of `LSTM`; it is not joint.
+        options: arguments of `LSTM` except `joint`.
+
+    Raises:
+        UserError: the data does not have two relations.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -155,4 +166,4 @@ class CorrelationLSTM(_Thresholded, LSTM):
         return correlations(self.predictor.final(self.rows(states)).view(*states.shape[:2], -1)).unsqueeze(0)
 
     def forecaster(self, batch: dict[str, Tensor], chance: Tensor | None) -> Forecast | None:
-        return None  # those are `LSTM`'s
+        return None  # the row of `LSTM` has these forecasts

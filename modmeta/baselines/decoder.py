@@ -1,4 +1,4 @@
-"""The MLP decoder of NRI (Kipf et al. 2018, section 3.2), and the likelihood it is trained by."""
+"""The MLP decoder of NRI (Kipf et al. 2018, section 3.2), and its Gaussian likelihood."""
 
 import math
 
@@ -18,14 +18,19 @@ class MLPDecoder(nn.Module):
         num_features: D.
         num_edge_types: K.
         hidden: width of all layers.
-        skip_first: edges of type 0 send nothing, so that it stands for no relation.
+        skip_first: edges of type 0 send no messages, so that type 0 means no relation.
+
+    Raises:
+        ValueError: no edge type is left that sends messages.
     """
 
     def __init__(self, num_features: int, num_edge_types: int, hidden: int = 256, skip_first: bool = False) -> None:
         super().__init__()
         self.skipped = int(skip_first)
         if num_edge_types <= self.skipped:
-            raise ValueError("skip_first leaves no edge type that sends anything")
+            raise ValueError(
+                f"skip_first=true with num_edge_types={num_edge_types} leaves no edge type that sends messages"
+            )
         self.message = GroupedMLP(num_edge_types - self.skipped, [2 * num_features, hidden, hidden])
         self.update = nn.Sequential(
             nn.Linear(num_features + hidden, hidden), nn.ReLU(),
@@ -34,11 +39,14 @@ class MLPDecoder(nn.Module):
         )  # fmt: skip
 
     def step(self, states: Tensor, weights: Tensor) -> Tensor:
-        """Next states of every given one.
+        """Predicts the frame after each given frame.
 
         Args:
-            states: (B, N, R, D), R frames that are taken a step on.
-            weights: of edge types, (B, N, S, K).
+            states: R frames (B, N, R, D).
+            weights: weights of edge types (B, N, S, K).
+
+        Returns:
+            States (B, N, R, D).
         """
         pairs = torch.cat(pair_states(states), dim=-1)  # (B, N, S, R, 2 D)
         b, n, s, r, _ = pairs.shape
@@ -48,7 +56,7 @@ class MLPDecoder(nn.Module):
         return states + self.update(torch.cat((states, summed.to(states.dtype)), dim=-1))
 
     def rollout(self, states: Tensor, weights: Tensor, steps: int) -> Tensor:
-        """Forecasts (B, N, R, steps, D) from each of R given frames (B, N, R, D)."""
+        """Forecasts (B, N, R, steps, D) from each of R frames (B, N, R, D)."""
         frames = []
         for _ in range(steps):
             states = self.step(states, weights)
@@ -56,12 +64,18 @@ class MLPDecoder(nn.Module):
         return torch.stack(frames, dim=3)
 
     def forced(self, states: Tensor, weights: Tensor, horizon: int) -> Tensor:
-        """Predictions of all frames but the first, (B, N, T - 1, D); the truth is put in every `horizon` frames."""
+        """Predictions (B, N, T - 1, D) of all frames but the first, restarted from the truth every `horizon` frames."""
         ahead = self.rollout(states[:, :, :-1:horizon], weights, horizon)
         return ahead.flatten(2, 3)[:, :, : states.shape[2] - 1]
 
 
 def gaussian_nll(predicted: Tensor, states: Tensor, variance: float) -> Tensor:
-    """Mean negative log-density of an observed number, nats: frames 1 on of states (B, N, T, D) under predictions."""
+    """Mean negative log-density of frames 1 to T - 1 of `states`, in nats per observed number.
+
+    Args:
+        predicted: (B, N, T - 1, D).
+        states: (B, N, T, D).
+        variance: variance of the Gaussian.
+    """
     error = (predicted.float() - states[:, :, 1:]).square().mean()
     return error / (2 * variance) + 0.5 * math.log(2 * math.pi * variance)

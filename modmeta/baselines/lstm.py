@@ -1,4 +1,7 @@
-"""LSTMs that forecast entities one by one, or all of them as one vector (Kipf et al. 2018, section 5.1)."""
+"""LSTMs that forecast each entity separately, or all entities as one vector (Kipf et al. 2018, section 5.1).
+
+P sequences of F features; H hidden width.
+"""
 
 from typing import Any
 
@@ -11,12 +14,12 @@ from modmeta.errors import UserError
 
 
 class Predictor(nn.Module):
-    """Perceptron, LSTM, perceptron: what changes from a frame to the next.
+    """MLP, LSTM, MLP: predicts the change from each frame to the next.
 
     Args:
-        num_features: of a row.
-        hidden: width of all layers.
-        layers: of the LSTM.
+        num_features: F.
+        hidden: width of all layers, H.
+        layers: number of LSTM layers.
     """
 
     def __init__(self, num_features: int, hidden: int = 256, layers: int = 1) -> None:
@@ -28,14 +31,14 @@ class Predictor(nn.Module):
         self.outward = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, num_features))
 
     def forward(self, rows: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
-        """Rows (P, T, F) to predictions of the frames after them, (P, T, F), and what is remembered."""
+        """Predictions (P, T, F) of the frame after each frame of `rows` (P, T, F), and the final LSTM state."""
         hidden, memory = self.lstm(self.inward(rows), memory)
         return rows + self.outward(hidden), memory
 
     def unrolled(self, rows: Tensor, steps: int) -> Tensor:
-        """Predictions after T true frames (P, T, F) and then `steps - 1` own ones: (P, T + steps - 1, F).
+        """Predictions (P, T + steps - 1, F) from T true frames (P, T, F), followed by `steps - 1` predicted ones.
 
-        The first T - 1 are of frames that were given, each from the truth before it (burn-in).
+        The first T - 1 predictions are one step ahead of true frames (burn-in).
         """
         predicted, memory = self(rows)
         frames = [predicted]
@@ -45,24 +48,27 @@ class Predictor(nn.Module):
         return torch.cat(frames, dim=1)
 
     def final(self, rows: Tensor) -> Tensor:
-        """What the last layer remembers after rows (P, T, F): (P, H)."""
+        """Hidden state (P, H) of the last layer after rows (P, T, F)."""
         return self.lstm(self.inward(rows))[1][0][-1]
 
 
 class LSTM(Baseline):
-    """Trained on all frames, the last `horizon` of them predicted from its own predictions; the others are burn-in.
+    """Trained on all frames: burn-in first, then the last `horizon` frames are predicted from its own predictions.
 
-    Test tasks burn in on all observed frames and the one that forecasts start from.
+    On test tasks the burn-in is all observed frames and the frame that forecasts start from.
 
     Args:
         num_features: D.
-        num_entities: N, of a joint model.
-        joint: all entities are one vector; otherwise all share one network.
+        num_entities: N; used by a joint model only.
+        joint: treat all entities as one vector; otherwise all entities share one network.
         hidden: width of all layers.
-        layers: of the LSTM.
-        horizon: steps that are predicted from own predictions in training.
-        variance: of the Gaussian likelihood.
-        options: of `Baseline`.
+        layers: number of LSTM layers.
+        horizon: number of steps predicted from its own predictions in training.
+        variance: variance of the Gaussian likelihood.
+        options: arguments of `Baseline`.
+
+    Raises:
+        UserError: a joint model gets tasks of several sizes.
     """
 
     def __init__(
@@ -78,7 +84,7 @@ class LSTM(Baseline):
     ) -> None:
         super().__init__(**options)
         if joint and not isinstance(num_entities, int):
-            raise UserError("a joint LSTM needs tasks of one number of entities")
+            raise UserError("a joint LSTM needs tasks of one size; set data.num_entities to one number")
         self.joint, self.horizon, self.variance = joint, horizon, variance
         self.predictor = Predictor(num_features * (num_entities if joint else 1), hidden, layers)
 
@@ -87,7 +93,7 @@ class LSTM(Baseline):
         return states.transpose(1, 2).flatten(2) if self.joint else states.flatten(0, 1)
 
     def unrolled(self, states: Tensor, steps: int) -> Tensor:
-        """Predictions after frames (B, N, T, D), as of `Predictor.unrolled`: (B, N, T + steps - 1, D)."""
+        """Predictions (B, N, T + steps - 1, D) after frames (B, N, T, D); see `Predictor.unrolled`."""
         b, n, _, d = states.shape
         ahead = self.predictor.unrolled(self.rows(states), steps)
         return ahead.view(b, -1, n, d).transpose(1, 2) if self.joint else ahead.view(b, n, -1, d)

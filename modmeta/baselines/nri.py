@@ -1,4 +1,4 @@
-"""Neural relational inference (Kipf, Fetaya, Wang, Welling, Zemel, ICML 2018), and its decoder with the graph given."""
+"""Neural relational inference (Kipf, Fetaya, Wang, Welling, Zemel, ICML 2018), and its decoder under a given graph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +19,11 @@ def relaxed_sample(logits: Tensor, tau: float, hard: bool, generator: torch.Gene
     Args:
         logits: (..., K).
         tau: temperature.
-        hard: one-hot samples, with the gradient of the soft ones.
-        generator: of the Gumbel noise.
+        hard: one-hot samples with the gradient of soft samples (straight-through).
+        generator: random generator of the Gumbel noise.
+
+    Returns:
+        A sample (..., K).
     """
     noise = -torch.empty_like(logits).exponential_(generator=generator).log()
     soft = ((logits + noise) / tau).softmax(-1)
@@ -30,32 +33,36 @@ def relaxed_sample(logits: Tensor, tau: float, hard: bool, generator: torch.Gene
 
 
 def divergence(logits: Tensor, prior: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of categorical posteriors (..., K) from a prior (K,), nats, (...)."""
+    """Kullback-Leibler divergence (...) in nats of categorical posteriors with `logits` (..., K) from `prior` (K,)."""
     log_chance = logits.log_softmax(-1)
     return (log_chance.exp() * (log_chance - prior.log())).sum(-1)
 
 
 class NRI(Baseline):
-    """A variational auto-encoder whose latent code is the graph; what it makes small is
+    """A variational auto-encoder whose latent variable is the graph. Its loss is
 
         E_q(z|s)[-log p(s|z)] + KL(q(z|s) || p(z))
 
-    Both are divided by the observed numbers, so that `val/energy` is in nats a number.
+    Both terms are divided by the number of observed numbers, so that `val/energy` is in nats per number.
 
     Args:
-        encoder: states (B, N, T, D) to logits (B, N, S, K).
-        decoder: of K edge types.
-        prior: p(z) of an edge, K probabilities; none for uniform.
+        encoder: maps states (B, N, T, D) to logits (B, N, S, K).
+        decoder: decoder of K edge types.
+        num_modules: K.
+        prior: K probabilities p(z) of an edge; None for uniform.
         tau: temperature of the samples.
         hard: one-hot samples.
-        variance: of the Gaussian likelihood.
-        horizon: predicted steps, after which the truth is put in again.
-        decoded: steps of a task that a visit in training decodes, a stretch drawn anew each time; none for all, as
-            published. The encoder reads all frames, and needs many more visits than the decoder.
-        adapt_steps: gradient steps by which new tasks improve the logits that the encoder gave them, weights fixed, by
-            the same loss; 0 as published. (Not in the paper.) Needs trainer.inference_mode=false.
-        adapt_rate: learning rate of these.
-        options: of `Baseline`.
+        variance: variance of the Gaussian likelihood.
+        horizon: number of predicted steps between true frames.
+        decoded: number of steps decoded per task and visit in training, a random stretch each time; None for all, as
+            published. The encoder always reads all frames, and needs many more visits than the decoder.
+        adapt_steps: number of gradient steps on the logits of each new task under the same loss, weights fixed; 0 as
+            published. (Not in the paper.) Needs trainer.inference_mode=false.
+        adapt_rate: learning rate of these steps.
+        options: arguments of `Baseline`.
+
+    Raises:
+        ValueError: `decoded` is below 1, or `prior` is not K positive numbers.
     """
 
     prior: Tensor
@@ -90,21 +97,24 @@ class NRI(Baseline):
 
     @property
     def priors(self) -> list[str]:
-        """The prior of edge types, where one is given."""
+        """The prior of edge types, if one is given."""
         given = [round(p, 3) for p in self.prior.tolist()]
         return [f"edge types with probabilities {given}"] if self.given_prior else []
 
     def _loss(
         self, states: Tensor, logits: Tensor, sample: Tensor, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, and what it is made of: nats a number, nats an edge; a part of the frames stands for all."""
+        """The loss, its likelihood term in nats per number, and its divergence in nats per edge.
+
+        The likelihood is computed on the frames of `part` and scaled to all frames.
+        """
         seen = states[:, :, part]
         nll = gaussian_nll(self.decoder.forced(seen, sample, self.horizon), seen, self.variance)
         apart = divergence(logits.float(), self.prior)
         return nll + apart.sum() / states[:, :, 1:].numel(), nll, apart.mean()
 
     def _part(self, frames: int) -> slice:
-        """Frames that are decoded in a step of training."""
+        """The frames that are decoded in a training step."""
         if self.decoded is None or self.decoded >= frames - 1:
             return slice(None)
         start = int(torch.randint(frames - self.decoded, (), generator=self.generator, device=self.device))
@@ -129,12 +139,12 @@ class NRI(Baseline):
         return logits.softmax(-1)
 
     def adapted(self, states: Tensor, logits: Tensor) -> Tensor:
-        """Logits (B, N, S, K) after gradient steps on the loss under their own probabilities."""
+        """Logits (B, N, S, K) after `adapt_steps` gradient steps on the loss, with the softmax as edge weights."""
         with torch.enable_grad():
             logits = logits.detach().clone().requires_grad_()
             optimizer = torch.optim.Adam([logits], self.adapt_rate)
             for _ in range(self.adapt_steps):
-                loss = self._loss(states, logits, logits.softmax(-1))[0] * len(states)  # a task's own, whatever others
+                loss = self._loss(states, logits, logits.softmax(-1))[0] * len(states)  # as for each task alone
                 logits.grad = torch.autograd.grad(loss, logits)[0]
                 optimizer.step()
         return logits.detach()
@@ -146,14 +156,14 @@ class NRI(Baseline):
 
 
 class GivenGraph(Baseline):
-    """The decoder of NRI alone: under the true graph, or with one edge type everywhere (Kipf et al. 2018, table 2).
+    """The decoder of NRI under the true graph, or with one edge type everywhere (Kipf et al. 2018, table 2).
 
     Args:
-        decoder: of as many edge types as there are relations, or of one.
-        full: one edge type everywhere.
-        variance: of the Gaussian likelihood.
-        horizon: predicted steps, after which the truth is put in again.
-        options: of `Baseline`.
+        decoder: decoder with one edge type per relation, or with one edge type if `full`.
+        full: use one edge type everywhere.
+        variance: variance of the Gaussian likelihood.
+        horizon: number of predicted steps between true frames.
+        options: arguments of `Baseline`.
     """
 
     def __init__(
@@ -164,7 +174,7 @@ class GivenGraph(Baseline):
 
     @property
     def priors(self) -> list[str]:
-        """The true graph, unless it is not used."""
+        """The true graph, unless `full`."""
         return [] if self.full else ["true relations are given"]
 
     def _weights(self, batch: dict[str, Tensor]) -> Tensor:
@@ -172,7 +182,7 @@ class GivenGraph(Baseline):
         if self.full:
             return batch[STATES].new_ones(b, n, n - 1, 1)
         if RELATIONS not in batch:
-            raise UserError("the true graph is given to this baseline, but the data has no relations")
+            raise UserError("this baseline needs the true graph, but the data has no relations; choose labelled data")
         return F.one_hot(batch[RELATIONS], self.num_relations).float()
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The encoder of NRI trained with the labels."""
+"""The encoder of NRI, trained with labels."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from modmeta.keys import RELATIONS
 
 
 class SupervisedEncoder(Baseline):
-    """Cross-entropy of the true relations under the encoder's logits (Kipf et al. 2018, section 5.1).
+    """Minimises the cross-entropy of the true relations under the encoder's logits (Kipf et al. 2018, section 5.1).
 
-    Weights are chosen by the share of validation edges that are wrong.
+    Weights are chosen by the error rate on validation edges. R relations.
 
     Args:
-        encoder: states (B, N, T, D) to logits (B, N, S, R).
-        options: of `Baseline`.
+        encoder: maps states (B, N, T, D) to logits (B, N, S, R).
+        options: arguments of `Baseline`.
     """
 
     matched = False
@@ -29,7 +29,7 @@ class SupervisedEncoder(Baseline):
 
     @property
     def priors(self) -> list[str]:
-        """Labels that the encoder learns from."""
+        """Labels that the encoder is trained on."""
         return ["relations of training tasks are given"]
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -45,5 +45,5 @@ class SupervisedEncoder(Baseline):
     @staticmethod
     def _labels(batch: dict[str, Tensor]) -> Tensor:
         if RELATIONS not in batch:
-            raise UserError("this baseline learns from labels, but the data has no relations")
+            raise UserError("this baseline is trained on labels, but the data has no relations; choose labelled data")
         return batch[RELATIONS]

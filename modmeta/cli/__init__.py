@@ -1,1 +1,1 @@
-"""The command line: one module a command, each with `add_parser(subparsers)` and `run(args)`."""
+"""The command line. Every command is a module with `add_parser(subparsers)` and `run(args)`."""

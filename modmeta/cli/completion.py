@@ -1,4 +1,4 @@
-"""`modmeta completion`: a script by which a shell completes commands and options at the tab key."""
+"""`modmeta completion`: prints a script for tab completion in a shell."""
 
 import argparse
 from pathlib import Path
@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=SHELLS, help="that completes")
+    parser.add_argument("shell", choices=SHELLS, help="shell to write the script for")
     parser.set_defaults(run=run)
 
 
@@ -30,12 +30,12 @@ def run(args: argparse.Namespace) -> None:
     """Prints the script.
 
     Raises:
-        UserError: shtab, which writes it, is not installed.
+        UserError: the package shtab is not installed.
     """
     try:
         import shtab
     except ImportError as error:
-        raise UserError("tab completion is written by shtab, which is not installed: pip install shtab") from error
+        raise UserError("tab completion needs the package shtab, which is not installed: pip install shtab") from error
     from modmeta.cli.main import build_parser
 
     parser = build_parser()

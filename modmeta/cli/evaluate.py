@@ -1,4 +1,4 @@
-"""`modmeta evaluate`: structures and forecasts of a trained model on a file that it has never seen."""
+"""`modmeta evaluate`: scores the structures and forecasts of a trained model on a data file."""
 
 import argparse
 from pathlib import Path
@@ -12,26 +12,28 @@ from modmeta.io import check_free, write_file
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
-        "evaluate", help="infer structures for a data file and print the protocol's measures"
+        "evaluate", help="infer structures for a data file and print the measures of the protocol"
     )
-    parser.add_argument("model", help="run directory, checkpoint, or a model that comes along, such as springs5")
-    parser.add_argument("--data", required=True, type=Path, help="data file; of several splits, `test` is used")
-    parser.add_argument("--split", default=None, help="split of the file to use")
+    parser.add_argument("model", help="run directory, checkpoint, or packaged model, such as springs5")
+    parser.add_argument("--data", required=True, type=Path, help="data file")
+    parser.add_argument("--split", default=None, help="split to use; default: `test`, or the only split")
     parser.add_argument("--json", type=Path, default=None, help="also write the measures to this file")
     parser.add_argument("--overwrite", action="store_true", help="replace the JSON file if it exists")
-    parser.add_argument("--any-entities", action="store_true", help="accept another number of entities than trained on")
+    parser.add_argument(
+        "--any-entities", action="store_true", help="accept numbers of entities that the model was not trained on"
+    )
     add_trust(parser)
     parser.set_defaults(run=run)
 
 
 def evaluate(model: Path | str, data: Path, split: str | None = None, any_entities: bool = False) -> dict[str, float]:
-    """The protocol's measures of a model on a file, see `modmeta.api.Model.evaluate`.
+    """Measures of the protocol for a model on a data file; see `modmeta.api.Model.evaluate`.
 
     Args:
-        model: run directory, checkpoint, or the name of a model that comes along.
-        data: file of trajectories; without relations only forecasts are scored.
-        split: of the file; none for `test`, or the only one.
-        any_entities: accept another number of entities than the model was trained on.
+        model: run directory, checkpoint, or name of a packaged model.
+        data: file of trajectories. Without relations only forecasts are scored.
+        split: split of the file; None for `test`, or the only split.
+        any_entities: accept numbers of entities that the model was not trained on.
 
     Raises:
         UserError: model or data cannot be read, or do not fit each other.
@@ -49,7 +51,7 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table, and writes it where asked."""
+    """Prints the measures, and writes them to a JSON file if requested."""
     from modmeta.api import path_of
     from modmeta.io import as_json
     from modmeta.terminal import Terminal, measures_table
@@ -59,6 +61,6 @@ def run(args: argparse.Namespace) -> None:
     if args.json is not None:
         check_free(args.json, args.overwrite, reads)
     measures = evaluate(args.model, args.data, args.split, args.any_entities)
-    if args.json is not None:  # first, for nobody may be reading what is printed
+    if args.json is not None:  # before printing, which fails if standard output is a closed pipe
         write_file(args.json, lambda file: file.write(as_json(measures)), args.overwrite, reads)
     Terminal().print(measures_table(measures, f"{args.model} on {args.data}"))

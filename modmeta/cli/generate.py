@@ -1,11 +1,11 @@
-"""`modmeta generate`: simulated trajectories to a file."""
+"""`modmeta generate`: simulates trajectories and writes them to a file."""
 
 import argparse
 import time
 from pathlib import Path
 from typing import Any
 
-WORLDS = ("charged", "kuramoto", "masses", "mixed", "springs")  # as in simulators, whose import takes a second
+WORLDS = ("charged", "kuramoto", "masses", "mixed", "springs")  # copied from simulators, which take a second to import
 
 EPILOG = """\
 the published data of Kipf et al. (2018), 50,000 / 10,000 / 10,000 trajectories:
@@ -21,28 +21,33 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("world", choices=WORLDS, help="what to simulate")
+    parser.add_argument("world", choices=WORLDS, help="world to simulate")
     parser.add_argument("-o", "--output", required=True, type=Path, help="file, or directory with --format nri")
     for split in ("train", "valid", "test"):
-        parser.add_argument(f"--{split}", type=int, default=0, metavar="TASKS", help=f"trajectories of split {split}")
-    parser.add_argument("--frames", type=int, default=49, help="of training and validation tasks, 0.1 time units apart")
-    parser.add_argument("--test-frames", type=int, default=99, help="of test tasks")
-    parser.add_argument("--entities", type=int, default=5, help="particles or oscillators of a task")
+        parser.add_argument(
+            f"--{split}", type=int, default=0, metavar="TASKS", help=f"number of tasks in split {split}"
+        )
+    parser.add_argument(
+        "--frames", type=int, default=49, help="frames per training and validation task, 0.1 time units apart"
+    )
+    parser.add_argument("--test-frames", type=int, default=99, help="frames per test task")
+    parser.add_argument("--entities", type=int, default=5, help="particles or oscillators per task")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the noise on stored frames")
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument(
         "--stream",
         choices=("task", "nri"),
         default="task",
-        help="random numbers: every task its own (task), or the published generator's order (nri)",
+        help="order of random numbers: one generator per task (task), or as in the published generator (nri)",
     )
     parser.add_argument(
         "--format",
         choices=("npz", "nri"),
         default="npz",
-        help="one documented .npz, or the published layout: a directory of .npy files, or one .npz of loc, vel, edges",
+        help="npz: one documented .npz file; nri: published layout, a directory of .npy files or one .npz with loc, "
+        "vel, edges",
     )
-    parser.add_argument("--threads", type=int, default=None, help="that simulate; all processors by default")
+    parser.add_argument("--threads", type=int, default=None, help="threads to simulate with; default: all processors")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the file, or an earlier output in the directory"
     )
@@ -53,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     """Simulates and writes.
 
     Raises:
-        UserError: a setting makes no sense, or the output exists or cannot be written.
+        UserError: a setting is out of range, or the output exists or cannot be written.
     """
     from modmeta.data import formats
     from modmeta.data.formats import nri

@@ -1,4 +1,4 @@
-"""`modmeta infer`: relations, forecasts and pictures of a file of trajectories, by a trained model."""
+"""`modmeta infer`: infers relations and forecasts of a data file with a trained model, and plots them."""
 
 import argparse
 import time
@@ -13,21 +13,19 @@ from modmeta.text import plain
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
-    parser = subparsers.add_parser("infer", help="relations, forecasts and pictures of a file, by a trained model")
-    parser.add_argument(
-        "model", help="run directory, checkpoint, or name of a model that comes along, such as springs5"
-    )
-    parser.add_argument("file", type=Path, help=".npz, .npy, HDF5, CSV or Parquet, or a directory in NRI's layout")
+    parser = subparsers.add_parser("infer", help="infer relations and forecasts of a data file with a trained model")
+    parser.add_argument("model", help="run directory, checkpoint, or packaged model, such as springs5")
+    parser.add_argument("file", type=Path, help=".npz, .npy, HDF5, CSV or Parquet file, or directory in NRI's layout")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="directory to write to")
-    parser.add_argument("--steps", type=int, default=20, help="frames to forecast, after the last one")
-    parser.add_argument("--observed", type=int, help="use the first so many frames and forecast those after them")
+    parser.add_argument("--steps", type=int, default=20, help="number of frames to forecast")
+    parser.add_argument("--observed", type=int, help="infer from the first OBSERVED frames, forecast the next")
     parser.add_argument(
-        "--velocities", choices=("given", "estimated"), help="estimated: from positions, by differences"
+        "--velocities", choices=("given", "estimated"), help="estimated: compute velocities from positions"
     )
     parser.add_argument(
-        "--relations", metavar="TABLE", help="true relations, to compare: task, receiver, sender, relation"
+        "--relations", metavar="TABLE", help="table of true relations to compare with: task, receiver, sender, relation"
     )
-    parser.add_argument("--sample", action="store_true", help="sample structures even where all can be weighed")
+    parser.add_argument("--sample", action="store_true", help="sample structures even if all can be enumerated")
     parser.add_argument("--report", action="store_true", help="also write report.html, one page with all figures")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_reading(parser)
@@ -36,14 +34,18 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Infers and writes, all or nothing."""
+    """Infers, writes the output directory completely or not at all, and prints a summary.
+
+    Raises:
+        UserError: model or data cannot be read or do not fit each other, or the output exists.
+    """
     from modmeta.outputs import OutputDirectory
 
     start = time.perf_counter()
     reads = [args.file, args.model, *([args.relations] if args.relations else [])]
     output = OutputDirectory(args.output, "infer", args.overwrite, reads)
     if args.steps < 1:
-        raise UserError(f"--steps {args.steps}: forecast at least one frame")
+        raise UserError(f"--steps {args.steps} must be at least 1")
     from modmeta.api import load
     from modmeta.data.loading.for_model import Options
     from modmeta.report import inference

@@ -1,4 +1,4 @@
-"""`modmeta inspect`: what a file of trajectories holds, before anyone trains on it."""
+"""`modmeta inspect`: summarises a data file and suggests settings for training."""
 
 import argparse
 import shlex
@@ -10,14 +10,18 @@ from modmeta.cli.reading import add_reading, reading_of
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
-    parser = subparsers.add_parser("inspect", help="tell what a file of trajectories holds, and suggest settings")
-    parser.add_argument("file", type=Path, help=".npz, .npy, HDF5, CSV or Parquet, or a directory in NRI's layout")
+    parser = subparsers.add_parser("inspect", help="summarise a data file and suggest settings for training")
+    parser.add_argument("file", type=Path, help=".npz, .npy, HDF5, CSV or Parquet file, or directory in NRI's layout")
     add_reading(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints tables and suggestions; what is missing is counted, not refused."""
+    """Prints tables and suggestions. Missing frames are counted, not refused.
+
+    Raises:
+        UserError: the file cannot be read, or holds no trajectories.
+    """
     from rich.table import Table
 
     from modmeta.data import formats
@@ -47,7 +51,7 @@ def _row(data: Any) -> list[str]:
     there = None if data.mask is None else data.mask.any(axis=2)
     absent = 0 if data.mask is None else int((~data.mask[there]).sum())
     entities = str(data.sizes[0]) if len(data.sizes) == 1 else f"{data.sizes[0]} to {data.sizes[-1]}"
-    known = "unknown" if data.relations is None else f"{int(data.relations.max()) + 1} kinds"
+    known = "unknown" if data.relations is None else f"{int(data.relations.max()) + 1} types"
     return [str(data.num_tasks), entities, str(data.num_frames), f"{data.frame_step:g}", str(absent), known]
 
 
@@ -72,7 +76,7 @@ def _ranges(data: Any) -> Any:
 
 
 def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
-    """What to mind, and the command to train with."""
+    """Notes on the data, and a command that trains on it."""
     from modmeta.data.describe import find_positions, frame_motion
 
     first = next(iter(splits.values()))
@@ -83,24 +87,24 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     if moving:
         motion, explained = frame_motion(first, positions)
         lines.append(
-            f"{', '.join(first.features[:positions])} are coordinates; their velocities follow ({explained:.1%} of the "
-            f"motion explained, {motion:.4g} time units a frame)"
+            f"{', '.join(first.features[:positions])} are coordinates, followed by their velocities ({explained:.1%} "
+            f"of the motion explained, {motion:.4g} time units per frame)"
         )
         words += ["model=continuous search.sweeps=3 optimizer.modules.lr=1e-2"]
     elif positions:
-        lines.append(f"{', '.join(first.features[:positions])} are coordinates without velocities: estimate them")
+        lines.append(f"{', '.join(first.features[:positions])} are coordinates without velocities; estimate them")
         words += ["data.velocities=estimated model=continuous search.sweeps=3 optimizer.modules.lr=1e-2"]
     else:
-        lines.append("no feature is a coordinate by its name; if the first P are, say so with data.positions=P")
+        lines.append("no feature is named like a coordinate; if the first P are coordinates, add data.positions=P")
         words += ["features@model.features=absolute"]
     if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
-        lines.append("states are missing: steps beside them are left out of all energies")
+        lines.append("states are missing; time steps next to them are left out of all energies")
         words += ["data.reading.missing=mask"]
     if len(splits) == 1 and first.num_tasks < 3:
         lines.append("fewer than three tasks: enough to infer from, too few to train on")
     if first.relations is None:
         lines.append(
-            "relations are unknown: to choose how many kinds there are, add -m model.num_edge_modules=1,2,3,4 and take "
-            "the least val/held_out, the energy of frames that structures were not inferred from"
+            "relations are unknown: to choose the number of edge types, add -m model.num_edge_modules=1,2,3,4 and take "
+            "the lowest val/held_out, the energy of frames that structures were not inferred from"
         )
     return [*lines, "", " ".join(words)]

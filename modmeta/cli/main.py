@@ -1,4 +1,4 @@
-"""The command `modmeta`."""
+"""The command `modmeta`: parses the command line and runs a command."""
 
 import argparse
 import os
@@ -11,13 +11,13 @@ from modmeta.cli import completion, evaluate, generate, infer, inspect, prune, r
 from modmeta.errors import UserError
 from modmeta.io import Interrupted, interruptible, reason_and_remedy
 
-# Modules that import what they need only when they run, so that --help is fast.
+# These modules import what they need only when they run, so that --help is fast.
 COMMANDS = (train, generate, inspect, infer, evaluate, prune, unseen, report, completion)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="modmeta", description="Hidden relations from trajectories.")
+    parser = argparse.ArgumentParser(prog="modmeta", description="Infers hidden relations from trajectories.")
     parser.add_argument("--version", action="version", version=f"modmeta {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
@@ -28,9 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
+    Args:
+        arguments: command line; None for `sys.argv`.
+
     Returns:
-        The exit status: 2 for a mistake that the user can mend and for a disk that cannot be read or written, 130 after
-        SIGINT, 143 after SIGTERM, 141 where nobody reads what is printed.
+        The exit status: 0 for success, 2 for a mistake of the user or a failed read or write, 130 after SIGINT, 143
+        after SIGTERM, 141 if standard output is a closed pipe.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:  # handles signals itself: SIGTERM saves a checkpoint
@@ -67,7 +70,7 @@ def _ended(line: str, status: int) -> int:
 
 
 def _silence() -> None:
-    """What is left to print goes nowhere, so that the interpreter does not fail over it at its end."""
+    """Redirects standard output to the null device, so that the interpreter's final flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""`modmeta prune`: a trained model without the edge modules that nothing uses."""
+"""`modmeta prune`: removes unused edge modules from a trained model."""
 
 import argparse
 import copy
@@ -14,38 +14,40 @@ from modmeta.training.checkpoints.compat import FORMAT
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
-    parser = subparsers.add_parser("prune", help="drop edge modules that hardly any validation edge uses")
+    parser = subparsers.add_parser("prune", help="remove edge modules that hardly any validation edge uses")
     parser.add_argument("model", help="run directory or checkpoint")
     parser.add_argument("-o", "--output", required=True, type=Path, help="checkpoint to write, for inference only")
-    parser.add_argument("--below", type=float, default=0.01, help="share of edges below which a module is dropped")
+    parser.add_argument("--below", type=float, default=0.01, help="remove modules on a smaller share of edges")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_trust(parser)
     parser.set_defaults(run=run)
 
 
 def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[int]]:
-    """A checkpoint for inference with the edge modules kept whose share of validation edges is at least `below`.
+    """A checkpoint for inference without the edge modules whose share of validation edges is less than `below`.
 
     Args:
-        content: of a checkpoint.
-        below: share of edges.
+        content: content of a checkpoint.
+        below: share of edges, between 0 and 1.
 
     Returns:
-        The new content, and the indices of the modules kept.
+        The new content, and the indices of the modules that are kept.
 
     Raises:
-        UserError: the run was never validated, or no module or every module would go.
+        UserError: the run was never validated, or no module or every module would be removed.
     """
     state = content["state_dict"]
     usage = state["usage"]
     if bool(usage.isnan().any()):
-        raise UserError("the checkpoint knows no usage of its modules: it was saved before the first validation")
+        raise UserError(
+            "the checkpoint has no module usage, since it was saved before the first validation; resume the run first"
+        )
     keep = (usage >= below).nonzero().squeeze(-1)
     shares = ", ".join(f"{k}: {share:.1%}" for k, share in enumerate(usage.tolist()))
     if len(keep) == len(usage):
-        raise UserError(f"every edge module is used ({shares}); nothing to prune below {below:g}")
+        raise UserError(f"every edge module is used ({shares}); raise --below {below:g} to remove some")
     if len(keep) == 0:
-        raise UserError(f"no edge module has a share of {below:g} ({shares}); lower --below")
+        raise UserError(f"every edge module has a share below {below:g} ({shares}); lower --below")
     state = dict(state)
     for name, value in state.items():
         if ".edge_modules." in name or name.endswith("dynamics.decay"):
@@ -63,7 +65,7 @@ def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the smaller checkpoint.
+    """Writes the pruned checkpoint.
 
     Raises:
         UserError: the model cannot be read or pruned, or the output exists.
@@ -78,4 +80,4 @@ def run(args: argparse.Namespace) -> None:
     memory = io.BytesIO()
     torch.save(content, memory)
     write_file(args.output, lambda file: file.write(memory.getbuffer()), args.overwrite, [source])
-    print(f"{args.output}: edge modules {', '.join(map(str, kept))} kept, as {len(kept)} modules numbered from 0")
+    print(f"{args.output}: edge modules {', '.join(map(str, kept))} kept, renumbered from 0")

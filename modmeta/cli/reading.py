@@ -1,26 +1,28 @@
-"""Options of commands that read a file of trajectories."""
+"""Options of the commands that read a data file."""
 
 import argparse
 from typing import Any
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Registers them."""
+    """Registers the options."""
     group = parser.add_argument_group("reading the file")
-    group.add_argument("--task", default="task", metavar="COLUMN", help="column of a table that names the task")
-    group.add_argument("--frame", default="frame", metavar="COLUMN", help="column of frame numbers or times")
-    group.add_argument("--entity", default="entity", metavar="COLUMN", help="column that names the entity")
-    group.add_argument("--features", metavar="A,B,...", help="columns to use, coordinates first; all others by default")
-    group.add_argument("--missing", choices=("error", "mask"), default="error", help="what to do about missing frames")
-    group.add_argument("--resample", type=float, metavar="STEP", help="interpolate to frames so far apart in time")
+    group.add_argument("--task", default="task", metavar="COLUMN", help="column of a table with the task")
+    group.add_argument("--frame", default="frame", metavar="COLUMN", help="column with frame numbers or times")
+    group.add_argument("--entity", default="entity", metavar="COLUMN", help="column with the entity")
+    group.add_argument("--features", metavar="A,B,...", help="columns to use, coordinates first; default: all others")
     group.add_argument(
-        "--frame-step", type=float, metavar="STEP", help="time between frames, where the file does not say"
+        "--missing", choices=("error", "mask"), default="error", help="refuse missing frames, or leave them out (mask)"
     )
-    group.add_argument("--split", help="split of the file; test, or the only one, by default")
+    group.add_argument("--resample", type=float, metavar="STEP", help="interpolate to frames STEP apart in time")
+    group.add_argument(
+        "--frame-step", type=float, metavar="STEP", help="time between frames, if the file does not define it"
+    )
+    group.add_argument("--split", help="split of the file; default: test, or the only split")
 
 
 def reading_of(args: argparse.Namespace, **more: Any) -> Any:
-    """What the options ask for."""
+    """The `Reading` that the options describe."""
     from modmeta.data.reading import Reading
 
     features = tuple(args.features.split(",")) if args.features else None

@@ -1,4 +1,4 @@
-"""`modmeta train`: one run, a sweep of runs, or the rest of a run that was interrupted."""
+"""`modmeta train`: starts a run or a sweep, or resumes an interrupted run."""
 
 import argparse
 import sys
@@ -9,11 +9,11 @@ from typing import Any
 from modmeta.errors import UserError
 from modmeta.training.words import is_setting, setting, with_new_names
 
-PACKAGE = "pkg://modmeta.conf"  # the configuration in an installed package
+PACKAGE = "pkg://modmeta.conf"  # location of the configuration in an installed package
 EPILOG = """\
   modmeta train experiment=springs5                    the main result, a minute on two cores
-  modmeta train FILE.csv -o RUN                        your own trajectories
-  modmeta train --resume RUN                           the rest of an interrupted run
+  modmeta train FILE.csv -o RUN                        train on your own trajectories
+  modmeta train --resume RUN                           resume an interrupted run
   modmeta train -m experiment=springs5 seed=0,1,2      a sweep
   modmeta train --help                                 every group and value
 """
@@ -35,23 +35,24 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "words", nargs="*", metavar="FILE | KEY=VALUE", help="a file of trajectories, and settings of the run"
-    )
+    parser.add_argument("words", nargs="*", metavar="FILE | KEY=VALUE", help="data file, and settings of the run")
     parser.add_argument("-o", "--output", metavar="RUN", help="directory of the run, or of the sweep with -m")
-    parser.add_argument("--resume", metavar="RUN", help="directory of a run to resume, with its own settings")
-    parser.add_argument("-m", "--multirun", action="store_true", help="a run for each of several values: seed=0,1,2")
+    parser.add_argument("--resume", metavar="RUN", help="resume the run in this directory with its own settings")
+    parser.add_argument("-m", "--multirun", action="store_true", help="start a run for each value: seed=0,1,2")
 
 
 def train(words: Sequence[str], configuration: str = PACKAGE) -> int:
     """Runs the command.
 
     Args:
-        words: of the command line.
-        configuration: where Hydra finds `train.yaml`: a directory, or `pkg://` and a package.
+        words: command line after `train`.
+        configuration: location of `train.yaml`: a directory, or `pkg://` and a package.
 
     Returns:
-        The exit status, 2 for a mistake in `words`; mistakes in settings and data end the process (`SystemExit`).
+        The exit status: 0 for success, 2 for a mistake in `words`.
+
+    Raises:
+        SystemExit: a mistake in settings or data, a failed run, or SIGTERM (see `launch`).
     """
     try:
         given = hydra_words(words)
@@ -65,10 +66,10 @@ def train(words: Sequence[str], configuration: str = PACKAGE) -> int:
 
 
 def hydra_words(words: Sequence[str]) -> list[str]:
-    """The words of a command as Hydra's: options first, then settings.
+    """Translates the command line to Hydra's grammar: options first, then settings.
 
     Raises:
-        UserError: a word is neither a setting nor a file, or two of them contradict each other.
+        UserError: an argument is neither a setting nor a file, or two arguments contradict each other.
     """
     parser = argparse.ArgumentParser(prog="modmeta train", add_help=False, allow_abbrev=False)
     _add_arguments(parser)
@@ -83,13 +84,11 @@ def hydra_words(words: Sequence[str]) -> list[str]:
     settings = [with_new_names(word) for word in args.words if is_setting(word)]
     files = [word for word in args.words if not is_setting(word)]
     if len(files) > 1:
-        raise UserError(f"{files[0]} and {files[1]} are two files; a run trains on one")
+        raise UserError(f"{files[0]} and {files[1]} are two files, but a run trains on one; leave one out")
     if args.resume is not None:
         other = [*files, *([] if args.output is None else [f"-o {args.output}"])]
         if other:
-            raise UserError(
-                f"--resume {args.resume} goes on with the run's own data and directory; leave out {other[0]}"
-            )
+            raise UserError(f"--resume {args.resume} uses the run's own data and directory; leave out {other[0]}")
         settings.insert(0, setting("resume", args.resume))
     if files:
         check_file(files[0])
@@ -102,7 +101,7 @@ def hydra_words(words: Sequence[str]) -> list[str]:
 def check_file(name: str) -> None:
     """
     Raises:
-        UserError: there is no such file, or it is the directory of a run.
+        UserError: the file does not exist, or is the directory of a run.
     """
     path = Path(name)
     if not path.exists():

@@ -1,13 +1,13 @@
-"""The option of commands that load a model: whose code a checkpoint may name."""
+"""The option `--trust` of the commands that load a model."""
 
 import argparse
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Registers it; a package is trusted as soon as the option is read."""
+    """Registers the option. Parsing it trusts the package."""
     parser.add_argument(
         "--trust", action=_Trust, metavar="PACKAGE",
-        help="package of your own whose classes the model may name; its code is run",
+        help="allow the model to use classes of your package PACKAGE; runs its code",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`modmeta unseen`: entities that nobody observed, from those that were."""
+"""`modmeta unseen`: infers hidden entities from observed ones."""
 
 import argparse
 from dataclasses import replace
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from modmeta.training.bouncegrad import BounceGrad
 
 OUTPUTS = ("unseen.npz", "unseen.json", "unseen.png")
-DRAWN = 5  # tasks in the figure
+DRAWN = 5  # number of tasks in the figure
 
 EPILOG = """\
 examples:
   modmeta unseen RUN FILE -o DIR                    one hidden entity in every task
-  modmeta unseen RUN FILE -o DIR --hide 0           entity 0 taken out, to score what is inferred of it
-  modmeta unseen RUN FILE -o DIR --count auto       none, one or two, whatever forecasts best
+  modmeta unseen RUN FILE -o DIR --hide 0           remove entity 0, infer it and score the result
+  modmeta unseen RUN FILE -o DIR --count auto       none, one or two hidden entities, by the energy of held-out frames
 """
 
 
@@ -33,34 +33,37 @@ def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser(
         "unseen",
-        help="infer entities that were not observed",
+        help="infer hidden entities",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="run directory, checkpoint, or a model that comes along, such as springs5")
-    parser.add_argument("data", type=Path, help="data file; of several splits, `test` is used")
+    parser.add_argument("model", help="run directory, checkpoint, or packaged model, such as springs5")
+    parser.add_argument("data", type=Path, help="data file")
     parser.add_argument("-o", "--output", required=True, type=Path, help=f"directory for {', '.join(OUTPUTS)}")
-    parser.add_argument("--split", default=None, help="split of the file to use")
-    parser.add_argument("--tasks", type=int, default=None, help="the first so many tasks only")
-    parser.add_argument("--hide", type=int, default=None, metavar="ENTITY", help="take this one out, for scoring")
+    parser.add_argument("--split", default=None, help="split to use; default: `test`, or the only split")
+    parser.add_argument("--tasks", type=int, default=None, help="use only the first TASKS tasks")
+    parser.add_argument("--hide", type=int, default=None, metavar="ENTITY", help="remove this entity and score it")
     parser.add_argument(
-        "--relations", choices=("known", "unknown"), default="unknown", help="known: those of the file, with --hide"
+        "--relations",
+        choices=("known", "unknown"),
+        default="unknown",
+        help="known: use the relations of the file (needs --hide)",
     )
     parser.add_argument(
         "--symmetric",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="prior: relations are mutual (named in unseen.json); unless said, where those found in training were",
+        help="prior that relations are mutual (named in unseen.json); default: if those found in training are",
     )
-    parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities of a task")
-    parser.add_argument("--seed", type=int, default=0, help="of the guesses")
+    parser.add_argument("--count", choices=("1", "2", "auto"), default="1", help="hidden entities per task")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_trust(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Infers, writes the files, prints the table.
+    """Infers hidden entities, writes the output directory and prints the measures.
 
     Raises:
         UserError: model or data cannot be read or do not fit each other, or the output exists.
@@ -69,11 +72,11 @@ def run(args: argparse.Namespace) -> None:
 
     output = OutputDirectory(args.output, "unseen", args.overwrite, (args.data, args.model))
     if args.hide is not None and args.count != "1":
-        raise UserError(f"--hide takes out one entity, so --count {args.count} cannot be scored; leave one of them out")
+        raise UserError(f"--hide takes out one entity, so --count {args.count} cannot be scored; leave out one of them")
     if args.relations == "known" and args.hide is None:
-        raise UserError("--relations known needs --hide: a file says nothing of the relations of who is not in it")
+        raise UserError("--relations known needs --hide: a file has no relations of entities that are not in it")
     if args.symmetric and args.relations == "known":
-        raise UserError("--symmetric is a prior on relations that are inferred; leave it or --relations known out")
+        raise UserError("--symmetric is a prior on inferred relations; leave out --symmetric or --relations known")
     from modmeta.api import load
     from modmeta.hidden.count import MOST
     from modmeta.hidden.infer import informed
@@ -87,13 +90,13 @@ def run(args: argparse.Namespace) -> None:
     if wanted and args.relations == "unknown":
         if search.receivers != "all":
             raise UserError(
-                f"mutual relations are found for all entities together, but {args.model} was trained with "
+                f"the prior of mutual relations needs search.receivers=all, but {args.model} was trained with "
                 f"search.receivers={search.receivers}; add --no-symmetric"
             )
         if not search.enumerates(relational, entities):
             raise UserError(
-                f"mutual relations are found by trying all rows, and {entities} entities have more than "
-                f"search.enumerate_up_to={search.enumerate_up_to}; add --no-symmetric"
+                f"the prior of mutual relations needs all candidates to be enumerated, but {entities} entities have "
+                f"more than search.enumerate_up_to={search.enumerate_up_to}; add --no-symmetric"
             )
     if args.symmetric is None:
         module.search = informed(search, relational, trained["reciprocity"], entities)
@@ -110,16 +113,16 @@ def _tasks(args: argparse.Namespace, model: "Model") -> "Trajectories":
     options = Options(split=args.split, tasks=args.tasks, observed=model.module.observed_frames)
     tasks = model.read(args.data, options).seen
     if tasks.counts is not None:
-        raise DataError(f"{args.data}: tasks of {tasks.sizes} entities; make a file for each size")
+        raise DataError(f"{args.data} has tasks of {tasks.sizes} entities; make one file for each size")
     if args.hide is not None and not 0 <= args.hide < tasks.num_entities:
         raise UserError(f"--hide {args.hide}: entities of {args.data} are numbered 0 to {tasks.num_entities - 1}")
     if tasks.num_entities - (args.hide is not None) < 2:
-        raise DataError(f"{args.data}: fewer than 2 entities are left to be seen, too few to tell of another one")
+        raise DataError(f"{args.data}: fewer than 2 visible entities are left; use tasks with more entities")
     if args.relations == "known" and tasks.relations is None:
-        raise DataError(f"{args.data} holds no relations; leave --relations known out")
+        raise DataError(f"{args.data} holds no relations; leave out --relations known")
     if not model.module.model.dynamics.additive:
         raise UserError(
-            f"{args.model}: its messages do not add up; train with model=continuous, or model.additive=true"
+            f"{args.model}: hidden entities need additive messages; train with model=continuous or model.additive=true"
         )
     return tasks
 
@@ -181,14 +184,14 @@ def _infer(
     if "statement" in result:
         console.print(f"{result['statement']}: {result['cannot_be_located']}", highlight=False)
     if settings["priors"]:
-        console.print(f"under structural priors: {', '.join(settings['priors'])}")
+        console.print(f"structural priors: {', '.join(settings['priors'])}")
     console.print(for_console(f"written to {args.output}"), soft_wrap=True)
 
 
 def _search(
     args: argparse.Namespace, module: "BounceGrad", visible: "Tensor", known: "Tensor | None"
 ) -> "tuple[list[Group], Counted | None]":
-    """Hidden entities of all tasks, in groups of as many, and how their number was found."""
+    """Hidden entities of all tasks, grouped by their number, and the counts if `--count auto`."""
     import torch
     from rich.console import Console
     from rich.progress import Progress

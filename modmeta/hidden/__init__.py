@@ -1,1 +1,1 @@
-"""Entities that nobody observed: where they were, and how they are related to those that were seen."""
+"""Hidden entities: infers their number, their states and their relations to the observed entities."""

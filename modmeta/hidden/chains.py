@@ -1,4 +1,8 @@
-"""Chains: paths and structures that are improved together, many of each task at once."""
+"""Chains: hypotheses on paths and structure of a task, improved together, several per task in one batch.
+
+Q chains, H hidden entities; N entities include the hidden ones, which come last. A row is the set of incoming edges of
+a receiver.
+"""
 
 from typing import NamedTuple
 
@@ -7,7 +11,7 @@ from torch import Tensor
 
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix, senders, to_matrix
-from modmeta.hidden.paths import Linear, deviations, linearise, refit, unlikeliness
+from modmeta.hidden.paths import Linear, deviations, linearise, prior_energy, refit
 from modmeta.hidden.scene import Scene
 from modmeta.search.candidates import propose_rows
 from modmeta.search.infer import infer
@@ -16,27 +20,27 @@ from modmeta.search.problem import Problem
 from modmeta.search.search import Search
 from modmeta.search.selection import Selection, greedy
 
-FRAMES = 3200  # of all chains whose derivatives are worked out at once: a call takes a while, whatever its size
-SYSTEMS = 80  # of equations that are solved at once, to spare memory
-FRACTIONS = (1.0, 0.3, 0.1)  # of a step that are tried
-ENOUGH = 0.1  # nats a step must gain for the next one to be worth while
-# Three of four errors of an entity below so many of its scales leave nothing to explain (by Student's t: 1.4). The
-# median would not do: a wrong path may be right half of the time.
+FRAMES = 3200  # frames of all chains in one call for derivatives; larger batches amortise the fixed cost of a call
+SYSTEMS = 80  # systems of equations solved at once; bounds memory
+FRACTIONS = (1.0, 0.3, 0.1)  # fractions of a step that are tried (backtracking)
+MIN_GAIN = 0.1  # nats that a step must gain, else the chain takes no further step
+# An entity counts as explained if the 75th percentile of its errors is below this many scales (Student's t: 1.4). The
+# median is not enough: a wrong path may be right half of the time.
 EXPLAINED = 2.5
-MANY = 64  # rows of a receiver, beyond which paths are refitted only to those that differ in one slot
-HOPELESS = 1e10  # nats above a receiver's best row, beyond which differences do not matter
-COLD = torch.tensor(1e-30)  # of choices among scored candidates
-BEST = 4  # refitted structures whose energies are worked out exactly
+MAX_REFITTED_ROWS = 64  # with more candidate rows per receiver, paths are refitted only to rows that differ in one slot
+ENERGY_CAP = 1e10  # nats above a receiver's best row at which energies are capped
+TEMPERATURE = torch.tensor(1e-30)  # of the selection among scored candidates: practically greedy
+SCORED_EXACTLY = 4  # number of refitted structures whose energies are computed without linearisation
 
 
 class Chains(NamedTuple):
     """Q hypotheses.
 
     Attributes:
-        scene: index of the scene of each, (Q,).
-        paths: of the hidden entities (Q, H, T, D).
+        scene: index of each chain's scene (Q,).
+        paths: states of the hidden entities (Q, H, T, D).
         structure: relations (Q, N, S), types (Q, N).
-        energies: of the receivers (Q, N).
+        energies: energies of the receivers (Q, N), nats.
     """
 
     scene: Tensor
@@ -45,19 +49,19 @@ class Chains(NamedTuple):
     energies: Tensor
 
     def at(self, chosen: Tensor) -> "Chains":
-        """The chosen ones."""
+        """The chains with the indices, or the mask, `chosen`."""
         relations, types = self.structure
         structure = Structure(relations[chosen], types[chosen])
         return Chains(self.scene[chosen], self.paths[chosen], structure, self.energies[chosen])
 
     @property
     def energy(self) -> Tensor:
-        """(Q,)."""
+        """Energy of each chain (Q,), nats."""
         return self.energies.sum(1)
 
 
 def joined(parts: list[Chains]) -> Chains:
-    """All chains of several batches."""
+    """Concatenates batches of chains."""
     structure = Structure(*(torch.cat(field) for field in zip(*(part.structure for part in parts), strict=True)))
     return Chains(
         torch.cat([part.scene for part in parts]),
@@ -68,7 +72,7 @@ def joined(parts: list[Chains]) -> Chains:
 
 
 def better(new: Chains, old: Chains) -> Chains:
-    """Of two versions of the same chains the one of lower energy."""
+    """The version of lower energy of each chain."""
     wins = new.energy < old.energy  # false for NaN
     structure = Structure(
         torch.where(wins.view(-1, 1, 1), new.structure.relations, old.structure.relations),
@@ -79,25 +83,28 @@ def better(new: Chains, old: Chains) -> Chains:
 
 
 class Improver:
-    """Moves of chains. Relations are known, or each receiver takes the best row that the search offers.
+    """Moves that improve chains. Relations are known, or each receiver takes the best row that the search proposes.
 
     Args:
-        scene: of all tasks.
-        search: whose candidates are tried; none where relations are known.
-        generator: of candidates that are drawn.
+        scene: scenes of all tasks.
+        search: search that proposes candidate rows; None if relations are known.
+        generator: random generator of sampled candidates.
     """
 
     def __init__(self, scene: Scene, search: Search | None, generator: torch.Generator) -> None:
         self.scene, self.search, self.generator = scene, search, generator
         self.model = scene.model
-        self.problem = Problem(scene.model, scene.visible)  # candidate rows depend on its modules alone
+        self.problem = Problem(scene.model, scene.visible)  # candidate rows depend only on the numbers of modules
         self.select: Selection = greedy
         if search is not None and search.symmetric:
             dynamics, most = scene.model.dynamics, search.enumerate_up_to
             self.select = mutual_selection(greedy, dynamics.num_edge_modules, dynamics.num_node_modules, most)
 
     def candidates(self, structure: Structure, free: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (Q, N, M, S), types (Q, N, M) and the place of the current ones (Q, N)."""
+        """Candidate rows (Q, N, M, S) and types (Q, N, M), and the index of the current ones (Q, N).
+
+        If not `free`, or if relations are known, the current row is the only candidate.
+        """
         q, n = structure.types.shape
         if self.search is None or not free:
             return structure.relations.unsqueeze(2), structure.types.unsqueeze(2), torch.zeros_like(structure.types)
@@ -105,14 +112,14 @@ class Improver:
         rows, types, current = propose(self.generator, structure, self.problem)
         return rows.expand(q, n, *rows.shape[2:]), types.expand(q, n, -1), current
 
-    def too_many(self, scene: Scene) -> Tensor | None:
-        """Where rows among visible entities are too many to try all, those that explain them best by themselves."""
+    def visible_relations(self, scene: Scene) -> Tensor | None:
+        """Relations among visible entities, inferred without hidden ones, if too many to enumerate; None otherwise."""
         if self.search is None or self.search.enumerates(self.model, scene.visible.shape[1]):
             return None
         return infer(self.search, self.model, None, scene.visible, self.generator).structure.relations
 
     def judged(self, chains: Chains, free: bool = True) -> Chains:
-        """With their energies, every receiver under its best row."""
+        """Scores the chains and gives every receiver its best candidate row."""
         parts = []
         for part in _chunks(chains, 4 * FRAMES):
             scene = self._frames(part)
@@ -122,10 +129,10 @@ class Improver:
             ).nan_to_num(torch.inf)
             best = energies.argmin(-1)
             if self.search is not None and free:
-                least = energies.amin(-1, keepdim=True).clamp(max=HOPELESS**2)
-                best = self.select(energies.minimum(least + HOPELESS), current, COLD, self.generator)
+                least = energies.amin(-1, keepdim=True).clamp(max=ENERGY_CAP**2)
+                best = self.select(energies.minimum(least + ENERGY_CAP), current, TEMPERATURE, self.generator)
             least = energies.gather(2, best.unsqueeze(-1)).squeeze(-1)
-            least[:, -scene.hidden :] += unlikeliness(self._places(part.paths))
+            least[:, -scene.hidden :] += prior_energy(self._scaled(part.paths))
             structure = Structure(
                 rows.gather(2, best[..., None, None].expand(-1, -1, 1, rows.shape[-1])).squeeze(2),
                 types.gather(2, best.unsqueeze(-1)).squeeze(-1),
@@ -134,7 +141,7 @@ class Improver:
         return joined(parts)
 
     def refined(self, chains: Chains, steps: int, free: bool = True) -> Chains:
-        """After Gauss-Newton steps of their paths, every receiver taking its best row as they go."""
+        """Refines paths by Gauss-Newton steps; after each step every receiver takes its best candidate row."""
         going = torch.arange(len(chains.scene))
         for _ in range(steps):
             now = chains.at(going)
@@ -143,28 +150,28 @@ class Improver:
             for fraction in FRACTIONS:
                 new = better(self.judged(now._replace(paths=now.paths + fraction * move), free), new)
             chains = put(chains, going, new)
-            going = going[now.energy - new.energy > ENOUGH]
+            going = going[now.energy - new.energy > MIN_GAIN]
             if not len(going):
                 break
         return chains
 
     def restructured(self, chains: Chains, receivers: Tensor, free: bool = True) -> Chains:
-        """After a move of one receiver's row each: all rows are tried, the path refitted to every one of them.
+        """Changes one receiver's row in each chain, after refitting the path to every candidate row.
 
-        A path that has settled on a wrong row makes that row look right; only when the path moves along does the true
-        one show. The refit is that of the linearised errors; the best few are then judged exactly.
+        A path that was fitted to a wrong row makes that row look right, so rows are compared after refitting. The refit
+        uses linearised errors; the best few candidates are then scored exactly.
 
         Args:
-            chains: Q.
-            receivers: whose rows are tried, (r,).
-            free: receivers then take their best rows.
+            chains: Q chains.
+            receivers: indices of the receivers whose rows may change (R,).
+            free: afterwards let all receivers take their best rows.
         """
         return joined([self._restructured(part, receivers, free) for part in _chunks(chains, FRAMES // 4)])
 
     def _restructured(self, chains: Chains, receivers: Tensor, free: bool) -> Chains:
         scene, (q, n) = self._frames(chains), chains.structure.types.shape
         rows, types, current = self.candidates(chains.structure)
-        every = rows.shape[2] <= MANY
+        every = rows.shape[2] <= MAX_REFITTED_ROWS
         if not every:
             k, g = self.model.dynamics.num_edge_modules, self.model.dynamics.num_node_modules
             rows, types, current = propose_rows(chains.structure, None, 0, True, k, g, self.generator)
@@ -172,23 +179,23 @@ class Improver:
         linear = linearise(scene, chains.paths, rows, types)
         chosen = current.unsqueeze(1).expand(q, len(receivers) * m, n).clone()  # (Q, C, N)
         place, moving, taken = torch.arange(len(receivers) * m), receivers.repeat_interleave(m), torch.arange(m)
-        if self.search is not None and self.search.symmetric and every:  # else `judged` makes them mutual afterwards
+        if self.search is not None and self.search.symmetric and every:  # else `judged` makes relations mutual
             chosen = self._mirrored(chains.structure, rows[0, 0, taken.repeat(len(receivers))], moving)
         chosen[:, place, moving] = taken.repeat(len(receivers))
         chain, entity = torch.arange(q).view(-1, 1, 1), torch.arange(n)
         picked = Linear(
             linear.errors[chain, entity, chosen].flatten(0, 1),
             *(part.movedim(1, -1)[chain, entity, chosen].movedim(-1, 2).flatten(0, 1) for part in linear[1:]),
-        )  # of Q C scenes
+        )  # Q C scenes
         each = len(place)
         log_scale = scene.log_scale(chains.paths).repeat_interleave(each, dim=0)
-        places = self._places(chains.paths).transpose(1, 2).flatten(2).repeat_interleave(each, dim=0)
+        scaled = self._scaled(chains.paths).transpose(1, 2).flatten(2).repeat_interleave(each, dim=0)
         likelihood, refits = self.model.likelihood, []
         for some in torch.arange(q * each).split(SYSTEMS):
             part = Linear(*(field[some] for field in picked))
-            refits.append(refit(part, likelihood, log_scale[some], places[some], rounds=3)[:2])
+            refits.append(refit(part, likelihood, log_scale[some], scaled[some], rounds=3)[:2])
         move, expected = (torch.cat(field) for field in zip(*refits, strict=True))
-        best = expected.view(q, each).topk(min(BEST, each), largest=False).indices  # (Q, best)
+        best = expected.view(q, each).topk(min(SCORED_EXACTLY, each), largest=False).indices  # (Q, best)
         move = self._unscaled(move, chains.paths).view(q, each, *chains.paths.shape[1:])
         result = chains
         for rank in best.T:
@@ -204,8 +211,8 @@ class Improver:
         return result
 
     def _mirrored(self, structure: Structure, rows: Tensor, receivers: Tensor) -> Tensor:
-        """Candidates of all entities (Q, C, N), all rows being candidates, where C receivers take rows (C, S) and the
-        others theirs, but for what they owe to that receiver: relations are mutual."""
+        """Candidate indices of all entities (Q, C, N) where in each of C cases one receiver takes a new row (C, S), and
+        the reverse edges change with it, so that relations stay mutual. All rows are candidates."""
         k, g = self.model.dynamics.num_edge_modules, self.model.dynamics.num_node_modules
         n = structure.types.shape[1]
         matrix = to_matrix(structure.relations).unsqueeze(1).repeat(1, len(rows), 1, 1)  # (Q, C, N, N)
@@ -216,7 +223,7 @@ class Improver:
         return (from_matrix(matrix) * digits).sum(-1) * g + structure.types.unsqueeze(1)
 
     def explained(self, chains: Chains, since: int = 0) -> Tensor:
-        """Whether the errors of every entity are within their scale, from frame `since` on, (Q,)."""
+        """Whether every entity is explained from frame `since` on, (Q,); see `EXPLAINED`."""
         parts = []
         for part in _chunks(chains, 4 * FRAMES):
             frames = slice(since, part.paths.shape[2])
@@ -241,18 +248,18 @@ class Improver:
         scene, (rows, types, _) = self._frames(chains), self.candidates(chains.structure, free=False)
         errors, start, end = linearise(scene, chains.paths, rows, types)
         linear = Linear(errors.squeeze(2), start.squeeze(3), end.squeeze(3))
-        places = self._places(chains.paths).transpose(1, 2).flatten(2)
-        return refit(linear, self.model.likelihood, scene.log_scale(chains.paths), places, rounds=2)
+        scaled = self._scaled(chains.paths).transpose(1, 2).flatten(2)
+        return refit(linear, self.model.likelihood, scene.log_scale(chains.paths), scaled, rounds=2)
 
     def _frames(self, chains: Chains) -> Scene:
         return self.scene[chains.scene].frames(0, chains.paths.shape[2])
 
-    def _places(self, paths: Tensor) -> Tensor:
-        """From the centre, in `state_scale`."""
+    def _scaled(self, paths: Tensor) -> Tensor:
+        """Paths relative to the centre of all states, in units of `state_scale`."""
         return (paths - self.model.dynamics.centre) / self.model.dynamics.state_scale
 
     def _unscaled(self, moves: Tensor, paths: Tensor) -> Tensor:
-        """Moves (C, T, H D) in `state_scale` as changes of paths (C, H, T, D)."""
+        """Converts moves (C, T, H D) in units of `state_scale` to changes of paths (C, H, T, D)."""
         h, d = paths.shape[1], paths.shape[3]
         return (moves.unflatten(-1, (h, d)).transpose(1, 2) * self.model.dynamics.state_scale).to(paths.dtype)
 
@@ -262,15 +269,15 @@ def _chunks(chains: Chains, frames: int) -> list[Chains]:
     return [chains.at(part) for part in torch.arange(len(chains.scene)).split(size)]
 
 
-def put(chains: Chains, places: Tensor, new: Chains) -> Chains:
-    """Chains, those at some places replaced."""
+def put(chains: Chains, indices: Tensor, new: Chains) -> Chains:
+    """Replaces the chains at `indices` by `new`."""
     relations, types = chains.structure
     structure = Structure(
-        relations.index_copy(0, places, new.structure.relations), types.index_copy(0, places, new.structure.types)
+        relations.index_copy(0, indices, new.structure.relations), types.index_copy(0, indices, new.structure.types)
     )
     return Chains(
         chains.scene,
-        chains.paths.index_copy(0, places, new.paths),
+        chains.paths.index_copy(0, indices, new.paths),
         structure,
-        chains.energies.index_copy(0, places, new.energies),
+        chains.energies.index_copy(0, indices, new.energies),
     )

@@ -1,4 +1,4 @@
-"""Whether there is a hidden entity at all, and whether one or two: the model's energy on frames kept back decides."""
+"""Number of hidden entities (none, one or two), chosen by the model's energy on held-out frames."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,16 +13,18 @@ from modmeta.model.model import RelationalModel
 from modmeta.search.infer import infer
 from modmeta.search.search import Search
 
-MOST = 2  # hidden entities that are considered
-FITTED = 2 / 3  # of the frames that paths and structures are fitted to; the rest is kept back
-TYPICAL = 3.0  # median error of an entity in frames kept back, in units of its scale, that leaves nothing to explain
-GAIN = 0.1  # nats per number kept back, by which a further entity must lower the energy to be believed in
+MOST = 2  # largest number of hidden entities considered
+FITTED = 2 / 3  # fraction of the frames that paths and structures are fitted to; the rest is held out
+TYPICAL = 3.0  # an entity is explained if its median error on held-out frames is below this many scales
+GAIN = 0.1  # nats per held-out number by which a further hidden entity must lower the energy
 
 
 class Counted(NamedTuple):
-    """Attributes:
-    number: of hidden entities of every task (B,).
-    energies: per number kept back, with 0, 1, ... hidden entities (B, MOST + 1); NaN where fewer explain all.
+    """Result of `count_hidden`.
+
+    Attributes:
+        number: number of hidden entities of every task (B,).
+        energies: nats per held-out number with 0, 1, ... hidden entities (B, MOST + 1); NaN if fewer explain all.
     """
 
     number: Tensor
@@ -37,17 +39,18 @@ def count_hidden(
     seed: int = 0,
     advance: Callable[[int], None] = lambda tasks: None,
 ) -> Counted:
-    """Number of hidden entities of every task, from visible states (B, V, T, D).
+    """Infers the number of hidden entities of every task.
 
-    Entities are added one by one, as long as some visible one is not explained on the frames kept back, whose hidden
-    states the model forecasts. Of those numbers the least is chosen whose energy none beyond betters by `GAIN`.
+    Hidden entities are added one at a time while some visible entity is not explained on the held-out frames, on which
+    the model forecasts the hidden states. The result is the smallest number whose energy no larger number lowers by
+    `GAIN`.
 
     Args:
-        model: trained, frozen.
-        search: whose candidate rows are tried.
-        visible: states.
-        seed: of the guesses.
-        advance: told of the number of tasks finished, now and again; every task once for each number from 0 to `MOST`.
+        model: trained model, frozen.
+        search: search that proposes candidate rows.
+        visible: states of the visible entities (B, V, T, D).
+        seed: random seed of the guesses.
+        advance: called with a number of finished tasks; every task counts once for each number from 0 to `MOST`.
     """
     b = len(visible)
     energies = visible.new_full((b, MOST + 1), torch.nan)
@@ -62,16 +65,16 @@ def count_hidden(
 
 
 def choose(energies: Tensor) -> Tensor:
-    """The least number (B,) whose energy (B, numbers) none beyond betters by `GAIN`; NaN is no number."""
+    """The smallest number (B,) whose energy (B, MOST + 1) no larger number lowers by `GAIN`. NaN counts as infinite."""
     energies = energies.nan_to_num(torch.inf)
-    beyond = energies.flip(1).cummin(1).values.flip(1)  # least from there on
+    beyond = energies.flip(1).cummin(1).values.flip(1)  # lowest energy of this or any larger number
     return (energies - beyond < GAIN).to(torch.int8).argmax(1)
 
 
 def _held_out(
     model: RelationalModel, search: Search, visible: Tensor, hidden: int, seed: int, advance: Callable[[int], None]
 ) -> tuple[Tensor, Tensor]:
-    """Energies per number kept back (B,), and whether everything there is explained."""
+    """Energies in nats per held-out number (B,), and whether all visible entities are explained (B,)."""
     frames = visible.shape[2]
     fitted = max(2, round(FITTED * frames))
     if hidden:
@@ -82,11 +85,13 @@ def _held_out(
         generator = torch.Generator(visible.device).manual_seed(seed)
         structure = infer(search, model, None, visible[:, :, :fitted], generator).structure
         paths = visible[:, :0]
-    return judge_rest(Scene(model, visible, hidden).frames(fitted - 1, frames), paths[:, :, fitted - 1 :], structure)
+    return score_held_out(
+        Scene(model, visible, hidden).frames(fitted - 1, frames), paths[:, :, fitted - 1 :], structure
+    )
 
 
-def judge_rest(scene: Scene, paths: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
-    """Energies per number of the visible entities (Q,), and whether the errors of each are within their scale."""
+def score_held_out(scene: Scene, paths: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
+    """Energies of the visible entities in nats per number (Q,), and whether all of them are explained (Q,)."""
     v = scene.visible.shape[1]
     rows, types = structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
     errors = scene.errors(paths, rows, types)[:, :v, 0]

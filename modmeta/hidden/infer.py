@@ -1,4 +1,4 @@
-"""Inference of hidden entities: random starts, refined on growing windows, the best kept, others drawn anew."""
+"""Inference of hidden entities: random starts are refined on growing windows of frames, and the best are kept."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,18 +14,20 @@ from modmeta.hidden.starts import guess
 from modmeta.model.model import RelationalModel
 from modmeta.search.search import Search
 
-AGAIN = 3  # further attempts, with other guesses, at tasks that are not explained
-JUMPS = 256  # guesses of a chain that has lost its way
-MOVES = 2  # of a chain's structure on each window, as long as it does not explain everything
-MUTUAL = 0.95  # reciprocity of the structures of training, from which relations are taken to be mutual
-WINDOWS = (12, 24)  # frames looked at, before all of them
+RETRIES = 3  # further attempts, with other guesses, on tasks that are not explained
+JUMP_GUESSES = 256  # guesses for a chain whose continuation does not explain the next window
+MOVES = 2  # rounds of structure moves on each window, for chains that do not explain all entities
+MUTUAL = 0.95  # relations are assumed mutual if the structures found in training have at least this reciprocity
+WINDOWS = (12, 24)  # lengths of the first windows, in frames; the last window is all frames
 
 
 class Effort(NamedTuple):
-    """Attributes:
-    starts: guesses of a task.
-    keep: chains of a task on the first window, on the next ones, on all frames.
-    tasks: worked on together.
+    """Amount of search for a task.
+
+    Attributes:
+        starts: number of guesses per task.
+        keep: number of chains per task on the first window, on the next ones, and on all frames.
+        tasks: number of tasks processed together.
     """
 
     starts: int
@@ -33,19 +35,19 @@ class Effort(NamedTuple):
     tasks: int
 
 
-KNOWN, UNKNOWN = Effort(256, (4, 2, 2), 40), Effort(1024, (16, 4, 2), 10)  # relations
+KNOWN, UNKNOWN = Effort(256, (4, 2, 2), 40), Effort(1024, (16, 4, 2), 10)  # with known and with unknown relations
 
 
 class Found(NamedTuple):
-    """What is inferred of B tasks; visible entities come first, then H hidden ones.
+    """Hidden entities inferred for B tasks. Visible entities come first, then H hidden ones.
 
     Attributes:
-        paths: of the hidden entities (B, H, T, D); frame 0 is the state that is asked for.
+        paths: states of the hidden entities (B, H, T, D).
         structure: relations (B, N, S), types (B, N).
-        energies: of the receivers (B, N).
-        deviations: standard deviations of the hidden states, given the structure (B, H, T, D).
-        others: paths that other starts led to, best first, the chosen one among them (B, M, H, T, D).
-        excess: their energies above the least (B, M).
+        energies: energies of the receivers (B, N), nats.
+        deviations: standard deviations of the hidden states given the structure (B, H, T, D).
+        others: paths from all starts that were kept, best first, including the chosen one (B, M, H, T, D).
+        excess: their energies above the lowest one (B, M), nats.
     """
 
     paths: Tensor
@@ -57,23 +59,24 @@ class Found(NamedTuple):
 
 
 def informed(search: Search, model: RelationalModel, reciprocity: float | None, entities: int) -> Search:
-    """A search under the prior that relations are mutual, if those that training found are.
+    """Adds the prior of mutual relations to a search if the relations found in training are mutual (`MUTUAL`).
 
-    Frames tell little of what acts on a hidden entity: where nothing else does, a wrong path that acts on one entity
-    and is not acted upon may explain them better, through a law that is a little off, than the truth.
+    Visible frames hold little information about forces on a hidden entity. Without the prior, a wrong path that acts on
+    one entity and receives no force can fit better than the true one when the learned law is slightly off.
 
     Args:
-        search: of the model.
-        model: trained.
-        reciprocity: of the structures of training, where it is known.
-        entities: of a task, hidden ones among them; where their rows are too many to try all, there is no such prior.
+        search: search of the model.
+        model: trained model.
+        reciprocity: reciprocity of the structures found in training; None if unknown.
+        entities: number of entities per task, including hidden ones. If their rows are too many to enumerate, the prior
+            is not added.
     """
     can = search.receivers == "all" and search.enumerates(model, entities)
     return replace(search, symmetric=search.symmetric or (can and reciprocity is not None and reciprocity >= MUTUAL))
 
 
 def priors_of(search: Search, known: bool) -> list[str]:
-    """Structural priors of an inference, for whoever reports a figure."""
+    """Names of the structural priors of an inference, to be reported with its results."""
     if known:
         return ["true relations are given"]
     return ["symmetric"] if search.symmetric else []
@@ -89,23 +92,23 @@ def find(
     seed: int = 0,
     advance: Callable[[int], None] = lambda tasks: None,
 ) -> Found:
-    """Hidden entities of tasks, from their visible ones alone.
+    """Infers states and relations of hidden entities from visible ones.
 
     Args:
-        model: trained, frozen.
-        search: whose candidate rows are tried.
-        visible: states (B, V, T, D).
-        hidden: H.
-        relations: modules on all edges (B, N, S), hidden entities last, where they are known.
-        seed: of the guesses.
-        advance: told of the number of tasks finished, now and again.
+        model: trained model, frozen.
+        search: search that proposes candidate rows.
+        visible: states of the visible entities (B, V, T, D).
+        hidden: number of hidden entities per task, H.
+        relations: edge modules of all edges (B, N, S), hidden entities last, if known.
+        seed: random seed of the guesses.
+        advance: called with a number of finished tasks.
     """
     effort, parts = UNKNOWN if relations is None else KNOWN, []
     for tasks in torch.arange(len(visible)).split(effort.tasks):
         generator = torch.Generator(visible.device).manual_seed(seed * 1_000_003 + int(tasks[0]))
         known = None if relations is None else relations[tasks]
         found, explained = _find(Scene(model, visible[tasks], hidden), search, known, effort, generator)
-        for _ in range(AGAIN):
+        for _ in range(RETRIES):
             lost = (~explained).nonzero().squeeze(1)
             if not len(lost):
                 break
@@ -123,19 +126,19 @@ def find(
 def _find(
     scene: Scene, search: Search, relations: Tensor | None, effort: Effort, generator: torch.Generator
 ) -> tuple[Found, Tensor]:
-    """What is found, and whether it explains everything (B,)."""
+    """One attempt, and whether it explains all entities of a task (B,)."""
     frames, everyone = scene.visible.shape[2], torch.arange(scene.num_entities)
     windows = [window for window in WINDOWS if window < frames] + [frames]
     improver = Improver(scene, search if relations is None else None, generator)
     keep = effort.keep
     chains = _start(improver, relations, windows[0], effort.starts, keep[0])
-    if relations is None:  # every start has relations of its own, and keeps them until its path has had a chance
+    if relations is None:  # a start keeps its own relations until its path has been refined
         chains = improver.restructured(chains, everyone[-scene.hidden :], free=False)
         chains = improver.refined(chains, 3, free=False)
     chains = _best(improver.refined(improver.judged(chains), 4), keep[1])
     for window in windows:
         if window > chains.paths.shape[2]:
-            chains = improver.judged(_taken_on(improver, chains, window))
+            chains = improver.judged(_extended(improver, chains, window))
             chains = _best(improver.refined(chains, 4), keep[1] if window < frames else keep[2])
         if relations is None:
             chains = _where(~improver.explained(chains), chains, lambda some: _restructured(improver, some))
@@ -144,7 +147,7 @@ def _find(
 
 
 def _better(new: Found, old: Found, tasks: Tensor) -> Found:
-    """What was found first, of some tasks what was found later where its energy is less."""
+    """Replaces the results of `tasks` in `old` by those in `new` that have lower energy."""
     wins = new.energies.sum(1) < old.energies[tasks].sum(1)
     tasks, structure = tasks[wins], []
     for then, now in zip(old.structure, new.structure, strict=True):
@@ -162,16 +165,16 @@ def _restructured(improver: Improver, chains: Chains) -> Chains:
 
 
 def _where(chosen: Tensor, chains: Chains, change: Callable[[Chains], Chains]) -> Chains:
-    """Chains, the chosen ones changed."""
-    places = chosen.nonzero().squeeze(1)
-    return put(chains, places, change(chains.at(places))) if len(places) else chains
+    """Applies `change` to the chosen chains."""
+    indices = chosen.nonzero().squeeze(1)
+    return put(chains, indices, change(chains.at(indices))) if len(indices) else chains
 
 
 def _start(improver: Improver, relations: Tensor | None, window: int, starts: int, keep: int) -> Chains:
     scene = improver.scene.frames(0, window)
     b, v, n = len(scene.visible), scene.visible.shape[1], scene.num_entities
     known = None if relations is None else relations[:, :v]
-    best = guess(scene, starts, keep, improver.generator, known, improver.too_many(scene))
+    best = guess(scene, starts, keep, improver.generator, known, improver.visible_relations(scene))
     task = torch.arange(b).repeat_interleave(keep)
     if relations is None:
         rows = torch.cat((best.rows, best.rows.new_zeros(b, keep, n - v, n - 1)), dim=2).flatten(0, 1)
@@ -181,9 +184,9 @@ def _start(improver: Improver, relations: Tensor | None, window: int, starts: in
     return improver.judged(Chains(task, best.paths.flatten(0, 1), structure, torch.zeros(len(task), n)), free=False)
 
 
-def _taken_on(improver: Improver, chains: Chains, window: int) -> Chains:
-    """Chains as the model continues them; where that does not explain later frames also with a jump to a place that
-    does, a start of its own."""
+def _extended(improver: Improver, chains: Chains, window: int) -> Chains:
+    """Continues chains to a longer window by the model's forecast. A chain whose forecast does not explain the new
+    frames is kept, and a copy is added whose new frames are the best of fresh guesses."""
     done, v = chains.paths.shape[2], improver.scene.visible.shape[1]
     paths = improver.scene[chains.scene].extended(chains.paths, chains.structure, window)
     longer = improver.judged(chains._replace(paths=paths), free=False)
@@ -191,12 +194,12 @@ def _taken_on(improver: Improver, chains: Chains, window: int) -> Chains:
     if not len(lost.scene):
         return longer
     later, rows = improver.scene[lost.scene].frames(done - 1, window), lost.structure.relations[:, :v]
-    again = guess(later, JUMPS, 1, improver.generator, rows).paths[:, 0, :, 1:]
+    again = guess(later, JUMP_GUESSES, 1, improver.generator, rows).paths[:, 0, :, 1:]
     return joined([longer, lost._replace(paths=torch.cat((lost.paths[:, :, :done], again), dim=2))])
 
 
 def _best(chains: Chains, keep: int) -> Chains:
-    """The best chains of every task, in order."""
+    """The `keep` best chains of every task, sorted by task, then by energy."""
     order = chains.energy.argsort()
     order = order[chains.scene[order].argsort(stable=True)]  # by task, then by energy
     task = chains.scene[order]

@@ -1,4 +1,4 @@
-"""How close inferred entities and relations are to the truth, which is looked at here alone."""
+"""Measures of inferred hidden entities and relations against the truth, which is used nowhere else."""
 
 from itertools import permutations
 from typing import Any, NamedTuple
@@ -10,16 +10,16 @@ from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.hidden.infer import Found
 from modmeta.model.model import RelationalModel
 
-SILENT = 0.05  # share of the strongest module's mean message below which a module stands for no relation
-LOCATED = 0.5  # standard deviation of a place, in robust scales of all places, up to which an entity is located
+SILENT = 0.05  # a module is silent if its median message is below this fraction of the strongest module's
+LOCATED = 0.5  # an entity is located if its position's standard deviation is below this many robust scales of positions
 
 
 class Truth(NamedTuple):
-    """What hidden entities really did.
+    """True states and relations.
 
     Attributes:
-        states: of the hidden entities (B, H, T, D).
-        relations: all of them, hidden entities last, (B, N, N) `[receiver, sender]`, where they are known.
+        states: states of the hidden entities (B, H, T, D).
+        relations: true relations `[receiver, sender]` (B, N, N), hidden entities last; None if unknown.
     """
 
     states: Tensor
@@ -27,25 +27,33 @@ class Truth(NamedTuple):
 
 
 def modules_of(module_to_relation: Tensor, relations: Tensor) -> Tensor:
-    """The module that stands for each relation; of several the first."""
+    """The first edge module that was matched to each relation.
+
+    Args:
+        module_to_relation: relation of every module (K,).
+        relations: labels, any shape.
+
+    Returns:
+        Module indices in the shape of `relations`.
+    """
     relation = torch.arange(int(max(module_to_relation.max(), relations.max())) + 1)
     return (module_to_relation == relation.unsqueeze(1)).to(torch.int8).argmax(1)[relations]
 
 
 @torch.no_grad()
 def silent_modules(model: RelationalModel, visible: Tensor) -> Tensor:
-    """Which edge modules stand for no relation, (K,): between entities (B, V, T, D) they send next to nothing."""
+    """Which edge modules mean no relation (K,): their messages between `visible` (B, V, T, D) are near zero."""
     strength = model.dynamics.messages(visible[:50]).abs().movedim(3, 0).flatten(1).median(1).values
     return strength < SILENT * strength.max()
 
 
 def located(found: Found, model: RelationalModel, silent: Tensor) -> Tensor:
-    """Whether it is known where each hidden entity was, (B, H): it acts on a visible one, and few places would do.
+    """Whether each hidden entity is located (B, H): it acts on a visible entity, and its position is certain enough.
 
     Args:
-        found: inferred.
-        model: that it was inferred with.
-        silent: modules that stand for no relation (K,).
+        found: inferred hidden entities.
+        model: model that was used.
+        silent: edge modules that mean no relation (K,).
     """
     h = found.paths.shape[1]
     acts = ~silent[to_matrix(found.structure.relations)[:, :-h, -h:]].all(1)
@@ -55,7 +63,7 @@ def located(found: Found, model: RelationalModel, silent: Tensor) -> Tensor:
 
 
 def matched(found: Found, truth: Truth) -> Found:
-    """With the hidden entities of every task in the order that is closest to the truth: they have no names."""
+    """Orders the hidden entities of every task to be closest to the truth, since inferred entities have no identity."""
     h, n = truth.states.shape[1], found.structure.types.shape[1]
     if h == 1:
         return found
@@ -73,16 +81,17 @@ def measures(found: Found, truth: Truth, module_to_relation: Tensor, silent: Ten
     """Mean squared errors of hidden states over all frames, in the units of the states, and accuracies of relations.
 
     Args:
-        found: hidden entities last.
-        truth: likewise.
+        found: inferred hidden entities, last in the structure.
+        truth: true states and relations, hidden entities last.
         module_to_relation: relation of every module (K,).
-        silent: modules that stand for no relation (K,).
+        silent: edge modules that mean no relation (K,).
 
     Returns:
-        `mse` and `median` over tasks; with relations also `mse_connected` and `median_connected`, over tasks whose
-        hidden entities act on a visible one each, `mse_by_relations`, by the number of visible entities that the hidden
-        ones act on, and accuracies: `visible_accuracy`, `hidden_accuracy` (between hidden and visible entities, both
-        directions), `to_visible_accuracy` and `to_hidden_accuracy`.
+        `mse` and `median` over tasks. With relations also:
+        `mse_connected` and `median_connected`, over tasks in which every hidden entity acts on a visible one;
+        `mse_by_relations`, by the number of visible entities that a hidden one acts on; and the accuracies
+        `visible_accuracy`, `hidden_accuracy` (between hidden and visible entities, both directions),
+        `to_visible_accuracy` and `to_hidden_accuracy`.
     """
     found = matched(found, truth)
     error = (found.paths - truth.states).square().flatten(1).mean(1).double()

@@ -1,8 +1,10 @@
-"""Paths of hidden entities: Gauss-Newton on all their frames at once, multiple shooting with segments of one frame.
+"""Paths of hidden entities: Gauss-Newton on all frames at once (multiple shooting with segments of one frame).
 
-The hidden states of all frames are unknown, and the law that ties each to the next is one more term of the energy, that
-of the hidden entity as a receiver. A step depends on two frames only, so that the curvature is block tridiagonal, and
-nothing is ever rolled out further than a frame: stiff scenes are no harder than others.
+The hidden states of all frames are unknowns. The law of the hidden entity as a receiver links consecutive frames and is
+one more term of the energy. A step depends on two frames only, so the curvature is block tridiagonal. Nothing is rolled
+out further than one frame, so stiff scenes are no harder than others.
+
+C paths, m = H D unknown numbers per frame.
 """
 
 from typing import NamedTuple
@@ -14,18 +16,17 @@ from torch.func import jvp, vmap
 from modmeta.hidden.scene import Scene
 from modmeta.model.likelihood import Likelihood
 
-PRIOR = 3.0  # standard deviation of a hidden state, in robust scales of all states: a word where nothing else speaks
-LARGEST_MOVE = 2.0  # of a state in one step, likewise
+PRIOR = 3.0  # standard deviation of the weak Gaussian prior on hidden states, in robust scales of all states
+LARGEST_MOVE = 2.0  # largest change of a state in one step, in the same unit
 
 
 class Linear(NamedTuple):
-    """Errors near a path: errors(t) + start(t) d(t) + end(t) d(t + 1) where the path moves by d, in `state_scale`.
+    """Linearised errors: errors(t) + start(t) d(t) + end(t) d(t + 1) if the path moves by d, in `state_scale`.
 
     Attributes:
         errors: (..., N, T - 1, D).
-        start: their derivatives by the m = H D hidden numbers of the frame that a step starts from, (..., m, N, T - 1,
-            D).
-        end: and of the frame that it leads to.
+        start: derivatives by the hidden state of the first frame of a step (..., m, N, T - 1, D).
+        end: derivatives by the hidden state of its second frame (..., m, N, T - 1, D).
     """
 
     errors: Tensor
@@ -33,20 +34,20 @@ class Linear(NamedTuple):
     end: Tensor
 
     def moved(self, by: Tensor) -> Tensor:
-        """Errors (C, N, T - 1, D) where paths move by (C, T, m)."""
+        """Errors (C, N, T - 1, D) after a move of the paths by `by` (C, T, m)."""
         by = by.to(self.errors.dtype)
         start = torch.einsum("cmntd,ctm->cntd", self.start, by[:, :-1])
         return self.errors + start + torch.einsum("cmntd,ctm->cntd", self.end, by[:, 1:])
 
 
 def linearise(scene: Scene, paths: Tensor, rows: Tensor, types: Tensor) -> Linear:
-    """Errors and derivatives for candidate rows: all even frames move at once, then all odd ones.
+    """Errors and their derivatives for candidate rows, by two forward-mode passes: even frames, then odd frames.
 
     Args:
         scene: Q scenes.
-        paths: of the hidden entities (Q, H, T, D).
-        rows: (Q, N, M, S), Q and N may be 1.
-        types: (Q, N, M), likewise.
+        paths: states of the hidden entities (Q, H, T, D).
+        rows: candidate rows (Q, N, M, S); Q and N may be 1.
+        types: candidate types (Q, N, M); Q and N may be 1.
 
     Returns:
         Errors (Q, N, M, T - 1, D), derivatives (Q, m, N, M, T - 1, D).
@@ -68,36 +69,37 @@ def linearise(scene: Scene, paths: Tensor, rows: Tensor, types: Tensor) -> Linea
 
 
 def refit(
-    linear: Linear, likelihood: Likelihood, log_scale: Tensor, places: Tensor, rounds: int
+    linear: Linear, likelihood: Likelihood, log_scale: Tensor, scaled: Tensor, rounds: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moves of paths that minimise the energy as far as errors are linear, by reweighted least squares.
+    """Moves of paths that minimise the energy of linearised errors, by iteratively reweighted least squares.
 
-    A receiver whose errors exceed their scale throughout is given one that fits them: it then has a say in where the
-    path goes, which the heavy tails of a likelihood would deny it.
+    If a receiver's errors exceed their scale throughout, its scale is raised to fit them. Otherwise a heavy-tailed
+    likelihood would give the receiver almost no influence on the path.
 
     Args:
-        linear: C paths.
-        likelihood: of errors.
-        log_scale: of errors (C, N, T - 1, D).
-        places: states of the paths, from the centre, in `state_scale` (C, T, m).
-        rounds: of weighing and solving.
+        linear: linearised errors of C paths.
+        likelihood: likelihood of the errors.
+        log_scale: log scale of the errors (C, N, T - 1, D).
+        scaled: states of the paths relative to the centre, in `state_scale` (C, T, m).
+        rounds: number of rounds of reweighting and solving.
 
     Returns:
-        Moves (C, T, m), the energies expected of the errors (C,), the curvature (C, T, m, T, m) of the last round.
+        Moves (C, T, m) in `state_scale`, the energies after the move by the linearised errors (C,), and the curvature
+        of the last round (C, T, m, T, m).
     """
     errors = linear.errors
     move = curvature = torch.zeros(0)
     for _ in range(rounds):
         typical = (errors * (-log_scale).exp()).abs().flatten(2).median(-1).values.clamp_min(1)  # (C, N)
         weights = _weights(likelihood, errors, log_scale + typical.log()[..., None, None])
-        curvature, slope = _normal_equations(linear, weights, places)
+        curvature, slope = _normal_equations(linear, weights, scaled)
         move = _solve(curvature, slope)
         errors = linear.moved(move)
     return move, likelihood.energy(errors, log_scale).flatten(1).sum(1), curvature
 
 
 def _weights(likelihood: Likelihood, errors: Tensor, log_scale: Tensor) -> Tensor:
-    """Of squared errors in the parabola that touches the energy where the errors are."""
+    """Weights of squared errors in the parabola tangent to the energy at the errors (majorisation)."""
     with torch.enable_grad():
         at = errors.detach().requires_grad_()
         (slope,) = torch.autograd.grad(likelihood.energy(at, log_scale).sum(), at)
@@ -105,7 +107,7 @@ def _weights(likelihood: Likelihood, errors: Tensor, log_scale: Tensor) -> Tenso
     return torch.where(errors.abs() > tiny, slope / errors, (-2 * log_scale).exp())
 
 
-def _normal_equations(linear: Linear, weights: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def _normal_equations(linear: Linear, weights: Tensor, scaled: Tensor) -> tuple[Tensor, Tensor]:
     """Curvature (C, T, m, T, m) and slope (C, T, m) of half the weighted squared errors, in double precision."""
     root = weights.clamp_min(0).double().sqrt().transpose(1, 2).flatten(2)  # (C, T - 1, N D)
     errors = (linear.errors.double().transpose(1, 2).flatten(2) * root).unsqueeze(-1)
@@ -121,12 +123,12 @@ def _normal_equations(linear: Linear, weights: Tensor, places: Tensor) -> tuple[
     slope[:, :-1] += (start @ errors).squeeze(-1)
     slope[:, 1:] += (end @ errors).squeeze(-1)
     curvature.flatten(3).flatten(1, 2).diagonal(dim1=1, dim2=2).add_(PRIOR**-2)
-    slope += places * PRIOR**-2
+    slope += scaled * PRIOR**-2
     return curvature, slope
 
 
 def _solve(curvature: Tensor, slope: Tensor) -> Tensor:
-    """The minimum (C, T, m), within reach; paths whose curvature is singular stay."""
+    """Moves (C, T, m) to the minimum, bounded by `LARGEST_MOVE`; zero for paths whose curvature is singular."""
     factor, failed = torch.linalg.cholesky_ex(curvature.flatten(3).flatten(1, 2))
     move = -torch.cholesky_solve(slope.flatten(1).unsqueeze(-1), factor).view_as(slope)
     fine = (failed == 0) & move.isfinite().flatten(1).all(1)
@@ -135,13 +137,13 @@ def _solve(curvature: Tensor, slope: Tensor) -> Tensor:
     return move * (LARGEST_MOVE / largest).view(-1, 1, 1)
 
 
-def unlikeliness(places: Tensor) -> Tensor:
-    """Energy of where hidden entities are, were nothing known of them: places (Q, H, T, D) as above, to (Q, H)."""
-    return 0.5 * (places / PRIOR).square().flatten(2).sum(2)
+def prior_energy(scaled: Tensor) -> Tensor:
+    """Energy (Q, H) of hidden states (Q, H, T, D) under the prior; states as in `refit`."""
+    return 0.5 * (scaled / PRIOR).square().flatten(2).sum(2)
 
 
 def deviations(curvature: Tensor) -> Tensor:
-    """Standard deviations (C, T, m) of the hidden states by Laplace's approximation, in `state_scale`."""
+    """Standard deviations (C, T, m) of the hidden states by the Laplace approximation, in `state_scale`."""
     c, t, m = curvature.shape[:3]
     factor, failed = torch.linalg.cholesky_ex(curvature.flatten(3).flatten(1, 2))
     variance = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2).view(c, t, m)

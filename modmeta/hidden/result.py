@@ -1,4 +1,4 @@
-"""What is written of inferred entities: arrays in physical units and the order of the file, measures, statements."""
+"""Output of `modmeta unseen`: arrays in physical units and in the file's order of entities, measures, statements."""
 
 from typing import Any, NamedTuple
 
@@ -12,24 +12,31 @@ from modmeta.hidden.infer import Found
 from modmeta.hidden.measures import Truth, located, measures, silent_modules
 from modmeta.training.bouncegrad import BounceGrad
 
-UNKNOWN = -1  # label of relations of entities that are not there
+UNKNOWN = -1  # label of relations of absent entities
 
 
 class Group(NamedTuple):
-    """Tasks (b,) with the same number of hidden entities, and what was found of them."""
+    """Indices (b,) of tasks with the same number of hidden entities, and their result."""
 
     tasks: Tensor
     found: Found
 
 
 def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int | None, units: Units) -> dict[str, Any]:
-    """Arrays of `unseen.npz`, of all B tasks.
+    """The arrays of `unseen.npz`, for all B tasks.
+
+    Args:
+        groups: results.
+        module: trained module.
+        visible: states of the visible entities (B, V, T, D), normalised.
+        hide: index of the entity that was removed from the file; None if the entity was not in it.
+        units: units of the data.
 
     Returns:
-        `count` (B,), `states` and `deviations` (B, H, T, D) in physical units, NaN for entities that are not there,
-        `located` (B, H), `relations` (B, N, N) labels `[receiver, sender]`, hidden entities last or where they were
-        taken out, -1 where there is no such entity; `others` (B, M, H, T, D), where other starts led, and `excess`
-        (B, M), their energies above the least, nats.
+        `count` (B,); `states` and `deviations` (B, H, T, D) in physical units, NaN for absent entities; `located`
+        (B, H); `relations` (B, N, N), labels `[receiver, sender]`, hidden entities last or at index `hide`, -1 for
+        absent entities; `others` (B, M, H, T, D), paths from other starts, and `excess` (B, M), their energies above
+        the lowest one, nats.
     """
     b, v, t, d = visible.shape
     h = max((group.found.paths.shape[1] for group in groups), default=0)
@@ -56,13 +63,13 @@ def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int |
         out["others"][at, :starts, :number] = found.others.numpy() * scale + offset
         out["excess"][at, :starts] = found.excess.numpy()
     if hide is not None:
-        place = np.insert(np.arange(v), hide, v)  # of each entity of the file, here
+        place = np.insert(np.arange(v), hide, v)  # index here of each entity of the file
         out["relations"] = out["relations"][:, place][:, :, place]
     return out
 
 
 def content(groups: list[Group], module: BounceGrad, visible: Tensor, truth: Truth | None) -> dict[str, Any]:
-    """What `unseen.json` says: measures where the truth is known, and of each task that it cannot be located."""
+    """The content of `unseen.json`: measures if the truth is known, and the tasks whose entity cannot be located."""
     silent = silent_modules(module.model, visible)
     lost = [
         int(task)
@@ -76,15 +83,15 @@ def content(groups: list[Group], module: BounceGrad, visible: Tensor, truth: Tru
     if lost:
         out["cannot_be_located"] = sorted(lost)
         out["statement"] = (
-            f"{len(lost)} tasks: nothing that was seen depends on where the hidden entity is, as when it acts on no "
-            "visible one; it cannot be located, and its path and relations are no more than a guess"
+            f"in {len(lost)} tasks the hidden entity cannot be located, since the visible entities hardly depend on "
+            "its position, for example because it acts on none of them; its path and relations there are guesses"
         )
     return out
 
 
 @torch.no_grad()
 def predicted_without(module: BounceGrad, visible: Tensor) -> Tensor:
-    """What the model predicts of visible entities (B, V, T, D) from frame 0 on, were there no others."""
+    """The model's rollout of the visible entities (B, V, T, D) from frame 0, without hidden entities."""
     structure = module.infer(visible, proposal=False).structure
     later = module.model.dynamics.rollout(visible[:, :, :1], *structure, visible.shape[2] - 1).squeeze(2)
     return torch.cat((visible[:, :, :1], later), dim=2)

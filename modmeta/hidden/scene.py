@@ -1,4 +1,4 @@
-"""Scenes completed with hidden entities: messages, errors and energies as of any other scene."""
+"""Scenes with hidden entities: states, messages and errors of visible and hidden entities together."""
 
 from functools import lru_cache
 
@@ -11,16 +11,16 @@ from modmeta.model.model import RelationalModel
 
 
 class Scene:
-    """Q scenes of V visible entities, each waiting for H hidden ones, which come last.
+    """Q scenes of V visible entities and H hidden ones, which come last. Paths of hidden entities are arguments.
 
-    A visible entity's messages to another one are worked out once; whatever path a hidden entity is given, only the
-    messages to and from it are new.
+    Messages between visible entities are computed once. For a new path of a hidden entity, only messages to and from it
+    are computed.
 
     Args:
-        model: trained, frozen.
-        visible: states (Q, V, T, D).
+        model: trained model, frozen.
+        visible: states of the visible entities (Q, V, T, D).
         hidden: H.
-        messages: between visible entities (Q, V, V - 1, K, T - 1, C), if they are at hand.
+        messages: messages between visible entities (Q, V, V - 1, K, T - 1, C); None to compute them.
     """
 
     def __init__(self, model: RelationalModel, visible: Tensor, hidden: int, messages: Tensor | None = None) -> None:
@@ -29,19 +29,19 @@ class Scene:
         self.num_entities = visible.shape[1] + hidden
 
     def __getitem__(self, chosen: Tensor) -> "Scene":
-        """Some of the scenes, or some of them again and again."""
+        """The scenes with the indices `chosen`, which may repeat."""
         return Scene(self.model, self.visible[chosen], self.hidden, self.messages[chosen])
 
     def frames(self, start: int, stop: int) -> "Scene":
-        """The frames from `start` to before `stop`."""
+        """The scenes restricted to frames `start` to `stop - 1`."""
         return Scene(self.model, self.visible[:, :, start:stop], self.hidden, self.messages[..., start : stop - 1, :])
 
     def states(self, paths: Tensor) -> Tensor:
-        """All states (Q, N, T, D), given paths of the hidden entities (Q, H, T, D)."""
+        """States of all entities (Q, N, T, D), given paths of the hidden ones (Q, H, T, D)."""
         return torch.cat((self.visible, paths), dim=1)
 
     def all_messages(self, paths: Tensor) -> Tensor:
-        """What every module sends along every edge, (Q, N, S, K, T - 1, C)."""
+        """Messages of every module on every edge (Q, N, S, K, T - 1, C)."""
         if not self.hidden:
             return self.messages
         q, v = self.visible.shape[:2]
@@ -53,25 +53,25 @@ class Scene:
         return every[:, order.to(device)].unflatten(1, (n, n - 1))
 
     def errors(self, paths: Tensor, rows: Tensor, types: Tensor) -> Tensor:
-        """Errors of steps from frame to frame, in units of `change_scale`, (Q, N, M, T - 1, D).
+        """One-step prediction errors (Q, N, M, T - 1, D), in units of `change_scale`.
 
         Args:
-            paths: (Q, H, T, D).
-            rows: candidates (Q, N, M, S), Q and N may be 1.
-            types: (Q, N, M), likewise.
+            paths: states of the hidden entities (Q, H, T, D).
+            rows: candidate rows (Q, N, M, S); Q and N may be 1.
+            types: candidate types (Q, N, M); Q and N may be 1.
         """
         states, dynamics = self.states(paths), self.model.dynamics
         change = dynamics.change(states[:, :, :-1], self.all_messages(paths), rows, types)
         return change - dynamics.targets(states).unsqueeze(2)
 
     def log_scale(self, paths: Tensor) -> Tensor:
-        """Of the errors, (Q, N, T - 1, D)."""
+        """Log scale of the errors (Q, N, T - 1, D)."""
         states = self.states(paths)
         q, n, t, d = states.shape
         return self.model.log_scale(states).expand(q, n, t - 1, d)
 
     def extended(self, paths: Tensor, structure: Structure, stop: int) -> Tensor:
-        """Paths that the model continues to before frame `stop`, visible entities where they were seen to be."""
+        """Extends paths to frame `stop - 1` by the model's forecast, given the observed states of visible entities."""
         frames = [paths]
         for frame in range(paths.shape[2], stop):
             now = torch.cat((self.visible[:, :, frame - 1 : frame], frames[-1][:, :, -1:]), dim=1)
@@ -81,8 +81,8 @@ class Scene:
 
 @lru_cache(maxsize=16)
 def _pairs(visible: int, entities: int) -> tuple[Tensor, Tensor]:
-    """Pairs that a hidden entity belongs to, (P, 2), and the place of every edge (N S,) among edges between visible
-    entities, receiver-major, followed by both directions of each pair, towards its first entity first."""
+    """Undirected pairs with a hidden entity (P, 2), and the index of every edge (N S,) in the concatenation of the
+    edges between visible entities, receiver-major, and both directions of each pair, towards its first entity first."""
     first, second = torch.triu_indices(entities, entities, 1)
     with_hidden = second >= visible
     pairs = torch.stack((first[with_hidden], second[with_hidden]), dim=1)

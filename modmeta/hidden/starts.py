@@ -1,4 +1,4 @@
-"""Where hidden entities might be: thousands of guesses, judged by the model on a few frames."""
+"""Initial guesses of hidden entities: many random straight paths, scored by the model on a few frames."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,17 @@ from modmeta.graph.relations import all_rows
 from modmeta.hidden.scene import Scene
 from modmeta.model.dynamics.base import one_hot
 
-SPREAD = 1.3  # standard deviation of a guess, in robust scales of all states
-CHUNK = 512  # guesses of one task that are judged at once, so that activations stay in cache
+SPREAD = 1.3  # standard deviation of the guessed states, in robust scales of all states
+CHUNK = 512  # number of guesses of one task scored at once, so that activations stay in cache
 
 
 class Starts(NamedTuple):
-    """Guesses of B tasks, the best ones first.
+    """Guesses of B tasks, best first.
 
     Attributes:
-        paths: straight ones (B, M, H, T, D).
-        rows: best rows of the visible entities for each, their relations to hidden ones last, (B, M, V, S).
-        scores: (B, M), nats, lower is better.
+        paths: straight paths (B, M, H, T, D).
+        rows: best rows of the visible entities for each path, with relations to hidden entities last (B, M, V, S).
+        scores: scores (B, M) in nats; lower is better.
     """
 
     paths: Tensor
@@ -35,19 +35,20 @@ def guess(
     rows: Tensor | None = None,
     seen: Tensor | None = None,
 ) -> Starts:
-    """Draws straight paths and keeps those under which visible entities are explained best.
+    """Draws straight paths and keeps those that explain the visible entities best.
 
-    A visible entity has n errors of mean square e in units of their scale; its energy is that of errors of unknown
-    scale, n / 2 log(1 + e), the least over its rows: entities that a guess explains count, others hardly. Of the
-    guesses that ask for the same rows only the best is kept, so that what is kept differs radically.
+    The score of a path sums an energy over visible entities: n / 2 log(1 + e) for n errors with mean square e in units
+    of their scale, minimised over the entity's rows. This is the energy of errors of unknown scale, so entities that a
+    path does not explain hardly affect its score. Of the paths with the same best rows only the best is kept, so that
+    the kept paths differ.
 
     Args:
-        scene: of the B tasks, a few frames.
-        count: of guesses a task.
-        keep: of them, at most `count`.
-        generator: of the draws.
-        rows: of the visible entities (B, V, S), where they are known.
-        seen: relations among visible entities (B, V, V - 1), where there are too many to try them all.
+        scene: B scenes, a few frames long.
+        count: number of guesses per task.
+        keep: number of guesses to keep per task, at most `count`.
+        generator: random generator of the guesses.
+        rows: rows of the visible entities (B, V, S), if known.
+        seen: relations among visible entities (B, V, V - 1); None to try all.
     """
     paths = draw(scene, count, generator)
     seen_rows, hidden, every_row = _choices(scene, rows, seen)
@@ -58,7 +59,7 @@ def guess(
     change = dynamics.change(scene.visible[:, :, :-1], scene.messages, seen_rows, types.expand(*seen_rows.shape[:3]))
     base = ((change - dynamics.targets(scene.visible).unsqueeze(2)) * weights).flatten(3)  # (B, V, R, n)
     scores, codes = [], []
-    for task in range(len(paths)):  # the messages of one task's guesses fill the cache
+    for task in range(len(paths)):  # one task at a time: the messages of its guesses already fill the cache
         sums = _hidden_sums(scene[torch.tensor([task])], paths[task], hidden[task % len(hidden)])  # (M, V, U, t, D)
         sums = (sums * weights[task]).flatten(3).transpose(0, 1)  # (V, M, U, n)
         square = base[task].square().sum(-1)[:, None, None] + sums.square().sum(-1).unsqueeze(-1)
@@ -78,7 +79,7 @@ def guess(
 
 
 def draw(scene: Scene, count: int, generator: torch.Generator) -> Tensor:
-    """Straight paths (B, M, H, T, D) from random states; where velocities do not move coordinates, constant ones."""
+    """Straight paths (B, M, H, T, D) from random states; constant paths if the states have no velocities."""
     dynamics = scene.model.dynamics
     b, _, t, d = scene.visible.shape
     noise = torch.randn(b, count, scene.hidden, 1, d, generator=generator, device=generator.device)
@@ -87,10 +88,10 @@ def draw(scene: Scene, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _choices(scene: Scene, rows: Tensor | None, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidate rows among visible entities, their relations to hidden ones, and both together, hidden ones last.
+    """Candidate relations of visible entities: among themselves, to hidden entities, and both combined.
 
     Returns:
-        (B or 1, V or 1, R, V - 1), (B or 1, V or 1, U, H) and (B or 1, V or 1, U R, S).
+        (B or 1, V or 1, R, V - 1), (B or 1, V or 1, U, H) and (B or 1, V or 1, U R, S), hidden entities last.
     """
     v, h, k = scene.visible.shape[1], scene.hidden, scene.model.dynamics.num_edge_modules
     if rows is not None:
@@ -103,8 +104,8 @@ def _choices(scene: Scene, rows: Tensor | None, seen: Tensor | None) -> tuple[Te
 
 
 def _hidden_sums(scene: Scene, paths: Tensor, hidden: Tensor) -> Tensor:
-    """What hidden entities on M paths do to visible ones under U combinations of relations (V or 1, U, H): of one
-    scene, (M, V, U, T - 1, C)."""
+    """Summed messages (M, V, U, T - 1, C) from hidden entities on M paths to the visible entities of one scene, for U
+    combinations of relations `hidden` (V or 1, U, H)."""
     v, k = scene.visible.shape[1], scene.model.dynamics.num_edge_modules
     weights = one_hot(hidden, k, paths.dtype)  # (V or 1, U, H K)
     sums = []
@@ -116,8 +117,7 @@ def _hidden_sums(scene: Scene, paths: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _distinct(scores: Tensor, codes: Tensor, keep: int, differ: bool) -> Tensor:
-    """Places of the best scores (B, keep), of each code only the best where they are to differ and as long as there
-    are enough."""
+    """Indices of the best scores (B, keep). If `differ`, guesses with the same code as a better one come last."""
     order = scores.argsort(dim=1)
     if not differ:
         return order[:, :keep]

@@ -1,1 +1,1 @@
-"""Training: modules that resume, BounceGrad, runs, their processes, what surrounds them."""
+"""Training: the resumable LightningModule, BounceGrad, runs and resuming, distribution, callbacks, checkpoints."""

@@ -1,4 +1,4 @@
-"""What the processes of a run share, what each has of its own, and what must be the same for all of them."""
+"""Several processes of one run: the lock of its directory, gathering, equal settings, random generators."""
 
 import errno
 import os
@@ -24,7 +24,8 @@ except ImportError:  # not on Windows
 
 Value = TypeVar("Value")
 
-LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")  # Lightning tells processes by these
+# Environment variables by which Lightning recognises the processes that it started.
+LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def _several() -> bool:
@@ -32,16 +33,16 @@ def _several() -> bool:
 
 
 def first() -> bool:
-    """Whether this is the process that writes files; known before the processes know each other."""
+    """Whether this process has rank 0 and writes files. Works before the process group is initialised."""
     return not int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Keeps other runs out of a directory; the system lifts the lock when the process ends, however it ends.
+    """Locks a run directory for this process. The system releases the lock when the process ends, however it ends.
 
     Raises:
-        UserError: another process works there.
+        UserError: another process holds the lock.
     """
     if fcntl is None or not first():
         yield
@@ -49,10 +50,10 @@ def alone(directory: Path) -> Iterator[None]:
     with open(_lock(directory / ".lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_temporary(directory)  # of processes that were killed
+            remove_temporary(directory)  # left by processes that were killed
         except BlockingIOError as error:
             raise UserError(
-                f"another process is at work in {directory}: wait for it, stop it, or choose another directory"
+                f"another process is using {directory}: wait for it, stop it, or choose another directory"
             ) from error
         except OSError:  # a file system without locks
             pass
@@ -60,10 +61,10 @@ def alone(directory: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int:
-    """A lock file, opened: through a link, a run directory of a stranger would empty another file.
+    """Opens a lock file without following links: in an untrusted run directory a link could point to another file.
 
     Raises:
-        UserError: something else has its name.
+        UserError: the path is not a regular file.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
@@ -74,12 +75,12 @@ def _lock(path: Path) -> int:
         if stat.S_ISREG(os.fstat(handle).st_mode):
             return handle
         os.close(handle)
-    raise UserError(f"{path} is not the lock file of a run; remove it")
+    raise UserError(f"{path} is not a regular file, so the run directory cannot be locked; remove it")
 
 
 @contextmanager
 def own_processes() -> Iterator[None]:
-    """Leaves nothing behind of how a run started processes beside this one: the next run of a sweep starts its own."""
+    """Afterwards ends the process group and restores the environment, so that the next run of a sweep can start one."""
     before = {name: os.environ.get(name) for name in LAUNCHED}
     try:
         yield
@@ -94,7 +95,7 @@ def own_processes() -> Iterator[None]:
 
 
 def gather(value: Value) -> list[Value]:
-    """The values of all processes, by rank."""
+    """The values of all processes, ordered by rank."""
     if not _several():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()
@@ -111,33 +112,33 @@ def over_processes(count: Tensor) -> Tensor:
 
 
 def check_same_config(config: dict[str, Any]) -> None:
-    """Refuses to train processes together that were started with different settings.
+    """Checks that all processes were started with the same settings.
 
     Raises:
-        UserError: naming the keys that differ.
+        UserError: names the keys that differ.
     """
     configs = gather(flat(config))
     for rank, other in enumerate(configs):
         if other != configs[0]:
             raise UserError(
                 f"processes 0 and {rank} were started with different settings: {differences(configs[0], other)}; "
-                "start all of them with the same command"
+                "start all processes with the same command"
             )
 
 
 def mixed_seed(*numbers: int) -> int:
-    """A seed that depends on all of these."""
+    """A seed that depends on all numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def generator_states(search: torch.Generator) -> dict[str, Any]:
-    """The generators of this process: the search's and torch's own, which dropout uses. Nothing else is drawn from."""
+    """States of all generators that training draws from in this process: the search's and torch's global ones."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     return {"search": search.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_generator_states(search: torch.Generator, states: dict[str, Any]) -> None:
-    """Puts the generators of this process back to where `generator_states` found them."""
+    """Restores the generators of this process to states from `generator_states`."""
     search.set_state(states["search"].cpu())
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] is not None and torch.cuda.is_initialized():

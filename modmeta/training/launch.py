@@ -1,4 +1,4 @@
-"""A command that trains: Hydra composes its configuration, does one run or a sweep, and mistakes end in one line."""
+"""Runs a training command: Hydra composes the configuration and starts one run or a sweep; errors become one line."""
 
 import contextlib
 import os
@@ -26,13 +26,13 @@ from modmeta.training.run import train
 
 
 def launch(words: Sequence[str], configuration: str) -> None:
-    """Runs `job` with the configuration that words ask for, or with each of those of a sweep.
+    """Composes the configuration and runs `job`, once or for every run of a sweep.
 
-    What `hydra.main` does, but for words that are given instead of read from `sys.argv`.
+    Does what `hydra.main` does, with the given words instead of `sys.argv`.
 
     Args:
-        words: in Hydra's grammar, options first.
-        configuration: where `train.yaml` is: a directory, or `pkg://` and a package.
+        words: command line in Hydra's grammar, options first.
+        configuration: location of `train.yaml`: a directory, or `pkg://` and a package.
     """
     version.setbase("1.3")
     parser = get_args_parser()
@@ -41,15 +41,22 @@ def launch(words: Sequence[str], configuration: str) -> None:
 
 
 def job(config: DictConfig) -> float | None:
-    """One run; what a sweep optimises is the energy of validation tasks, which needs no labels."""
+    """Does one run and returns `val/energy`, the objective of a sweep, which needs no labels.
+
+    Returns:
+        NaN if a run of a sweep failed.
+
+    Raises:
+        SystemExit: with status 2 after an error of a single run, with status 0 after SIGTERM.
+    """
     try:
         with as_single_run():
             return train(config)["val/energy"]
     except (UserError, InstantiationException) as error:
         return failed(config, error, f"error: {plain(cause_of(error))}")
     except OSError as error:
-        place = error.filename or config.directory
-        return failed(config, error, f"error: {plain(place)} cannot be read or written {reason_and_remedy(error)}")
+        path = error.filename or config.directory
+        return failed(config, error, f"error: {plain(path)} cannot be read or written {reason_and_remedy(error)}")
     except Preempted as preempted:
         again = f"modmeta train --resume {shlex.quote(str(preempted))}"
         print(f"SIGTERM received, checkpoint saved. Resume with: {again}", file=sys.stderr)
@@ -62,17 +69,17 @@ def job(config: DictConfig) -> float | None:
 
 @contextlib.contextmanager
 def as_single_run() -> Iterator[None]:
-    """Within it, processes that Lightning starts for a run of a sweep do this run alone, not the sweep once more.
+    """Makes the processes that Lightning starts for a run of a sweep do this run only, not the whole sweep.
 
-    Lightning's launcher knows no other way: it starts them with `sys.argv` and the `run.dir` of Hydra's configuration.
+    Lightning's launcher starts processes with `sys.argv` and `hydra.run.dir`, so both are replaced within the block.
     """
     running: Any = HydraConfig.instance().cfg
     if running.hydra.mode != RunMode.MULTIRUN:
         yield
         return
     words, directory = sys.argv, running.hydra.run.dir
-    of_modmeta = words[1:2] if words[1:2] == ["train"] else []  # `modmeta train`, not train.py
-    sys.argv = [words[0], *of_modmeta, *running.hydra.overrides.task]
+    subcommand = words[1:2] if words[1:2] == ["train"] else []  # `modmeta train`, not train.py
+    sys.argv = [words[0], *subcommand, *running.hydra.overrides.task]
     with read_write(running.hydra), open_dict(running.hydra):
         running.hydra.run.dir = running.hydra.runtime.output_dir
     try:
@@ -84,14 +91,15 @@ def as_single_run() -> Iterator[None]:
 
 
 class Ending(Callback):
-    """Of Hydra: refuses a place that cannot be written before anything begins; a sweep with a failed run has status 1.
+    """Hydra callback: checks that the output directory is writable, and gives a sweep with a failed run status 1.
 
-    Failed runs are those that `failed` heard of in this process, and those that left a new `failed.txt`, for launchers
-    may have other processes do them.
+    Failed runs are those that `failed` recorded in this process, and those with a new `failed.txt`, since a launcher
+    may start runs in other processes.
     """
 
     failed: ClassVar[list[str]] = []
-    notes: ClassVar[dict[str, int] | None] = None  # of runs of a sweep, and when each was written; none in a worker
+    # Every `failed.txt` of the sweep before it started, with its modification time; None in a worker process.
+    notes: ClassVar[dict[str, int] | None] = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """
@@ -99,7 +107,7 @@ class Ending(Callback):
             SystemExit: the directory of the run cannot be written to.
         """
         known = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)  # the name of the directory is made of it
+        HydraConfig.instance().set_config(config)  # hydra.run.dir refers to it
         _check_place(Path(config.hydra.run.dir), "hydra.run.dir")
         HydraConfig.instance().cfg = known
 
@@ -122,8 +130,8 @@ class Ending(Callback):
         failed = sorted({*Ending.failed, *(run for run, written in after.items() if before.get(run) != written)})
         if failed:
             print(
-                f"error: {len(failed)} of the runs failed: {', '.join(failed)}. Those that are finished are kept; the "
-                f"same command with hydra.sweep.dir={sweep} does the others again",
+                f"error: {len(failed)} of the runs failed: {', '.join(failed)}. Finished runs are kept; the same "
+                f"command with hydra.sweep.dir={sweep} repeats the others",
                 file=sys.stderr,
             )
             sys.exit(1)
@@ -143,14 +151,14 @@ def _check_place(directory: Path, setting: str) -> None:
         sys.exit(2)
 
 
-def failed(config: DictConfig, error: Exception, told: str) -> float:
-    """Says why a run ended. The others of a sweep go on, which is told by a result that is not a number.
+def failed(config: DictConfig, error: Exception, message: str) -> float:
+    """Prints why a run failed. Returns NaN in a sweep, so that its other runs continue.
 
     Raises:
-        SystemExit: it was a single run.
-        Exception: `error`, in a process of a sweep that could not leave word of it in the run's directory.
+        SystemExit: with status 2, if this is a single run.
+        Exception: `error`, in a worker process of a sweep that could not write `failed.txt`.
     """
-    print(told, file=sys.stderr)
+    print(message, file=sys.stderr)
     running: Any = HydraConfig.instance().cfg
     if running.hydra.mode != RunMode.MULTIRUN:
         sys.exit(2)

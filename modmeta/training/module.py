@@ -1,4 +1,4 @@
-"""What every trained method shares: its place in a run that resumes exactly, means over epochs, one optimiser step."""
+"""The LightningModule under every trained method: exact resuming, means over epochs, optimisation."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -26,21 +26,24 @@ Scheduler = LRScheduler | ReduceLROnPlateau
 
 
 class ResumableModule(pl.LightningModule):
-    """A module whose run can be killed after any step and resumed with the same outcome, to the bit.
+    """A module whose run can be killed after any step and resumes with bit-identical results.
 
-    Lightning restores weights, optimisers and loops. This class adds the part `modmeta` of a checkpoint: the generators
-    of every process, the place of the data loader, and the means of the epoch so far (Lightning's own means are lost,
-    and give every process the same weight). Optimisation is manual.
+    Lightning restores weights, optimisers and loops. This class adds the entry `modmeta` of a checkpoint: the random
+    generators of every process, the position of the data loader, and the means of the unfinished epoch. (Lightning
+    loses its own means on resume, and weighs all processes equally.) Optimisation is manual.
 
-    A subclass that keeps more state extends `on_fit_start`, `on_save_checkpoint`, `epoch_state` and `add_epoch_state`.
+    A subclass with more state extends `on_fit_start`, `on_save_checkpoint`, `epoch_state` and `add_epoch_state`.
 
     Args:
-        num_modules: edge modules whose labels are matched to relations; 0 where edges are not inferred.
-        num_relations: relation types in the labels, for measures.
-        observed_frames: frames that structures are inferred from.
-        forecast_steps: steps at which forecasts are scored.
-        seed: of what is drawn in training.
-        num_types: types of entities in the labels, for measures.
+        num_modules: number of edge modules that are matched to relations; 0 if edges are not inferred.
+        num_relations: number of relation types in the labels; used by measures only.
+        observed_frames: number of frames that structures are inferred from.
+        forecast_steps: frames ahead at which forecasts are scored.
+        seed: seed of the random generators of training.
+        num_types: number of entity types in the labels; used by measures only.
+
+    Raises:
+        ValueError: `num_relations` is below 1.
     """
 
     module_to_relation: Tensor
@@ -64,55 +67,55 @@ class ResumableModule(pl.LightningModule):
         self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
         self.register_buffer("module_to_relation", torch.arange(num_modules) % num_relations)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("usage", torch.full((num_modules,), torch.nan))  # share of validation edges of each module
-        self.register_buffer("agreement", torch.tensor(torch.nan))  # of structures from two halves of the frames
-        self.confusion = Confusion(max(num_modules, 1), num_relations)  # of validation tasks
+        self.register_buffer("usage", torch.full((num_modules,), torch.nan))  # share of validation edges per module
+        self.register_buffer("agreement", torch.tensor(torch.nan))  # between structures from two halves of the frames
+        self.confusion = Confusion(max(num_modules, 1), num_relations)  # counts over validation tasks
         self.measures = ProtocolMeasures(
             num_modules, num_relations, observed_frames, tuple(forecast_steps), num_types
         )  # fmt: skip
-        self.sums: dict[str, Tensor] = {}  # of what is logged, over the epoch so far, each with its weight
-        self.logged: set[str] = set()  # names of what was logged of the last epoch
-        self.generator: torch.Generator | None = None  # made in on_fit_start
+        self.sums: dict[str, Tensor] = {}  # weighted sum and weight of every logged value over the epoch so far
+        self.logged: set[str] = set()  # names of the values logged for the last epoch
+        self.generator: torch.Generator | None = None  # created in on_fit_start
         self.run_config: dict[str, Any] = {}
-        self.restored: dict[str, Any] = {}  # part `modmeta` of the checkpoint that the run resumes from
+        self.restored: dict[str, Any] = {}  # entry `modmeta` of the checkpoint that the run resumes from
 
     def join_run(self, config: dict[str, Any]) -> None:
-        """Gives the module the configuration of its run; the part that composed it is saved in checkpoints."""
+        """Sets the configuration of the run; checkpoints store its key `method`."""
         self.run_config = config
 
     @property
     def priors(self) -> list[str]:
-        """What the method is given beyond trajectories."""
+        """Names of what the method knows beyond trajectories, such as structural priors or labels."""
         return []
 
     @property
     def stuck(self) -> bool:
-        """Whether other initial modules may find more."""
+        """Whether the run looks stuck, so that a restart from other initial modules may find more."""
         return False
 
-    # ---- a run that resumes ----------------------------------------------------------------------------------------
+    # ---- resuming --------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         check_same_config(self.run_config)
-        place, done = self.seed * 1000 + self.global_rank, int(self.steps_done)
-        # A run that resumes with another number of processes draws other numbers.
-        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(place, done) if done else place)
+        seed, done = self.seed * 1000 + self.global_rank, int(self.steps_done)
+        # A run that resumes with another number of processes cannot continue the old generators; it seeds new ones.
+        self.generator = torch.Generator(self.device).manual_seed(mixed_seed(seed, done) if done else seed)
         rank, processes = self.global_rank, self.trainer.world_size
         states = self.restored.get("generators", [])
         if len(states) == processes:
             set_generator_states(self.generator, states[rank])
-        for part in self.restored.get("epoch", [])[rank::processes]:  # sums may be added up by any process
+        for part in self.restored.get("epoch", [])[rank::processes]:  # any process may hold any part of the sums
             self.add_epoch_state(part)
 
     def on_train_start(self) -> None:
         loop, loader = self.trainer.fit_loop, self.trainer.train_dataloader
         if loop.restarted_mid_epoch and isinstance(loader, TaskLoader):
-            # Lightning restores only loaders that are made after the checkpoint is read.
+            # Lightning creates the loader before it reads the checkpoint and does not restore it.
             loader.load_state_dict({"served": loop.batch_idx + 1})
         self.restored = {}
 
     def on_train_epoch_start(self) -> None:
-        """The last epoch ends with a validation: it matches labels, and the run is judged by it."""
+        """Makes the last epoch end with a validation, which matches labels and gives the energy of the run."""
         if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1
 
@@ -128,24 +131,24 @@ class ResumableModule(pl.LightningModule):
         self.restored = checkpoint.get("modmeta", {})  # used in on_fit_start, when tasks and processes are known
 
     def epoch_state(self) -> dict[str, Any]:
-        """Sums over the epoch so far, of this process."""
+        """Sums of this process over the epoch so far."""
         return {"sums": self.sums}
 
     def add_epoch_state(self, state: dict[str, Any]) -> None:
-        """Adds the sums of a process of the run that is resumed."""
+        """Adds the `epoch_state` of one process of the interrupted run."""
         for name, values in state["sums"].items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + values.to(self.device)
 
-    # ---- what is logged --------------------------------------------------------------------------------------------
+    # ---- logging ---------------------------------------------------------------------------------------------------
 
     def keep_means(self, values: dict[str, Tensor], size: int) -> None:
-        """Adds the values of a batch of `size` tasks to the means of an epoch."""
+        """Adds the means of a batch of `size` tasks to the means over the epoch."""
         for name, value in values.items():
             weighted = torch.stack((value.double() * size, value.new_tensor(size, dtype=torch.float64)))
             self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
 
     def log_means(self, split: str) -> dict[str, Tensor]:
-        """Logs the means of a split over all processes, returns them, and begins them anew."""
+        """Logs and returns the means of all values whose names start with `split`, over all processes; resets them."""
         mine = {name: self.sums.pop(name).cpu() for name in list(self.sums) if name.startswith(split)}
         totals: dict[str, Tensor] = {}
         for part in gather(mine):
@@ -157,7 +160,7 @@ class ResumableModule(pl.LightningModule):
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether the batch just done is the last of its epoch."""
+        """Whether the current batch is the last of its epoch."""
         return bool(self.trainer.is_last_batch or self.trainer.should_stop)
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -171,11 +174,11 @@ class ResumableModule(pl.LightningModule):
     # ---- optimisation ----------------------------------------------------------------------------------------------
 
     def scheduled(self, optimizer: Optimizer, make: Callable[..., Scheduler] | None) -> list[Scheduler]:
-        """The schedule of an optimiser's learning rate over this run; empty without one.
+        """The learning-rate schedule of an optimiser over this run, as a list of one; empty without a schedule.
 
         Args:
-            optimizer: whose rate is scheduled.
-            make: takes optimiser, steps and epochs of the run.
+            optimizer: optimiser whose learning rate is scheduled.
+            make: creates the schedule; called with the optimiser and the run's `steps` and `epochs`.
         """
         if make is None:
             return []
@@ -183,26 +186,23 @@ class ResumableModule(pl.LightningModule):
         return [make(optimizer, steps=steps, epochs=epochs)]
 
     def backward_everywhere(self, loss: Tensor) -> None:
-        """One backward pass; with several processes every parameter gets a gradient, also one that a task never uses.
-
-        DDP waits for the gradients of all.
-        """
+        """One backward pass. With several processes every parameter gets a gradient, since DDP waits for each."""
         if self.trainer.world_size > 1:
             loss = loss + sum(0 * parameter.sum() for parameter in self.parameters())
         self.manual_backward(loss)
 
     def all_optimizers(self) -> list[LightningOptimizer]:
-        """As a list, also of one."""
+        """All optimisers as a list; Lightning returns a single one without a list."""
         found = self.optimizers()
         return cast(list[LightningOptimizer], found if isinstance(found, list) else [found])
 
     def all_schedulers(self) -> list[Scheduler]:
-        """As a list, also of one or none."""
+        """All schedulers as a list; Lightning returns a single one or None without a list."""
         found = self.lr_schedulers()
         return cast(list[Scheduler], found if isinstance(found, list) else [] if found is None else [found])
 
     def step_schedulers(self) -> None:
-        """Moves the learning rates by a step; those that follow the loss of an epoch move at its end."""
+        """Steps all schedulers except `ReduceLROnPlateau`, which steps at the end of an epoch."""
         for scheduler in self.all_schedulers():
             if not isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step()

@@ -1,4 +1,4 @@
-"""The start of a run, and how it resumes where it was interrupted."""
+"""Starts a run, or resumes an interrupted one: its recorded configuration and the checkpoint it continues from."""
 
 import contextlib
 import os
@@ -41,29 +41,27 @@ from modmeta.training.distributed import first
 from modmeta.training.module import ResumableModule
 from modmeta.training.words import setting, with_new_names
 
-LARGEST = 1 << 30  # bytes of the modules of a run without a checkpoint that is resumed
+LARGEST = 1 << 30  # largest modules, in bytes, of a resumed run without a checkpoint
 
 
 def settle(config: DictConfig) -> DictConfig:
-    """The configuration that a run goes by, resolved, recorded in its directory.
+    """Resolves the configuration of a run and records it in the run's directory.
 
-    A directory that holds a run already is that run's: its configuration stands, but for keys that `is_free`.
+    If the directory already holds a run, the recorded configuration is used; only keys in `FREE` may differ from it.
 
     Raises:
-        UserError: the settings given do not fit those of the run, there is none to resume, or its configuration is more
-            than data, or names foreign classes.
+        UserError: the settings differ from those of the run, there is no run to resume, the directory cannot be
+            written to, or the recorded configuration is more than data or names a class that is not trusted.
     """
     for package in config.trust:
         trust(package)
-    if "bouncegrad" in config:  # experiment files of users, written before the key was `method`
+    if "bouncegrad" in config:  # experiment files of users from before the key was renamed to `method`
         with open_dict(config):
             config.method = OmegaConf.merge(config.method, config.pop("bouncegrad"))
     record = Path(config.directory) / RECORD
     for part in (record.parent, Path(config.directory) / "checkpoints"):
-        if part.is_symlink():  # of a stranger, it leads to where the user keeps something else
-            raise UserError(
-                f"{part} is a symbolic link; a run writes into its own directory alone, so replace the link"
-            )
+        if part.is_symlink():  # in an untrusted run directory it could point to other files of the user
+            raise UserError(f"{part} is a symbolic link; a run writes only into its own directory, so replace the link")
     if not first():  # the first process writes it
         _wait_for(record)
     if record.exists() and not _never_began(record):
@@ -86,14 +84,14 @@ def settle(config: DictConfig) -> DictConfig:
 
 
 def resolved(config: DictConfig) -> DictConfig:
-    """A configuration in which every reference is replaced by what it stands for."""
+    """A copy of a configuration with every `${...}` resolved."""
     plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     assert isinstance(plain, DictConfig)
     return plain
 
 
 def _filled(config: DictConfig, record: Path) -> DictConfig:
-    """What a new run goes by; where its data file is at fault, a record of what was asked for, and why it failed."""
+    """The resolved configuration of a new run, with values from its data file. An error is recorded in the run."""
     try:
         with failure_noted(record.parent.parent):
             return resolved(filled_from_file(config))
@@ -103,7 +101,7 @@ def _filled(config: DictConfig, record: Path) -> DictConfig:
 
 
 def _never_began(record: Path) -> bool:
-    """Whether a run failed before its first checkpoint, so that other settings may take its place."""
+    """Whether a run failed before its first checkpoint, so that a run with other settings may replace it."""
     directory = record.parent.parent
     return (directory / FAILED).exists() and not (directory / "checkpoints").exists()
 
@@ -115,27 +113,30 @@ def _wait_for(record: Path, seconds: float = 60.0) -> None:
 
 
 def read_record(record: Path) -> dict[str, Any]:
-    """The configuration of a run as it lies in its directory: plain data whose names are modmeta's own.
+    """Reads and checks the recorded configuration of a run, upgraded to this version.
 
     Raises:
-        UserError: it is more than that.
+        UserError: the file is not the record of a run, is more than plain data, or names a class that is not trusted.
     """
     stored = read_yaml(record)
     if not isinstance(stored, dict) or not all(type(stored.get(key)) is str for key in ("directory", "run_id", "name")):
-        raise UserError(f"{record} is not what a run writes; name the directory of a run")
+        raise UserError(f"{record} was not written by a run; name the directory of a run")
     check_config(stored, str(record), of_run=True)
     stored = upgraded_config(stored)
     check_config(stored.get("method"), str(record))
     if not stored["run_id"].replace("-", "").isalnum() or Path(stored["name"]).name != stored["name"]:
-        raise UserError(f"{record}: run_id {shown(stored['run_id'])} or name {shown(stored['name'])} is no plain name")
+        raise UserError(
+            f"{record}: run_id {shown(stored['run_id'])} or name {shown(stored['name'])} is not a plain name; name the "
+            "directory of another run"
+        )
     return stored
 
 
 def _continued(stored: dict[str, Any], given: DictConfig) -> DictConfig:
-    """The recorded configuration with the changes that a command asks for.
+    """The recorded configuration with the changes of the command.
 
     Raises:
-        UserError: the command asks for another run.
+        UserError: the command changes a key that is not in `FREE`.
     """
     stored = rebound(stored, stored["directory"], str(given.directory))
     raw = given.copy()
@@ -147,23 +148,26 @@ def _continued(stored: dict[str, Any], given: DictConfig) -> DictConfig:
     before, after = flat(stored), flat(OmegaConf.to_container(changed))
     wrong = [key for key in differing(before, after) if not is_free(key)]
     if wrong:
-        written = {} if given.resume else flat(OmegaConf.to_container(given))  # name causes, not what refers to them
+        written = {} if given.resume else flat(OmegaConf.to_container(given))  # leave out keys that refer to others
         wrong = [key for key in wrong if not str(written.get(key)).startswith("${")] or wrong
         difference = differences(
             {key: before[key] for key in wrong if key in before}, {k: after[k] for k in wrong if k in after}
         )
         raise UserError(
-            f"{given.directory} holds a run with other settings: {difference}. A run is resumed as it was begun; to "
-            f"begin another from where it is, give the new settings and ckpt_path={given.directory}"
+            f"{given.directory} holds a run with other settings: {difference}. A run resumes with its own settings; to "
+            f"start a new run from its state, give the new settings and ckpt_path={given.directory}"
         )
     return changed
 
 
 def _overridden(stored: dict[str, Any], given: DictConfig) -> DictConfig:
-    """The recorded configuration under the words of a command that resumes; groups that compute must be as they were.
+    """The recorded configuration with the overrides of a command that resumes the run.
+
+    Groups in `FREE` may change; any other group must be chosen as in the command that started the run.
 
     Raises:
-        UserError: a word does not fit, or the run would write outside of its directory.
+        UserError: an override names another group option or an unknown key, or the run would write outside its
+            directory.
     """
     directory = Path(given.directory)
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "trust="))]
@@ -178,7 +182,7 @@ def _overridden(stored: dict[str, Any], given: DictConfig) -> DictConfig:
     other = [group.input_line for group in groups if not is_free(group.key_or_group) and group.input_line not in begun]
     if other:
         raise UserError(
-            f"{directory} holds a run that was begun with "
+            f"{directory} holds a run that was started with "
             f"{shown(' '.join(map(str, begun)) or 'the default settings')}, without {' '.join(map(str, other))}; leave "
             "that out"
         )
@@ -197,20 +201,25 @@ def _overridden(stored: dict[str, Any], given: DictConfig) -> DictConfig:
                 OmegaConf.update(changed, follower, changed[key])
         return resolved(changed)
     except (OmegaConfBaseException, hydra.errors.HydraException) as error:
-        raise UserError(f"{directory} holds a run that has no such setting: {error}") from error
+        raise UserError(f"{directory} holds a run without this setting: {error}") from error
 
 
 def _check_places(stored: dict[str, Any], said: list[str], directory: Path) -> None:
     """
+    Args:
+        stored: recorded configuration.
+        said: keys that the command sets.
+        directory: directory of the run.
+
     Raises:
-        UserError: a run would write somewhere else than in its directory, and the command does not say so.
+        UserError: the run would write outside its directory, and the command does not say so.
     """
     for key, value in flat(stored).items():
         elsewhere = key.rsplit(".", 1)[-1] in PLACES and isinstance(value, str) and value != stored["directory"]
         if elsewhere and key not in said:
             raise UserError(
-                f"{directory}: the run writes to {shown(value)}, outside of its directory; if that is meant, say it "
-                f"again: {key}={shown(value)}"
+                f"{directory}: the run writes to {shown(value)}, outside its directory; to allow this, repeat the "
+                f"setting: {key}={shown(value)}"
             )
 
 
@@ -223,14 +232,14 @@ def _nothing_to_resume(directory: Path) -> str:
         again = [*map(str, words["task"]), *map(str, words["hydra"]), setting("hydra.sweep.dir", str(directory))]
         command = shlex.join(["modmeta", "train", "-m", *again])
         return f"resume={directory} is a sweep; run its command again: {command}"
-    return f"resume={directory}: no run was begun there; name the directory of a run, which holds {RECORD}"
+    return f"resume={directory}: no run was started there; name the directory of a run, which holds {RECORD}"
 
 
 def check_size(config: dict[str, Any], directory: Path) -> None:
-    """Refuses to resume a run whose modules are far larger than its checkpoint, before they are made.
+    """Refuses to resume a run whose configured modules are far larger than its checkpoints, before they are built.
 
     Raises:
-        UserError: naming the directory.
+        UserError: names the directory and the size in GB.
     """
     files = list((directory / "checkpoints").glob("*.ckpt"))
     most = max([LARGEST, *(4 * file.stat().st_size for file in files)])
@@ -238,23 +247,23 @@ def check_size(config: dict[str, Any], directory: Path) -> None:
     size = sum(part.numel() * part.element_size() for part in parts)
     if size > most:
         raise UserError(
-            f"{directory}: its modules would take {size / 1e9:,.1f} GB, far more than its checkpoints hold; it is not "
-            "resumed"
+            f"{directory}: its modules would take {size / 1e9:,.1f} GB, far more than its checkpoints hold; the run is "
+            "not resumed, since its configuration may have been altered"
         )
 
 
 def starting_point(config: DictConfig, module: ResumableModule) -> Path | None:
-    """The checkpoint that training goes on from: the run's own newest whole one, else `ckpt_path`.
+    """The checkpoint that training continues from: the newest intact one of the run, else `ckpt_path`, else None.
 
     Raises:
-        UserError: it is damaged, not to be trusted, or of another model.
+        UserError: the checkpoint is damaged, not trusted, or holds another model.
     """
     directory = Path(config.directory) / "checkpoints"
     own = find_newest(directory)
     if own is not None and own.name != LAST and first():
         if (directory / LAST).exists():
-            os.replace(directory / LAST, directory / DAMAGED)  # lest the next save keep it and drop the whole one
-        write_durably(directory / LAST, own.read_bytes())  # a run that had come to its end saves no more
+            os.replace(directory / LAST, directory / DAMAGED)  # else the next save would replace the intact one by it
+        write_durably(directory / LAST, own.read_bytes())  # a run that has finished training saves no checkpoint again
     path = own or (find_checkpoint(config.ckpt_path) if config.ckpt_path else None)
     if path is None:
         return None
@@ -268,7 +277,7 @@ def starting_point(config: DictConfig, module: ResumableModule) -> Path | None:
 
 
 def finished(directory: Path) -> dict[str, float] | None:
-    """The measures of a run that has met its test tasks; none for one that has not come so far."""
+    """The test measures and `val/energy` of a finished run; None if the run has not been tested."""
     try:
         content = read_json(directory / "metrics.json")
     except UserError:
@@ -283,9 +292,9 @@ def finished(directory: Path) -> dict[str, float] | None:
 
 @contextlib.contextmanager
 def failure_noted(directory: Path) -> Iterator[None]:
-    """Leaves a file that says why in the directory of a run that ends with an error, and takes an earlier one away.
+    """Removes `failed.txt` from a run directory, and writes the error to a new one if the block fails.
 
-    A run that was killed, interrupted or preempted has not failed and leaves none.
+    A run that is killed, interrupted or preempted has not failed and gets no file.
     """
     note = directory / FAILED
     note.unlink(missing_ok=True)
@@ -295,6 +304,6 @@ def failure_noted(directory: Path) -> Iterator[None]:
         raise
     except Exception as error:
         cause = cause_of(error)
-        with contextlib.suppress(OSError):  # a full disk must not hide the error
+        with contextlib.suppress(OSError):  # a full disk must not mask the error
             write_durably(note, f"{type(cause).__name__}: {cause}\n".encode())
         raise

@@ -1,4 +1,4 @@
-"""Learning rates over a run."""
+"""Learning-rate schedules."""
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
@@ -7,14 +7,14 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 def warmup_hold_decay(
     optimizer: Optimizer, steps: int, epochs: int, warmup: float = 0.02, decay: float = 0.4
 ) -> LambdaLR:
-    """Rises linearly over the first part of the run, holds, and falls linearly to zero over the last.
+    """Raises the learning rate linearly, holds it, and lowers it linearly to zero.
 
     Args:
-        optimizer: whose rates are scheduled.
-        steps: of the run.
-        epochs: of the run; of no consequence here.
-        warmup: fraction of the run.
-        decay: fraction of the run.
+        optimizer: optimiser whose learning rates are scheduled.
+        steps: number of steps of the run.
+        epochs: number of epochs of the run; unused.
+        warmup: fraction of the run over which the rate rises.
+        decay: fraction of the run over which the rate falls.
     """
 
     def factor(step: int) -> float:
@@ -26,12 +26,14 @@ def warmup_hold_decay(
 
 
 def halve_on_plateau(optimizer: Optimizer, steps: int, epochs: int) -> ReduceLROnPlateau:
-    """Halves the rate when the loss of an epoch has not fallen for 1% of the run, with a rest of 5%, as published.
+    """Halves the learning rate if the training loss has not fallen for 1% of the epochs, as published.
+
+    After each halving the rate stays for at least 5% of the epochs.
 
     Args:
-        optimizer: whose rates are scheduled.
-        steps: of the run; of no consequence here.
-        epochs: of the run.
+        optimizer: optimiser whose learning rates are scheduled.
+        steps: number of steps of the run; unused.
+        epochs: number of epochs of the run.
     """
     return ReduceLROnPlateau(
         optimizer, factor=0.5, patience=epochs // 100, cooldown=epochs // 20, threshold=0.0, min_lr=1e-5

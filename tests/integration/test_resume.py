@@ -119,7 +119,7 @@ def test_nothing_left_to_resume_from(whole: Path, tmp_path: Path, capfd: pytest.
 def test_a_directory_belongs_to_its_run(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other settings: seed \(0, now 1\)"):
         run(whole, *QUICK, "seed=1")
-    with pytest.raises(UserError, match="no run was begun there"):
+    with pytest.raises(UserError, match="no run was started there"):
         run(tmp_path / "empty", *QUICK, f"resume={tmp_path / 'empty'}")
 
 

@@ -121,6 +121,6 @@ def test_one_process_a_directory(tmp_path: Path) -> None:
     with alone(tmp_path / "run"):
         refused = command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "another process is at work in" in refused.stderr
+    assert "another process is using" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert "is finished" in command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", cwd=tmp_path).stdout

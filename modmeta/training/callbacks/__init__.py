@@ -1,1 +1,1 @@
-"""What surrounds training on Lightning's side: checkpoints, care for disk and memory, pictures for loggers."""
+"""Lightning callbacks and loggers: checkpoints, disk space, calibration, results, curves, pictures."""

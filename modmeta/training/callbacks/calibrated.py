@@ -1,4 +1,4 @@
-"""Calibration at the end of training: the checkpoint of a run learns how sure its probabilities may be."""
+"""Calibration of edge probabilities at the end of training, stored in the checkpoint."""
 
 from pathlib import Path
 from typing import cast
@@ -15,10 +15,13 @@ from modmeta.training.checkpoints.loading import read_checkpoint
 
 
 class Calibrate(pl.Callback):
-    """Finds the temperatures of the posterior on validation tasks and adds them to the last checkpoint.
+    """Fits temperatures of the posterior on validation tasks and adds them to the last checkpoint.
+
+    Does nothing if the search scores rollouts (`horizon` > 1), if the model learns observation noise, or if no
+    validation task is complete.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
     """
 
     def __init__(self, directory: str) -> None:

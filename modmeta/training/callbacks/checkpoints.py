@@ -1,4 +1,4 @@
-"""When a run saves its state: after every epoch, every few minutes of a long one, and when it is asked to go."""
+"""Saves checkpoints: after every epoch, every few minutes of a long epoch, and on SIGTERM."""
 
 import signal
 import threading
@@ -14,21 +14,21 @@ from modmeta.training.checkpoints.files import LAST
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
-    """Saves the whole state of a run as `checkpoints/last.ckpt` of its directory.
+    """Saves the whole state of a run as `checkpoints/last.ckpt` in its directory.
 
-    SIGTERM, by which schedulers announce that a machine is to be given back, saves in the middle of an epoch and ends
-    the run; of several processes one that was asked is enough.
+    On SIGTERM, which schedulers send before they reclaim a machine, saves in the middle of an epoch and ends the run
+    with `Preempted`. With several processes, one that received the signal suffices.
 
     Args:
-        directory: of the run.
-        minutes: of training at most between two checkpoints; epochs end with one in any case.
+        directory: directory of the run.
+        minutes: longest time between two checkpoints within an epoch. Every epoch also ends with a checkpoint.
     """
 
     def __init__(self, directory: str, minutes: float = 10.0) -> None:
         self.path = Path(directory) / "checkpoints" / LAST
         self.directory, self.minutes = Path(directory), minutes
-        self.asked_to_go = False
-        self.stopped = False  # by early stopping: training is over, though epochs are left
+        self.sigterm_received = False
+        self.stopped = False  # early stopping ended the training although epochs are left
         self._saved = time.monotonic()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -42,12 +42,12 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self._listen()
 
     def _listen(self) -> None:
-        """In place of Lightning's handler, which stops without a checkpoint; Lightning takes this one away."""
+        """Replaces Lightning's SIGTERM handler, which stops without a checkpoint; Lightning removes this one."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._ask)
+            signal.signal(signal.SIGTERM, self._handle)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked_to_go = True
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.sigterm_received = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,27 +55,27 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if trainer.is_last_batch:  # the epoch's own checkpoint follows
             return
         due = time.monotonic() - self._saved > 60 * self.minutes
-        if self._any(trainer, self.asked_to_go or due):
+        if self._any(trainer, self.sigterm_received or due):
             self._save(trainer)
-            self._leave(trainer)
+            self._stop_if_preempted(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stopped = trainer.should_stop
         self._save(trainer)
-        self._leave(trainer)
+        self._stop_if_preempted(trainer)
 
     def on_test_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
-        if self.asked_to_go:
+        if self.sigterm_received:
             raise Preempted(self.directory)
 
-    def _leave(self, trainer: pl.Trainer) -> None:
-        if self._any(trainer, self.asked_to_go):
+    def _stop_if_preempted(self, trainer: pl.Trainer) -> None:
+        if self._any(trainer, self.sigterm_received):
             raise Preempted(self.directory)
 
     @staticmethod
-    def _any(trainer: pl.Trainer, asked: bool) -> bool:
-        """Whether any process asks."""
-        return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
+    def _any(trainer: pl.Trainer, value: bool) -> bool:
+        """Whether `value` is true in any process."""
+        return trainer.strategy.reduce_boolean_decision(value, all=False) if trainer.world_size > 1 else value
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)

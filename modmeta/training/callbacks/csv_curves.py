@@ -1,4 +1,4 @@
-"""Curves as comma-separated values, for spreadsheets."""
+"""A logger that writes training curves to one CSV file."""
 
 import csv
 import io
@@ -16,12 +16,12 @@ from modmeta.plain import TEXT_BYTES, read_text
 
 
 class CSVCurves(Logger):
-    """All that is logged, a row an epoch, in `curves.csv`; a run that is taken up goes on in the same file.
+    """Writes everything that is logged to `curves.csv`, one row for each step that is logged.
 
-    Lightning's own logger begins the file anew, and a full disk leaves it in pieces.
+    A resumed run continues the same file. Lightning's `CSVLogger` starts the file again, and a full disk truncates it.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
     """
 
     def __init__(self, directory: str) -> None:
@@ -33,7 +33,7 @@ class CSVCurves(Logger):
     version = ""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """They are in the run's directory."""
+        """Does nothing: the configuration is in the run's directory."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -43,10 +43,10 @@ class CSVCurves(Logger):
         self.rows[number] = self.rows.get(number, {"step": number}) | metrics
 
     def _earlier(self) -> dict[int, dict[str, Any]]:
-        """Rows of the file, by step.
+        """Rows of the existing file, by step.
 
         Raises:
-            UserError: it is not what a run writes.
+            UserError: the file is not a `curves.csv` of a run.
         """
         text = read_text(self.path, TEXT_BYTES)
         try:
@@ -55,7 +55,7 @@ class CSVCurves(Logger):
             ]
             return {int(row["step"]): row for row in rows}
         except (csv.Error, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.path} is not what a run writes; move it away") from error
+            raise UserError(f"{self.path} was not written by a run; move it elsewhere") from error
 
     @rank_zero_only
     def save(self) -> None:
@@ -70,7 +70,7 @@ class CSVCurves(Logger):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self.path, text.getvalue().encode())
         except OSError as error:
-            warnings.warn(f"{self.path} could not be written ({error}); it is tried again later", stacklevel=2)
+            warnings.warn(f"{self.path} could not be written ({error}); the next save tries again", stacklevel=2)
 
     def finalize(self, status: str) -> None:
         self.save()

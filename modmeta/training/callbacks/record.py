@@ -1,4 +1,4 @@
-"""What a run leaves behind: `metrics.json` and `curves.png` in its directory, a table on the terminal."""
+"""Results of a run: `metrics.json`, `curves.json` and `curves.png` in its directory, and a table on the terminal."""
 
 import contextlib
 import io
@@ -16,11 +16,11 @@ from modmeta.terminal import Terminal, measures_table
 from modmeta.text import for_console
 from modmeta.training.module import ResumableModule
 
-UNUSED = 0.01  # share of edges below which a module counts as unused
+UNUSED = 0.01  # a module on a smaller share of edges counts as unused
 
 
 def portable(value: Any, directory: Path) -> Any:
-    """Settings without the machine's paths: those within the run's directory are relative to it, others are names."""
+    """Settings without paths of this machine: relative to the run's directory if inside it, else the last part only."""
     if isinstance(value, dict):
         return {key: portable(part, directory) for key, part in value.items()}
     if isinstance(value, list):
@@ -34,11 +34,11 @@ def portable(value: Any, directory: Path) -> Any:
 class RunRecord(pl.Callback):
     """Keeps the curves of a run and writes its results.
 
-    Seconds are wall-clock of training, validation included; those before an interruption count, too.
+    `seconds` is the wall-clock time of training, including validation and the time before interruptions.
 
     Args:
-        directory: of the run.
-        results: directory that also gets metrics and curves, under the run's name, its training tasks and its seed.
+        directory: directory of the run.
+        results: second directory for metrics and curves; the file name has the run's name, training tasks and seed.
     """
 
     def __init__(self, directory: str, results: str | None = None) -> None:
@@ -46,7 +46,7 @@ class RunRecord(pl.Callback):
         self.results = Path(results) if results else None
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
-        self.unwritten: str | None = None  # why the results of a tested run could not be written
+        self.unwritten: str | None = None  # error message if the results of a tested run could not be written
         self._since: float | None = None
 
     def _elapsed(self) -> float:
@@ -58,7 +58,7 @@ class RunRecord(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module, fresh = cast(ResumableModule, pl_module), trainer.current_epoch + 1
         validated = fresh % (trainer.check_val_every_n_epoch or 1) == 0
-        values = {  # those of an earlier epoch or validation are not repeated
+        values = {  # only values logged in this epoch; callback_metrics also keeps older ones
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name in module.logged or (validated and name.startswith("val/"))
@@ -80,7 +80,7 @@ class RunRecord(pl.Callback):
         if trainer.is_global_zero:
             error = self._write(self._content(trainer, pl_module, {}))
             if error:
-                warnings.warn(f"{error}; it is tried again after the test", stacklevel=2)
+                warnings.warn(f"{error}; the run tries again after the test", stacklevel=2)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -88,7 +88,7 @@ class RunRecord(pl.Callback):
         measures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         content = self._content(trainer, pl_module, measures)
         self.unwritten = self._write(content)
-        with contextlib.suppress(OSError):  # nobody may be reading, or the disk of a log may be full
+        with contextlib.suppress(OSError):  # standard output may be a closed pipe or a file on a full disk
             self._print(content)
 
     def _print(self, content: dict[str, Any]) -> None:
@@ -96,11 +96,11 @@ class RunRecord(pl.Callback):
         console = Terminal()
         console.print(measures_table(shown, "results"))
         if content["priors"]:
-            console.print(f"under structural priors: {', '.join(content['priors'])}")
+            console.print(f"structural priors: {', '.join(content['priors'])}")
         unused = [str(k) for k, share in enumerate(content["val/module_usage"]) if share < UNUSED]
         if unused:
             console.print(
-                f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; `modmeta prune` drops them"
+                f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; `modmeta prune` removes them"
             )
         if self.unwritten is None:
             console.print(for_console(f"written to {self.directory / 'metrics.json'}"), soft_wrap=True)
@@ -129,7 +129,7 @@ class RunRecord(pl.Callback):
         }
 
     def _write(self, content: dict[str, Any]) -> str | None:
-        """Writes results and curves; what a full disk refuses is said, not raised, for the run is worth more."""
+        """Writes results and curves. Returns the error message of a failed write, which must not lose the run."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_json(self.directory / "curves.json", {"history": self.history})
@@ -141,7 +141,7 @@ class RunRecord(pl.Callback):
                 self.results.mkdir(parents=True, exist_ok=True)
                 name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
                 write_json(self.results / name, content | {"history": self.history})
-            write_json(self.directory / "metrics.json", content)  # the last, for it says that the run is finished
+            write_json(self.directory / "metrics.json", content)  # last: its presence marks the run as finished
         except OSError as error:
             return f"the results of {self.directory} could not be written {reason_and_remedy(error)}"
         return None

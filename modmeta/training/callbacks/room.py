@@ -1,4 +1,4 @@
-"""Whether the disk suffices, found out before training."""
+"""Checks free disk space before training."""
 
 import shutil
 from pathlib import Path
@@ -12,15 +12,15 @@ from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.training.bouncegrad import BounceGrad
 
-COPIES = 3  # checkpoints on disk while one is written: the last, the one before it, the new one
-LOGS = 20e6  # bytes of curves, pictures and offline logs
+COPIES = 3  # checkpoints on disk while one is written: previous, last and new
+LOGS = 20e6  # bytes for curves, pictures and offline logs
 
 
 class Room(pl.Callback):
-    """Prints how much disk a run needs, and stops it where its directory cannot take the checkpoints.
+    """Prints how much disk space a run needs, and stops it if its disk has less.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
     """
 
     def __init__(self, directory: str) -> None:
@@ -29,7 +29,7 @@ class Room(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """
         Raises:
-            UserError: the directory cannot be written to, or its disk is too full.
+            UserError: the directory cannot be written to, or its disk has too little free space.
         """
         if not trainer.is_global_zero:
             return
@@ -44,7 +44,11 @@ class Room(pl.Callback):
             )
 
     def _free(self) -> int:
-        """Free bytes of the directory's disk, after a trial of writing there."""
+        """Free bytes on the directory's disk, after a test write.
+
+        Raises:
+            UserError: the test write failed.
+        """
         trial = self.directory / "checkpoints" / "trial"
         try:
             trial.parent.mkdir(parents=True, exist_ok=True)
@@ -52,13 +56,18 @@ class Room(pl.Callback):
             trial.unlink()
         except OSError as error:
             raise UserError(
-                f"{self.directory} cannot be written to ({error.strerror}); choose another place with hydra.run.dir"
+                f"{self.directory} cannot be written to ({error.strerror}); choose another directory with hydra.run.dir"
             ) from error
         return shutil.disk_usage(self.directory).free
 
 
 def checkpoint_bytes(module: BounceGrad, states: Tensor) -> float:
-    """Estimated size of a checkpoint: weights, two moments of each for the optimiser, structures of all tasks."""
+    """Estimated size of a checkpoint in bytes: weights, Adam's two moments of each, structures of all tasks.
+
+    Args:
+        module: module of the run.
+        states: training tasks (tasks, N, T, D).
+    """
     weights = sum(part.numel() * part.element_size() for part in module.state_dict().values())
     tasks, entities = states.shape[:2]
     return 3 * weights + tasks * (entities * entities + 20) + 1e5

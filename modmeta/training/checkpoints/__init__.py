@@ -1,1 +1,1 @@
-"""Checkpoints: what in them is trusted, and how older ones are read."""
+"""Checkpoints: files on disk, loading, checks of untrusted content, upgrades of older formats."""

@@ -1,4 +1,4 @@
-"""Whether the values of a configuration are of the types that the parts it names are annotated with."""
+"""Checks the values of a configuration against the type annotations of the classes that it names."""
 
 import inspect
 import math
@@ -12,7 +12,7 @@ import hydra
 from modmeta.errors import UserError
 from modmeta.training.checkpoints.trust import shown
 
-# Least integers that make sense; others are not negative.
+# Smallest allowed value of an integer, by key; 0 for all other keys.
 LEAST = {
     "sweeps": 1, "substeps": 1, "horizon": 1, "members": 1, "nodes": 2, "observed_frames": 2, "num_edge_modules": 1,
     "num_node_modules": 1, "num_relations": 1, "num_types": 1, "num_features": 1, "num_frames": 2, "hidden": 1,
@@ -21,14 +21,14 @@ LEAST = {
 
 
 def check_arguments(config: Any, where: object) -> None:
-    """Refuses a configuration, already checked to be data, whose values are of other types than its parts take.
+    """Refuses a configuration with values of the wrong type or out of range.
 
     Args:
-        config: of a model, upgraded to this version.
-        where: the file to name in errors.
+        config: configuration of a model that passed `check_config`, upgraded to this version.
+        where: file named in errors.
 
     Raises:
-        UserError: naming the part, the key and the value.
+        UserError: names the class, the key and the value.
     """
     if isinstance(config, list):
         for part in config:
@@ -40,21 +40,21 @@ def check_arguments(config: Any, where: object) -> None:
         constructor = made.__init__ if inspect.isclass(made) else made
         try:
             hints = typing.get_type_hints(constructor)
-        except (NameError, TypeError, AttributeError):  # classes of torch and of one's own may be without
+        except (NameError, TypeError, AttributeError):  # classes of torch or of the user may have no annotations
             hints = {}
         for key, value in config.items():
             if key in hints and not (fits(value, hints[key]) and sensible(value, key)):
                 part = target.rpartition(".")[2]
                 raise UserError(
-                    f"{where}: its configuration gives {key}={shown(value)} to {part}, which does not take that; the "
-                    "file is altered, or of another version of modmeta"
+                    f"{where}: its configuration gives {key}={shown(value)} to {part}, which does not accept this "
+                    "value; the file was altered, or written by another version of modmeta"
                 )
     for part in config.values():
         check_arguments(part, where)
 
 
 def sensible(value: Any, key: str) -> bool:
-    """Whether a number, or those of a list, may be given to a key: not NaN, and no integer below the least."""
+    """Whether a number, or every number of a list, is allowed for a key: not NaN, no integer below its minimum."""
     if isinstance(value, list):
         return all(sensible(part, key) for part in value)
     if type(value) is float:
@@ -63,7 +63,7 @@ def sensible(value: Any, key: str) -> bool:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of an annotated type; a part of the configuration stands for an object or a function."""
+    """Whether a plain value has an annotated type. A dictionary is accepted for any class: it configures an object."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True

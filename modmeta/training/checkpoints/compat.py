@@ -1,11 +1,11 @@
-"""Older configurations and states, as this version reads them.
+"""Upgrades older configurations and checkpoints to this version.
 
-Pure functions of plain dictionaries, lists, numbers and strings; what is given stays as it is, and what is new already
-comes back the same. A checkpoint goes through `upgraded`, the configuration of a run (`.hydra/config.yaml`,
-`metrics.json`, files of results) through `upgraded_config`.
+Pure functions on plain dictionaries, lists, numbers and strings. They do not change their arguments, and they return
+current content unchanged. Checkpoints go through `upgraded`; configurations of runs (`.hydra/config.yaml`,
+`metrics.json`, result files) go through `upgraded_config`.
 
-To rename a class, add it to `RENAMED`. To drop a setting, add it to `DROPPED` with a test of whether it had no effect;
-where it had one the configuration keeps it, and is refused where it is instantiated.
+To rename a class, add it to `RENAMED`. To drop a setting, add it to `DROPPED` with a test of whether it had no effect.
+A setting that had an effect stays in the configuration, and instantiating it fails.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from typing import Any
 
 from modmeta.errors import UserError
 
-# Of checkpoints. 1: none was written. 2: dynamics in modmeta.model.dynamics, no forecaster. 3: modmeta.training.
-# Of the configuration of a run: its key `method` was `bouncegrad` before format 3.
+# Version of the checkpoint format. 1: checkpoints without a version. 2: dynamics in modmeta.model.dynamics, no
+# forecaster. 3: modmeta.training; before it, the key `method` of a run's configuration was `bouncegrad`.
 FORMAT = 3
 
 RENAMED = {
@@ -45,7 +45,7 @@ def _no_forecaster(part: Mapping[str, Any]) -> bool:
     return not part.get("forecast_share") and part.get("forecaster") is None
 
 
-# By what is configured: settings that are no more, and whether they had no effect.
+# Removed settings of a class, and a test of whether they had no effect.
 DROPPED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool]]] = {
     "modmeta.training.bouncegrad.BounceGrad": (
         ("forecast_optimizer", "forecast_share", "forecast_horizon"),
@@ -53,12 +53,12 @@ DROPPED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool]]] 
     ),
     "modmeta.model.model.RelationalModel": (("forecaster",), _no_forecaster),
 }
-DROPPED_GROUPS = {"optimizer": ("forecast",)}  # of groups of the configuration, that nothing refers to any more
-DROPPED_STATE = ("model.forecasting", "mean_square_change")  # of a BounceGrad
+DROPPED_GROUPS = {"optimizer": ("forecast",)}  # removed keys of configuration groups
+DROPPED_STATE = ("model.forecasting", "mean_square_change")  # removed buffers of BounceGrad
 
 
 def upgraded_config(config: Any) -> Any:
-    """A configuration, or any part of one, with the names and settings of this version."""
+    """Upgrades a configuration, or any part of one, to the names and settings of this version."""
     if isinstance(config, list):
         return [upgraded_config(part) for part in config]
     if not isinstance(config, Mapping):
@@ -79,19 +79,19 @@ def upgraded_config(config: Any) -> Any:
 
 
 def upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of a module, without what this version keeps no longer."""
+    """The `state_dict` of a module without entries that this version no longer has."""
     return {key: value for key, value in state.items() if key not in DROPPED_STATE}
 
 
 def upgraded(content: Mapping[str, Any], where: object = "the checkpoint") -> dict[str, Any]:
-    """The content of a checkpoint, with the names, settings and state of this version.
+    """Upgrades the content of a checkpoint to this version.
 
     Args:
         content: a dictionary with `state_dict` and `modmeta`, which holds `config`.
-        where: its file, for the message.
+        where: file named in errors.
 
     Raises:
-        UserError: a newer version wrote it.
+        UserError: a newer version of modmeta wrote the checkpoint.
     """
     ours = dict(content["modmeta"])
     found = ours.get("format", 1)

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written in one piece, the last two kept, their checksums tested, nothing in them executed."""
+"""Checkpoint files: atomic writes, the last two kept, checksums verified, no code executed on loading."""
 
 import io
 import os
@@ -20,17 +20,17 @@ LAST, PREVIOUS, DAMAGED = "last.ckpt", "previous.ckpt", "damaged.ckpt"
 
 
 class Damaged(UserError):
-    """A checkpoint that was cut short or altered."""
+    """A truncated or altered checkpoint."""
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint; the one that was there stays as `previous.ckpt`.
+    """Writes a checkpoint atomically. An existing `last.ckpt` becomes `previous.ckpt`.
 
-    At every moment one of the two is whole: the new one is complete on the disk before names change. The two never
-    share their blocks on the disk, as hard links would, so that damage to one spares the other.
+    At least one of the two is intact at any moment: the new file is complete on disk before anything is renamed. They
+    share no disk blocks, as hard links would, so damage to one does not affect the other.
 
     Raises:
-        OSError: the disk is full, or the directory cannot be written to. Then nothing has changed.
+        OSError: the disk is full, or the directory cannot be written to. The old checkpoints are unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     memory = io.BytesIO()
@@ -43,11 +43,11 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """The contents of a checkpoint, plain values and tensors, after its checksums were tested.
+    """Verifies the checksums of a checkpoint and returns its content: plain values and tensors.
 
     Raises:
-        Damaged: it was cut short or altered.
-        UserError: it is missing, or holds pickled code.
+        Damaged: the file is truncated or altered.
+        UserError: the file is missing, or holds pickled code.
     """
     check(path)
     content = _checked(path)
@@ -57,16 +57,16 @@ def load(path: Path) -> Any:
         raise UserError(
             f"{path} holds more than plain values and tensors; it is not loaded: it could run code"
         ) from error
-    except Exception as error:  # altered bytes make torch raise nearly anything
+    except Exception as error:  # altered bytes can make torch raise almost any exception
         raise Damaged(f"{path} cannot be read as a checkpoint: it is damaged; use an earlier one") from error
 
 
 def _checked(path: Path) -> io.BytesIO:
-    """A checkpoint in memory whose pickle makes plain values and tensors.
+    """Checks the pickle of a checkpoint and returns a copy of the archive in memory.
 
     Raises:
-        Damaged: its pickle is cut short.
-        UserError: it does more than make plain values and tensors.
+        Damaged: the pickle is truncated.
+        UserError: the pickle creates more than plain values and tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -75,18 +75,18 @@ def _checked(path: Path) -> io.BytesIO:
         raise UserError(
             f"{path} holds more than plain values and tensors ({error}); it is not loaded: it could run code"
         ) from error
-    except Exception as error:  # altered bytes make the reader raise nearly anything
+    except Exception as error:  # altered bytes can make the reader raise almost any exception
         raise Damaged(f"{path} cannot be read as a checkpoint: it is damaged; use an earlier one") from error
 
 
 def check(path: Path) -> None:
-    """Tests the checksum (CRC-32) of every part of a checkpoint.
+    """Verifies the checksum (CRC-32) of every member of a checkpoint archive.
 
     Raises:
-        Damaged: one is wrong, or the file was cut short.
-        UserError: it is missing, or no checkpoint.
+        Damaged: a checksum is wrong, or the file is truncated.
+        UserError: the file is missing, or not a checkpoint.
     """
-    if path.exists() and not path.is_file():  # a pipe has no end
+    if path.exists() and not path.is_file():  # reading a pipe or device might never end
         raise UserError(f"{path} is not a file; name a run directory or a checkpoint")
     try:
         with open(path, "rb") as file:
@@ -94,29 +94,29 @@ def check(path: Path) -> None:
         if start not in (b"", b"P", b"PK", b"\0", b"\0\0"):
             raise UserError(f"{path} is not a checkpoint of modmeta; it is not loaded: it could run code")
         with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()  # stored as they are, so that none is larger than the file
+            parts = archive.infolist()  # stored uncompressed, so that no member is larger than the file
             stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
             if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
-                raise UserError(f"{path} declares more than the file holds; it is no checkpoint of modmeta")
+                raise UserError(f"{path} declares more data than the file holds; it is not a checkpoint of modmeta")
             wrong = archive.testzip()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; name a run directory or a checkpoint") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise Damaged(f"{path} is damaged: it is truncated or altered; use an earlier one") from error
+        raise Damaged(f"{path} is damaged: it is truncated or altered; use an earlier checkpoint") from error
     if wrong is not None:
-        raise Damaged(f"{path} is damaged: the checksum of its part {wrong} is wrong; use an earlier one")
+        raise Damaged(f"{path} is damaged: the checksum of its member {wrong} is wrong; use an earlier checkpoint")
 
 
 def find_newest(directory: Path) -> Path | None:
-    """The newest whole checkpoint of a directory; none where there is no checkpoint.
+    """The newest intact checkpoint of a directory, or None if there is no checkpoint.
 
-    Warns where the last one is damaged and the one before it is taken.
+    If `last.ckpt` is damaged, warns and returns `previous.ckpt`.
 
     Raises:
-        Damaged: none is whole.
-        UserError: the last one is no checkpoint.
+        Damaged: no checkpoint is intact.
+        UserError: `last.ckpt` is not a checkpoint.
     """
     last, previous = directory / LAST, directory / PREVIOUS
     if not last.exists():
@@ -131,19 +131,18 @@ def find_newest(directory: Path) -> Path | None:
             check(previous)
         except Damaged:
             raise Damaged(
-                f"{directory}: {both} cannot be read, damaged on the disk; nothing is left to resume from. Put a copy "
-                "of one of them there, or train again in another directory"
+                f"{directory}: {both} cannot be read, damaged on the disk; the run cannot resume. Restore one of them "
+                "from a copy, or train again in another directory"
             ) from error
-        warnings.warn(f"{error}: {previous.name}, the one before it, is used", stacklevel=2)
+        warnings.warn(f"{error}: {previous.name}, the checkpoint before it, is used", stacklevel=2)
         return previous
     return last
 
 
 class DurableCheckpoints(CheckpointIO):
-    """How Lightning writes and reads checkpoints.
+    """Lightning plugin that writes and reads checkpoints with `save` and `load`.
 
-    A checkpoint that cannot be written, because the disk is full, say, is warned of, and training goes on; the next
-    one tries again.
+    If a checkpoint cannot be written, for example on a full disk, it warns and training continues.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -151,8 +150,8 @@ class DurableCheckpoints(CheckpointIO):
             save(checkpoint, Path(path))
         except OSError as error:
             warnings.warn(
-                f"{path} could not be written ({error.strerror or error}); the checkpoint before it is kept, training "
-                "goes on and tries again after the next epoch: free some space",
+                f"{path} could not be written ({error.strerror or error}); the previous checkpoint is kept and "
+                "training continues. The next epoch tries again: free some space",
                 stacklevel=2,
             )
 

@@ -1,4 +1,4 @@
-"""Loading a trained model: a checkpoint is data, checked before anything is built from it."""
+"""Loads trained models. A checkpoint is untrusted data: it is checked before anything is built from it."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from modmeta.training.checkpoints.trust import MOST, check_config, check_descrip
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint file, given itself or a run directory, of which the newest whole one is taken.
+    """The checkpoint file of a path: the file itself, or the newest intact checkpoint of a run directory.
 
     Raises:
-        UserError: there is none.
+        UserError: the directory has no checkpoint.
     """
     path = Path(path)
     if path.is_dir():
@@ -32,20 +32,27 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The contents of a checkpoint: plain values and tensors, and a configuration that fits them.
+    """Reads a checkpoint and checks that its tensors fit its configuration.
 
-    Nothing in it is executed, imported or resolved, and no memory is asked for beyond the size of the file.
+    Executes, imports and resolves nothing from the file, and allocates no more memory than its size.
+
+    Args:
+        path: run directory or checkpoint.
+
+    Returns:
+        A dictionary with `state_dict` and `modmeta` (configuration, data, state of the run).
 
     Raises:
-        UserError: the file is missing, damaged, holds more than data, names other classes, or is not modmeta's.
+        UserError: the file is missing, damaged, not a checkpoint of modmeta, holds more than data, or names a class
+            that is not trusted.
     """
     file = find_checkpoint(path)
     content = load(file)
     if not isinstance(content, dict) or not {"state_dict", "modmeta"} <= content.keys():
-        raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `modmeta train`")
+        raise UserError(f"{file} is a checkpoint of another program; use one written by `modmeta train`")
     state, own = content["state_dict"], content["modmeta"]
     if not isinstance(own, dict) or not isinstance(own.get("config"), dict) or "data" not in own:
-        raise UserError(f"{file} is a checkpoint of another program; modmeta reads those of `modmeta train`")
+        raise UserError(f"{file} is a checkpoint of another program; use one written by `modmeta train`")
     check_config(own["config"], str(file))
     check_description(own["data"], own.get("calibration"), own.get("reciprocity"), str(file))
     if not isinstance(state, dict) or not all(isinstance(part, Tensor) for part in state.values()):
@@ -59,57 +66,59 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         name = wrong[0]
         raise UserError(
             f"{file} does not fit its own configuration: {shown(name)} has shape {found.get(name)}, but "
-            f"{expected.get(name)} is expected; it is altered, or of another version of modmeta"
+            f"{expected.get(name)} is expected; it was altered, or written by another version of modmeta"
         )
     return content
 
 
 def skeleton(config: dict[str, Any], where: str | Path) -> nn.Module:
-    """The module of a checked configuration without memory for its parameters (on the meta device).
+    """Builds the module of a checked configuration on the meta device, without memory for parameters.
 
     Raises:
-        UserError: it cannot be built.
+        UserError: the module cannot be built.
     """
     check_arguments(config, where)
     try:
         with torch.device("meta"):
             module = hydra.utils.instantiate(config)
-    except Exception as error:  # constructors of our own meet values that nobody chose
+    except Exception as error:  # constructors may raise anything on unexpected values
         cause = error.__cause__ or error
         raise UserError(
             f"{where} was written by another version of modmeta and does not fit this one: "
             + shown(" ".join(str(cause).split()))
         ) from error
     if not isinstance(module, nn.Module):
-        raise UserError(f"{where}: its configuration is not that of a model")
+        raise UserError(f"{where}: its configuration does not describe a model")
     return module
 
 
 def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
-    """A trained module, ready to infer, and the description of the data that it was trained on, with the `reciprocity`
-    of the structures found there.
+    """Loads a trained module in evaluation mode, and the description of its training data.
 
     Args:
         path: run directory or checkpoint.
 
+    Returns:
+        The module, and the description, to which `reciprocity` is added (see `reciprocity_of`).
+
     Raises:
-        UserError: as `read_checkpoint`.
+        UserError: see `read_checkpoint`; or the checkpoint holds a baseline.
     """
     content = read_checkpoint(path)
     config, data = content["modmeta"]["config"], content["modmeta"]["data"]
     module = hydra.utils.instantiate(config)
     module.load_state_dict(dict(content["state_dict"]))
     if not isinstance(module, BounceGrad):
-        raise UserError(f"{path} holds a baseline ({config['_target_']}); `modmeta train` alone trains and tests those")
-    for name, kinds in (("module_to_relation", module.num_relations), ("module_to_type", MOST["num_types"])):
+        raise UserError(f"{path} holds a baseline ({config['_target_']}); only `modmeta train` can test baselines")
+    for name, count in (("module_to_relation", module.num_relations), ("module_to_type", MOST["num_types"])):
         labels = getattr(module, name)
-        if labels is not None and not bool(((labels >= 0) & (labels < kinds)).all()):
-            raise UserError(f"{path}: {name} is not made of labels from 0 to {kinds - 1}; use another checkpoint")
+        if labels is not None and not bool(((labels >= 0) & (labels < count)).all()):
+            raise UserError(f"{path}: {name} has labels outside 0 to {count - 1}; use another checkpoint")
     features, bands = len(module.model.dynamics.state_scale), (content["modmeta"].get("calibration") or {}).get("bands")
     if data["num_features"] != features:
         raise UserError(f"{path}: data.num_features is {data['num_features']}, but its modules have {features}")
     if bands and {len(band) for band in bands} not in ({1}, {features}):
-        raise UserError(f"{path}: calibration.bands are not of {features} features; use another checkpoint")
+        raise UserError(f"{path}: calibration.bands does not have {features} features; use another checkpoint")
     try:
         return module.eval(), {**data, "reciprocity": reciprocity_of(content)}
     except UserError as error:
@@ -117,14 +126,17 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
 
 
 def reciprocity_of(content: dict[str, Any]) -> float | None:
-    """Of the structures that training found, by a checkpoint that holds them or knows it; None without.
+    """Reciprocity of the structures found in training: computed from the bank, else the stored value, else None.
+
+    Args:
+        content: content of a checkpoint.
 
     Raises:
-        UserError: what it holds is not structures.
+        UserError: the bank does not hold structures.
     """
     if (bank := content["modmeta"].get("bank")) is None:
         return content["modmeta"].get("reciprocity")
     try:
         return reciprocity(bank["relations"][bank["visits"] > 0])
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise UserError("bank is not what training writes; use another checkpoint") from error
+        raise UserError("the bank of structures was not written by training; use another checkpoint") from error

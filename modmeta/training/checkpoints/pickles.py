@@ -1,7 +1,7 @@
-"""The pickle of a checkpoint, read without executing it: plain values and tensors, no larger than the file?
+"""Checks the pickle of a checkpoint without executing it: only plain values and tensors, no larger than the file.
 
-`torch.load(weights_only=True)` executes no foreign code. But it calls `bytearray(10**12)`, reads past the end of a
-storage that declares too much, and expands one number to a trillion. Here every callable is a stand-in.
+`torch.load(weights_only=True)` executes no foreign code, but it calls `bytearray(10**12)`, reads past the end of a
+storage that declares too much, and expands one number to a trillion. Here stand-in objects replace every callable.
 """
 
 import io
@@ -25,17 +25,17 @@ OPCODES = frozenset(
 BYTES = {
     "Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
 }  # fmt: skip
-LONGEST = 1 << 24  # bytes of the pickle
-MOST_OPERATIONS = 3_000_000  # of the pickle: curves of some twenty thousand epochs
-LARGEST_KEY = 1 << 31  # of dictionaries; large ones can be chosen to have one hash, which takes forever
+LONGEST = 1 << 24  # largest pickle in bytes
+MOST_OPERATIONS = 3_000_000  # largest number of pickle operations; enough for curves of about 20,000 epochs
+LARGEST_KEY = 1 << 31  # bound on integer keys: large integers can be chosen with equal hashes, which takes forever
 
 
 class Foreign(Exception):
-    """The pickle does more than make plain values and tensors."""
+    """The pickle creates more than plain values and tensors."""
 
 
 class Tensor:
-    """Stands for a tensor."""
+    """Stand-in for a tensor."""
 
     __slots__ = ()
 
@@ -43,8 +43,8 @@ class Tensor:
         raise Foreign("it changes a tensor")
 
 
-class Kind:
-    """Stands for a kind of storage."""
+class StorageType:
+    """Stand-in for a storage class of torch, such as `FloatStorage`."""
 
     __slots__ = ("itemsize",)
 
@@ -56,7 +56,7 @@ class Kind:
 
 
 class Storage:
-    """Stands for a storage of so many numbers."""
+    """Stand-in for a storage of `numbers` numbers."""
 
     __slots__ = ("numbers",)
 
@@ -68,7 +68,7 @@ class Storage:
 
 
 class Rebuild:
-    """Stands for the function that makes a tensor of a storage."""
+    """Stand-in for torch's function that builds a tensor from a storage."""
 
     __slots__ = ()
 
@@ -78,7 +78,7 @@ class Rebuild:
     def __call__(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
         whole = (offset, *size, *stride) if type(size) is tuple and type(stride) is tuple else (None,)
         if type(storage) is not Storage or len(size) != len(stride) or not all(_is_count(number) for number in whole):
-            raise Foreign("it makes a tensor of something else than a storage")
+            raise Foreign("it makes a tensor of something other than a storage")
         if math.prod(size) > storage.numbers:  # strides of 0 repeat numbers
             raise Foreign("it makes a tensor of more numbers than are stored")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -88,7 +88,7 @@ class Rebuild:
 
 
 class Ordered:
-    """Stands for the class of ordered dictionaries, to which torch gives attributes."""
+    """Stand-in for `OrderedDict`, on which torch sets attributes."""
 
     __slots__ = ()
 
@@ -99,12 +99,12 @@ class Ordered:
         return OrderedDict()
 
 
-class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionary
+class Reader(pickle._Unpickler):  # the pure-Python unpickler, whose methods can be overridden
     """Runs a pickle on stand-ins.
 
     Args:
         content: the pickle.
-        sizes: bytes of every storage by its key.
+        sizes: size of every storage in bytes, by its key.
     """
 
     def __init__(self, content: bytes, sizes: dict[str, int]) -> None:
@@ -114,12 +114,12 @@ class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionar
 
     def load(self) -> Any:
         content = super().load()
-        for part in self.changed:  # at the end, for what it was given may have grown since
+        for part in self.changed:  # at the end: attributes may have changed after they were set
             if part.__dict__.keys() != {"_metadata"} or not _is_metadata(part.__dict__["_metadata"]):
                 raise Foreign("it changes a dictionary")
         return content
 
-    stack: list[Any]  # of the unpickler, which types do not know
+    stack: list[Any]  # attributes of the unpickler that type stubs lack
     pop_mark: Callable[[], list[Any]]
 
     def load_setitem(self) -> None:
@@ -131,9 +131,9 @@ class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionar
         self.set_items(self.pop_mark())
 
     def set_items(self, items: list[Any]) -> None:
-        """Sets keys and values, in turn, of the dictionary on the stack."""
+        """Sets alternating keys and values in the dictionary on top of the stack."""
         if type(self.stack[-1]) not in (dict, OrderedDict):
-            raise Foreign("it changes what is no dictionary")
+            raise Foreign("it sets items of an object that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in (str, bool, NoneType) and not (type(key) is int and abs(key) < LARGEST_KEY):
                 raise Foreign(f"it has a key of type {type(key).__name__}")
@@ -155,17 +155,17 @@ class Reader(pickle._Unpickler):  # the one in Python, whose memo is a dictionar
             return Ordered()
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return Rebuild()
-        kind = name.removesuffix("Storage")
-        if module == "torch" and name == f"{kind}Storage" and kind in BYTES:
-            return Kind(BYTES[kind])
+        dtype = name.removesuffix("Storage")
+        if module == "torch" and name == f"{dtype}Storage" and dtype in BYTES:
+            return StorageType(BYTES[dtype])
         raise Foreign(f"it names {module[:80]!r} {name[:80]!r}")
 
     def persistent_load(self, pid: Any) -> Storage:
-        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage" or type(pid[1]) is not Kind:
-            raise Foreign("it refers to something else than a storage")
-        _, kind, key, _, numbers = pid
-        if not _is_count(numbers) or type(key) is not str or self.sizes.get(key) != numbers * kind.itemsize:
-            raise Foreign("a storage is not as large as it declares")
+        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage" or type(pid[1]) is not StorageType:
+            raise Foreign("it refers to something other than a storage")
+        _, storage_type, key, _, numbers = pid
+        if not _is_count(numbers) or type(key) is not str or self.sizes.get(key) != numbers * storage_type.itemsize:
+            raise Foreign("a storage does not have its declared size")
         return Storage(numbers)
 
 
@@ -174,7 +174,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_metadata(value: Any) -> bool:
-    """Versions of the parts of a module, as torch keeps them."""
+    """Whether a value is the `_metadata` of a `state_dict`: version numbers of submodules."""
     return isinstance(value, dict) and all(
         isinstance(part, dict) and all(version is None or type(version) is int for version in part.values())
         for part in value.values()
@@ -182,26 +182,28 @@ def _is_metadata(value: Any) -> bool:
 
 
 def checked(archive: zipfile.ZipFile) -> io.BytesIO:
-    """Reads the pickle of a checkpoint, an archive whose members are stored uncompressed.
+    """Checks the pickle of a checkpoint archive and returns a clean copy of the archive for torch.
 
-    Returns:
-        An archive of the same members for torch, whose reader finds others than Python's in one that is made so: it
-        takes `DATA.PKL` for `data.pkl`.
+    The copy is needed because torch's zip reader can be made to find other members than Python's: it takes `DATA.PKL`
+    for `data.pkl`.
+
+    Args:
+        archive: checkpoint whose members are stored uncompressed.
 
     Raises:
-        Foreign: it does more than make plain values and tensors that the archive holds.
+        Foreign: the pickle creates more than plain values and tensors stored in the archive.
     """
     names = archive.namelist()
     if (
         len({name.lower() for name in names}) != len(names)
         or sum(name.rsplit("/", 1)[-1] == "data.pkl" for name in names) != 1
     ):
-        raise Foreign("it is no checkpoint of torch")
+        raise Foreign("it is not a checkpoint of torch")
     pickled = next(name for name in names if name.rsplit("/", 1)[-1] == "data.pkl")
     top = pickled.removesuffix("data.pkl")
     root = f"{top}data/"
     if f"{top}constants.pkl" in names or archive.getinfo(pickled).file_size > LONGEST:
-        raise Foreign("it is no checkpoint of modmeta")
+        raise Foreign("it is not a checkpoint of modmeta")
     sizes = {
         part.filename.removeprefix(root): part.file_size
         for part in archive.infolist()
@@ -210,9 +212,9 @@ def checked(archive: zipfile.ZipFile) -> io.BytesIO:
     content = archive.read(pickled)
     for count, (opcode, _, _) in enumerate(pickletools.genops(content)):
         if opcode.name not in OPCODES:
-            raise Foreign(f"it holds the operation {opcode.name}")
+            raise Foreign(f"it holds the pickle operation {opcode.name}")
         if count == MOST_OPERATIONS:
-            raise Foreign(f"it takes more than {MOST_OPERATIONS:,} operations")
+            raise Foreign(f"it has more than {MOST_OPERATIONS:,} pickle operations")
     Reader(content, sizes).load()
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w") as new:

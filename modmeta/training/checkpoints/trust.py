@@ -1,7 +1,7 @@
-"""What a configuration out of a file may be: plain data, whose `_target_`s stand in one fixed dictionary.
+"""Checks of untrusted configurations: only plain data, and only `_target_`s of one fixed dictionary.
 
-A checkpoint or run directory from a stranger is data. Hydra imports and calls whatever a `_target_` names, and resolves
-`${...}` wherever it stands; so both are checked before a configuration comes near it.
+A checkpoint or run directory may come from a stranger. Hydra imports and calls whatever a `_target_` names and resolves
+every `${...}`, so both are checked before Hydra sees a configuration.
 """
 
 import math
@@ -16,11 +16,11 @@ from modmeta.training.checkpoints.compat import RENAMED
 
 
 class Part(NamedTuple):
-    """What a name may do.
+    """Where a `_target_` is allowed, and with which keywords.
 
     Attributes:
-        in_checkpoint: it may stand in a checkpoint; otherwise only in the configuration of a run.
-        settings: keywords that it may be given; none for all that it takes.
+        in_checkpoint: allowed in a checkpoint; otherwise only in the configuration of a run.
+        settings: allowed keywords; None for all.
     """
 
     in_checkpoint: bool = True
@@ -33,7 +33,7 @@ WANDB = (
     "log_model", "settings",
 )  # fmt: skip
 
-# Every name that a configuration may hold: those of the experiments and plain alternatives to them.
+# Every `_target_` that a configuration may hold: the classes of the experiments and simple alternatives to them.
 NAMES: dict[str, Part] = {
     "modmeta.baselines.correlation.CorrelationData": Part(),
     "modmeta.baselines.correlation.CorrelationLSTM": Part(),
@@ -106,7 +106,7 @@ NAMES: dict[str, Part] = {
     "wandb.Settings": Part(False, ("silent", "quiet", "console")),
 }
 
-# Largest integers that a stranger's configuration may give to what costs time or memory.
+# Largest allowed integers for keys that determine time or memory.
 MOST = {
     "edge_layers": 64, "node_layers": 64, "layers": 64, "nodes": 64, "pieces": 64, "substeps": 1 << 16,
     "members": 1 << 12, "enumerate_up_to": 1 << 20, "samples": 1 << 12, "sweeps": 10_000, "num_relations": 256,
@@ -114,10 +114,10 @@ MOST = {
     "num_features": 10_000, "positions": 5_000, "hidden": 1 << 16, "node_hidden": 1 << 16, "horizon": 100_000,
     "forecast_horizon": 100_000, "forecast_steps": 100_000, "devices": 64, "threads": 1024,
 }  # fmt: skip
-LARGEST = 1 << 63  # of all other integers
-NODES, DEPTH, LONGEST = 100_000, 50, 10_000  # values of a configuration, levels, letters of a string
+LARGEST = 1 << 63  # largest integer for all other keys
+NODES, DEPTH, LONGEST = 100_000, 50, 10_000  # bounds: values of a configuration, nesting levels, letters of a string
 
-# Packages of others: a name in them is trusted by itself alone, never with all that lies beside it.
+# Libraries: only single classes of them can be trusted, never a whole package.
 OTHERS = (
     "torch",
     "modmeta",
@@ -134,16 +134,16 @@ _trusted: set[str] = set()
 
 
 def trust(name: str) -> None:
-    """Lets configurations in checkpoints and runs name parts of a package of one's own.
+    """Allows checkpoints and run configurations to name classes of your own package.
 
-    Only for packages whose code you would run: whoever wrote the checkpoint chooses what of it is called.
+    Trust only packages whose code you would run: the author of a checkpoint chooses which of its classes are called.
 
     Args:
-        name: a package, module or class, such as `mypackage` or `mypackage.features.Squares`; of a library, such as
-            torch, the full name of the class.
+        name: a package, module or class, such as `mypackage` or `mypackage.features.Squares`. For a library such as
+            torch, the full name of one class.
 
     Raises:
-        UserError: it is no name of Python, or one of Python's own modules.
+        UserError: the name is not a Python name, is in the standard library, or is a whole library such as torch.
     """
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"{shown(name)} cannot be trusted: give the name of a package, module or class")
@@ -154,7 +154,7 @@ def trust(name: str) -> None:
 
 
 def is_trusted(target: str) -> bool:
-    """Whether `trust` was told of a name, or of the package or module that it is in."""
+    """Whether a name, or the package or module that defines it, was passed to `trust`."""
     parts = target.split(".")
     if parts[0] in OTHERS:
         return target in _trusted
@@ -163,31 +163,31 @@ def is_trusted(target: str) -> bool:
 
 
 def _is_defined_in(target: str, home: str) -> bool:
-    """Whether a name of a trusted package is its own; `mypackage.os.system` is not."""
+    """Whether a trusted package itself defines a name; `mypackage.os.system` is not defined there."""
     try:
         found = hydra.utils.get_object(target)
-    except Exception:  # nothing of that name, or it cannot be imported
+    except Exception:  # the name does not exist, or importing it fails
         return False
     origin = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     return origin == home or origin.startswith(f"{home}.")
 
 
 def shown(value: object) -> str:
-    """A value of a stranger in a message: short, on one line, without control characters."""
+    """An untrusted value for a message: at most 80 characters, one line, ASCII."""
     text = ascii(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_config(config: Any, where: str, of_run: bool = False) -> None:
-    """Refuses a configuration that is more than data. Nothing is imported, resolved or built.
+    """Refuses a configuration that is more than plain data. Imports, resolves and builds nothing.
 
     Args:
-        config: of a checkpoint or a run.
-        where: the file to name in errors.
-        of_run: names of callbacks, loggers, data and the trainer may stand in it.
+        config: configuration of a checkpoint or a run.
+        where: file named in errors.
+        of_run: also allow callbacks, loggers, data modules and the trainer.
 
     Raises:
-        UserError: naming the key and what stands there.
+        UserError: names the key and its value.
     """
     left: list[tuple[str, Any, int]] = [("", config, 0)]
     count = 0
@@ -195,7 +195,7 @@ def check_config(config: Any, where: str, of_run: bool = False) -> None:
         place, value, depth = left.pop()
         count += 1
         if count > NODES or depth > DEPTH:
-            raise UserError(f"{where}: its configuration is too large, or nested too deeply, to be one of modmeta's")
+            raise UserError(f"{where}: its configuration is too large or nested too deeply; use another file")
         if type(value) is dict:
             _check_keys(value, place, where, of_run)
             left += [(f"{place}.{key}" if place else key, part, depth + 1) for key, part in value.items()]
@@ -227,23 +227,23 @@ def _check_keys(value: dict[Any, Any], place: str, where: str, of_run: bool) -> 
             return
         raise _unknown(target, where)
     if not (of_run or part.in_checkpoint):
-        raise UserError(f"{where}: its configuration names {shown(target)}, which is no part of a model")
+        raise UserError(f"{where}: its configuration names {shown(target)}, which is not part of a model")
     wrong = [] if part.settings is None else [key for key in value if key != "_target_" and key not in part.settings]
     if wrong:
-        raise _refused(where, at, f"gives {shown(wrong[0])} to {target}", "give it on the command line")
+        raise _refused(where, at, f"gives {shown(wrong[0])} to {target}", "set it on the command line")
     given = value.get("settings") if target.endswith(".WandbLogger") else None
     if given is not None and (type(given) is not dict or given.get("_target_") != "wandb.Settings"):
-        raise _refused(where, at, f"has settings {shown(given)}", "they are a part wandb.Settings")
+        raise _refused(where, at, f"has settings {shown(given)}", "it must have the _target_ wandb.Settings")
 
 
 def _unknown(target: str, where: str) -> UserError:
     top = target.split(".")[0]
-    advice = "it is not loaded"
+    advice = "the file is not loaded"
     if top.isidentifier() and top not in OTHERS and top not in sys.stdlib_module_names:
         advice = (
-            f"if {top} is your own package, allow it: --trust {top}, trust=[{top}] of a run, modmeta.trust in Python"
+            f"if {top} is your own package, allow it: --trust {top}, trust=[{top}] for runs, modmeta.trust in Python"
         )
-    return UserError(f"{where}: its configuration names {shown(target)}, which is no part of modmeta; {advice}")
+    return UserError(f"{where}: its configuration names {shown(target)}, which is not part of modmeta; {advice}")
 
 
 def _check_value(value: Any, place: str, where: str, of_run: bool) -> None:
@@ -251,33 +251,39 @@ def _check_value(value: Any, place: str, where: str, of_run: bool) -> None:
     if value is None or type(value) is bool or type(value) is float:
         return
     if type(value) is int:
-        names = [name for name in place.split(".") if not name.isdigit()]  # of lists, the name that they have
+        names = [name for name in place.split(".") if not name.isdigit()]  # elements of a list have the list's key
         most = MOST.get(names[-1] if names else "", LARGEST)
         if abs(value) > most:
-            raise _refused(where, at, f"is {shown(value)}", f"at most {most} is read")
+            raise _refused(where, at, f"is {shown(value)}", f"the largest allowed value is {most}")
     elif type(value) is str:
         if "${" in value:
-            again = "a run of an earlier version goes on as a new one: give its settings and ckpt_path=RUN"
+            again = "continue a run of an earlier version as a new run: give its settings and ckpt_path=RUN"
             advice = again if of_run else "use a checkpoint that was not altered"
             raise _refused(where, at, f"is {shown(value)}, which would be resolved", advice)
         if len(value) > LONGEST:
-            raise _refused(where, at, f"is a string of {len(value)} letters", f"at most {LONGEST} are read")
+            raise _refused(where, at, f"is a string of {len(value)} letters", f"at most {LONGEST} are allowed")
     else:
-        raise _refused(where, at, f"is a {type(value).__name__}", "only plain dictionaries, lists and values are read")
+        raise _refused(where, at, f"is a {type(value).__name__}", "only dictionaries, lists and values are allowed")
 
 
 def _refused(where: str, at: str, what: str, advice: str) -> UserError:
     return UserError(f"{where}: its configuration is not plain data: {at} {what}; {advice}")
 
 
-# ---- what a checkpoint says of its data ------------------------------------------------------------------------------
+# ---- description of the training data --------------------------------------------------------------------------------
 
 
 def check_description(data: Any, calibration: Any, reciprocity: Any, where: str) -> None:
-    """Refuses what a checkpoint says of its data and calibration, unless it is what training writes.
+    """Checks types, shapes and ranges of the description of data and of the calibration in a checkpoint.
+
+    Args:
+        data: description of the training data.
+        calibration: temperatures and bands; None if not calibrated.
+        reciprocity: of the structures found in training; None if unknown.
+        where: file named in errors.
 
     Raises:
-        UserError: naming the key.
+        UserError: names the key and its value.
     """
 
     def refuse(key: str, value: object) -> UserError:
@@ -314,15 +320,15 @@ def check_description(data: Any, calibration: Any, reciprocity: Any, where: str)
         raise refuse("reciprocity", reciprocity)
     if calibration is None:
         return
-    frames, heats = (
+    frames, temperatures = (
         calibration.get(key) if isinstance(calibration, dict) else None for key in ("frames", "temperatures")
     )
     frames = frames if isinstance(frames, list) else []
     size = len(frames)
     if not (_numbers(frames, size, positive=True) and size > 0 and all(a < b for a, b in pairwise(frames))):
         raise refuse("calibration.frames", frames)
-    if not _numbers(heats, size, positive=True):
-        raise refuse("calibration.temperatures", heats)
+    if not _numbers(temperatures, size, positive=True):
+        raise refuse("calibration.temperatures", temperatures)
     bands = calibration.get("bands", [[1.0]])
     rows = bands if isinstance(bands, list) and 0 < len(bands) < NODES else [None]
     if not all(isinstance(row, list) and len(row) > 0 and _numbers(row, len(row)) and min(row) >= 0 for row in rows):
@@ -330,7 +336,7 @@ def check_description(data: Any, calibration: Any, reciprocity: Any, where: str)
 
 
 def _numbers(values: Any, size: Any, positive: bool = False) -> bool:
-    """Whether values are a list of so many finite numbers."""
+    """Whether values are a list of `size` finite numbers."""
     return (
         isinstance(values, list)
         and len(values) == size
