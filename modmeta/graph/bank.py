@@ -91,7 +91,7 @@ class StructureBank:
         return {name: getattr(self, name).clone() for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores the tasks owned by this process. Saved tasks of other processes are ignored, missing ones kept."""
+        """Restores the tasks owned by this process. Saved tasks of other processes are ignored; missing ones stay."""
         order = state["task_ids"].argsort()
         known = state["task_ids"][order]
         if not len(known):

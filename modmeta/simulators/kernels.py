@@ -117,7 +117,7 @@ def advance_masses(
 
 @compiled(inline="always")  # inlining shows the compiler that the arrays do not overlap
 def _add_up_few(weights: np.ndarray, coordinates: np.ndarray, forces: np.ndarray) -> None:
-    """Forces (N, B) along an axis for N < 8, summed over senders in order, as NumPy sums less than 8 terms."""
+    """Forces (N, B) along an axis for N < 8, summed over senders in order, as NumPy sums fewer than 8 terms."""
     entities, tasks = coordinates.shape
     forces[:] = 0.0
     pair = 0

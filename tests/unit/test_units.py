@@ -149,7 +149,11 @@ def _checkpoint() -> str:
 
 
 def test_unusual_but_possible_states_get_a_note() -> None:
-    for factor, told in ((1.0, None), (5.0, "outside what the model"), (0.1, "what is typical")):
+    for factor, told in (
+        (1.0, None),
+        (5.0, "outside the training range"),
+        (0.1, "typical range of the training data"),
+    ):
         data = tasks("springs5")
         note = check_familiar(replace(data, states=data.states * factor), model("springs5").known, "file")
         assert note is None if told is None else told in str(note)

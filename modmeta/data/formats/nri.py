@@ -195,7 +195,7 @@ def check_features(where: str, features: tuple[str, ...]) -> None:
     axes, odd = divmod(len(features), 2)
     if odd or features[axes:] != tuple(f"v{name}" for name in features[:axes]):
         raise DataError(
-            f"{where}: features {list(features)} are not positions and their velocities; write modmeta's own .npz"
+            f"{where}: features {list(features)} are not positions and their velocities; write an .npz instead"
         )
 
 

@@ -66,7 +66,7 @@ def test_mixed_relations_survive_the_published_layout(tmp_path: Path) -> None:
 def test_oscillators_do_not_fit_the_published_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["generate", "kuramoto", *OPTIONS, "--format", "nri", "-o", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
-    assert "not positions and as many velocities" in err
+    assert "are not positions and their velocities" in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
