@@ -5,6 +5,7 @@ for every one that names a class.
 """
 
 import inspect
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def widths(config: Any, place: str) -> list[str]:
     return below + ([f"{place}.hidden=8"] if "hidden" in config else [])
 
 
+@cache
+def narrow(words: tuple[str, ...]) -> list[str]:
+    """Overrides that make the method small that words choose."""
+    return widths(compose(Path("nowhere") / "run", *words).method, "method")
+
+
 class BaselineContract:
     """A method to compare with: a class, a YAML that says its defaults, and runs that resume to the bit."""
 
@@ -59,7 +66,7 @@ class BaselineContract:
     def words(self, method: str, *more: str) -> tuple[str, ...]:
         """Overrides of a small run."""
         words = (f"method={method}", *TINY, *more)
-        return (*words, *widths(compose(Path("nowhere") / "run", *words).method, "method"))
+        return (*words, *narrow(words))
 
     def test_is_a_baseline_that_checkpoints_may_name(self, method: str) -> None:
         config = compose(Path("nowhere") / "run", *self.words(method)).method
