@@ -19,6 +19,8 @@ from modmeta.model.likelihood import FixedGaussian, Gaussian, StudentT
 from modmeta.model.model import RelationalModel
 from modmeta.simulators import Springs
 
+# Their assertions say what they compared, as those in files of tests do.
+pytest.register_assert_rewrite("tests.contracts", "tests.contracts_data", "tests.contracts_methods", "tests.runs")
 # Runs of this process are compared bit by bit with runs of others, which have one thread (tests/runs.py).
 torch.set_num_threads(1)
 

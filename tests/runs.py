@@ -1,11 +1,13 @@
 """Runs of the shipped configuration in a temporary directory."""
 
+import copy
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modmeta.cli.train import train as train_command
 from modmeta.training.callbacks import record
@@ -39,6 +43,24 @@ QUICK = (
 )
 
 
+@cache
+def _composed(*choices: str) -> DictConfig:
+    return compose(Path("nowhere") / "run", *choices)
+
+
+def configured(*words: str) -> DictConfig:
+    """As `compose`, for tests that write nothing: files are read once for the same choices of groups."""
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    groups = [(ROOT / "conf" / one.key_or_group.split("@")[0].replace(".", "/")).is_dir() for one in parsed]
+    config = copy.deepcopy(_composed(*(word for word, group in zip(words, groups, strict=True) if group)))
+    OmegaConf.set_struct(config, True)  # a value that does not exist is an error
+    for one, group in zip(parsed, groups, strict=True):
+        if not group:
+            assert one.type == OverrideType.CHANGE, "only values that exist"
+            OmegaConf.update(config, one.key_or_group, one.value())
+    return config
+
+
 def compose(directory: Path, *overrides: str) -> DictConfig:
     """The configuration of `python train.py OVERRIDES` with its output under `directory`."""
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -53,7 +75,7 @@ def compose(directory: Path, *overrides: str) -> DictConfig:
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Runs of this process leave an empty picture of their curves, which takes as long to draw as they take to train."""
+    """Runs of this process leave an empty picture of their curves; drawing it takes as long as their training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "plot_curves", lambda history: Figure(figsize=(1, 1)))
         yield
@@ -114,16 +136,25 @@ def command(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def refusal(capfd: pytest.CaptureFixture[str], cwd: Path, *words: str) -> str:
-    """What `python train.py WORDS` prints before it ends with an error; in this process, which saves its start."""
-    with pytest.MonkeyPatch.context() as patch:
+def launched(capfd: pytest.CaptureFixture[str], cwd: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """What `python train.py WORDS` prints and ends with; in this process, which saves its start."""
+    capfd.readouterr()
+    with pytest.MonkeyPatch.context() as patch, undrawn():
         patch.chdir(cwd)
         GlobalHydra.instance().clear()
         quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
-        with pytest.raises(SystemExit) as end:
-            sys.exit(train_command([*words, *quiet], str(ROOT / "conf")))
-    assert end.value.code not in (None, 0)
-    return capfd.readouterr().err
+        try:
+            status = train_command([*words, *quiet], str(ROOT / "conf"))
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return subprocess.CompletedProcess(words, status, *capfd.readouterr())
+
+
+def refusal(capfd: pytest.CaptureFixture[str], cwd: Path, *words: str) -> str:
+    """What `python train.py WORDS` prints before it ends with an error."""
+    done = launched(capfd, cwd, *words)
+    assert done.returncode != 0
+    return done.stderr
 
 
 def checkpoint(directory: Path) -> dict[str, Any]:

@@ -112,9 +112,14 @@ class ResumableModule(pl.LightningModule):
         if loop.restarted_mid_epoch and isinstance(loader, TaskLoader):
             # Lightning creates the loader before it reads the checkpoint and does not restore it.
             loader.load_state_dict({"served": loop.batch_idx + 1})
+        if loop.restarted_mid_epoch:
+            self._validate_at_the_end()  # such an epoch has no start
         self.restored = {}
 
     def on_train_epoch_start(self) -> None:
+        self._validate_at_the_end()
+
+    def _validate_at_the_end(self) -> None:
         """Makes the last epoch end with a validation, which matches labels and gives the energy of the run."""
         if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1

@@ -19,14 +19,6 @@ from tests.runs import QUICK, ROOT, command, refusal, run
 from tests.unit.data.test_datamodule import data_file
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory; its data lies in `data` beside it."""
-    directory = tmp_path_factory.mktemp("trained") / "run"
-    run(directory, *QUICK)
-    return directory
-
-
 @pytest.mark.parametrize(
     ("override", "told"),
     [
@@ -42,20 +34,20 @@ def test_settings_of_data(tmp_path: Path, override: str, told: str) -> None:
         run(tmp_path / "run", *QUICK, override)
 
 
-def test_evaluation_checks_that_model_and_data_fit(trained: Path, tmp_path: Path) -> None:
+def test_evaluation_checks_that_model_and_data_fit(whole: Path, tmp_path: Path) -> None:
     six = data_file(tmp_path / "six.npz", entities=6)
     with pytest.raises(DataError, match=r"six\.npz: 6 entities.*trained on 5.*--any-entities"):
-        evaluate(trained, six)
-    assert "test/edge_accuracy" in evaluate(trained, six, any_entities=True)
+        evaluate(whole, six)
+    assert "test/edge_accuracy" in evaluate(whole, six, any_entities=True)
     brief = data_file(tmp_path / "brief.npz", states=np.zeros((4, 5, 20, 4)))
     with pytest.raises(DataError, match=r"brief\.npz: 20 frames.*49"):
-        evaluate(trained, brief)
+        evaluate(whole, brief)
     with pytest.raises(DataError, match="no split 'dev'"):
-        evaluate(trained, six, split="dev")
+        evaluate(whole, six, split="dev")
 
 
-def test_checkpoints_that_cannot_be_trusted(trained: Path, tmp_path: Path) -> None:
-    file = trained / "checkpoints" / "last.ckpt"
+def test_checkpoints_that_cannot_be_trusted(whole: Path, tmp_path: Path) -> None:
+    file = whole / "checkpoints" / "last.ckpt"
     with pytest.raises(UserError, match="does not exist"):
         load_model(tmp_path / "none.ckpt")
     with pytest.raises(UserError, match="run directory"):
@@ -96,8 +88,8 @@ def test_checkpoints_that_cannot_be_trusted(trained: Path, tmp_path: Path) -> No
         "torch.nn.modules.module.warnings.warn",
     ],
 )
-def test_a_config_may_only_name_our_own(trained: Path, tmp_path: Path, target: str) -> None:
-    content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+def test_a_config_may_only_name_our_own(whole: Path, tmp_path: Path, target: str) -> None:
+    content = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
     content["modmeta"]["config"]["search"]["selection"] = {"_target_": target, "_partial_": True}
     torch.save(content, tmp_path / "named.ckpt")
     with pytest.raises(UserError, match=target):
@@ -106,9 +98,9 @@ def test_a_config_may_only_name_our_own(trained: Path, tmp_path: Path, target: s
         run(tmp_path / "run", *QUICK, f"ckpt_path={tmp_path / 'named.ckpt'}")
 
 
-def test_a_run_to_resume_may_only_name_our_own(trained: Path, tmp_path: Path) -> None:
+def test_a_run_to_resume_may_only_name_our_own(whole: Path, tmp_path: Path) -> None:
     copied = tmp_path / "run"
-    shutil.copytree(trained, copied)
+    shutil.copytree(whole, copied)
     record = copied / ".hydra" / "config.yaml"
     content = record.read_text()
     record.write_text(content.replace("modmeta.training.callbacks.room.Room", "os.makedirs"))
@@ -134,10 +126,8 @@ def test_train_prints_one_error(tmp_path: Path, words: list[str], told: str, cap
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize(
-    ("word", "told"),
-    [pytest.param("experiment=sprongs5", "sprongs5", marks=pytest.mark.slow), ("data.num_tasks=-1", "num_tasks")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("word", "told"), [("experiment=sprongs5", "sprongs5"), ("data.num_tasks=-1", "num_tasks")])
 def test_train_ends_with_one_error(tmp_path: Path, word: str, told: str) -> None:
     """As above, from the command line: an error of Hydra and one of ours."""
     done = command(str(ROOT / "train.py"), *QUICK, word, cwd=tmp_path)

@@ -53,6 +53,7 @@ def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
         load_model(tmp_path / "run")
 
 
+@pytest.mark.slow  # the contract of baselines has shorter ones of every method
 @pytest.mark.parametrize("experiment", ["nri_springs5", "lstm_joint_springs5"])
 def test_continued_equals_uninterrupted(experiment: str, tmp_path: Path) -> None:
     """Broken off at an epoch's start, in the middle of one, and before the test: the same to the last bit."""

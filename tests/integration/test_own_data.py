@@ -16,7 +16,7 @@ from modmeta.data import formats
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
-from tests.runs import QUICK, ROOT, checkpoint, command, compose, run
+from tests.runs import QUICK, ROOT, checkpoint, command, compose, run, undrawn
 
 
 def test_a_run_tells_types_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,8 @@ def test_positions_alone_and_missing_frames(springs: Trajectories, tmp_path: Pat
 
 def test_fit_in_python(springs: Trajectories) -> None:
     words = ("trainer.max_epochs=1", "data.batches_per_epoch=2", "callbacks.progress=null")
-    model = modmeta.fit(springs.states, modules=2, overrides=words)
+    with undrawn():
+        model = modmeta.fit(springs.states, modules=2, overrides=words)
     found = model.infer(springs.states[:2])
     assert found.relations.shape == (2, 5, 5)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def _ranks(rank: int, file: str) -> None:
 
 
 def test_processes_with_different_settings_refuse_to_train(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_ranks, (str(tmp_path / "meeting"),), nprocs=2)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of forking with threads
+        torch.multiprocessing.start_processes(_ranks, (str(tmp_path / "meeting"),), nprocs=2, start_method="fork")
 
 
 def _until_epoch(directory: Path, epoch: int, *words: str) -> "subprocess.CompletedProcess[str]":

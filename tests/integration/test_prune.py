@@ -30,9 +30,8 @@ def test_a_pruned_model_is_the_same_without_the_module(
     assert small.infer(states).structure.relations.max() <= 1
 
 
-def test_what_cannot_be_pruned_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run(tmp_path / "run", *QUICK)
-    words = ["prune", str(tmp_path / "run"), "-o", str(tmp_path / "small.ckpt")]
+def test_what_cannot_be_pruned_is_refused(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["prune", str(whole), "-o", str(tmp_path / "small.ckpt")]
     assert main([*words, "--below", "0.0"]) == 2
     assert "every edge module is used" in capsys.readouterr().err
     assert main([*words, "--below", "1.1"]) == 2

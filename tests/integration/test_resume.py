@@ -22,6 +22,7 @@ from tests.runs import (
     accompanied,
     checkpoint,
     command,
+    launched,
     refusal,
     run,
     same_run,
@@ -37,14 +38,6 @@ class KilledInRestart(pl.Callback):
             raise Stop
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never interrupted."""
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    run(directory, *QUICK)
-    return directory
-
-
 OTHERS = {
     "default": (),
     "paper": ("experiment=paper/springs5", "model.hidden=16", "proposal.hidden=16"),  # plateau, acceptance, dropout
@@ -55,10 +48,12 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_continued_equals_uninterrupted(kind: str, tmp_path: Path) -> None:
-    """Broken off at an epoch's start, then asked to go in the middle of one: the same to the last bit, curves too."""
+def test_continued_equals_uninterrupted(kind: str, whole: Path, tmp_path: Path) -> None:
+    """Interrupted at an epoch's start, then by SIGTERM in the middle of one: the same to the last bit, curves too."""
     options = (*OTHERS[kind], *QUICK)
-    run(tmp_path / "whole", *options)
+    if OTHERS[kind]:
+        whole = tmp_path / "whole"
+        run(whole, *options)
     with accompanied(KilledAt(1)), pytest.raises(Stop):
         run(tmp_path / "parts", *options)
     torch.manual_seed(12345)  # a new process would not be at the same point of the stream
@@ -68,10 +63,10 @@ def test_continued_equals_uninterrupted(kind: str, tmp_path: Path) -> None:
     assert middle["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"] == 3
     torch.manual_seed(12345)
     run(tmp_path / "parts", *options)
-    same_run(tmp_path / "whole", tmp_path / "parts")
+    same_run(whole, tmp_path / "parts")
 
 
-def test_asked_to_go_and_resumed_by_command(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_sigterm_and_resumed_by_command(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """SIGTERM to a real process ends it cleanly; the command that it prints ends as if nothing had happened."""
     with accompanied(KilledAt(1, batch=1)), pytest.raises(Preempted):
         run(tmp_path / "run", *QUICK)
@@ -79,7 +74,7 @@ def test_asked_to_go_and_resumed_by_command(whole: Path, tmp_path: Path, capfd: 
     assert done.returncode == 0, done.stderr
     same_run(whole, tmp_path / "run")
     assert not list(tmp_path.glob("runs"))  # nothing but the run's own directory is written to
-    again = command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", cwd=tmp_path)
+    again = launched(capfd, tmp_path, f"resume={tmp_path / 'run'}")
     assert "is finished" in again.stdout, again.stderr
     for words, told in (
         (["trainer.max_epochs=8"], "trainer.max_epochs (4, now 8)"),
@@ -195,9 +190,8 @@ def test_a_checkpoint_damaged_when_training_is_over(whole: Path, tmp_path: Path)
     same_run(whole, tmp_path / "run")
 
 
-def test_a_run_of_the_first_format_resumes(tmp_path: Path) -> None:
+def test_a_run_of_the_first_format_resumes(whole: Path, tmp_path: Path) -> None:
     """Its record and checkpoint rewritten as they were then; it ends to the bit as one that was never interrupted."""
-    run(tmp_path / "whole", *QUICK)
     with accompanied(KilledAt(2)), pytest.raises(Stop):
         run(tmp_path / "parts", *QUICK)
     record, last = tmp_path / "parts" / ".hydra" / "config.yaml", tmp_path / "parts" / "checkpoints" / "last.ckpt"
@@ -208,4 +202,4 @@ def test_a_run_of_the_first_format_resumes(tmp_path: Path) -> None:
     content["state_dict"] |= {"model.forecasting": torch.tensor(False), "mean_square_change": torch.ones(())}
     save(content, last)
     run(tmp_path / "parts", *QUICK)
-    same_run(tmp_path / "whole", tmp_path / "parts")
+    same_run(whole, tmp_path / "parts")

@@ -13,7 +13,7 @@ from modmeta.cli.evaluate import evaluate
 from modmeta.errors import UserError
 from modmeta.model.noise import GAIN
 from modmeta.training.checkpoints.loading import load_model
-from tests.runs import QUICK, ROOT, checkpoint, compose, run, same
+from tests.runs import QUICK, ROOT, checkpoint, compose, run, same_run
 
 EXPERIMENTS = sorted(
     str(path.relative_to(ROOT / "conf/experiment"))[:-5]
@@ -37,7 +37,7 @@ def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
         "callbacks.progress=null",
         "logger.wandb=null",
         "trainer.accelerator=cpu",
-        drawn=True,
+        drawn=experiment == "springs5",
     )
     assert 0.0 <= measures["test/edge_accuracy"] <= 1.0
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -46,15 +46,18 @@ def test_every_experiment_runs(experiment: str, tmp_path: Path) -> None:
     assert {name for name in measures if name.startswith("test/mse_")} == forecasts
     assert all(math.isfinite(measures[name]) and written[name] == measures[name] for name in forecasts)
     assert {"train/tasks", "train/seconds", "hardware", "seed", "commit", "config"} <= written.keys()
-    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+    assert (tmp_path / "run" / "curves.png").stat().st_size > (10_000 if experiment == "springs5" else 0)
 
 
-def test_a_run_learns_and_repeats(tmp_path: Path) -> None:
-    """Equal runs give equal weights; a few seconds find most relations and predict far better than standing still."""
+def test_equal_runs_give_equal_weights(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "again", *QUICK)
+    same_run(whole, tmp_path / "again")
+
+
+def test_a_run_learns(tmp_path: Path) -> None:
+    """A few seconds find most relations and predict far better than standing still."""
     longer = (*QUICK, "data.num_tasks=20", "data.batch_size=10", "data.batches_per_epoch=50", "trainer.max_epochs=8")
     first = run(tmp_path / "a", *longer)
-    run(tmp_path / "b", *longer)
-    same(checkpoint(tmp_path / "a")["state_dict"], checkpoint(tmp_path / "b")["state_dict"])
     history = json.loads((tmp_path / "a" / "curves.json").read_text())["history"]
     assert history[-1]["train/loss"] < history[0]["train/loss"]
     assert history[-1]["train/edge_accuracy"] > 0.9
@@ -66,15 +69,15 @@ def test_a_run_learns_and_repeats(tmp_path: Path) -> None:
     assert first["test/mse_1"] < static / 5
 
 
-def test_a_checkpoint_reproduces_its_measures(tmp_path: Path) -> None:
-    measures = run(tmp_path / "run", *QUICK)
-    file = next((tmp_path / "data").glob("*.npz"))
-    again = evaluate(tmp_path / "run", file)
+def test_a_checkpoint_reproduces_its_measures(whole: Path) -> None:
+    measures = json.loads((whole / "metrics.json").read_text())
+    file = next((whole.parent / "data").glob("*.npz"))
+    again = evaluate(whole, file)
     for name, value in again.items():
         assert value == pytest.approx(measures[name], rel=1e-4, abs=1e-9), name
-    module, data = load_model(tmp_path / "run")
+    module, data = load_model(whole)
     assert data["num_entities"] == 5
-    assert torch.equal(module.module_to_relation, checkpoint(tmp_path / "run")["state_dict"]["module_to_relation"])
+    assert torch.equal(module.module_to_relation, checkpoint(whole)["state_dict"]["module_to_relation"])
 
 
 def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import submitit
 from omegaconf import OmegaConf
 
 from modmeta.training.resume import finished
-from tests.runs import QUICK, ROOT, command
+from tests.runs import QUICK, ROOT, command, launched
 
 TRAIN = str(ROOT / "train.py")
 SHORT = (*QUICK, "trainer.max_epochs=2")
@@ -26,14 +26,14 @@ def results(sweep: Path) -> dict[str, int]:
     return {run.name: (run / "metrics.json").stat().st_mtime_ns for run in runs if finished(run)}
 
 
-def test_a_sweep_done_again_does_nothing(tmp_path: Path) -> None:
-    sweep = tmp_path / "sweep"
-    words = ("-m", *SHORT, "trainer.max_epochs=1", "seed=0,1", f"hydra.sweep.dir={sweep}", f"data_dir={tmp_path}/data")
-    first = command(TRAIN, *words, cwd=tmp_path)
+def test_a_sweep_done_again_does_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep, short = tmp_path / "sweep", ("trainer.max_epochs=1", "data.batches_per_epoch=2")
+    words = ("-m", *SHORT, *short, "seed=0,1", f"hydra.sweep.dir={sweep}", f"data_dir={tmp_path}/data")
+    first = launched(capfd, tmp_path, *words)
     assert first.returncode == 0, first.stderr
     known = results(sweep)
     assert set(known) == {"0", "1"}
-    again = command(TRAIN, *words, cwd=tmp_path)
+    again = launched(capfd, tmp_path, *words)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is finished") == 2
     assert results(sweep) == known
@@ -42,11 +42,13 @@ def test_a_sweep_done_again_does_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words", [(), pytest.param(("sweep=efficiency", "data.num_tasks=5", "seed=0"), marks=pytest.mark.slow)]
 )
-def test_a_sweep_over_experiments_is_one_directory(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_sweep_over_experiments_is_one_directory(
+    words: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Though each has a name of its own."""
     experiments = "experiment=baselines/static_springs5,baselines/correlation_data_springs5"
     quick = ("debug=fast", "logger=[]", "callbacks.progress=null", f"data_dir={tmp_path}/data")
-    done = command(TRAIN, "-m", experiments, *words, *quick, cwd=tmp_path)
+    done = launched(capfd, tmp_path, "-m", experiments, *words, *quick)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "runs").iterdir()
     named = {"static_springs5_5tasks_seed0", "correlation_data_springs5_5tasks_seed0"}

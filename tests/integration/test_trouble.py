@@ -1,6 +1,7 @@
 """What goes wrong around a run: full disks, places that cannot be written to, numbers that are not finite."""
 
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from modmeta.training.checkpoints.files import load
 from modmeta.training.distributed import alone
 from modmeta.training.resume import finished
 from modmeta.training.run import train
-from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, compose, run
+from tests.runs import QUICK, ROOT, accompanied, checkpoint, command, compose, launched, run, undrawn
 
 
 class FullDisk(pl.Callback):
@@ -86,7 +87,8 @@ def test_a_disk_too_small_is_told_before_training(tmp_path: Path, monkeypatch: p
 
 def test_the_estimate_of_a_checkpoint_is_of_the_right_size(tmp_path: Path) -> None:
     config = compose(tmp_path / "run", *QUICK, "model.hidden=64", "trainer.max_epochs=1")
-    train(config)
+    with undrawn():
+        train(config)
     module = hydra.utils.instantiate(config.method)
     estimated = room.checkpoint_bytes(module, torch.empty(config.data.num_tasks, 5, 1, 4))
     assert 0.5 < estimated / (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_size < 2
@@ -115,12 +117,12 @@ def test_numbers_that_are_not_finite_name_their_tasks(part: str, options: tuple[
     assert all(bool(torch.isfinite(part).all()) for part in load(path)["state_dict"].values() if part.numel() > 9)
 
 
-def test_one_process_a_directory(tmp_path: Path) -> None:
-    """A second process that takes up the same run is told so, and disturbs nothing; in the end the lock is lifted."""
-    run(tmp_path / "run", *QUICK)
+def test_one_process_a_directory(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A second process that resumes the same run is told so, and disturbs nothing; in the end the lock is lifted."""
+    shutil.copytree(whole, tmp_path / "run")
     with alone(tmp_path / "run"):
         refused = command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", cwd=tmp_path)
     assert refused.returncode == 2
     assert "another process is using" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert "is finished" in command(str(ROOT / "train.py"), f"resume={tmp_path / 'run'}", cwd=tmp_path).stdout
+    assert "is finished" in launched(capfd, tmp_path, f"resume={tmp_path / 'run'}").stdout

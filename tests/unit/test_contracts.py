@@ -2,13 +2,10 @@
 
 import runpy
 import sys
-from functools import cache
-from pathlib import Path
 
 import hydra
 import pytest
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from modmeta.model.dynamics.base import Dynamics
@@ -18,18 +15,12 @@ from modmeta.search import problem
 from modmeta.search.search import Search
 from tests.conftest import make_model, random_scales
 from tests.contracts import DynamicsContract, FeaturesContract, LikelihoodContract, SearchContract, shapes  # noqa: F401
-from tests.runs import ROOT, compose
+from tests.runs import ROOT, configured
 
 
 def shipped(group: str) -> list[str]:
     """The choices of a group of the configuration."""
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
-
-
-@cache
-def configured(*words: str) -> DictConfig:
-    """The configuration of a run."""
-    return compose(Path("nowhere") / "run", *words)
 
 
 def random_weights(dynamics: Dynamics) -> Dynamics:

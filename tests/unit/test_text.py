@@ -5,10 +5,7 @@ import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-import networkx as nx
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as csv
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -190,43 +187,6 @@ def test_a_feature_cannot_be_a_key(tmp_path: Path) -> None:
     data = named(["a", "b", "c"], ("task", "y", "vx", "vy"))
     with pytest.raises(DataError, match="feature 'task' has the name of another column"):
         save(tmp_path / "a.csv", {"test": data})
-
-
-ENTITIES = ["$x$", "<b>\x1b[31m", "=1+1", "a\nb", "_日\ud800"]
-
-
-@pytest.fixture(scope="module")
-def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `modmeta infer` makes of entities with such names."""
-    here = tmp_path_factory.mktemp("inferred")
-    data = named(["a", "b", "c", "d", "e"])
-    assert data.relations is not None
-    np.savez(
-        here / "a.npz", states=data.states, relations=data.relations, features=np.array(data.features), frame_step=0.1,
-        task_names=np.array(["$t$", "[bold]"]), entity_names=np.array([ENTITIES, ENTITIES[::-1]]),
-    )  # fmt: skip
-    assert main(["infer", "springs5", str(here / "a.npz"), "-o", str(here / "out"), "--steps", "3", "--report"]) == 0
-    return here / "out"
-
-
-def test_infer_writes_text(inferred: Path) -> None:
-    page = (inferred / "report.html").read_text()
-    assert "<b>" not in page
-    assert "\x1b" not in page
-    shown = [plain(name) for name in ENTITIES]
-    for task in range(2):
-        graph = nx.read_graphml(inferred / "graphs" / f"{task}.graphml")
-        assert sorted(graph.nodes) == sorted(shown)
-    columns = csv.read_csv(inferred / "relations.csv", parse_options=csv.ParseOptions(newlines_in_values=True))
-    assert set(columns["sender"].to_pylist()) == {"$x$", "<b>\x1b[31m", "'=1+1", "a\nb", r"_日\ud800"}
-    assert pa.types.is_string(columns["task"].type)
-
-
-def test_what_infer_wrote_is_read(inferred: Path) -> None:
-    """`relations.csv` serves as labels of the same file."""
-    found = load(inferred.parent / "a.npz", how=Reading(relations=str(inferred / "relations.csv")))["test"]
-    with np.load(inferred / "relations.npz") as arrays:
-        np.testing.assert_array_equal(found.relations, np.where(np.eye(5, dtype=bool), 0, arrays["relations"]))
 
 
 def test_inspect_prints_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

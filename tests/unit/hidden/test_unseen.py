@@ -11,9 +11,9 @@ from modmeta.data.units import Units, robust_scales
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.graph.relations import all_rows, from_matrix, to_matrix
 from modmeta.hidden.chains import Chains, Improver
-from modmeta.hidden.count import choose, count_hidden
+from modmeta.hidden.count import choose
 from modmeta.hidden.infer import MUTUAL, Found, find, informed
-from modmeta.hidden.measures import Truth, located, matched, measures, modules_of, silent_modules
+from modmeta.hidden.measures import Truth, matched, measures, modules_of
 from modmeta.hidden.paths import PRIOR, Linear, linearise, refit
 from modmeta.hidden.scene import Scene
 from modmeta.hidden.starts import _distinct, guess
@@ -43,8 +43,7 @@ class ExactSprings(torch.nn.Module):
         return torch.stack((torch.zeros_like(pull), pull))
 
 
-@pytest.fixture(scope="module")
-def springs() -> tuple[RelationalModel, Tensor, Tensor]:
+def known_springs() -> tuple[RelationalModel, Tensor, Tensor]:
     """A model that knows the law of springs; states of tasks with entity 4 to be hidden, and matrices of relations."""
     data = generate(Springs(), {"test": (60, FRAMES)}, seed=3, progress=False)["test"]
     units = Units.of_range(data.states.min((0, 1, 2)), data.states.max((0, 1, 2)), 2)
@@ -62,6 +61,11 @@ def springs() -> tuple[RelationalModel, Tensor, Tensor]:
     connected = relations[:, :4, 4].sum(1)
     chosen = torch.cat([(connected == number).nonzero().squeeze(1)[:1] for number in (0, 1, 2, 3)])
     return model, states[chosen], relations[chosen]
+
+
+@pytest.fixture(scope="module")
+def springs() -> tuple[RelationalModel, Tensor, Tensor]:
+    return known_springs()
 
 
 def test_a_completed_scene_is_a_scene_like_any_other(states: Tensor) -> None:
@@ -142,29 +146,6 @@ def test_guesses_score_as_the_model_does(springs: tuple[RelationalModel, Tensor,
         torch.testing.assert_close(kept, least, rtol=1e-3, atol=1e-2)
 
 
-def test_hidden_particles_are_found(springs: tuple[RelationalModel, Tensor, Tensor]) -> None:
-    """With relations known and unknown; what acts on nobody is said to be lost."""
-    model, states, relations = springs
-    silent = silent_modules(model, states[:, :4])
-    assert silent.tolist() == [True, False]
-    truth, search = Truth(states[:, 4:], relations), Search(greedy)
-    known = find(model, search, states[:, :4], relations=from_matrix(relations))
-    unknown = find(model, search, states[:, :4])
-    for found in (known, unknown):
-        assert located(found, model, silent).squeeze(1).tolist() == [False, True, True, True]
-        error = (found.paths - truth.states).square().flatten(1).mean(1)
-        assert error[1:].max() < 2e-6
-        assert (found.excess[:, 0] == 0).all()
-        assert (found.excess >= 0).all()
-    assert torch.equal(known.structure.relations, from_matrix(relations))
-    out = measures(unknown, truth, torch.arange(2), silent)
-    assert out["visible_accuracy"] == 1
-    assert out["to_visible_accuracy"] == 1
-    right = to_matrix(unknown.structure.relations)[1:] == relations[1:]
-    assert right.all()
-    assert set(out["mse_by_relations"]) == {"0", "1", "2", "3"}
-
-
 def test_mutual_relations_of_hidden_particles(springs: tuple[RelationalModel, Tensor, Tensor]) -> None:
     model, states, relations = springs
     search = Search(greedy, symmetric=True)
@@ -211,16 +192,6 @@ def test_mutual_relations_of_long_rows(n: int, k: int) -> None:
     moved = improver.restructured(improver.judged(chains), torch.arange(n))
     matrix = to_matrix(moved.structure.relations[0])
     assert torch.equal(matrix, matrix.T)
-
-
-@pytest.mark.slow
-def test_hidden_particles_are_counted(springs: tuple[RelationalModel, Tensor, Tensor]) -> None:
-    model, states, _ = springs
-    search = Search(greedy)
-    complete = count_hidden(model, search, states)
-    assert complete.number.tolist() == [0] * 4
-    assert complete.energies[:, 1:].isnan().all()
-    assert count_hidden(model, search, states[2:, :4]).number.tolist() == [1, 1]
 
 
 def test_the_least_number_that_suffices_is_chosen() -> None:

@@ -148,8 +148,10 @@ def test_greedy_paper_search_never_gets_worse(states: Tensor) -> None:
     assert energies[-1].sum() < energies[0].sum()
 
 
-@pytest.mark.parametrize("combinations", [2, 16])
-@pytest.mark.parametrize("kind", ["additive", "mlp"])
+@pytest.mark.parametrize(
+    ("kind", "combinations"),
+    [("additive", 2), ("additive", 16), ("mlp", 16), pytest.param("mlp", 2, marks=pytest.mark.slow)],
+)
 def test_slots_drawn_in_turn_have_the_boltzmann_distribution(
     states: Tensor, kind: str, combinations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

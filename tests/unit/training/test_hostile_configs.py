@@ -4,19 +4,16 @@ import copy
 import io
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -28,68 +25,8 @@ from modmeta.errors import UserError
 from modmeta.training.checkpoints import trust as trusting
 from modmeta.training.checkpoints.files import load
 from modmeta.training.checkpoints.loading import load_model, read_checkpoint, skeleton
-from modmeta.training.resume import read_record
-from tests.runs import QUICK, ROOT, compose, run
-
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-PROCESSES = (
-    "subprocess.Popen",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.spawn",
-    "os.fork",
-    "os.forkpty",
-    "pty.spawn",
-)
-CHANGES = (
-    "os.remove",
-    "os.rename",
-    "os.rmdir",
-    "os.mkdir",
-    "os.link",
-    "os.symlink",
-    "os.chmod",
-    "os.truncate",
-    "os.putenv",
-    "shutil.rmtree",
-    "shutil.move",
-    "shutil.copyfile",
-    "socket.connect",
-    "socket.bind",
-    "ctypes.dlopen",
-    "webbrowser.open",
-)
-seen: list[str] | None = None
-
-
-def _listen(event: str, arguments: tuple[Any, ...]) -> None:
-    if seen is None:
-        return
-    if event in PROCESSES or event in CHANGES:
-        seen.append(f"{event} {arguments!r:.100}")
-    elif event == "import" and arguments[0] not in sys.modules:
-        seen.append(f"import {arguments[0]}")
-    elif event == "open":
-        path, mode, flags = arguments
-        if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & WRITING):
-            seen.append(f"open {path!r} {mode}")
-
-
-sys.addaudithook(_listen)  # for the rest of the process; it listens within `watched` alone
-
-
-@contextmanager
-def watched() -> Iterator[None]:
-    """Fails if anything within starts a process, writes, connects or imports what was not there."""
-    global seen
-    seen = []
-    try:
-        yield
-        assert seen == []
-    finally:
-        seen = None
-
+from tests.runs import ROOT, compose
+from tests.watch import watched
 
 BASE: dict[str, Any] = load(path_of("springs5"))
 FILE = {"dir": Path()}
@@ -474,154 +411,6 @@ def test_labels_of_modules_beyond_the_relations() -> None:
     content = copy.deepcopy(BASE)
     content["state_dict"]["module_to_relation"] = torch.tensor([0, 10**9])
     assert "module_to_relation" in _refused(_written(content))
-
-
-# ---- run directories -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that ended; its configuration is plain data."""
-    directory = tmp_path_factory.mktemp("begun") / "run"
-    run(directory, *QUICK, "trainer.max_epochs=1", "data.batches_per_epoch=2")
-    assert "${" not in (directory / ".hydra" / "config.yaml").read_text()
-    return directory
-
-
-def _plain(value: Any) -> bool:
-    """Whether YAML can write a value without tags."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _plain(part) for key, part in value.items())
-    return all(map(_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float | None)
-
-
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(st.data(), values, st.integers(0, 4))
-def test_whatever_stands_anywhere_in_a_record(begun: Path, data: st.DataObject, value: Any, depth: int) -> None:
-    record = begun / ".hydra" / "config.yaml"
-    config = yaml.load(record.read_text(), Loader=yaml.CSafeLoader)
-    allowed = isinstance(value, dict) and str(value.get("_target_")) in trusting.NAMES
-    if type(value) is torch.Tensor or (allowed and set(value) <= {"_target_", "_partial_", "path"}):
-        return
-    _put(config, data.draw(st.sampled_from(_places(config))), _nested(value, depth))
-    text = yaml.dump(
-        config, Dumper=yaml.CSafeDumper if _plain(value) else yaml.CDumper
-    )  # with tags such as !!python/tuple
-    path = FILE["dir"] / "config.yaml"
-    path.write_text(text)
-    with watched(), pytest.raises(UserError) as caught:
-        read_record(path)
-    assert "\n" not in str(caught.value)
-    assert "config.yaml" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "told"),
-    [
-        ("callbacks.last.directory", "/elsewhere", "outside its directory"),
-        ("trainer.default_root_dir", "/elsewhere", "outside its directory"),
-        ("logger.csv.directory", "..", "outside its directory"),
-        ("run_id", "../../x", "not a plain name"),
-        ("name", "../../x", "not a plain name"),
-        ("method.model.dynamics.hidden", 60_000, "far more than its checkpoints hold"),
-        ("method.model.dynamics.edge_layers", 10**9, "at most 64"),
-        ("trainer.devices", 10**6, "at most 64"),
-        ("method.model", {"_target_": "pytorch_lightning.Trainer"}, "not part of a model"),
-        (
-            "logger.wandb",
-            {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"x_executable": "./evil"}},
-            "wandb.Settings",
-        ),
-        ("logger.wandb", {"_target_": "wandb.Settings", "x_executable": "./evil"}, "x_executable"),
-        ("trust", ["evil"], None),
-    ],
-)
-def test_records_that_reach_beyond_their_run(
-    begun: Path, tmp_path: Path, key: str, value: Any, told: str | None
-) -> None:
-    shutil.copytree(begun, tmp_path / "run")
-    record = tmp_path / "run" / ".hydra" / "config.yaml"
-    config = yaml.load(record.read_text(), Loader=yaml.CSafeLoader)
-    _put(config, tuple(key.split(".")), value)
-    record.write_text(yaml.safe_dump(config))
-    if told is None:  # a record cannot trust anything
-        run(tmp_path / "run", f"resume={tmp_path / 'run'}")
-        assert not trusting.is_trusted("evil.Class")
-        return
-    with pytest.raises(UserError, match=told) as caught:
-        run(tmp_path / "run", f"resume={tmp_path / 'run'}")
-    assert "\n" not in str(caught.value)
-
-
-# ---- the eight ways in -----------------------------------------------------------------------------------------------
-
-PAYLOADS = {
-    "tuple": (RUNS,),
-    "interpolation": "${oc.create:{_target_:torch.utils.collect_env.run,command:'touch PWNED'}}",
-    "environment": "${oc.env:HOME}",
-    "importer": {"_target_": "torch.nn.attention._fa3._fa3_import_module", "module_path": "evilmod"},
-    "partial": {"_target_": "os.system", "_partial_": True},
-    "args": {"_target_": "torch.nn.SiLU", "_args_": ["touch PWNED"]},
-    "key": {"${oc.env:HOME}": 1},
-}
-
-
-@pytest.mark.parametrize("payload", PAYLOADS)
-@pytest.mark.parametrize("way", ["load", "infer", "evaluate", "unseen", "prune", "report", "resume", "ckpt_path"])
-def test_the_eight_ways_in(
-    way: str, payload: str, begun: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    value = PAYLOADS[payload]
-    stranger, data = tmp_path / "run", tmp_path / "data.npz"
-    (stranger / "checkpoints").mkdir(parents=True)
-    content = copy.deepcopy(BASE)
-    content["modmeta"]["config"]["forecast_steps"] = value
-    torch.save(content, stranger / "checkpoints" / "last.ckpt")
-    shutil.copytree(begun / ".hydra", stranger / ".hydra")
-    config = yaml.safe_load((stranger / ".hydra" / "config.yaml").read_text())
-    config["method"]["forecast_steps"] = value
-    (stranger / ".hydra" / "config.yaml").write_text(yaml.dump(config))
-    assert main(["generate", "springs", "--test", "2", "--test-frames", "52", "-o", str(data)]) == 0
-    words = {
-        "infer": ["infer", stranger, data, "-o", tmp_path / "out"],
-        "evaluate": ["evaluate", stranger, "--data", data],
-        "unseen": ["unseen", stranger, data, "-o", tmp_path / "out"],
-        "prune": ["prune", stranger, "-o", tmp_path / "small.ckpt"],
-        "report": ["report", stranger, "-o", tmp_path / "out"],
-    }
-    capfd.readouterr()
-    if way in words:
-        with _no_process():
-            status = main([str(word) for word in words[way]])
-        if way == "report":  # reads configurations as text and builds nothing
-            return
-        assert status == 2
-        printed = capfd.readouterr().err
-        assert printed.count("\n") == 1
-        assert printed.startswith("error: ")
-        assert not (tmp_path / "out").exists()
-        return
-    enter = {
-        "load": lambda: modmeta.load(stranger),
-        "resume": lambda: run(stranger, f"resume={stranger}"),
-        "ckpt_path": lambda: run(tmp_path / "new", *QUICK, f"ckpt_path={stranger}"),
-    }
-    with _no_process(), pytest.raises(UserError) as caught:
-        enter[way]()
-    assert "\n" not in str(caught.value)
-
-
-@contextmanager
-def _no_process() -> Iterator[None]:
-    """Fails if a process is started; commands may import what they need."""
-    global seen
-    seen = []
-    try:
-        yield
-    finally:
-        events, seen = seen, None
-        assert not [event for event in events if event.split()[0] in PROCESSES and "git" not in event]
-        assert not Path("PWNED").exists()
 
 
 # ---- whom one trusts -------------------------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""`modmeta infer` on files, and what it writes."""
+
+from pathlib import Path
+
+import h5py
+import networkx as nx
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as parquet
+import pytest
+
+from modmeta.cli.main import main
+from modmeta.data import formats
+from modmeta.data.formats import load
+from modmeta.data.reading import Reading
+from modmeta.data.trajectories import Trajectories
+from modmeta.text import plain
+from tests.unit.test_text import named
+
+
+def test_infer_writes_what_is_true(springs_file: Path, springs: Trajectories, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--relations", str(springs_file.with_name("truth.csv")), "--report", "--observed", "40", "--steps", "9"]
+    assert main(["infer", "springs5", str(springs_file), "-o", str(out), *words]) == 0
+    rows = csv.read_csv(out / "relations.csv")
+    assert rows.column_names == ["task", "receiver", "sender", "relation", "probability"]
+    assert rows.equals(parquet.read_table(out / "relations.parquet").cast(rows.schema))
+    assert len(rows) == 12 * 20
+    task, receiver, sender, relation = (rows[name].to_numpy() for name in rows.column_names[:4])
+    assert (springs.relations[task, receiver, sender] == relation).mean() >= 0.995
+    arrays = np.load(out / "relations.npz", allow_pickle=False)
+    np.testing.assert_array_equal(arrays["relations"][task, receiver, sender], relation)
+    np.testing.assert_allclose(arrays["probabilities"][task, receiver, sender].sum(-1), 1, atol=1e-5)
+    graph = nx.read_graphml(out / "graphs" / "3.graphml")
+    assert len(graph.edges) == 20
+    assert all(data["relation"] == springs.relations[3, int(b), int(a)] for a, b, data in graph.edges(data=True))
+    ahead = np.load(out / "forecasts.npz", allow_pickle=False)
+    assert np.abs(ahead["mean"] - springs.states[:, :, 40:49]).max() < 0.05
+    assert (ahead["low"] <= ahead["high"]).all()
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list((out / "figures").iterdir()))
+    assert "http" not in page
+    assert back_in(out / "relations.csv", springs_file, springs)
+
+
+def back_in(relations: Path, states: Path, springs: Trajectories) -> bool:
+    """What was inferred can be given as labels."""
+    data = formats.load(states, how=Reading(relations=str(relations)))["test"]
+    return float((data.relations == springs.relations).mean()) >= 0.995
+
+
+def test_masked_frames_and_other_entities(springs: Trajectories, tmp_path: Path) -> None:
+    """A task of four entities and a hole in another one; both in one file, names as strings."""
+    save = tmp_path / "holes.h5"
+    mask = np.ones(springs.states.shape[:3], bool)
+    mask[2, :, 11] = False
+    names = np.array([f"é{i}" for i in range(12)])
+    states = springs.states.copy()
+    states[2, :, 11] = np.nan
+    with h5py.File(save, "w") as file:
+        file["states"], file["mask"], file["features"] = states, mask, ["x", "y", "vx", "vy"]
+        file["task_names"] = names.astype(object)
+        file.attrs["frame_step"] = 0.1
+    assert main(["infer", "springs5", str(save), "-o", str(tmp_path / "out"), "--missing", "mask"]) == 0
+    rows = csv.read_csv(tmp_path / "out" / "relations.csv")
+    assert set(rows["task"].to_pylist()) == set(names.tolist())
+    found = np.load(tmp_path / "out" / "relations.npz", allow_pickle=False)["relations"]
+    assert (found == springs.relations).mean() >= 0.995
+
+
+ENTITIES = ["$x$", "<b>\x1b[31m", "=1+1", "a\nb", "_日\ud800"]
+
+
+@pytest.fixture(scope="module")
+def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `modmeta infer` makes of entities with such names."""
+    here = tmp_path_factory.mktemp("inferred")
+    data = named(["a", "b", "c", "d", "e"])
+    assert data.relations is not None
+    np.savez(
+        here / "a.npz", states=data.states, relations=data.relations, features=np.array(data.features), frame_step=0.1,
+        task_names=np.array(["$t$", "[bold]"]), entity_names=np.array([ENTITIES, ENTITIES[::-1]]),
+    )  # fmt: skip
+    assert main(["infer", "springs5", str(here / "a.npz"), "-o", str(here / "out"), "--steps", "3", "--report"]) == 0
+    return here / "out"
+
+
+def test_infer_writes_text(inferred: Path) -> None:
+    page = (inferred / "report.html").read_text()
+    assert "<b>" not in page
+    assert "\x1b" not in page
+    shown = [plain(name) for name in ENTITIES]
+    for task in range(2):
+        graph = nx.read_graphml(inferred / "graphs" / f"{task}.graphml")
+        assert sorted(graph.nodes) == sorted(shown)
+    columns = csv.read_csv(inferred / "relations.csv", parse_options=csv.ParseOptions(newlines_in_values=True))
+    assert set(columns["sender"].to_pylist()) == {"$x$", "<b>\x1b[31m", "'=1+1", "a\nb", r"_日\ud800"}
+    assert pa.types.is_string(columns["task"].type)
+
+
+def test_what_infer_wrote_is_read(inferred: Path) -> None:
+    """`relations.csv` serves as labels of the same file."""
+    found = load(inferred.parent / "a.npz", how=Reading(relations=str(inferred / "relations.csv")))["test"]
+    with np.load(inferred / "relations.npz") as arrays:
+        np.testing.assert_array_equal(found.relations, np.where(np.eye(5, dtype=bool), 0, arrays["relations"]))
