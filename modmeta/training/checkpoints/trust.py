@@ -254,7 +254,7 @@ def _check_value(value: Any, place: str, where: str, of_run: bool) -> None:
         names = [name for name in place.split(".") if not name.isdigit()]  # elements of a list have the list's key
         most = MOST.get(names[-1] if names else "", LARGEST)
         if abs(value) > most:
-            raise _refused(where, at, f"is {shown(value)}", f"the largest allowed value is {most}")
+            raise _refused(where, at, f"is {shown(value)}", f"at most {most} is allowed")
     elif type(value) is str:
         if "${" in value:
             again = "continue a run of an earlier version as a new run: give its settings and ckpt_path=RUN"
