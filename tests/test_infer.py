@@ -219,7 +219,7 @@ def test_inspect_tells_and_suggests(written: Path, capsys: pytest.CaptureFixture
     assert main(["inspect", str(written)]) == 0
     told = capsys.readouterr().out
     assert "followed by their velocities" in told
-    assert "0.1 time units a frame" in told
+    assert "0.1 time units per frame" in told
     assert f"modmeta train {written} model=continuous" in " ".join(told.split())
 
 
