@@ -218,8 +218,8 @@ def test_pictures_draw_on_the_axes_they_are_given(springs: Trajectories) -> None
 def test_inspect_tells_and_suggests(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(written)]) == 0
     told = capsys.readouterr().out
-    assert "followed by their velocities" in told
-    assert "0.1 time units per frame" in told
+    assert "their velocities follow" in told
+    assert "0.1 time units a frame" in told
     assert f"modmeta train {written} model=continuous" in " ".join(told.split())
 
 

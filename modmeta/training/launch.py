@@ -55,8 +55,8 @@ def job(config: DictConfig) -> float | None:
     except (UserError, InstantiationException) as error:
         return failed(config, error, f"error: {plain(cause_of(error))}")
     except OSError as error:
-        path = error.filename or config.directory
-        return failed(config, error, f"error: {plain(path)} cannot be read or written {why(error)}")
+        place = error.filename or config.directory
+        return failed(config, error, f"error: {plain(place)} cannot be read or written {why(error)}")
     except Preempted as preempted:
         again = f"modmeta train --resume {shlex.quote(str(preempted))}"
         print(f"SIGTERM received, checkpoint saved. Resume with: {again}", file=sys.stderr)
