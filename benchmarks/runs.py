@@ -1,8 +1,8 @@
-"""Makes the runs behind the figures of README and RESULTS.md: our method, baselines and ablations.
+"""The runs behind the figures of README and RESULTS.md: ours, what it is compared with, ablations.
 
-    python -m benchmarks.runs                  # most of a day on one core; skips runs already in `results/`
-    python -m benchmarks.runs nri charged10    # only runs whose name contains one of the words
-    modmeta report results -o docs/results --force   # writes the tables and figures
+    python -m benchmarks.runs                  # most of a day on one core; runs already in `results/` are kept
+    python -m benchmarks.runs nri charged10    # those whose name holds one of the words
+    modmeta report results -o docs/results --force   # the tables and figures that they make
 
 Every run is one of `train.py` as a user would start it, on one CPU thread, and leaves one JSON file in `results/`
 (settings, seed, commit, hardware, wall-clock, all measures, curves).
@@ -22,21 +22,21 @@ RESULTS = ROOT / "results"
 
 
 class Row(NamedTuple):
-    """Runs that differ only by seed."""
+    """Runs that differ by their seeds alone."""
 
     experiment: str
     tasks: int
     overrides: tuple[str, ...] = ()
     seeds: Sequence[int] = (0, 1, 2)
-    name: str | None = None  # None for the name of the experiment
+    name: str | None = None  # where it is not the experiment's
     directory: Path = RESULTS
-    start: str | None = None  # name of the runs whose final state these start from, seed by seed
+    start: str | None = None  # runs of that name from whose ends these begin, seed by seed
 
 
 RESTARTS = ("restarts=3",)
-SEVEN_MORE = ("data.test=200", "method.model.members=1")  # only their accuracy is used
+SEVEN_MORE = ("data.test=200", "method.model.members=1")  # for their accuracy alone
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-FEW = 10  # runs with at most this many tasks may need restarts
+FEW = 10  # tasks, with which a run may need another start
 OWN = (
     *(Row(world, tasks, RESTARTS if tasks <= FEW else ()) for world in ("springs5", "charged5") for tasks in SIZES),
     Row("charged5", 50, SEVEN_MORE, seeds=range(3, 10)),
@@ -52,18 +52,18 @@ OWN = (
     Row("charged10", 500),
 )
 TRAINED = ("nri", "supervised", "nri_true", "nri_full", "lstm_joint", "lstm_single", "correlation_lstm")
-# The published search and sizes are slow, so these runs have 40 steps (three minutes) and fewer test tasks.
+# The published search and sizes are slow: 40 steps, three minutes, fewer new tasks.
 PAPER = ("data.batches_per_epoch=10", "trainer.max_epochs=4", "trainer.check_val_every_n_epoch=4", "data.test=200")
 
 
 def compared() -> Iterator[Row]:
-    """Baselines and the published search."""
+    """What ours is compared with."""
     for world in ("springs5", "charged5"):
         for method in ("static", "correlation_data", *TRAINED):
             yield Row(f"baselines/{method}_{world}", 5000, name=f"{method}_{world}")
-        if world == "springs5":  # test-time adaptation starts from the NRI runs above
+        if world == "springs5":  # new tasks meet NRI as it was trained above
             yield Row("baselines/nri_adapted_springs5", 5000, name="nri_adapted_springs5", start="nri_springs5")
-        for tasks in SIZES[:-1]:  # shorter runs, as in conf/experiment/efficiency
+        for tasks in SIZES[:-1]:  # shorter runs, as the sweeps of conf/experiment/efficiency have them
             yield Row(f"baselines/correlation_data_{world}", tasks, name=f"correlation_data_{world}")
             for method in ("nri", "supervised", "paper"):
                 yield Row(f"efficiency/{method}_{world}", tasks, name=f"{method}_{world}")
@@ -71,16 +71,16 @@ def compared() -> Iterator[Row]:
 
 
 def ablations() -> Iterator[Row]:
-    """Ablations of the charged experiment: one choice left out at a time."""
-    for index, variant in enumerate(VARIANTS):
+    """What each choice of the charged experiment is worth: one left out at a time."""
+    for place, variant in enumerate(VARIANTS):
         experiment, *common = COMMON
-        name, directory = name_of(index), RESULTS / "ablation"
+        name, directory = name_of(place), RESULTS / "ablation"
         overrides = (*common, *variant.overrides)
         yield Row(experiment.split("=")[1], 1000, overrides, name=name, directory=directory)
 
 
 def train(row: Row, seed: int) -> None:
-    """Starts a run of `train.py`, unless its result exists."""
+    """A run of `train.py`, unless its file is there."""
     name = row.name or row.experiment
     if (row.directory / f"{name}_{row.tasks}tasks_seed{seed}.json").exists():
         return
@@ -98,7 +98,7 @@ def _command(experiment: str, name: str, tasks: int, seed: int, *more: str) -> N
 
 
 def _end_of(name: str, tasks: int, seed: int) -> Path:
-    """The newest finished run of a baseline; trains it again if its run directory no longer exists."""
+    """The newest run of a baseline that has ended; it is trained again where only its results were kept."""
     for again in (False, True):
         if again:
             _command(f"baselines/{name}", name, tasks, seed)
@@ -106,11 +106,11 @@ def _end_of(name: str, tasks: int, seed: int) -> Path:
             metrics = json.loads(file.read_text())
             if (metrics["train/tasks"], metrics["seed"]) == (tasks, seed):
                 return file.parent.relative_to(ROOT)
-    raise SystemExit(f"runs/{name}: the run of {tasks} tasks, seed {seed}, was interrupted")
+    raise SystemExit(f"runs/{name}: the run of {tasks} tasks, seed {seed}, was broken off")
 
 
 def main(words: Sequence[str]) -> None:
-    """Makes all missing runs whose names contain one of the words."""
+    """Runs what is missing."""
     for row in (*OWN, *compared(), *ablations()):
         if not words or any(word in (row.name or row.experiment) for word in words):
             for seed in row.seeds:

@@ -87,8 +87,8 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     if moving:
         motion, explained = frame_motion(first, positions)
         lines.append(
-            f"{', '.join(first.features[:positions])} are coordinates, followed by their velocities ({explained:.1%} "
-            f"of the motion explained, {motion:.4g} time units per frame)"
+            f"{', '.join(first.features[:positions])} are coordinates; their velocities follow ({explained:.1%} of the "
+            f"motion explained, {motion:.4g} time units a frame)"
         )
         words += ["model=continuous search.sweeps=3 optimizer.modules.lr=1e-2"]
     elif positions:

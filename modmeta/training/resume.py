@@ -126,7 +126,7 @@ def read_record(record: Path) -> dict[str, Any]:
     check_config(stored.get("method"), str(record))
     if not stored["run_id"].replace("-", "").isalnum() or Path(stored["name"]).name != stored["name"]:
         raise UserError(
-            f"{record}: run_id {shown(stored['run_id'])} or name {shown(stored['name'])} is not a plain name; name the "
+            f"{record}: run_id {shown(stored['run_id'])} or name {shown(stored['name'])} is no plain name; name the "
             "directory of another run"
         )
     return stored
@@ -218,7 +218,7 @@ def _check_places(stored: dict[str, Any], said: list[str], directory: Path) -> N
         elsewhere = key.rsplit(".", 1)[-1] in PLACES and isinstance(value, str) and value != stored["directory"]
         if elsewhere and key not in said:
             raise UserError(
-                f"{directory}: the run writes to {shown(value)}, outside its directory; to allow this, repeat the "
+                f"{directory}: the run writes to {shown(value)}, outside of its directory; to allow this, repeat the "
                 f"setting: {key}={shown(value)}"
             )
 

@@ -227,7 +227,7 @@ def _check_keys(value: dict[Any, Any], place: str, where: str, of_run: bool) -> 
             return
         raise _unknown(target, where)
     if not (of_run or part.in_checkpoint):
-        raise UserError(f"{where}: its configuration names {shown(target)}, which is not part of a model")
+        raise UserError(f"{where}: its configuration names {shown(target)}, which is no part of a model")
     wrong = [] if part.settings is None else [key for key in value if key != "_target_" and key not in part.settings]
     if wrong:
         raise _refused(where, at, f"gives {shown(wrong[0])} to {target}", "set it on the command line")
@@ -243,7 +243,7 @@ def _unknown(target: str, where: str) -> UserError:
         advice = (
             f"if {top} is your own package, allow it: --trust {top}, trust=[{top}] for runs, modmeta.trust in Python"
         )
-    return UserError(f"{where}: its configuration names {shown(target)}, which is not part of modmeta; {advice}")
+    return UserError(f"{where}: its configuration names {shown(target)}, which is no part of modmeta; {advice}")
 
 
 def _check_value(value: Any, place: str, where: str, of_run: bool) -> None:
@@ -254,7 +254,7 @@ def _check_value(value: Any, place: str, where: str, of_run: bool) -> None:
         names = [name for name in place.split(".") if not name.isdigit()]  # elements of a list have the list's key
         most = MOST.get(names[-1] if names else "", LARGEST)
         if abs(value) > most:
-            raise _refused(where, at, f"is {shown(value)}", f"the largest allowed value is {most}")
+            raise _refused(where, at, f"is {shown(value)}", f"at most {most} is allowed")
     elif type(value) is str:
         if "${" in value:
             again = "continue a run of an earlier version as a new run: give its settings and ckpt_path=RUN"
