@@ -4,8 +4,8 @@
     python -m benchmarks.runs nri charged10    # those whose name holds one of the words
     modmeta report results -o docs/results --force   # the tables and figures that they make
 
-Every run is one of `train.py` as a user would start it, on one CPU thread, and leaves one JSON file in `results/`
-(settings, seed, commit, hardware, wall-clock, all measures, curves).
+Every run is one of `train.py` as a user would start it, on one CPU thread, and leaves one JSON file in
+`results/EXPERIMENT/` (settings, seed, commit, hardware, wall-clock, all measures, curves).
 """
 
 import json
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modmeta.report.ablations import COMMON, VARIANTS, name_of
+from modmeta.training.callbacks.record import result_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -82,7 +83,7 @@ def ablations() -> Iterator[Row]:
 def train(row: Row, seed: int) -> None:
     """A run of `train.py`, unless its file is there."""
     name = row.name or row.experiment
-    if (row.directory / f"{name}_{row.tasks}tasks_seed{seed}.json").exists():
+    if result_file(row.directory, name, row.tasks, seed).exists():
         return
     words = [f"results={row.directory.relative_to(ROOT)}", *row.overrides]
     if row.start:
@@ -106,7 +107,7 @@ def _end_of(name: str, tasks: int, seed: int) -> Path:
             metrics = json.loads(file.read_text())
             if (metrics["train/tasks"], metrics["seed"]) == (tasks, seed):
                 return file.parent.relative_to(ROOT)
-    raise SystemExit(f"runs/{name}: the run of {tasks} tasks, seed {seed}, was broken off")
+    raise SystemExit(f"runs/{name}: the run of {tasks} tasks, seed {seed}, was interrupted")
 
 
 def main(words: Sequence[str]) -> None:

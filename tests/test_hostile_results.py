@@ -20,7 +20,7 @@ from tests.test_report import RESULTS, written
 
 
 def content_with(**changes: Any) -> str:
-    content = json.loads((RESULTS / "springs5_500tasks_seed0.json").read_text())
+    content = json.loads((RESULTS / "springs5" / "500tasks_seed0.json").read_text())
     config = changes.pop("config", {})
     content |= changes
     content["config"] = content["config"] | config if isinstance(config, dict) else config

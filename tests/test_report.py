@@ -22,6 +22,7 @@ from modmeta.report.groups import grouped
 from modmeta.report.paper import ROWS, WORLDS, chosen, is_row, of_row
 from modmeta.report.results import results
 from modmeta.report.runs import SILENT
+from modmeta.training.callbacks.record import result_file
 from modmeta.training.configs import FAILED
 from tests.runs import QUICK, ROOT, command, compose, run
 
@@ -30,7 +31,7 @@ RESULTS = ROOT / "results"
 
 def written(path: Path, seed: int = 0, tasks: int = 100, name: str = "springs5", **measures: Any) -> Path:
     """A file of results like a committed one, with other measures (`edge_accuracy=0.9`)."""
-    content = json.loads((RESULTS / "springs5_500tasks_seed0.json").read_text())
+    content = json.loads((RESULTS / "springs5" / "500tasks_seed0.json").read_text())
     content["config"] |= {"name": name, "seed": seed}
     content["config"]["data"] |= {"num_tasks": tasks, "train": tasks, "seed": seed, "order_seed": seed}
     content["config"]["bouncegrad"]["seed"] = seed
@@ -38,6 +39,17 @@ def written(path: Path, seed: int = 0, tasks: int = 100, name: str = "springs5",
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
+
+
+def test_folders_of_results_of_both_layouts_are_read(tmp_path: Path) -> None:
+    """Files in a folder of their experiment, and side by side as in earlier versions."""
+    for seed in range(2):
+        written(result_file(tmp_path / "new", "springs5", 100, seed), seed, edge_accuracy=0.9)
+        written(tmp_path / "old" / f"springs5_100tasks_seed{seed}.json", seed, edge_accuracy=0.9)
+    assert (tmp_path / "new" / "springs5" / "100tasks_seed1.json").exists()
+    old, new, both = (collect(paths) for paths in ([tmp_path / "old"], [tmp_path / "new"], [tmp_path]))
+    assert (len(old.runs), len(new.runs), len(both.runs), both.twice) == (2, 2, 2, 2)
+    assert results(old) == results(new)
 
 
 def cells(text: str, label: str) -> list[list[str]]:
@@ -50,7 +62,7 @@ def test_committed_results(tmp_path: Path) -> None:
     """Every group and figure is there, and a figure of table 2 is what the files say."""
     assert main(["report", str(RESULTS), "-o", str(tmp_path / "report")]) == 0
     text = (tmp_path / "report" / "RESULTS.md").read_text()
-    files = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("charged5_5000tasks_*.json"))]
+    files = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("charged5/5000tasks_*.json"))]
     accuracy = [content["test/edge_accuracy"] for content in files]
     expected = f"{statistics.mean(accuracy):.2%} ± {statistics.stdev(accuracy):.2%}"
     table = text[text.index("## Table 2") :]

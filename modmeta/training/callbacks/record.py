@@ -31,6 +31,11 @@ def portable(value: Any, directory: Path) -> Any:
     return value
 
 
+def result_file(results: Path, name: str, tasks: int, seed: int | None) -> Path:
+    """Where a folder of results keeps a run: `EXPERIMENT/NNNNtasks_seedS.json`."""
+    return results / name / f"{tasks}tasks_seed{seed}.json"
+
+
 class RunRecord(pl.Callback):
     """Keeps the curves of a run and writes its results.
 
@@ -38,7 +43,7 @@ class RunRecord(pl.Callback):
 
     Args:
         directory: of the run.
-        results: directory that also gets metrics and curves, under the run's name, its training tasks and its seed.
+        results: folder that also gets metrics and curves in one file, see `result_file`.
     """
 
     def __init__(self, directory: str, results: str | None = None) -> None:
@@ -138,9 +143,9 @@ class RunRecord(pl.Callback):
                 plot_curves(self.history).savefig(image, dpi=150)
                 write_durably(self.directory / "curves.png", image.getvalue())
             if self.results is not None and any(name.startswith("test/") for name in content):
-                self.results.mkdir(parents=True, exist_ok=True)
-                name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
-                write_json(self.results / name, content | {"history": self.history})
+                file = result_file(self.results, content["config"]["name"], content["train/tasks"], content["seed"])
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, content | {"history": self.history})
             write_json(self.directory / "metrics.json", content)  # the last, for it says that the run is finished
         except OSError as error:
             return f"the results of {self.directory} could not be written {why(error)}"
