@@ -19,7 +19,7 @@ PANELS = (
 )
 
 
-def plot_series(ax: Axes, history: Sequence[dict[str, float]], names: dict[str, str]) -> Axes:
+def plot_history(ax: Axes, history: Sequence[dict[str, float]], names: dict[str, str]) -> Axes:
     """Draws the named values of a run's history over its seconds on `ax`, and returns it."""
     for name, label in names.items():
         points = [(row["seconds"], row[name]) for row in history if name in row]
@@ -36,7 +36,7 @@ def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Four panels: accuracy, energy, temperature, moves."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     for ax, (title, names) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        plot_series(ax, history, names)
+        plot_history(ax, history, names)
         ax.set_title(title)
         if title == "temperature":
             ax.set_yscale("log")

@@ -78,19 +78,23 @@ def plot_series(
     return ax
 
 
-def plot_matrix(ax: Axes, relations: np.ndarray, probabilities: np.ndarray, names: Sequence[object]) -> Axes:
-    """Relations (N, N) as colours, each with its probability, (N, N, R)."""
+def plot_matrix(
+    ax: Axes, relations: np.ndarray, probabilities: np.ndarray | None = None, names: Sequence[object] | None = None
+) -> Axes:
+    """Relations (N, N) as colours, each with its probability, (N, N, R), where these are given."""
     n = len(relations)
     for receiver, sender in np.ndindex(n, n):
         if receiver == sender:
             continue
-        relation = int(relations[receiver, sender])
-        chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))
+        relation, chance, text = int(relations[receiver, sender]), 1.0, ""
+        if probabilities is not None:
+            chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))
+            text = f"\n{chance:.2f}"
         ax.add_patch(_square(sender, receiver, colour(relation), chance))
         if n <= 12:
-            ax.text(sender, receiver, f"{relation}\n{chance:.2f}", ha="center", va="center", fontsize=7)
+            ax.text(sender, receiver, f"{relation}{text}", ha="center", va="center", fontsize=7)
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="sender", ylabel="receiver", aspect="equal")
-    labels = [for_plot(name) for name in names]
+    labels = [for_plot(name) for name in (range(n) if names is None else names)]
     wide = max(map(len, labels), default=0) > WIDE
     ax.set_xticks(range(n), labels, rotation=90 if n > 8 or wide else 0)
     ax.set_yticks(range(n), labels)

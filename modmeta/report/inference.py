@@ -13,9 +13,9 @@ from modmeta.data.formats.columns import as_table, write_columns
 from modmeta.data.formats.relations import names_of, pairs_of
 from modmeta.data.trajectories import Trajectories
 from modmeta.evaluation.calibration import calibration_error, reliability
+from modmeta.evaluation.laws import laws
 from modmeta.evaluation.matching import match_labels
 from modmeta.plots import pictures
-from modmeta.report.laws import laws
 from modmeta.report.page import page, png
 from modmeta.text import for_plot, plain
 
@@ -188,7 +188,7 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     if model.data["positions"]:
-        distances, pulls = laws(model.module, int(model.data["positions"]), (0.05, 2.0))
+        distances, pulls = laws(model.module.model.dynamics, int(model.data["positions"]), (0.05, 2.0))
         away = distances * model.units.scale[0]
         pictures.plot_laws(left, away, pulls, labels)
         pictures.plot_laws(right, away, pulls, labels, logarithmic=True)
