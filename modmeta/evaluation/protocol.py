@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassF1Score
 from torchmetrics.utilities import dim_zero_cat
 
@@ -57,10 +57,10 @@ class ProtocolMeasures(nn.Module):
         self.types = Confusion(num_types, num_types)
         self.whole, self.by_size = MeanMetric(), BySize()
         self.errors = {step: MeanMetric() for step in steps}
-        self.binary: dict[str, Metric] = {}
+        self._children = nn.ModuleList(self.errors.values())  # so that they follow the device
+        self.binary: MetricCollection | None = None
         if num_relations == 2:
-            self.binary = {"auroc": BinaryAUROC(), "auprc": BinaryAveragePrecision()}
-        self._children = nn.ModuleList([*self.errors.values(), *self.binary.values()])  # so that they follow the device
+            self.binary = MetricCollection({"auroc": BinaryAUROC(), "auprc": BinaryAveragePrecision()})
         self.f1 = MulticlassF1Score(max(num_relations, 2), average="macro")
 
     def update(
@@ -94,8 +94,8 @@ class ProtocolMeasures(nn.Module):
         self.by_size.update((found == relations)[asked], found.shape[1])
         self.whole.update((found == relations).flatten(1).all(dim=1).float())
         self.f1.update(found[asked], relations[asked])
-        for measure in self.binary.values():
-            measure.update(chance[..., 1][asked], relations[asked])
+        if self.binary is not None:
+            self.binary.update(chance[..., 1][asked], relations[asked])
 
     def update_forecasts(self, forecast: Callable[[Tensor, int], Tensor], states: Tensor) -> None:
         """Takes in how far forecasts are from states (B, N, T, D).
@@ -126,7 +126,8 @@ class ProtocolMeasures(nn.Module):
                 out |= {f"edge_accuracy_n{n}": accuracy for n, accuracy in sizes.items()}
             if self.num_relations > 2:
                 out["macro_f1"] = self.f1.compute()
-            out.update({name: measure.compute() for name, measure in self.binary.items()})
+            if self.binary is not None:
+                out |= self.binary.compute()
         if self.types.update_called:
             counts = self.types.matrix()
             out["type_accuracy"] = counts.diagonal().sum() / counts.sum()
@@ -137,6 +138,6 @@ class ProtocolMeasures(nn.Module):
 
     def reset(self) -> None:
         """Forgets all batches."""
-        for measure in self.modules():
-            if isinstance(measure, Metric):
+        for measure in (*self.children(), *self.errors.values()):
+            if isinstance(measure, Metric | MetricCollection):
                 measure.reset()
