@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from modmeta.data.familiar import Known, check_familiar
-from modmeta.data.loading.batches import TaskBatches, as_dataset
-from modmeta.data.loading.for_model import Loaded, Options, load_for_model
+from modmeta.data.familiar import Known
+from modmeta.data.loading.batches import TaskBatches, as_dataset, by_size
+from modmeta.data.loading.for_model import Loaded, Options, arrays_for_model, load_for_model
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last, filled, steps_that_count, with_absent
+from modmeta.data.transforms.gaps import absent_last, with_absent
 from modmeta.data.units import Units
 from modmeta.errors import DataError, TaskError, UserError, numbered
 from modmeta.evaluation.calibration import Calibration, to_relations
-from modmeta.evaluation.forecasts import Forecast, ensemble
-from modmeta.evaluation.posterior import OVERFLOWN, enumerable, exact, node_modules, sample, scorer, table
+from modmeta.evaluation.forecasts import bounded, check_size, ensemble
+from modmeta.evaluation.posterior import OVERFLOWN, node_modules, of_edges, sample
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 from modmeta.search.infer import infer
 from modmeta.training.bouncegrad import BounceGrad
-from modmeta.training.checkpoints.loading import load_model, read_checkpoint
+from modmeta.training.checkpoints.loading import model_of, read_checkpoint
 
 Advance = Callable[[int], object]
 BATCH = 50  # tasks at a time
 ENTITY_AXES = {"energies": 0} | dict.fromkeys(("evidence", "node_modules", "types", "mean", "low", "high"), 1)  # else 2
-MOST_VALUES = 2 * 10**8  # of forecasts: of all tasks, and of all members of a batch
 
 
 @dataclass(frozen=True)
@@ -149,14 +148,9 @@ class Model:
         frames = t if mask is None else int(mask.sum(1).median()) + 1
         structure, r_hat, nodes, types = found.structure, None, None, None
         heat = self.calibration.at(frames)
-        if module.search.horizon > 1:
-            probabilities = found.probabilities
-        else:
-            if enumerable(n, k, module.search.enumerate_up_to) and not sampling:
-                probabilities = exact(table(scorer(model, states, structure, mask), structure, k), structure, k, heat)
-            else:
-                chains = sample(model, states, structure, heat, generator, mask)
-                probabilities, r_hat = chains.probabilities, to_matrix(chains.r_hat)
+        probabilities = found.probabilities
+        if module.search.horizon == 1:
+            probabilities, r_hat = of_edges(module.search, model, states, structure, heat, generator, mask, sampling)
         modules = torch.stack([to_matrix(probabilities[..., i]) for i in range(k)], dim=-1)
         chances = to_relations(modules, module.module_to_relation)
         if (g := model.dynamics.num_node_modules) > 1:
@@ -167,7 +161,8 @@ class Model:
         gap = torch.full((len(states), n), torch.nan) if found.gap is None else found.gap
         return {
             "probabilities": chances, "relations": chances.argmax(-1), "energies": found.energies, "evidence": gap,
-            "r_hat": r_hat, "modules": modules, "node_modules": nodes, "types": types,
+            "r_hat": None if r_hat is None else to_matrix(r_hat), "modules": modules, "node_modules": nodes,
+            "types": types,
         }  # fmt: skip
 
     def _fits(self, entities: int, frames: int) -> bool:
@@ -192,7 +187,7 @@ class Model:
         """
         data, given, _ = self._given(states, None)
         last = given[:, :, -1]
-        _check_size(last, steps, members)
+        check_size(last, steps, members, BATCH)
         dynamics, whole = self.module.model.dynamics, _Whole(*last.shape[:2])
         k, g = dynamics.num_edge_modules, dynamics.num_node_modules
         chances, types = torch.as_tensor(relations.modules), relations.node_modules
@@ -208,7 +203,7 @@ class Model:
                 nodes = None if types is None else _chances(types[ids, :n], "node_modules")
                 bands, start = self.calibration.bands, last[ids, :n]
                 ahead = ensemble(self.module.model, start, rows, steps, generator, members, nodes, bands)
-                parts = {name: self._physical(part) for name, part in _bounded(ahead)._asdict().items()}
+                parts = {name: self._physical(part) for name, part in bounded(ahead)._asdict().items()}
             whole.put(ids, parts)
             if advance is not None:
                 advance(len(ids))
@@ -265,13 +260,7 @@ class Model:
 
     def _given(self, states: Any, mask: Any) -> tuple[Trajectories, Tensor, Tensor | None]:
         """What a caller gives, checked: trajectories, normalised states (B, N, T, D), steps that count or none."""
-        data, steps = states, None
-        if not isinstance(states, Trajectories):
-            data, steps = _as_trajectories(states, mask, self.features, self.data["frame_step"])
-        elif mask is not None:
-            raise DataError("mask: trajectories have one of their own; leave it out")
-        _check_states(data.states.shape, self.features)
-        check_familiar(data, self.known, "states")
+        data, steps = arrays_for_model(states, mask, self.known, self.data["frame_step"])
         given = self.units.normalised(data.states)
         lost = np.argwhere(~np.isfinite(given.numpy()))
         if len(lost):
@@ -281,9 +270,7 @@ class Model:
                 f"states: task {task}, entity {entity}, frame {frame}, {self.features[feature]} is {value:.3g}, too "
                 "large for the model; check that value"
             )
-        if steps is None and (counting := steps_that_count(data)) is not None:
-            steps = torch.from_numpy(counting)
-        return data, given, steps
+        return data, given, None if steps is None else torch.from_numpy(steps)
 
     def _physical(self, states: Tensor) -> Tensor:
         return states * torch.tensor(self.units.scale) + torch.tensor(self.units.offset)
@@ -317,71 +304,9 @@ class _Whole:
 
 def _batches(data: Trajectories) -> Iterator[tuple[np.ndarray, int]]:
     """Tasks of as many entities, up to `BATCH` at a time, and that number."""
-    counts = np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts
-    for count in np.unique(counts):
-        tasks = np.flatnonzero(counts == count)
-        for i in range(0, len(tasks), BATCH):
-            yield tasks[i : i + BATCH], int(count)
-
-
-def _check_states(shape: tuple[int, ...], features: tuple[str, ...]) -> None:
-    if len(shape) != 4 or shape[0] < 1 or shape[1] < 2 or shape[2] < 3 or shape[3] != len(features):
-        raise DataError(
-            f"states have shape {shape}; this model takes (tasks, entities, frames, features), at least 2 "
-            f"entities and 3 frames, with {len(features)} features: {', '.join(features)}"
-        )
-
-
-def _as_trajectories(
-    states: Any, mask: Any, features: tuple[str, ...], frame_step: float
-) -> tuple[Trajectories, Tensor | None]:
-    """Arrays of a caller as trajectories of which each task's entities come first, and the steps that count."""
-    array = _numbers(states)
-    array = array[None] if array.ndim == 3 else array
-    _check_states(array.shape, features)
-    given = None if mask is None else _mask(mask, array.shape[:3])
-    seen = given if given is not None and given.ndim == 3 else None
-    data = with_absent(Trajectories(array, None, features, frame_step, mask=seen))
-    if seen is not None and data.mask is not None:
-        data = replace(data, states=filled(data.states, data.mask))
-    if not np.isfinite(data.states).all():
-        task, entity, frame, feature = np.argwhere(~np.isfinite(data.states))[0].tolist()
-        raise DataError(f"states: task {task}, entity {entity}, frame {frame}, feature {feature} is not finite")
-    there = np.ones(array.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
-    if (there.sum(axis=1) < 2).any() or (there[:, 1:] & ~there[:, :-1]).any():
-        raise DataError("states: every task has 2 entities or more, and those that it lacks come last")
-    return data, None if given is None or given.ndim == 3 else torch.from_numpy(given)
-
-
-def _numbers(states: Any) -> np.ndarray:
-    """States as float64, of anything that holds real numbers."""
-    if isinstance(states, Tensor):
-        if states.is_complex() or states.dtype == torch.bool:
-            raise DataError(f"states are {states.dtype}; give real numbers")
-        return np.asarray(states.detach().to("cpu", torch.float64).numpy())
-    try:
-        array = np.asarray(states)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError("states are not an array: (tasks, entities, frames, features), all tasks alike") from error
-    if array.dtype.kind not in "iuf":
-        raise DataError(f"states are {array.dtype}; give real numbers, such as states.astype(float)")
-    return array.astype(np.float64)
-
-
-def _mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The steps that count, (B, T - 1), or where entities were seen, (B, N, T), of states (B, N, T)."""
-    try:
-        steps = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
-    except (ValueError, TypeError) as error:
-        raise DataError("mask is not an array of booleans") from error
-    expected = (shape[0], shape[2] - 1)
-    if steps.dtype != bool or steps.shape not in (expected, shape):
-        raise DataError(
-            f"mask is {steps.dtype} of shape {steps.shape}; give booleans of shape {expected}, (tasks, frames - 1): "
-            f"which steps from a frame to the next count, those with all entities seen in both; or {shape}, (tasks, "
-            "entities, frames): where each entity was seen"
-        )
-    return steps
+    counts = torch.from_numpy(np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts)
+    for group in by_size(torch.arange(data.num_tasks), counts):
+        yield from ((ids.numpy(), int(counts[ids[0]])) for ids in group.split(BATCH))
 
 
 def _check_shape(chances: Tensor, shape: tuple[int, ...], name: str) -> None:
@@ -400,32 +325,6 @@ def _chances(chances: Tensor, name: str) -> Tensor:
     if wrong.any():
         raise TaskError(int(wrong.nonzero()[0, 0]), f"its relations.{name} are not probabilities")
     return chances.float()
-
-
-def _check_size(last: Tensor, steps: int, members: int) -> None:
-    """Refuses forecasts (B, N, steps, D) that cannot be, before memory is asked for."""
-    for name, value, least in (("steps", steps, 1), ("members", members, 2)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise DataError(f"{name}={value!r}: give a whole number of {least} or more")
-    b, n, d = last.shape
-    most = MOST_VALUES // (n * d * max(b, min(b, BATCH) * int(members)))
-    if steps > most:
-        raise DataError(
-            f"steps={steps} of {b} tasks with {members} members are more than memory is meant to hold; ask for up to "
-            f"{most} steps" + ("" if most else ", of fewer tasks or members")
-        )
-
-
-def _bounded(ahead: Forecast) -> Forecast:
-    """A forecast itself, where all of it is finite."""
-    lost = ~torch.stack(ahead).isfinite().all(0).all(-1).all(1)  # (B, steps)
-    if lost.any():
-        task, step = lost.nonzero()[0].tolist()
-        advice = f"forecast at most {step} steps" if step else "check units and origin of the states"
-        raise TaskError(
-            task, f"its forecast grows beyond all bounds at step {step + 1}; {advice}, or leave the task out"
-        )
-    return ahead
 
 
 def models() -> list[str]:
@@ -462,10 +361,10 @@ def load(model: str | Path) -> Model:
         UserError: there is none, or it cannot be trusted.
     """
     path = path_of(model)
-    module, data = load_model(path)
-    saved = read_checkpoint(path)["modmeta"].get("calibration")
-    calibration = Calibration.from_state(saved) if saved else Calibration()
-    return Model(module, data, calibration)
+    content = read_checkpoint(path)
+    module, data = model_of(content, path)
+    saved = content["modmeta"].get("calibration")
+    return Model(module, data, Calibration.from_state(saved) if saved else Calibration())
 
 
 def fit(

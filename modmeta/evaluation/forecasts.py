@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from modmeta.errors import DataError, TaskError
 from modmeta.model.model import LARGEST_DRAW, RelationalModel
 
 HELD = 0.9  # share of what comes that a band is to hold
 ROUNDING = 5e-7  # of single precision over a rollout, in protocol units: what does not change is known no better
 NORMAL = 1.645  # standard deviations that do so for a normal distribution
+MOST_VALUES = 2 * 10**8  # of forecasts: of all tasks, and of all members of a batch
 
 Bands = tuple[tuple[float, ...], ...]
 
@@ -72,3 +75,43 @@ def ensemble(
     wide = torch.tensor([bands[min(step, len(bands) - 1)] for step in range(steps)], device=states.device)  # (steps, D)
     reach = (wide * spread).clamp_min(ROUNDING)
     return Forecast(mean, mean - reach, mean + reach)
+
+
+def check_size(last: Tensor, steps: int, members: int, at_once: int) -> None:
+    """Refuses forecasts that cannot be, before memory is asked for.
+
+    Args:
+        last: observed frame, (B, N, D).
+        steps: frames.
+        members: of the ensemble.
+        at_once: tasks that are forecast together.
+
+    Raises:
+        DataError: steps or members are no positive numbers, or too many for the memory.
+    """
+    for name, value, least in (("steps", steps, 1), ("members", members, 2)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise DataError(f"{name}={value!r}: give a whole number of {least} or more")
+    b, n, d = last.shape
+    most = MOST_VALUES // (n * d * max(b, min(b, at_once) * int(members)))
+    if steps > most:
+        raise DataError(
+            f"steps={steps} of {b} tasks with {members} members are more than memory is meant to hold; ask for up to "
+            f"{most} steps" + ("" if most else ", of fewer tasks or members")
+        )
+
+
+def bounded(ahead: Forecast) -> Forecast:
+    """A forecast itself, where all of it is finite.
+
+    Raises:
+        TaskError: it is not.
+    """
+    lost = ~torch.stack(ahead).isfinite().all(0).all(-1).all(1)  # (B, steps)
+    if lost.any():
+        task, step = lost.nonzero()[0].tolist()
+        advice = f"forecast at most {step} steps" if step else "check units and origin of the states"
+        raise TaskError(
+            task, f"its forecast grows beyond all bounds at step {step + 1}; {advice}, or leave the task out"
+        )
+    return ahead

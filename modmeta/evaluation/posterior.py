@@ -20,6 +20,7 @@ from modmeta.graph.relations import all_rows
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, marginals, normalised
 from modmeta.search.gibbs import draw_slots
+from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
 
 HOT = 1e5  # times the temperature asked for: where chains start; energies differ by ten thousands
@@ -103,6 +104,34 @@ def check_weighable(energies: Tensor) -> Tensor:
     if bool(lost.any()):
         raise TaskError(int(lost.nonzero()[0]), OVERFLOWN)
     return energies
+
+
+@torch.no_grad()
+def of_edges(
+    search: Search,
+    model: RelationalModel,
+    states: Tensor,
+    structure: Structure,
+    temperature: float,
+    generator: torch.Generator,
+    mask: Tensor | None = None,
+    sampling: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Probabilities of edge modules (B, N, S, K), and split R-hat (B, N, S) where rows are sampled, not enumerated.
+
+    Args:
+        search: says how many rows are enumerated.
+        sampling: sample even where all rows can be weighed.
+
+    Raises:
+        TaskError: as `check_weighable`.
+    """
+    k = model.dynamics.num_edge_modules
+    if enumerable(states.shape[1], k, search.enumerate_up_to) and not sampling:
+        energies = table(scorer(model, states, structure, mask), structure, k)
+        return exact(energies, structure, k, temperature), None
+    chains = sample(model, states, structure, temperature, generator, mask)
+    return chains.probabilities, chains.r_hat
 
 
 @torch.no_grad()
