@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from modmeta.data.familiar import Known
+from modmeta.data.describe import Known
 from modmeta.data.loading.batches import TaskBatches, as_dataset, by_size
 from modmeta.data.loading.for_model import Loaded, Options, arrays_for_model, load_for_model
 from modmeta.data.trajectories import Trajectories

@@ -13,8 +13,8 @@ import pytest
 
 from modmeta.cli.main import main
 from modmeta.report.collect import SWEEP, _not_begun, collect
-from modmeta.report.escape import in_markdown
 from modmeta.report.results import results
+from modmeta.report.tables import in_markdown
 from modmeta.text import for_plot, for_sheet, from_sheet, plain
 from tests.test_report import RESULTS, written
 

@@ -1,5 +1,8 @@
 """What `modmeta infer` leaves behind: tables, arrays, graphs, figures, a page."""
 
+import base64
+import html
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +19,18 @@ from modmeta.evaluation.calibration import calibration_error, reliability
 from modmeta.evaluation.laws import laws
 from modmeta.evaluation.matching import match_labels
 from modmeta.plots import pictures
-from modmeta.report.page import page, png
 from modmeta.text import for_plot, plain
 
 if TYPE_CHECKING:
     from modmeta.api import Forecasts, Model, Relations
 
 SHOWN = 3  # tasks in figures
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 }
+td, th { padding: .2em .8em; border-bottom: 1px solid #ddd; text-align: left }
+img { max-width: 100% } figcaption { color: #555 } figure { margin: 1.5em 0 }
+"""
 
 
 def write(
@@ -257,3 +265,37 @@ def _accuracy(found: np.ndarray, true: np.ndarray, labelled: bool) -> tuple[floa
     kinds = int(max(found.max(), true.max())) + 1
     counts = torch.from_numpy(np.bincount(found * kinds + true, minlength=kinds**2).reshape(kinds, kinds))
     return float((match_labels(counts).numpy()[found] == true).mean()), ", after matching kinds to those of the table"
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def page(
+    title: str, facts: Sequence[tuple[str, str]], figures: Sequence[tuple[str, bytes]], notes: Sequence[str]
+) -> str:
+    """One HTML page that needs no other file.
+
+    Args:
+        title: heading.
+        facts: names and values of a table.
+        figures: captions and PNG images.
+        notes: warnings, paragraphs before all else.
+    """
+    rows = "".join(f"<tr><th>{_escaped(name)}</th><td>{_escaped(value)}</td></tr>" for name, value in facts)
+    images = "".join(
+        f'<figure><img alt="{_escaped(caption)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+        f"<figcaption>{_escaped(caption)}</figcaption></figure>"
+        for caption, image in figures
+    )
+    warnings = "".join(f"<p><strong>{_escaped(note)}</strong></p>" for note in notes)
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_escaped(title)}</title>'
+    head += f"<style>{STYLE}</style>"
+    return f"{head}<h1>{_escaped(title)}</h1>{warnings}<table>{rows}</table>{images}</html>\n"
+
+
+def _escaped(name: str) -> str:
+    return html.escape(plain(name))

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from modmeta.report import ablations
 from modmeta.report.collect import Found
 from modmeta.report.comparison import ACCURACY, efficiency_figure, proposals_figure, variants_figure
-from modmeta.report.escape import in_markdown
 from modmeta.report.groups import Group, grouped
 from modmeta.report.paper import MEASURES, OURS, PUBLISHED_TASKS, ROWS, WORLDS, Row, of_row, rows_of
 from modmeta.report.runs import Run
-from modmeta.report.tables import ABSENT, group_table, markdown, paper_table, share_text, spread_text
+from modmeta.report.tables import ABSENT, group_table, in_markdown, markdown, paper_table, share_text, spread_text
 from modmeta.text import for_sheet
 
 RESULTS = "RESULTS.md"

@@ -1,17 +1,26 @@
 """Tables of groups of runs, in Markdown."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from modmeta.report.ablations import VARIANTS, name_of
-from modmeta.report.escape import in_markdown
 from modmeta.report.groups import Group, told_apart
 from modmeta.report.paper import ROWS, Row, chosen, is_row, of_row, rows_of
 from modmeta.report.runs import Run
+from modmeta.text import plain
 
 ABSENT = "-"
 MISSING = "missing"
+LONGEST_NAME = 400  # characters of a name that are shown
+MARKUP = re.compile(r"([\\`*\[\]<>#~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|!(?=\[)|&(?=#?\w+;)|://|@|(?i:www)(?=\.))")
 TITLES = {name_of(place): f"({variant.title})" for place, variant in enumerate(VARIANTS)}
+
+
+def in_markdown(text: object) -> str:
+    """A name as Markdown shows it: no links, pictures, HTML, emphasis or formulas."""
+    escaped = MARKUP.sub(lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", plain(text, LONGEST_NAME))
+    return escaped.replace("|", "\\|")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

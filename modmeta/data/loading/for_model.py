@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from modmeta.data import formats
-from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order
-from modmeta.data.familiar import Known, check_familiar
+from modmeta.data.describe import Known, check_familiar, check_moving, find_positions, frame_motion, in_order
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, filled, steps_that_count, with_absent

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from modmeta.io import why, write_durably, write_json
 from modmeta.machine import commit, hardware
-from modmeta.plots.curves import plot_curves
+from modmeta.plots.dashboards import plot_curves
 from modmeta.terminal import Terminal, measures_table
 from modmeta.text import for_console
 from modmeta.training.module import ResumableModule
