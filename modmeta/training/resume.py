@@ -39,7 +39,7 @@ from modmeta.training.configs import (
 )
 from modmeta.training.distributed import first
 from modmeta.training.module import ResumableModule
-from modmeta.training.words import setting, with_new_names
+from modmeta.training.words import setting, with_new_names, with_new_references
 
 LARGEST = 1 << 30  # bytes of the modules of a run without a checkpoint that is resumed
 
@@ -55,9 +55,7 @@ def settle(config: DictConfig) -> DictConfig:
     """
     for package in config.trust:
         trust(package)
-    if "bouncegrad" in config:  # experiment files of users, written before the key was `method`
-        with open_dict(config):
-            config.method = OmegaConf.merge(config.method, config.pop("bouncegrad"))
+    config = _with_new_names(config)
     record = Path(config.directory) / RECORD
     for part in (record.parent, Path(config.directory) / "checkpoints"):
         if part.is_symlink():  # of a stranger, it leads to where the user keeps something else
@@ -83,6 +81,25 @@ def settle(config: DictConfig) -> DictConfig:
     except OSError as error:
         raise UserError(f"{config.directory} cannot be written to ({error}); choose another, hydra.run.dir") from error
     return settled
+
+
+def _with_new_names(config: DictConfig) -> DictConfig:
+    """A configuration whose experiment file may be of an earlier version, in which `method` was `bouncegrad`."""
+    with open_dict(config):
+        if "bouncegrad" in config:
+            config.method = OmegaConf.merge(config.method, config.pop("bouncegrad"))
+    renamed = OmegaConf.create(_with_new_references(OmegaConf.to_container(config, resolve=False)))
+    assert isinstance(renamed, DictConfig)
+    OmegaConf.set_struct(renamed, OmegaConf.is_struct(config))
+    return renamed
+
+
+def _with_new_references(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_new_references(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_new_references(part) for part in value]
+    return with_new_references(value) if isinstance(value, str) else value
 
 
 def resolved(config: DictConfig) -> DictConfig:
