@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modmeta.cli.main import main
-from modmeta.report.collect import SWEEP, _not_begun, collect
+from modmeta.report.collect import SWEEP, collect, not_started
 from modmeta.report.results import results
 from modmeta.report.tables import in_markdown
 from modmeta.text import for_plot, for_sheet, from_sheet, plain
@@ -276,7 +276,7 @@ def test_sweeps_are_counted_without_a_look_at_each_run(tmp_path: Path, task: Any
     sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": None}
     (tmp_path / SWEEP).write_text(json.dumps({"hydra": {"sweeper": sweeper, "overrides": {"task": task}}}))
     start = time.monotonic()
-    assert _not_begun(tmp_path) == count
+    assert not_started(tmp_path) == count
     assert time.monotonic() - start < 5
 
 
@@ -285,4 +285,4 @@ def test_sweeps_are_counted_without_a_look_at_each_run(tmp_path: Path, task: Any
 )
 def test_odd_records_of_sweeps_count_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / SWEEP).write_text(content)
-    assert _not_begun(tmp_path) == 0
+    assert not_started(tmp_path) == 0

@@ -195,7 +195,7 @@ def test_a_run_and_its_copy_count_once(tmp_path: Path) -> None:
 
 
 def test_states_of_runs(tmp_path: Path) -> None:
-    """Finished, running, broken off and failed, and what a table says of a row that has nothing else."""
+    """Finished, running, interrupted and failed, and what a table says of a row that has nothing else."""
     sweep = tmp_path / "sweep"
     for name in ("running", "broken", "failed"):
         (sweep / name / ".hydra").mkdir(parents=True)
@@ -208,10 +208,10 @@ def test_states_of_runs(tmp_path: Path) -> None:
     found = collect([sweep])
     states = {run.where: (run.state, run.note) for run in found.runs}
     assert states["running"] == ("running", "2 of 8 epochs, last file written 0 minutes ago")
-    assert states["broken"] == ("broken off", "0 of 8 epochs, last file written 40 minutes ago")
+    assert states["broken"] == ("interrupted", "0 of 8 epochs, last file written 40 minutes ago")
     assert states["failed"] == ("failed", "UserError: the loss | is not finite")
     text = results(found)["RESULTS.md"].decode()
-    missing = "missing (1 broken off, 1 failed, 1 running)"
+    missing = "missing (1 interrupted, 1 failed, 1 running)"
     assert cells(text[text.index("## Table 2") :], "NRI (Kipf et al. 2018)")[0][2] == missing
     assert "the loss \\| is not finite" in text
     written(sweep / "broken" / "metrics.json", name="nri_springs5", mse_1=float("nan"), edge_accuracy=float("nan"))
@@ -244,7 +244,7 @@ def test_a_sweep_as_it_grows(tmp_path: Path) -> None:
     }
     assert all(run.metrics["train/seconds"] > 0 and run.history for run in found.runs)
     shutil.rmtree(tmp_path / "sweep" / "springs5_6tasks_seed3")
-    assert collect([tmp_path / "sweep"]).sweeps == {"sweep": {"finished": 1, "not begun": 1}}
+    assert collect([tmp_path / "sweep"]).sweeps == {"sweep": {"finished": 1, "not started": 1}}
 
 
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:

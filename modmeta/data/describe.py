@@ -1,11 +1,10 @@
-"""What trajectories say of themselves, and whether they lie where a model has learned.
+"""Properties of trajectories (coordinates, velocities, frame step), and whether they fit the training data of a model.
 
-Trajectories say which features are coordinates, which are velocities, and how far a frame is. States in other units, or
-with another origin, than those a model knows give answers that mean nothing. Three measures find that out, each with
-wide room, for data of the same world differ: few entities, few frames, noise, close pairs, drift. Over 200 tasks of
-each of 3 seeds of the worlds of the packaged models, with 2 to 20 entities and 3 to 3,000 frames, the level of a single
-task is at most 5.8 times the model's and its spread at least 0.15 times; units that are 100 times too small or too
-large give at least 48 times and at most 0.04 times.
+Results are meaningless for states with other units or another origin than the training data. Three measures detect
+that, with wide tolerances, because data of the same world differ: few entities, few frames, noise, close pairs, drift.
+Over 200 tasks of each of 3 seeds of the worlds of the packaged models, with 2 to 20 entities and 3 to 3,000 frames, the
+level of a single task is at most 5.8 times the model's and its spread at least 0.15 times. Units that are 100 times too
+small or too large give at least 48 times and at most 0.04 times.
 """
 
 from dataclasses import dataclass, replace
@@ -18,17 +17,17 @@ from modmeta.data.units import ROBUST
 from modmeta.errors import DataError
 
 FOLLOWS = 0.9  # share of the coordinates' changes that velocities explain, where they are velocities
-SAMPLE = 500  # tasks looked at
-FACTOR = 20.0  # times the model's typical value, or that part of it: three times what tasks of its world reach
-NOTED = 5.0  # spread of all tasks together varies less than that of single ones: so much less, and a note is due
-OUTSIDE = 0.15  # share of values outside the range of the training tasks that gets a note; noise makes a tenth
-MOTION = 3.0  # times the model's change of a coordinate at velocity 1; noise makes 1.3
-AT_ONCE = 1000  # tasks
+SAMPLE = 500  # tasks that are used
+FACTOR = 20.0  # largest ratio to the model's typical value: three times what tasks of its world reach
+NOTED = 5.0  # ratio that gets a note, for the spread of all tasks, which varies less than that of single tasks
+OUTSIDE = 0.15  # share of values outside the range of the training tasks that gets a note; noise causes a tenth
+MOTION = 3.0  # largest ratio to the model's change of a coordinate at velocity 1; noise causes 1.3
+AT_ONCE = 1000  # tasks that are checked together
 REMEDY = "Convert it to those of the model, or train a model on these data"
 
 
 def in_order(data: Trajectories) -> Trajectories:
-    """Trajectories with coordinates first, then their velocities, then the rest; `vx` is the velocity of `x`."""
+    """Orders features: coordinates, then their velocities, then others; `vx` is the velocity of `x`."""
     names = data.features
     places = [name for name in names if f"v{name}" in names]
     order = [*places, *(f"v{name}" for name in places)]
@@ -39,7 +38,7 @@ def in_order(data: Trajectories) -> Trajectories:
 
 
 def check_moving(data: Trajectories, where: str) -> None:
-    """Refuses trajectories in which nothing ever changes.
+    """Refuses constant trajectories.
 
     Raises:
         DataError: all states are those of the first frame.
@@ -49,7 +48,7 @@ def check_moving(data: Trajectories, where: str) -> None:
 
 
 def find_positions(data: Trajectories) -> tuple[int, bool]:
-    """How many leading features are coordinates, and whether as many velocities follow, by their names or values."""
+    """Number of leading features that are coordinates, and whether their velocities follow, by names or values."""
     names, d = data.features, data.num_features
     named = next((p for p in range(d // 2, 0, -1) if names[p : 2 * p] == tuple(f"v{name}" for name in names[:p])), 0)
     if named:
@@ -61,7 +60,7 @@ def find_positions(data: Trajectories) -> tuple[int, bool]:
 
 
 def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
-    """How far coordinates move in a frame at velocity 1, and how much of their changes that explains, up to 1."""
+    """Change of coordinates in a frame at velocity 1, and the share of changes that this explains, up to 1."""
     if data.num_frames < 3 or not positions or data.num_features < 2 * positions:
         return 0.0, 0.0
     x, v = data.states[:SAMPLE, :, :, :positions], data.states[:SAMPLE, :, :, positions : 2 * positions]
@@ -81,17 +80,17 @@ def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Known:
-    """What a model knows of the data it was trained on, in their units; D features.
+    """Properties of the training data of a model, in physical units; D features.
 
     Attributes:
-        features: their names.
-        positions: how many leading ones are coordinates; as many velocities follow.
-        estimated: velocities were estimated from positions.
+        features: names of the features.
+        positions: number of leading features that are coordinates; their velocities follow.
+        estimated: whether velocities were estimated from positions.
         entities: numbers of entities of the tasks.
-        relations, types: labels of each; none where the model does not tell types apart.
+        relations, types: numbers of labels; None if the model has no types.
         low, high: range of the training tasks (D,).
         centre: typical state (D,).
-        spread: typical distance from it (D,).
+        spread: typical distance from the centre (D,).
         frame_motion: change of a coordinate in a frame at velocity 1; 0 where there are none.
     """
 
@@ -109,11 +108,11 @@ class Known:
 
     @classmethod
     def of(cls, dynamics: Any, data: dict[str, Any], types: int | None) -> "Known":
-        """From a model's dynamics, what its checkpoint says of its data, and how many types it tells apart."""
+        """From the dynamics of a model, the description of its data in a checkpoint, and its number of types."""
         offset, scale = np.array(data["units"]["offset"], float), np.array(data["units"]["scale"], float)
         if dynamics.robust:
             centre, spread = dynamics.centre.double().numpy(force=True), dynamics.state_scale.double().numpy(force=True)
-        else:  # not recorded; of the packaged models a fifth to a half of the range
+        else:  # not recorded; a fifth to a half of the range for the packaged models
             centre, spread = np.zeros_like(scale), np.full_like(scale, 1 / 3)
         sizes = data["num_entities"]
         return cls(
@@ -132,18 +131,18 @@ class Known:
 
 
 def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:
-    """Refuses states in other units or with another origin than those a model knows.
+    """Refuses states with other units or another origin than the training data of a model.
 
     Args:
-        data: coordinates first, then their velocities; what tasks lack is NaN in the last entities.
-        known: of the model.
-        where: the file, for messages.
+        data: coordinates first, then their velocities; entities that a task lacks come last.
+        known: properties of the training data.
+        where: file, for messages.
 
     Returns:
-        What to mind, where the data are unusual but not refused; else none.
+        A note if the data are unusual but not refused, else None.
 
     Raises:
-        DataError: naming the feature, its range and that of the model.
+        DataError: names the feature, its range and that of the model.
     """
     counts = np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts
     levels, spreads = np.empty((data.num_tasks, data.num_features)), np.empty(data.num_tasks)
@@ -159,16 +158,16 @@ def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:
         task, feature = np.argwhere(outside)[0]
         times = levels[task, feature] / known.spread[feature]
         of = f"task {task}: " if not outside[:, feature].all() else ""
-        told = _ranges(data.states[task], known, int(feature))
+        bounds = _ranges(data.states[task], known, int(feature))
         raise DataError(
-            f"{where}: {of}{known.features[feature]} is {times:,.0f} times beyond what the model knows ({told}): other "
-            f"units, or another origin? {REMEDY}"
+            f"{where}: {of}{known.features[feature]} is {times:,.0f} times beyond what the model knows ({bounds}): "
+            f"other units, or another origin? {REMEDY}"
         )
     if spreads.max() < 1 / FACTOR:
-        told = _ranges(data.states, known, 0)
+        bounds = _ranges(data.states, known, 0)
         raise DataError(
             f"{where}: {', '.join(known.features)} span {spreads.max():.2g} times what the model knows "
-            f"({known.features[0]}: {told}): other units? {REMEDY}"
+            f"({known.features[0]}: {bounds}): other units? {REMEDY}"
         )
     _check_motion(data, known, where)
     present = data.present()
@@ -180,8 +179,10 @@ def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:
             f"({_ranges(present, known, feature)}): other units, or another origin?"
         )
     if (span := np.median(spreads)) < 1 / NOTED:
-        told = _ranges(data.states, known, 0)
-        return f"states span {span:.2g} times what is typical for the model ({known.features[0]}: {told}): other units?"
+        bounds = _ranges(data.states, known, 0)
+        return (
+            f"states span {span:.2g} times what is typical for the model ({known.features[0]}: {bounds}): other units?"
+        )
     return None
 
 
@@ -192,10 +193,10 @@ def _levels(states: np.ndarray, known: Known) -> np.ndarray:
 
 
 def _spreads(states: np.ndarray, known: Known) -> np.ndarray:
-    """How much of the model's spread a task has (B,), the largest over features.
+    """Spread of each task relative to the model's (B,), the largest over features.
 
-    Coordinates count from the middle of a task, their velocities from rest: a crowd in a corner moves, and who is at
-    rest is not in one place.
+    Coordinates are relative to the median of a task, velocities to rest: entities close together move, and entities at
+    rest are apart.
     """
     p = known.positions
     with np.errstate(over="ignore", invalid="ignore"):
@@ -210,7 +211,7 @@ def _spreads(states: np.ndarray, known: Known) -> np.ndarray:
 
 
 def _check_motion(data: Trajectories, known: Known, where: str) -> None:
-    """Refuses velocities that are in other units than their coordinates, where they surely are velocities."""
+    """Refuses velocities with other units than their coordinates, if they clearly are velocities."""
     if not known.frame_motion:
         return
     with np.errstate(over="ignore", invalid="ignore"):
@@ -225,7 +226,7 @@ def _check_motion(data: Trajectories, known: Known, where: str) -> None:
 
 
 def _ranges(states: np.ndarray, known: Known, feature: int) -> str:
-    """Of a feature, in the data and for the model."""
+    """Ranges of a feature in the data and in the model, as text."""
     values = states[..., feature]
     return (
         f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}, the model's {known.low[feature]:.4g} to "

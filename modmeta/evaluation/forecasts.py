@@ -1,4 +1,4 @@
-"""Forecasts with their uncertainty: of structures, drawn from their posterior, and of the errors of a step."""
+"""Forecasts with uncertainty: members draw structures from the posterior, and errors of every step."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from torch import Tensor
 from modmeta.errors import DataError, TaskError
 from modmeta.model.model import LARGEST_DRAW, RelationalModel
 
-HELD = 0.9  # share of what comes that a band is to hold
-ROUNDING = 5e-7  # of single precision over a rollout, in protocol units: what does not change is known no better
-NORMAL = 1.645  # standard deviations that do so for a normal distribution
-MOST_VALUES = 2 * 10**8  # of forecasts: of all tasks, and of all members of a batch
+HELD = 0.9  # share of true states that a band holds
+ROUNDING = 5e-7  # rounding errors of a rollout in protocol units: the least half-width of a band
+NORMAL = 1.645  # half-width of that band for a normal distribution, in standard deviations
+MOST_VALUES = 2 * 10**8  # numbers in the forecasts of all tasks, and of all members of a batch
 
 Bands = tuple[tuple[float, ...], ...]
 
@@ -21,7 +21,7 @@ class Forecast(NamedTuple):
     """Forecast frames, each (B, N, steps, D).
 
     Attributes:
-        mean: of all members.
+        mean: mean of all members.
         low, high: bounds of the band.
     """
 
@@ -41,18 +41,18 @@ def ensemble(
     node_modules: Tensor | None = None,
     bands: Bands = ((NORMAL,),),
 ) -> Forecast:
-    """Rollouts of members that each have a structure and errors of their own.
+    """Rollouts of members, each with its own structure and errors.
 
     Args:
-        model: whose dynamics forecasts.
-        states: the last observed frame, (B, N, D).
-        probabilities: of every module on every edge, (B, N, S, K).
-        steps: frames to go on.
-        generator: of structures and errors.
-        members: rollouts.
-        node_modules: probabilities of every node module, (B, N, G), where there are several.
-        bands: standard deviations that make up the band at steps 1, 2, ..., for each feature, or for all; the last
-            step's for all that follow.
+        model: trained model.
+        states: last observed frame, (B, N, D).
+        probabilities: of every edge module on every edge, (B, N, S, K).
+        steps: number of frames.
+        generator: generator of structures and errors.
+        members: number of rollouts.
+        node_modules: probabilities of every node module, (B, N, G), if there are several.
+        bands: half-widths in standard deviations at steps 1, 2, ..., for each feature or for all; later steps use the
+            last.
     """
     b, n, s, k = probabilities.shape
     dynamics = model.dynamics
@@ -78,13 +78,13 @@ def ensemble(
 
 
 def check_size(last: Tensor, steps: int, members: int, at_once: int) -> None:
-    """Refuses forecasts that cannot be, before memory is asked for.
+    """Refuses impossible forecasts before memory is allocated.
 
     Args:
         last: observed frame, (B, N, D).
-        steps: frames.
-        members: of the ensemble.
-        at_once: tasks that are forecast together.
+        steps: number of frames.
+        members: size of the ensemble.
+        at_once: number of tasks that are forecast together.
 
     Raises:
         DataError: steps or members are no positive numbers, or too many for the memory.
@@ -102,7 +102,7 @@ def check_size(last: Tensor, steps: int, members: int, at_once: int) -> None:
 
 
 def bounded(ahead: Forecast) -> Forecast:
-    """A forecast itself, where all of it is finite.
+    """Returns a forecast if all of it is finite.
 
     Raises:
         TaskError: it is not.

@@ -1,4 +1,4 @@
-"""What edge modules have learned, read off: how strongly each pulls or pushes over the distance."""
+"""Laws that edge modules have learned: pull over distance."""
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ POINTS = 120
 
 @torch.no_grad()
 def pull(dynamics: Dynamics, positions: int, distances: Tensor) -> Tensor:
-    """What every module sends to an entity at rest from another at rest, (K, points), in usual changes.
+    """Message of every edge module between two entities at rest, (K, points), in usual changes.
 
-    The component towards the sender: of the change of velocity, or of place where there are no velocities. It is
-    positive where they attract. Where a message is no change of the state, its magnitude.
+    The component towards the sender, positive for attraction: of the change of velocity, or of position where there are
+    no velocities. If messages have more channels than states, their norm.
 
     Args:
-        dynamics: trained.
+        dynamics: trained dynamics.
         positions: number of leading features that are coordinates.
         distances: (points,), in protocol units.
     """
@@ -34,7 +34,7 @@ def pull(dynamics: Dynamics, positions: int, distances: Tensor) -> Tensor:
 
 
 def laws(dynamics: Dynamics, positions: int, distances: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """`pull` as the change in a frame, over distances between two bounds; all in protocol units.
+    """`pull` as the change in one frame, for distances between two bounds, all in protocol units.
 
     Returns:
         Distances (points,), and pulls (K, points).

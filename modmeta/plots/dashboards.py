@@ -29,7 +29,7 @@ PANELS = (
 
 
 def plot_history(ax: Axes, history: Sequence[dict[str, float]], names: dict[str, str]) -> Axes:
-    """Draws the named values of a run's history over its seconds on `ax`, and returns it."""
+    """Draws values of a run's history over seconds on `ax` and returns it."""
     for name, label in names.items():
         points = [(row["seconds"], row[name]) for row in history if name in row]
         if points:
@@ -42,7 +42,7 @@ def plot_history(ax: Axes, history: Sequence[dict[str, float]], names: dict[str,
 
 
 def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Four panels: accuracy, energy, temperature, moves."""
+    """Four panels: accuracy, energy, temperature, moves of the search."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     for ax, (title, names) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         plot_history(ax, history, names)
@@ -53,7 +53,7 @@ def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
 
 
 def relations_figure(found: Tensor, truth: Tensor | None) -> Figure:
-    """Relations found (B, N, S), those of the labels below them where there are any."""
+    """Inferred relations (B, N, S), and the true ones below them if there are labels."""
     rows = [("found", found)] + ([("true", truth)] if truth is not None else [])
     figure = Figure(figsize=(2.2 * len(found), 2.4 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(found), squeeze=False)
@@ -64,7 +64,7 @@ def relations_figure(found: Tensor, truth: Tensor | None) -> Figure:
 
 
 def laws_figure(dynamics: Dynamics, positions: int, farthest: float = 1.0) -> Figure:
-    """The pull of every module over the distance, up to `farthest` in protocol units."""
+    """Pull of every edge module over distance, up to `farthest` in protocol units."""
     distances = torch.linspace(0.02, farthest, 100)
     pulls = pull(dynamics, positions, distances).numpy()
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -74,7 +74,7 @@ def laws_figure(dynamics: Dynamics, positions: int, farthest: float = 1.0) -> Fi
 
 
 def usage_figure(modules: Tensor, num_modules: int) -> Figure:
-    """Share of edges of the training tasks (B, N, S) on which each module sits, and how it spreads over tasks.
+    """Share of training edges (B, N, S) of each edge module, over all tasks and by task.
 
     Slots of entities that a task lacks hold -1.
     """
@@ -89,7 +89,7 @@ def usage_figure(modules: Tensor, num_modules: int) -> Figure:
 
 
 def plot_shares(ax: Axes, shares: np.ndarray, labels: list[str]) -> Axes:
-    """Number of tasks over the share of their edges that each module has, (B, K)."""
+    """Histogram of the shares of edges of each module by task, (B, K), on `ax`, which is returned."""
     shades = [colour(module) for module in range(len(labels))]
     ax.hist(shares, bins=np.linspace(0, 1, 21).tolist(), color=shades, label=labels)
     ax.set(xlabel="share of a task's edges", ylabel="tasks")
@@ -98,7 +98,7 @@ def plot_shares(ax: Axes, shares: np.ndarray, labels: list[str]) -> Axes:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """A figure as an image (height, width, 3) uint8."""
+    """Renders a figure as an image (height, width, 3) uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,4 +1,4 @@
-"""Pictures of hidden entities: what was seen, what the model predicts without them, where they are inferred to be."""
+"""Pictures of hidden entities: observed paths, predictions without hidden entities, inferred paths."""
 
 import torch
 from matplotlib.axes import Axes
@@ -8,7 +8,7 @@ SEEN, WITHOUT, HIDDEN = "tab:blue", "tab:red", "tab:orange"
 
 
 def plot_scene(ax: Axes, visible: Tensor, without: Tensor, paths: Tensor, truth: Tensor | None) -> Axes:
-    """The plane, as in figure 4 of the paper, on `ax`, which is returned.
+    """Paths in the plane, as in figure 4 of the paper, on `ax`, which is returned.
 
     Args:
         ax: to draw on.
@@ -17,13 +17,13 @@ def plot_scene(ax: Axes, visible: Tensor, without: Tensor, paths: Tensor, truth:
         paths: inferred (H, T, D).
         truth: of the hidden entities (H, T, D), if it is known.
     """
-    kinds: list[tuple[Tensor | None, str, str, str]] = [
+    parts: list[tuple[Tensor | None, str, str, str]] = [
         (without, WITHOUT, ":", "predicted without it"),
         (visible, SEEN, "-", "seen"),
         (paths, HIDDEN, "-", "inferred"),
         (truth, "black", "--", "hidden"),
     ]
-    for states, colour, style, label in kinds:
+    for states, colour, style, label in parts:
         for i, path in enumerate(states if states is not None else ()):
             ax.plot(path[:, 0], path[:, 1], style, color=colour, label=label if i == 0 else None)
             ax.plot(path[0, 0], path[0, 1], "o", color=colour, markersize=4)
@@ -38,7 +38,7 @@ def plot_scene(ax: Axes, visible: Tensor, without: Tensor, paths: Tensor, truth:
 def plot_spread(
     ax: Axes, paths: Tensor, deviations: Tensor, others: Tensor, shares: Tensor, truth: Tensor | None
 ) -> Axes:
-    """One coordinate of the hidden entities over the frames on `ax`, which is returned, and two standard deviations.
+    """First coordinate of hidden entities over frames with two standard deviations on `ax`, which is returned.
 
     Args:
         ax: to draw on.

@@ -1,4 +1,4 @@
-"""Figures of many runs: accuracy over training tasks, what settings are worth, curves over search steps."""
+"""Figures of many runs: accuracy over training tasks, ablations, curves over search steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,13 +20,13 @@ Lines = Sequence[tuple[Row, Sequence[Group]]]  # methods, each with a group for 
 
 
 def _spread(groups: Sequence[Group], measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard deviations, 0 where there is one seed."""
+    """Means and standard deviations over seeds; 0 for one seed."""
     pairs = [(group.mean(measure), group.deviation(measure) or 0.0) for group in groups]
     return np.array([mean for mean, _ in pairs], float), np.array([deviation for _, deviation in pairs])
 
 
 def efficiency_figure(panels: Mapping[str, Lines]) -> Figure:
-    """A panel for each world."""
+    """Edge accuracy over training tasks, one panel for each world."""
     others = dict.fromkeys(row.name for lines in panels.values() for row, _ in lines if row.name != OURS)
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(others)} | {OURS: "black"}
     figure = Figure(figsize=(7 * len(panels), 4.8), layout="constrained")
@@ -47,14 +47,14 @@ def efficiency_figure(panels: Mapping[str, Lines]) -> Figure:
 
 
 def _published(world: str) -> list[tuple[float, str]]:
-    """Published accuracies of other methods in %, decreasing, with short labels."""
+    """Published edge accuracies of other methods in %, decreasing, with short labels."""
     known = [(row.published(world, ACCURACY), row) for row in ROWS if row.name != OURS]
     ordered = sorted(((100 * figure, row) for figure, row in known if figure is not None), reverse=True)
     return [(figure, row.label.split(",")[0].split(" (Kipf")[0]) for figure, row in ordered]
 
 
 def variants_figure(variants: Sequence[tuple[Variant, Group]]) -> Figure:
-    """Edge accuracy and seconds of every variant."""
+    """Edge accuracy and training time of every variant."""
     figure = Figure(figsize=(12, 1.3 + 0.29 * len(variants)), layout="constrained")
     axes = left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.4))
     groups, colours = [group for _, group in variants], [PARTS.get(variant.part, "grey") for variant, _ in variants]
@@ -73,7 +73,7 @@ def variants_figure(variants: Sequence[tuple[Variant, Group]]) -> Figure:
 
 
 def proposals_figure(lines: Sequence[tuple[Variant, Group]]) -> Figure:
-    """Edge accuracy of the search, and how many receivers take another row, over search steps."""
+    """Edge accuracy of the search, and share of receivers whose incoming edges change, over search steps."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     plot_steps(left, _over_steps(lines, "train/edge_accuracy")).set_ylabel("edge accuracy of the search, %")
@@ -83,7 +83,7 @@ def proposals_figure(lines: Sequence[tuple[Variant, Group]]) -> Figure:
 
 
 def _over_steps(lines: Sequence[tuple[Variant, Group]], name: str) -> list[Curve]:
-    """Means and deviations of a value in %, over the steps that the runs of every seed have."""
+    """Mean and deviation over seeds of a value in %, over the steps that all seeds have."""
     out = []
     for place, (variant, group) in enumerate(lines):
         curves = [

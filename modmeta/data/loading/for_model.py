@@ -1,4 +1,4 @@
-"""Trajectories for a trained model, of a file or of arrays: one way in for `infer`, `evaluate`, `unseen` and Python."""
+"""Trajectories for a trained model, from files or arrays, for `infer`, `evaluate`, `unseen` and Python."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,21 +16,21 @@ from modmeta.data.transforms.gaps import absent_last, filled, steps_that_count, 
 from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
 from modmeta.errors import DataError
 
-MOTION = 0.02  # relative difference of the time between frames that is let pass
+MOTION = 0.02  # accepted relative difference of the time between frames
 
 
 @dataclass(frozen=True)
 class Options:
-    """What of a file is used, and how.
+    """How a file is used.
 
     Args:
-        reading: how to read it.
-        split: to use; none for `test`, or the only one.
-        tasks: the first so many; none for all.
-        observed: frames that structures are inferred from; none for all.
-        velocities: `given`, or `estimated` from positions; none for what the model was trained on.
+        reading: how to read the file.
+        split: name of the split; None for `test`, or the only one.
+        tasks: number of tasks, from the first; None for all.
+        observed: number of frames that structures are inferred from; None for all.
+        velocities: `given`, or `estimated` from positions; None for what the model was trained on.
         any_entities: accept other numbers of entities than the model was trained on.
-        labelled: true relations and types are compared with the model's own, so it must have as many.
+        labelled: check that true relations and types are labels of the model.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -44,12 +44,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Trajectories as a model takes them.
+    """Trajectories that fit a model.
 
     Attributes:
         data: all frames.
-        observed: the first so many are those that structures are inferred from.
-        notes: what to mind.
+        observed: number of frames, from the first, that structures are inferred from.
+        notes: warnings.
     """
 
     data: Trajectories
@@ -58,22 +58,22 @@ class Loaded:
 
     @property
     def seen(self) -> Trajectories:
-        """The frames observed."""
+        """Observed frames."""
         return self.data.frames(self.observed)
 
     def truth(self, steps: int) -> np.ndarray | None:
-        """States of up to `steps` frames after those observed, (B, N, steps, D); none where there is no frame."""
+        """States of up to `steps` frames after the observed ones, (B, N, steps, D); None if there are none."""
         after = self.data.states[:, :, self.observed : self.observed + steps]
         return after if after.shape[2] else None
 
 
 def load_for_model(file: Path | str, known: Known, options: Options | None = None) -> Loaded:
-    """Reads a file and makes of it what a model takes.
+    """Reads trajectories of a file and checks that they fit a model.
 
     Args:
-        file: of any format of `modmeta.data.formats`.
-        known: what the model knows of its training data.
-        options: what to use of the file.
+        file: in any format of `modmeta.data.formats`.
+        known: properties of the training data.
+        options: how to use the file.
 
     Raises:
         DataError: the file cannot be read or does not fit the model; the message names both.
@@ -107,7 +107,7 @@ def load_for_model(file: Path | str, known: Known, options: Options | None = Non
 
 
 def _tasks(file: Path | str, options: Options) -> Trajectories:
-    """The tasks of the split that is asked for."""
+    """Reads the tasks of the requested split."""
     splits = formats.load(file, options.split, options.reading)
     if options.split is None and len(splits) > 1 and "test" not in splits:
         raise DataError(f"{file} has splits {sorted(splits)}; choose one with --split")
@@ -116,7 +116,7 @@ def _tasks(file: Path | str, options: Options) -> Trajectories:
 
 
 def _check_features(data: Trajectories, known: Known, where: str) -> tuple[str, ...]:
-    """Refuses another number of features; others in their place are noted."""
+    """Refuses another number of features; returns a note if their names differ."""
     if data.num_features != len(known.features):
         advice = ""
         if known.positions and data.num_features == len(known.features) - known.positions:
@@ -148,16 +148,16 @@ def _check_frame_step(data: Trajectories, known: Known, where: str) -> None:
 
 
 def arrays_for_model(states: Any, mask: Any, known: Known, frame_step: float) -> tuple[Trajectories, np.ndarray | None]:
-    """Arrays or trajectories of a caller in Python as a model takes them.
+    """Converts and checks arrays or trajectories of a caller in Python.
 
     Args:
         states: (B, N, T, D), or (N, T, D) for one task, in the units of the training data; or trajectories.
-        mask: (B, T - 1) or (B, N, T) booleans, see `modmeta.Model.infer`; none for all.
-        known: what the model knows of its training data.
-        frame_step: of the training data.
+        mask: (B, T - 1) or (B, N, T) booleans, see `modmeta.Model.infer`; None for all.
+        known: properties of the training data.
+        frame_step: time between frames of the training data.
 
     Returns:
-        Trajectories, and the steps between frames that count, (B, T - 1); none for all.
+        Trajectories, and the steps between frames that count, (B, T - 1); None for all.
 
     Raises:
         DataError: states or mask do not fit the model.
@@ -183,7 +183,7 @@ def _check_states(shape: tuple[int, ...], features: tuple[str, ...]) -> None:
 def _as_trajectories(
     states: Any, mask: Any, features: tuple[str, ...], frame_step: float
 ) -> tuple[Trajectories, np.ndarray | None]:
-    """Arrays as trajectories of which each task's entities come first, and the steps that count."""
+    """Converts arrays to trajectories; returns also the steps that count, where the mask is of steps."""
     array = _numbers(states)
     array = array[None] if array.ndim == 3 else array
     _check_states(array.shape, features)
@@ -202,7 +202,7 @@ def _as_trajectories(
 
 
 def _numbers(states: Any) -> np.ndarray:
-    """States as float64, of anything that holds real numbers."""
+    """Converts states to float64."""
     if isinstance(states, Tensor):
         if states.is_complex() or states.dtype == torch.bool:
             raise DataError(f"states are {states.dtype}; give real numbers")
@@ -217,7 +217,7 @@ def _numbers(states: Any) -> np.ndarray:
 
 
 def _mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The steps that count, (B, T - 1), or where entities were seen, (B, N, T), of states (B, N, T)."""
+    """Checks a mask: steps that count, (B, T - 1), or observed entities, (B, N, T), for states (B, N, T)."""
     try:
         steps = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
     except (ValueError, TypeError) as error:

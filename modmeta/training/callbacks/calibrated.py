@@ -1,4 +1,4 @@
-"""Calibration at the end of training: the checkpoint of a run learns how sure its probabilities may be."""
+"""Calibration at the end of training."""
 
 from pathlib import Path
 from typing import cast
@@ -15,10 +15,10 @@ from modmeta.training.checkpoints.loading import read_checkpoint
 
 
 class Calibrate(pl.Callback):
-    """Finds the temperatures of the posterior on validation tasks and adds them to the last checkpoint.
+    """Fits the temperatures of the posterior on validation tasks and adds them to the last checkpoint.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
     """
 
     def __init__(self, directory: str) -> None:

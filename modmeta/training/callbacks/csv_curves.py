@@ -1,4 +1,4 @@
-"""Curves as comma-separated values, for spreadsheets."""
+"""Logger of curves as comma-separated values."""
 
 import csv
 import io
@@ -16,12 +16,12 @@ from modmeta.plain import TEXT_BYTES, read_text
 
 
 class CSVCurves(Logger):
-    """All that is logged, a row an epoch, in `curves.csv`; a run that is taken up goes on in the same file.
+    """Logs all metrics in `curves.csv`, one row an epoch; a resumed run appends to the same file.
 
-    Lightning's own logger begins the file anew, and a full disk leaves it in pieces.
+    Lightning's logger overwrites the file on resuming, and a full disk leaves it incomplete.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
     """
 
     def __init__(self, directory: str) -> None:
@@ -33,7 +33,7 @@ class CSVCurves(Logger):
     version = ""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """They are in the run's directory."""
+        """Does nothing: they are in the run's directory."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -43,10 +43,10 @@ class CSVCurves(Logger):
         self.rows[number] = self.rows.get(number, {"step": number}) | metrics
 
     def _earlier(self) -> dict[int, dict[str, Any]]:
-        """Rows of the file, by step.
+        """Rows of an earlier part of the run, by step.
 
         Raises:
-            UserError: it is not what a run writes.
+            UserError: the file is not what a run writes.
         """
         text = read_text(self.path, TEXT_BYTES)
         try:

@@ -1,4 +1,4 @@
-"""Pictures for dashboards: wandb and TensorBoard show them beside the curves."""
+"""Pictures for wandb and TensorBoard."""
 
 from typing import cast
 
@@ -16,12 +16,12 @@ from modmeta.training.checkpoints.files import LAST
 
 
 class Pictures(pl.Callback):
-    """Shows relations of validation tasks, laws, and use of the modules after every validation.
+    """Logs pictures of relations, laws and usage of modules after every validation.
 
-    Where wandb is online the checkpoint is stored there as well, as the run's artifact, when training ends.
+    If wandb is online, the checkpoint is uploaded as an artifact of the run at the end of training.
 
     Args:
-        tasks: validation tasks whose relations are shown.
+        tasks: number of validation tasks whose relations are shown.
     """
 
     def __init__(self, tasks: int = 4) -> None:

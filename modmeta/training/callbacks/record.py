@@ -1,4 +1,4 @@
-"""What a run leaves behind: `metrics.json` and `curves.png` in its directory, a table on the terminal."""
+"""Results of a run: `metrics.json` and `curves.png` in its directory, a table on the terminal."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ UNUSED = 0.01  # share of edges below which a module counts as unused
 
 
 def portable(value: Any, directory: Path) -> Any:
-    """Settings without the machine's paths: those within the run's directory are relative to it, others are names."""
+    """Removes the machine's paths from settings: those within the run's directory become relative, others names."""
     if isinstance(value, dict):
         return {key: portable(part, directory) for key, part in value.items()}
     if isinstance(value, list):
@@ -32,18 +32,18 @@ def portable(value: Any, directory: Path) -> Any:
 
 
 def result_file(results: Path, name: str, tasks: int, seed: int | None) -> Path:
-    """Where a folder of results keeps a run: `EXPERIMENT/NNNNtasks_seedS.json`."""
+    """Path of a run in a folder of results: `EXPERIMENT/NNNNtasks_seedS.json`."""
     return results / name / f"{tasks}tasks_seed{seed}.json"
 
 
 class RunRecord(pl.Callback):
     """Keeps the curves of a run and writes its results.
 
-    Seconds are wall-clock of training, validation included; those before an interruption count, too.
+    Seconds are wall-clock time of training and validation, including the time before an interruption.
 
     Args:
-        directory: of the run.
-        results: folder that also gets metrics and curves in one file, see `result_file`.
+        directory: directory of the run.
+        results: folder to which metrics and curves are also written, see `result_file`.
     """
 
     def __init__(self, directory: str, results: str | None = None) -> None:
@@ -51,7 +51,7 @@ class RunRecord(pl.Callback):
         self.results = Path(results) if results else None
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
-        self.unwritten: str | None = None  # why the results of a tested run could not be written
+        self.unwritten: str | None = None  # why results of a tested run could not be written
         self._since: float | None = None
 
     def _elapsed(self) -> float:
@@ -63,7 +63,7 @@ class RunRecord(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module, fresh = cast(ResumableModule, pl_module), trainer.current_epoch + 1
         validated = fresh % (trainer.check_val_every_n_epoch or 1) == 0
-        values = {  # those of an earlier epoch or validation are not repeated
+        values = {  # values of an earlier epoch or validation are not repeated
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name in module.logged or (validated and name.startswith("val/"))
@@ -85,7 +85,7 @@ class RunRecord(pl.Callback):
         if trainer.is_global_zero:
             error = self._write(self._content(trainer, pl_module, {}))
             if error:
-                warnings.warn(f"{error}; it is tried again after the test", stacklevel=2)
+                warnings.warn(f"{error}; writing is tried again after the test", stacklevel=2)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -93,7 +93,7 @@ class RunRecord(pl.Callback):
         measures = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         content = self._content(trainer, pl_module, measures)
         self.unwritten = self._write(content)
-        with contextlib.suppress(OSError):  # nobody may be reading, or the disk of a log may be full
+        with contextlib.suppress(OSError):  # stdout may be closed, or the disk of a log full
             self._print(content)
 
     def _print(self, content: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ class RunRecord(pl.Callback):
         }
 
     def _write(self, content: dict[str, Any]) -> str | None:
-        """Writes results and curves; what a full disk refuses is said, not raised, for the run is worth more."""
+        """Writes results and curves; returns the reason, instead of raising, where the disk is full."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_json(self.directory / "curves.json", {"history": self.history})
@@ -146,7 +146,7 @@ class RunRecord(pl.Callback):
                 file = result_file(self.results, content["config"]["name"], content["train/tasks"], content["seed"])
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, content | {"history": self.history})
-            write_json(self.directory / "metrics.json", content)  # the last, for it says that the run is finished
+            write_json(self.directory / "metrics.json", content)  # last, because it marks the run as finished
         except OSError as error:
             return f"the results of {self.directory} could not be written {why(error)}"
         return None
