@@ -263,17 +263,7 @@ class Model:
 
     def _given(self, states: Any, mask: Any) -> tuple[Trajectories, Tensor, Tensor | None]:
         """Checks states and mask; returns trajectories, normalised states (B, N, T, D), and steps that count."""
-        data, steps = arrays_for_model(states, mask, self.known, self.data["frame_step"])
-        given = self.units.normalised(data.states)
-        lost = np.argwhere(~np.isfinite(given.numpy()))
-        if len(lost):
-            task, entity, frame, feature = lost[0].tolist()
-            value = data.states[task, entity, frame, feature]
-            raise DataError(
-                f"states: task {task}, entity {entity}, frame {frame}, {self.features[feature]} is {value:.3g}, too "
-                "large for the model; check that value"
-            )
-        return data, given, None if steps is None else torch.from_numpy(steps)
+        return arrays_for_model(states, mask, self.known, self.units, self.data["frame_step"])
 
     def _physical(self, states: Tensor) -> Tensor:
         return states * torch.tensor(self.units.scale) + torch.tensor(self.units.offset)

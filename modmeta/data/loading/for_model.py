@@ -14,6 +14,7 @@ from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, filled, steps_that_count, with_absent
 from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
+from modmeta.data.units import Units
 from modmeta.errors import DataError
 
 MOTION = 0.02  # accepted relative difference of the time between frames
@@ -147,17 +148,20 @@ def _check_frame_step(data: Trajectories, known: Known, where: str) -> None:
         )
 
 
-def arrays_for_model(states: Any, mask: Any, known: Known, frame_step: float) -> tuple[Trajectories, np.ndarray | None]:
-    """Converts and checks arrays or trajectories of a caller in Python.
+def arrays_for_model(
+    states: Any, mask: Any, known: Known, units: Units, frame_step: float
+) -> tuple[Trajectories, Tensor, Tensor | None]:
+    """Converts, checks and normalises arrays or trajectories of a caller in Python.
 
     Args:
         states: (B, N, T, D), or (N, T, D) for one task, in the units of the training data; or trajectories.
         mask: (B, T - 1) or (B, N, T) booleans, see `modmeta.Model.infer`; None for all.
         known: properties of the training data.
+        units: protocol units of the model.
         frame_step: time between frames of the training data.
 
     Returns:
-        Trajectories, and the steps between frames that count, (B, T - 1); None for all.
+        Trajectories, states in protocol units (B, N, T, D), and the steps that count, (B, T - 1); None for all.
 
     Raises:
         DataError: states or mask do not fit the model.
@@ -169,7 +173,17 @@ def arrays_for_model(states: Any, mask: Any, known: Known, frame_step: float) ->
         raise DataError("mask: trajectories have one of their own; leave it out")
     _check_states(data.states.shape, known.features)
     check_familiar(data, known, "states")
-    return data, steps_that_count(data) if steps is None else steps
+    given = units.normalised(data.states)
+    lost = np.argwhere(~np.isfinite(given.numpy()))
+    if len(lost):
+        task, entity, frame, feature = lost[0].tolist()
+        value = data.states[task, entity, frame, feature]
+        raise DataError(
+            f"states: task {task}, entity {entity}, frame {frame}, {known.features[feature]} is {value:.3g}, too large "
+            "for the model; check that value"
+        )
+    steps = steps_that_count(data) if steps is None else steps
+    return data, given, None if steps is None else torch.from_numpy(steps)
 
 
 def _check_states(shape: tuple[int, ...], features: tuple[str, ...]) -> None:

@@ -56,7 +56,7 @@ class Pictures(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and not logger._offline and trainer.is_global_zero:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero and not logger.experiment.offline:
                 import wandb
 
                 artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", type="model")
