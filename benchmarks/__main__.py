@@ -1,4 +1,4 @@
-"""The benchmarks: a table on the terminal, figures in `results/bench.json`.
+"""The benchmarks: a table on the terminal, figures in `results/benchmarks/bench.json`.
 
 python -m benchmarks                 # all, a quarter of an hour
 python -m benchmarks step tasks      # some; keeps the figures of the others
@@ -17,7 +17,7 @@ from modmeta.io import write_json
 from modmeta.machine import commit, hardware
 
 Figures = dict[str, float]
-FILE = Path(__file__).resolve().parents[1] / "results" / "bench.json"
+FILE = Path(__file__).resolve().parents[1] / "results" / "benchmarks" / "bench.json"
 
 
 def steps() -> Figures:
@@ -52,7 +52,7 @@ def main(names: list[str]) -> None:
     for name, value in made.items():
         table.add_row(name, f"{value:.4g}")
     Console().print(table)
-    FILE.parent.mkdir(exist_ok=True)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
     write_json(FILE, kept | made | {"hardware": hardware(), "commit": commit()})
 
 

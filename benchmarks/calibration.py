@@ -1,6 +1,6 @@
 """Calibration of edge probabilities: the packaged models on new tasks.
 
-    python -m benchmarks.calibration            # a few minutes; writes results/calibration.json
+    python -m benchmarks.calibration            # a few minutes; writes results/benchmarks/calibration.json
 
 Relations are inferred from windows of 10, 20 and 49 frames. The expected calibration error uses 15 bins.
 """
@@ -52,7 +52,7 @@ def main() -> None:
             cells = [figures[f"{name}_{window}_{what}"] for what in ("accuracy", "confidence", "calibration_error")]
             table.add_row(name, str(window), *(f"{cell:.2%}" for cell in cells))
     Console().print(table)
-    results = Path(__file__).resolve().parents[1] / "results"
+    results = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
     write_json(results / "calibration.json", figures | {"seed": SEED, "hardware": hardware(), "commit": commit()})
 
 

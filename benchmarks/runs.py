@@ -1,11 +1,11 @@
-"""The runs behind the figures of README and RESULTS.md: ours, what it is compared with, ablations.
+"""Runs behind the figures of README and RESULTS.md: ours, comparisons, ablations.
 
-    python -m benchmarks.runs                  # most of a day on one core; runs already in `results/` are kept
-    python -m benchmarks.runs nri charged10    # those whose name holds one of the words
-    modmeta report results -o docs/results --force   # the tables and figures that they make
+    python -m benchmarks.runs                  # most of a day on one core; skips runs that are in `results/`
+    python -m benchmarks.runs nri charged10    # runs whose name contains one of the words
+    modmeta report results -o docs/results --force   # their tables and figures
 
-Every run is one of `train.py` as a user would start it, on one CPU thread, and leaves one JSON file in `results/`
-(settings, seed, commit, hardware, wall-clock, all measures, curves).
+Every run is a run of `train.py` as a user would start it, on one CPU thread, and writes one JSON file to
+`results/EXPERIMENT/` (settings, seed, commit, hardware, wall-clock, all measures, curves).
 """
 
 import json
@@ -16,27 +16,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modmeta.report.ablations import COMMON, VARIANTS, name_of
+from modmeta.training.callbacks.record import result_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 
 
 class Row(NamedTuple):
-    """Runs that differ by their seeds alone."""
+    """Runs that differ in their seeds alone."""
 
     experiment: str
     tasks: int
     overrides: tuple[str, ...] = ()
     seeds: Sequence[int] = (0, 1, 2)
-    name: str | None = None  # where it is not the experiment's
+    name: str | None = None  # if it differs from the experiment's
     directory: Path = RESULTS
-    start: str | None = None  # runs of that name from whose ends these begin, seed by seed
+    start: str | None = None  # name of runs from whose checkpoints these begin, seed by seed
 
 
 RESTARTS = ("restarts=3",)
-SEVEN_MORE = ("data.test=200", "method.model.members=1")  # for their accuracy alone
+SEVEN_MORE = ("data.test=200", "method.model.members=1")  # only their accuracy is reported
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-FEW = 10  # tasks, with which a run may need another start
+FEW = 10  # with so few tasks a run may need a restart
 OWN = (
     *(Row(world, tasks, RESTARTS if tasks <= FEW else ()) for world in ("springs5", "charged5") for tasks in SIZES),
     Row("charged5", 50, SEVEN_MORE, seeds=range(3, 10)),
@@ -57,11 +58,11 @@ PAPER = ("data.batches_per_epoch=10", "trainer.max_epochs=4", "trainer.check_val
 
 
 def compared() -> Iterator[Row]:
-    """What ours is compared with."""
+    """Runs of the methods that ours is compared with."""
     for world in ("springs5", "charged5"):
         for method in ("static", "correlation_data", *TRAINED):
             yield Row(f"baselines/{method}_{world}", 5000, name=f"{method}_{world}")
-        if world == "springs5":  # new tasks meet NRI as it was trained above
+        if world == "springs5":  # adapts the NRI trained above to new tasks
             yield Row("baselines/nri_adapted_springs5", 5000, name="nri_adapted_springs5", start="nri_springs5")
         for tasks in SIZES[:-1]:  # shorter runs, as the sweeps of conf/experiment/efficiency have them
             yield Row(f"baselines/correlation_data_{world}", tasks, name=f"correlation_data_{world}")
@@ -71,7 +72,7 @@ def compared() -> Iterator[Row]:
 
 
 def ablations() -> Iterator[Row]:
-    """What each choice of the charged experiment is worth: one left out at a time."""
+    """Variants of the charged experiment that differ in one setting."""
     for place, variant in enumerate(VARIANTS):
         experiment, *common = COMMON
         name, directory = name_of(place), RESULTS / "ablation"
@@ -80,9 +81,9 @@ def ablations() -> Iterator[Row]:
 
 
 def train(row: Row, seed: int) -> None:
-    """A run of `train.py`, unless its file is there."""
+    """Starts a run of `train.py`, unless its file exists."""
     name = row.name or row.experiment
-    if (row.directory / f"{name}_{row.tasks}tasks_seed{seed}.json").exists():
+    if result_file(row.directory, name, row.tasks, seed).exists():
         return
     words = [f"results={row.directory.relative_to(ROOT)}", *row.overrides]
     if row.start:
@@ -98,7 +99,7 @@ def _command(experiment: str, name: str, tasks: int, seed: int, *more: str) -> N
 
 
 def _end_of(name: str, tasks: int, seed: int) -> Path:
-    """The newest run of a baseline that has ended; it is trained again where only its results were kept."""
+    """Newest finished run of a baseline; trains it again if only its results were kept."""
     for again in (False, True):
         if again:
             _command(f"baselines/{name}", name, tasks, seed)
@@ -106,7 +107,7 @@ def _end_of(name: str, tasks: int, seed: int) -> Path:
             metrics = json.loads(file.read_text())
             if (metrics["train/tasks"], metrics["seed"]) == (tasks, seed):
                 return file.parent.relative_to(ROOT)
-    raise SystemExit(f"runs/{name}: the run of {tasks} tasks, seed {seed}, was broken off")
+    raise SystemExit(f"runs/{name}: the run of {tasks} tasks, seed {seed}, was interrupted")
 
 
 def main(words: Sequence[str]) -> None:

@@ -4,7 +4,7 @@
     python -m benchmarks.unseen springs=RUN --parts known --tasks 50
 
 RUN is a directory of `train.py`, whose test tasks are used (`--split valid` while developing). Every part writes
-`results/unseen_PART.json`:
+`results/benchmarks/unseen_PART.json`:
 
 - `known`: springs, all relations known;
 - `unknown`: springs, relations inferred; assumed mutual if those found in training are, as in `modmeta unseen`;
@@ -36,7 +36,7 @@ from modmeta.terminal import measures_table
 from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.checkpoints.loading import load_model
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 PARTS = dict.fromkeys(("known", "unknown", "free", "count", "two"), "springs") | {"charged": "charged"}
 
 

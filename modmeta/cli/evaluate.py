@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from modmeta.cli.trusting import add_trust
+from modmeta.cli.options import add_trust
 from modmeta.errors import naming_file
 from modmeta.io import check_free, write_file
 

@@ -5,8 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modmeta.cli.reading import add_reading, reading_of
-from modmeta.cli.trusting import add_trust
+from modmeta.cli.options import add_reading, add_trust, reading_of
 from modmeta.errors import UserError, naming_file
 from modmeta.text import plain
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from modmeta.cli.reading import add_reading, reading_of
+from modmeta.cli.options import add_reading, reading_of
 
 
 def add_parser(subparsers: Any) -> None:

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from modmeta.cli.trusting import add_trust
+from modmeta.cli.options import add_trust
 from modmeta.errors import UserError
 from modmeta.io import check_free, write_file
 from modmeta.training.checkpoints.compat import FORMAT

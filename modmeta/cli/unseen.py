@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modmeta.cli.trusting import add_trust
+from modmeta.cli.options import add_trust
 from modmeta.errors import DataError, UserError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Temperatures at which probabilities of edges are what they say, and widths at which bands of forecasts hold."""
+"""Calibration: temperatures of the posterior of edges, and widths of forecast bands."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from modmeta.search.infer import infer
 from modmeta.search.search import Search
 
 WINDOWS = (10, 20, 49)  # frames
-TEMPERATURES = np.geomspace(1, 3000, 61)  # tried; never surer than the likelihood itself
+TEMPERATURES = np.geomspace(1, 3000, 61)  # candidates; at least 1, so never sharper than the likelihood
 TASKS = 100  # at most
 AHEAD = 20  # steps of forecasts whose bands are fitted
 
@@ -25,9 +25,9 @@ class Calibration(NamedTuple):
     """Temperature of the posterior by the number of frames observed, between which it is interpolated, and bands.
 
     Attributes:
-        frames: increasing.
+        frames: numbers of observed frames, increasing.
         temperatures: one for each.
-        bands: of forecasts at steps 1, 2, ..., for each feature: standard deviations that hold nine of ten.
+        bands: widths of 90% bands of forecasts in standard deviations, at steps 1, 2, ..., for each feature.
     """
 
     frames: tuple[int, ...] = (2,)
@@ -35,17 +35,17 @@ class Calibration(NamedTuple):
     bands: Bands = ((NORMAL,),)
 
     def at(self, frames: int) -> float:
-        """Temperature for a window of so many frames."""
+        """Temperature for a window of `frames` frames."""
         return float(np.exp(np.interp(np.log(frames), np.log(self.frames), np.log(self.temperatures))))
 
     def state_dict(self) -> dict[str, Any]:
-        """In plain types."""
+        """State in plain types."""
         bands = [list(row) for row in self.bands]
         return {"frames": list(self.frames), "temperatures": list(self.temperatures), "bands": bands}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Calibration":
-        """From `state_dict`; older ones lack bands."""
+        """Restores from `state_dict`; older states lack bands."""
         bands = tuple(tuple(row) for row in state.get("bands", [[NORMAL]]))
         return cls(tuple(state["frames"]), tuple(state["temperatures"]), bands)
 
@@ -59,17 +59,17 @@ def calibrate(
     seed: int = 0,
     windows: tuple[int, ...] = WINDOWS,
 ) -> Calibration:
-    """Temperatures of greatest likelihood of known relations, for windows of the first frames.
+    """Fits temperatures to known relations by maximum likelihood, for windows of the first frames.
 
-    Without labels, the structures that all frames tell take their place, for windows of up to half of the frames.
+    Without labels, structures inferred from all frames replace them, for windows of up to half of the frames.
 
     Args:
-        model: with its likelihood.
-        search: that infers.
+        model: trained model.
+        search: search that infers structures.
         scenes: validation tasks of every size: states (B, N, T, D) and true relations (B, N, S), or none.
         module_to_relation: (K,).
-        seed: of the inference.
-        windows: frames of each.
+        seed: seed of the inference.
+        windows: numbers of frames.
     """
     generator = torch.Generator(scenes[0][0].device).manual_seed(seed)
     t = scenes[0][0].shape[2] // (1 if scenes[0][1] is not None else 2)
@@ -84,8 +84,8 @@ def calibrate(
         losses = np.zeros(len(TEMPERATURES))
         for states, labels in labelled:
             probabilities = tempered(model, search, states[:, :, : max(window, 3)], generator)
-            for i, heat in enumerate(TEMPERATURES):
-                chances = to_relations(probabilities(float(heat)), module_to_relation)
+            for i, temperature in enumerate(TEMPERATURES):
+                chances = to_relations(probabilities(float(temperature)), module_to_relation)
                 losses[i] += nll(chances, labels) * labels.numel()
         found.append(float(TEMPERATURES[int(np.argmin(losses))]))
     fitted = Calibration(tuple(max(window, 3) for window in windows), tuple(found))
@@ -95,10 +95,10 @@ def calibrate(
 def _bands(
     model: RelationalModel, search: Search, scenes: Sequence[Tensor], fitted: Calibration, generator: torch.Generator
 ) -> Bands:
-    """How many standard deviations of the ensemble hold the share `HELD` of what came, at every step.
+    """Number of standard deviations of the ensemble that hold the share `HELD` of true states, at every step.
 
-    Forecasts start where the last frames of the tasks are still to come. Errors of a law are alike from step to step,
-    those that the ensemble draws are not, so its spread alone says too little. (Conformal prediction: Vovk, Gammerman,
+    Forecasts start before the last frames of the tasks. Errors of a law are correlated over steps, those that the
+    ensemble draws are not, so the spread of the ensemble is too small. (Conformal prediction: Vovk, Gammerman,
     Shafer, *Algorithmic Learning in a Random World*, 2005.)
     """
     off = []
@@ -115,25 +115,25 @@ def _bands(
 
 
 def tempered(model: RelationalModel, search: Search, states: Tensor, generator: torch.Generator) -> Any:
-    """Probabilities of modules on edges (B, N, S, K) as a function of the temperature.
+    """Returns probabilities of edge modules (B, N, S, K) as a function of the temperature.
 
-    Where the rows are too many to weigh, of a slot given the rest of the best row.
+    If candidate rows are too many to enumerate, those of an edge given the other incoming edges of the best structure.
     """
     structure, k = infer(search, model, None, states, generator).structure, model.dynamics.num_edge_modules
     score = scorer(model, states, structure)
     b, n, s = structure.relations.shape
     if enumerable(n, k, search.enumerate_up_to):
         energies = table(score, structure, k)
-        return lambda heat: exact(energies, structure, k, heat)
+        return lambda temperature: exact(energies, structure, k, temperature)
     rows = structure.relations[:, :, None, None].repeat(1, 1, s, k, 1)  # (B, N, S, K, S)
     slots = torch.arange(s).view(s, 1, 1).expand(s, k, 1).expand(b, n, s, k, 1)
     rows = rows.scatter(-1, slots, torch.arange(k).view(k, 1).expand(b, n, s, k, 1))
     slotwise = score(rows.flatten(2, 3)).unflatten(2, (s, k))
-    return lambda heat: (-slotwise / heat).softmax(-1)
+    return lambda temperature: (-slotwise / temperature).softmax(-1)
 
 
 def to_relations(probabilities: Tensor, module_to_relation: Tensor) -> Tensor:
-    """Probabilities of relations (..., R) from those of modules (..., K), which sum to 1."""
+    """Probabilities of relations (..., R) from those of edge modules (..., K)."""
     of = F.one_hot(module_to_relation, int(module_to_relation.max()) + 1).to(probabilities.dtype)
     return normalised(probabilities @ of)
 
@@ -145,12 +145,12 @@ def nll(probabilities: Tensor, labels: Tensor) -> float:
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence in the most probable relation, how often it is right, and how many edges there are, by bin.
+    """Confidence in the most probable relation, accuracy, and number of edges, by bin.
 
     Args:
         probabilities: (..., R).
         labels: true relations (...).
-        bins: of equal width, over confidences from 0 to 1.
+        bins: number of bins of equal width, over confidences from 0 to 1.
 
     Returns:
         Each (bins,); NaN in bins without an edge.
@@ -165,6 +165,6 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: how far confidence is from the share that is right, over bins by their edges."""
+    """Expected calibration error: mean over edges of |confidence - accuracy| of their bins."""
     mean, share, count = reliability(probabilities, labels, bins)
     return float(np.nansum(np.abs(mean - share) * count) / count.sum())

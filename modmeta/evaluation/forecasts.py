@@ -1,15 +1,18 @@
-"""Forecasts with their uncertainty: of structures, drawn from their posterior, and of the errors of a step."""
+"""Forecasts with uncertainty: members draw structures from the posterior, and errors of every step."""
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from modmeta.errors import DataError, TaskError
 from modmeta.model.model import LARGEST_DRAW, RelationalModel
 
-HELD = 0.9  # share of what comes that a band is to hold
-ROUNDING = 5e-7  # of single precision over a rollout, in protocol units: what does not change is known no better
-NORMAL = 1.645  # standard deviations that do so for a normal distribution
+HELD = 0.9  # share of true states that a band holds
+ROUNDING = 5e-7  # rounding errors of a rollout in protocol units: the least half-width of a band
+NORMAL = 1.645  # half-width of that band for a normal distribution, in standard deviations
+MOST_VALUES = 2 * 10**8  # numbers in the forecasts of all tasks, and of all members of a batch
 
 Bands = tuple[tuple[float, ...], ...]
 
@@ -18,7 +21,7 @@ class Forecast(NamedTuple):
     """Forecast frames, each (B, N, steps, D).
 
     Attributes:
-        mean: of all members.
+        mean: mean of all members.
         low, high: bounds of the band.
     """
 
@@ -38,18 +41,18 @@ def ensemble(
     node_modules: Tensor | None = None,
     bands: Bands = ((NORMAL,),),
 ) -> Forecast:
-    """Rollouts of members that each have a structure and errors of their own.
+    """Rollouts of members, each with its own structure and errors.
 
     Args:
-        model: whose dynamics forecasts.
-        states: the last observed frame, (B, N, D).
-        probabilities: of every module on every edge, (B, N, S, K).
-        steps: frames to go on.
-        generator: of structures and errors.
-        members: rollouts.
-        node_modules: probabilities of every node module, (B, N, G), where there are several.
-        bands: standard deviations that make up the band at steps 1, 2, ..., for each feature, or for all; the last
-            step's for all that follow.
+        model: trained model.
+        states: last observed frame, (B, N, D).
+        probabilities: of every edge module on every edge, (B, N, S, K).
+        steps: number of frames.
+        generator: generator of structures and errors.
+        members: number of rollouts.
+        node_modules: probabilities of every node module, (B, N, G), if there are several.
+        bands: half-widths in standard deviations at steps 1, 2, ..., for each feature or for all; later steps use the
+            last.
     """
     b, n, s, k = probabilities.shape
     dynamics = model.dynamics
@@ -72,3 +75,43 @@ def ensemble(
     wide = torch.tensor([bands[min(step, len(bands) - 1)] for step in range(steps)], device=states.device)  # (steps, D)
     reach = (wide * spread).clamp_min(ROUNDING)
     return Forecast(mean, mean - reach, mean + reach)
+
+
+def check_size(last: Tensor, steps: int, members: int, at_once: int) -> None:
+    """Refuses impossible forecasts before memory is allocated.
+
+    Args:
+        last: observed frame, (B, N, D).
+        steps: number of frames.
+        members: size of the ensemble.
+        at_once: number of tasks that are forecast together.
+
+    Raises:
+        DataError: steps or members are no positive numbers, or too many for the memory.
+    """
+    for name, value, least in (("steps", steps, 1), ("members", members, 2)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise DataError(f"{name}={value!r}: give a whole number of {least} or more")
+    b, n, d = last.shape
+    most = MOST_VALUES // (n * d * max(b, min(b, at_once) * int(members)))
+    if steps > most:
+        raise DataError(
+            f"steps={steps} of {b} tasks with {members} members are more than memory is meant to hold; ask for up to "
+            f"{most} steps" + ("" if most else ", of fewer tasks or members")
+        )
+
+
+def bounded(ahead: Forecast) -> Forecast:
+    """Returns a forecast if all of it is finite.
+
+    Raises:
+        TaskError: it is not.
+    """
+    lost = ~torch.stack(ahead).isfinite().all(0).all(-1).all(1)  # (B, steps)
+    if lost.any():
+        task, step = lost.nonzero()[0].tolist()
+        advice = f"forecast at most {step} steps" if step else "check units and origin of the states"
+        raise TaskError(
+            task, f"its forecast grows beyond all bounds at step {step + 1}; {advice}, or leave the task out"
+        )
+    return ahead

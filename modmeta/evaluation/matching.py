@@ -1,4 +1,4 @@
-"""Which module stands for which relation: module indices are arbitrary, so they are matched to labels on validation."""
+"""Matches edge modules, whose indices are arbitrary, to relations on validation tasks."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -18,7 +18,7 @@ class Confusion(Metric):
         self.add_state("counts", torch.zeros(self.shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, modules: Tensor, relations: Tensor) -> None:
-        """Takes in modules and true relations of the same shape."""
+        """Adds edge modules and true relations of the same shape."""
         k, r = self.shape
         self.counts += torch.bincount((modules * r + relations).flatten(), minlength=k * r).view(k, r)
 
@@ -26,16 +26,16 @@ class Confusion(Metric):
         return self.counts.clone()
 
     def matrix(self) -> Tensor:
-        """What is computed, (K, R); a metric drops the dimensions of a single number."""
+        """Counts (K, R); `Metric` squeezes results of one element."""
         counts: Tensor = self.compute()
         return counts.view(self.shape)
 
 
 def match_labels(counts: Tensor) -> Tensor:
-    """The relation that each module stands for, (K,), given counts (K, R).
+    """Relation of each module, (K,), given counts (K, R).
 
-    One module a relation, by the Hungarian method, so that the most edges are right. Modules beyond the number of
-    relations each take the relation they serve most often.
+    The Hungarian method assigns one module to each relation such that most edges are correct. Further modules get their
+    most frequent relation.
     """
     relation = counts.argmax(dim=1)
     modules, relations = linear_sum_assignment(counts.cpu().numpy(), maximize=True)
@@ -44,12 +44,12 @@ def match_labels(counts: Tensor) -> Tensor:
 
 
 def matched_accuracy(counts: Tensor, relation: Tensor) -> Tensor:
-    """Fraction of edges whose module stands for their relation, given counts (K, R) and relations of modules (K,)."""
+    """Edge accuracy, given counts (K, R) and relations of modules (K,)."""
     return counts.gather(1, relation.unsqueeze(1)).sum() / counts.sum()
 
 
 class Distances(Metric):
-    """How far apart modules are in what they send, (K, K), summed over edges; only ratios mean something."""
+    """Distances between the messages of modules, (K, K), summed over edges; only ratios are meaningful."""
 
     full_state_update = False
     total: Tensor
@@ -59,25 +59,25 @@ class Distances(Metric):
         self.add_state("total", torch.zeros(num_modules, num_modules, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, messages: Tensor) -> None:
-        """Takes in messages (B, N, S, K, T, C)."""
+        """Adds messages (B, N, S, K, T, C)."""
         sent = messages.flatten(4).flatten(0, 2).double()  # (E, K, T C)
         gram = sent @ sent.mT
         size = gram.diagonal(dim1=-2, dim2=-1)
         apart = (size.unsqueeze(-1) + size.unsqueeze(-2) - 2 * gram).clamp_min(0)
-        self.total += (apart / apart.mean((-1, -2), keepdim=True).clamp_min(1e-30)).sum(0)  # each edge counts alike
+        self.total += (apart / apart.mean((-1, -2), keepdim=True).clamp_min(1e-30)).sum(0)  # equal weight of edges
 
     def compute(self) -> Tensor:
         return self.total.clone()
 
 
 def agreement(counts: Tensor, distances: Tensor) -> Tensor:
-    """Weighted kappa of two judges of the same edges (Cohen 1968): 1 if they agree on all, 0 by chance.
+    """Weighted kappa of two assignments of modules to the same edges (Cohen 1968): 1 for equal ones, 0 by chance.
 
     Args:
-        counts: of the modules that they chose, (K, K).
-        distances: what it costs to choose another module, (K, K): modules that say the same are as good as one.
+        counts: of pairs of modules, (K, K).
+        distances: cost of a different module, (K, K); modules with equal messages count as one.
     """
-    if counts.numel() == 1:  # there is nothing to choose
+    if counts.numel() == 1:  # a single module
         return torch.ones(())
     share = counts.double() / counts.sum().clamp_min(1)
     chance = share.sum(1, keepdim=True) * share.sum(0, keepdim=True)

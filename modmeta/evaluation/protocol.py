@@ -1,10 +1,10 @@
-"""The measures of the evaluation protocol on test tasks."""
+"""Measures of the evaluation protocol on test tasks."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, MulticlassF1Score
 from torchmetrics.utilities import dim_zero_cat
 
@@ -14,17 +14,17 @@ from modmeta.search.infer import Inferred
 
 
 class BySize(Metric):
-    """Edges right and edges in all, by number of entities."""
+    """Edge accuracy by number of entities."""
 
     full_state_update = False
-    rows: list[Tensor]  # of every batch, (1, 3): entities, edges right, edges
+    rows: list[Tensor]  # one a batch, (1, 3): entities, correct edges, edges
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, right: Tensor, entities: int) -> None:
-        """Takes in whether edges (any shape) of tasks of one size are right."""
+        """Adds whether edges (any shape) of tasks of one size are correct."""
         self.rows.append(torch.tensor([[entities, int(right.sum()), right.numel()]], device=right.device))
 
     def compute(self) -> dict[int, Tensor]:
@@ -34,18 +34,18 @@ class BySize(Metric):
 
 
 class ProtocolMeasures(nn.Module):
-    """Edge accuracy and its companions, by number of entities, too, where that differs, and the error of forecasts.
+    """Edge accuracy and related measures, also by number of entities where that differs, and errors of forecasts.
 
-    Structures come from the frames before `observed_frames`; forecasts start at frame `observed_frames` alone and are
-    scored `steps` frames later, as mean squared error over entities and features in normalised units. Tasks with too
-    few frames are scored on the steps they have. Node modules that are found count where entities have types.
+    Structures are inferred from the frames before `observed_frames`. Forecasts start at frame `observed_frames` alone
+    and are scored `steps` frames later by mean squared error over entities and features in protocol units. Tasks with
+    too few frames are scored on the steps that they have. Node modules are scored if entities have types.
 
     Args:
         num_modules: K.
         num_relations: R.
         observed_frames: frames that structures are inferred from.
-        steps: at which forecasts are scored.
-        num_types: of entities.
+        steps: steps at which forecasts are scored.
+        num_types: number of types of entities.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class ProtocolMeasures(nn.Module):
         self.types = Confusion(num_types, num_types)
         self.whole, self.by_size = MeanMetric(), BySize()
         self.errors = {step: MeanMetric() for step in steps}
-        self.binary: dict[str, Metric] = {}
+        self._children = nn.ModuleList(self.errors.values())  # moves them to the device of the module
+        self.binary: MetricCollection | None = None
         if num_relations == 2:
-            self.binary = {"auroc": BinaryAUROC(), "auprc": BinaryAveragePrecision()}
-        self._children = nn.ModuleList([*self.errors.values(), *self.binary.values()])  # so that they follow the device
+            self.binary = MetricCollection({"auroc": BinaryAUROC(), "auprc": BinaryAveragePrecision()})
         self.f1 = MulticlassF1Score(max(num_relations, 2), average="macro")
 
     def update(
@@ -74,9 +74,9 @@ class ProtocolMeasures(nn.Module):
         types: Tensor | None = None,
         module_to_type: Tensor | None = None,
     ) -> None:
-        """Takes in a batch: states (B, N, T, D) and, if there are labels, relations (B, N, S) and types (B, N).
+        """Adds a batch: states (B, N, T, D) and, if there are labels, relations (B, N, S) and types (B, N).
 
-        Relations `known` to the search, (B, N, S) and not -1, do not count, except that a task must have all right.
+        Relations `known` to the search, (B, N, S) and not -1, count in `tasks_all_right` alone.
         """
         if relations is not None:
             found = module_to_relation[inferred.structure.relations]
@@ -88,22 +88,22 @@ class ProtocolMeasures(nn.Module):
         self.update_forecasts(lambda seen, steps: model.forecast(seen[:, :, -1], inferred.structure, steps), states)
 
     def update_edges(self, found: Tensor, chance: Tensor, relations: Tensor, known: Tensor | None = None) -> None:
-        """Takes in relations that were found, (B, N, S), their probabilities, (B, N, S, R), and the true ones."""
+        """Adds inferred relations (B, N, S), their probabilities (B, N, S, R), and the true ones."""
         asked = torch.ones_like(found, dtype=torch.bool) if known is None else known < 0
         self.confusion.update(found[asked], relations[asked])
         self.by_size.update((found == relations)[asked], found.shape[1])
         self.whole.update((found == relations).flatten(1).all(dim=1).float())
         self.f1.update(found[asked], relations[asked])
-        for measure in self.binary.values():
-            measure.update(chance[..., 1][asked], relations[asked])
+        if self.binary is not None:
+            self.binary.update(chance[..., 1][asked], relations[asked])
 
     def update_forecasts(self, forecast: Callable[[Tensor, int], Tensor], states: Tensor) -> None:
-        """Takes in how far forecasts are from states (B, N, T, D).
+        """Adds errors of forecasts.
 
         Args:
-            forecast: from all frames up to the one that it starts from, (B, N, `observed_frames` + 1, D), and a number
-                of steps, to (B, N, steps, D).
-            states: observed.
+            forecast: function of the frames up to the last given one, (B, N, `observed_frames` + 1, D), and of a number
+                of steps; returns (B, N, steps, D).
+            states: true states (B, N, T, D).
         """
         start = self.observed_frames
         reachable = [step for step in self.steps if start + step < states.shape[2]]
@@ -115,7 +115,7 @@ class ProtocolMeasures(nn.Module):
                 error.update((ahead[:, :, step - 1] - states[:, :, start + step]).square())
 
     def compute(self) -> dict[str, Tensor]:
-        """Measures by name; those without data are left out."""
+        """Returns measures by name; omits those without data."""
         out: dict[str, Tensor] = {}
         if self.confusion.update_called:
             counts = self.confusion.matrix()
@@ -126,7 +126,8 @@ class ProtocolMeasures(nn.Module):
                 out |= {f"edge_accuracy_n{n}": accuracy for n, accuracy in sizes.items()}
             if self.num_relations > 2:
                 out["macro_f1"] = self.f1.compute()
-            out.update({name: measure.compute() for name, measure in self.binary.items()})
+            if self.binary is not None:
+                out |= self.binary.compute()
         if self.types.update_called:
             counts = self.types.matrix()
             out["type_accuracy"] = counts.diagonal().sum() / counts.sum()
@@ -136,7 +137,7 @@ class ProtocolMeasures(nn.Module):
         return out
 
     def reset(self) -> None:
-        """Forgets all batches."""
-        for measure in self.modules():
-            if isinstance(measure, Metric):
+        """Discards all batches."""
+        for measure in (*self.children(), *self.errors.values()):
+            if isinstance(measure, Metric | MetricCollection):
                 measure.reset()

@@ -1,1 +1,1 @@
-"""Figures; functions that draw on `ax` and return it."""
+"""Figures: functions that draw on `ax` and return it."""

@@ -14,7 +14,7 @@ WIDE = 4  # letters that fit side by side below a matrix
 
 
 def colour(index: int) -> str:
-    """Of a relation, or an entity."""
+    """Colour of a relation or an entity."""
     return COLOURS[index % len(COLOURS)]
 
 
@@ -27,13 +27,13 @@ def plot_trajectories(
     high: np.ndarray | None = None,
     truth: np.ndarray | None = None,
 ) -> Axes:
-    """Paths of entities in the plane, later frames darker, and where they go on with their bands.
+    """Paths of entities in the plane, later frames darker, and forecasts with their bands.
 
     Args:
         states: (N, T, D), of which the first two features are coordinates.
         names: of the entities.
         mean, low, high: forecasts (N, steps, D).
-        truth: what came, (N, steps, D), dotted.
+        truth: true states after the last frame, (N, steps, D), dotted.
     """
     for entity, path in enumerate(states):
         shade = colour(entity + 1)
@@ -56,7 +56,7 @@ def plot_trajectories(
 
 
 def _name_entries(ax: Axes, names: Sequence[object]) -> None:
-    """A legend of entities; matplotlib leaves out labels that begin with an underscore, so names come afterwards."""
+    """Adds a legend of entities; names are set afterwards because matplotlib drops labels that begin with `_`."""
     for entry, name in zip(ax.legend(fontsize=7, loc="best").get_texts(), names, strict=True):
         entry.set_text(for_plot(name))
 
@@ -78,19 +78,23 @@ def plot_series(
     return ax
 
 
-def plot_matrix(ax: Axes, relations: np.ndarray, probabilities: np.ndarray, names: Sequence[object]) -> Axes:
-    """Relations (N, N) as colours, each with its probability, (N, N, R)."""
+def plot_matrix(
+    ax: Axes, relations: np.ndarray, probabilities: np.ndarray | None = None, names: Sequence[object] | None = None
+) -> Axes:
+    """Relations (N, N) as colours, each with its probability, (N, N, R), where these are given."""
     n = len(relations)
     for receiver, sender in np.ndindex(n, n):
         if receiver == sender:
             continue
-        relation = int(relations[receiver, sender])
-        chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))
+        relation, chance, text = int(relations[receiver, sender]), 1.0, ""
+        if probabilities is not None:
+            chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))
+            text = f"\n{chance:.2f}"
         ax.add_patch(_square(sender, receiver, colour(relation), chance))
         if n <= 12:
-            ax.text(sender, receiver, f"{relation}\n{chance:.2f}", ha="center", va="center", fontsize=7)
+            ax.text(sender, receiver, f"{relation}{text}", ha="center", va="center", fontsize=7)
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), xlabel="sender", ylabel="receiver", aspect="equal")
-    labels = [for_plot(name) for name in names]
+    labels = [for_plot(name) for name in (range(n) if names is None else names)]
     wide = max(map(len, labels), default=0) > WIDE
     ax.set_xticks(range(n), labels, rotation=90 if n > 8 or wide else 0)
     ax.set_yticks(range(n), labels)
@@ -101,12 +105,12 @@ def plot_matrix(ax: Axes, relations: np.ndarray, probabilities: np.ndarray, name
 def plot_graph(
     ax: Axes, positions: np.ndarray, relations: np.ndarray, probabilities: np.ndarray, names: Sequence[object]
 ) -> Axes:
-    """Arrows from sender to receiver over positions (N, 2), relation 0 thin and grey, the less sure the fainter."""
+    """Arrows from sender to receiver over positions (N, 2); relation 0 is thin and grey, low probabilities faint."""
     for receiver, sender in np.ndindex(*relations.shape):
         relation = int(relations[receiver, sender])
         if receiver == sender:
             continue
-        chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))  # rounding, of arrays from elsewhere
+        chance = float(np.clip(probabilities[receiver, sender, relation], 0, 1))  # rounding errors
         style = {"color": colour(relation), "alpha": max(chance, 0.1) * (0.35 if relation == 0 else 1.0)}
         arrow = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=0.12", "shrinkA": 9, "shrinkB": 9, **style}
         arrow["linewidth"] = 0.8 if relation == 0 else 1.6
@@ -122,7 +126,7 @@ def plot_graph(
 def plot_laws(
     ax: Axes, distances: np.ndarray, pulls: np.ndarray, labels: Sequence[str], logarithmic: bool = False
 ) -> Axes:
-    """Pull of every module (K, points) over the distance (points,); on log axes, its magnitude."""
+    """Pull of every module (K, points) over distance (points,); on log axes, its magnitude."""
     for module, (pull, label) in enumerate(zip(pulls, labels, strict=True)):
         ax.plot(distances, np.abs(pull) if logarithmic else pull, color=colour(module), label=label)
     if logarithmic:
@@ -137,12 +141,12 @@ def plot_laws(
 
 
 def plot_energies(ax: Axes, energies: np.ndarray, temperatures: np.ndarray) -> Axes:
-    """Energies of chains (sweeps, chains) over sweeps, with the temperature on an axis of its own."""
+    """Energies of chains (sweeps, chains) over sweeps, with the temperature on a second axis."""
     ax.plot(energies - energies.min(), linewidth=1)
     ax.set(xlabel="sweep", ylabel="energy above the least, nats", yscale="symlog")
-    heat = ax.twinx()
-    heat.plot(temperatures, color="black", linestyle="--", linewidth=1)
-    heat.set(ylabel="temperature (dashed)", yscale="log")
+    right = ax.twinx()
+    right.plot(temperatures, color="black", linestyle="--", linewidth=1)
+    right.set(ylabel="temperature (dashed)", yscale="log")
     return ax
 
 
@@ -155,7 +159,7 @@ def plot_usage(ax: Axes, usage: np.ndarray, labels: Sequence[str]) -> Axes:
 
 
 def plot_reliability(ax: Axes, confidence: np.ndarray, right: np.ndarray, count: np.ndarray) -> Axes:
-    """How often relations are right over how sure the model was, by bin; dots grow with the number of edges."""
+    """Reliability diagram: accuracy over confidence by bin; dot area grows with the number of edges."""
     ax.plot((0, 1), (0, 1), color="black", linewidth=0.6)
     known = count > 0
     size = 12 + 150 * count[known] / max(count.sum(), 1)

@@ -1,7 +1,7 @@
-"""What one setting is worth: variants of the charged experiment, short runs of 8 epochs.
+"""Ablations: variants of the charged experiment that differ in one setting, short runs of 8 epochs.
 
-`python -m benchmarks.runs ablation` runs them, `modmeta report` draws them. A run's name holds the place of its variant
-in `VARIANTS`, so that new ones go to the end.
+`python -m benchmarks.runs ablation` runs them, `modmeta report` draws them. The name of a run holds the index of its
+variant in `VARIANTS`, so append new variants.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from modmeta.report.groups import Group
 
 COMMON = ("experiment=charged5", "trainer.max_epochs=8", "method.model.members=1", "data.test=200")
 DISCRETE = ("model=default", "features@model.features=isotropic")
-# Rows of 16 are few enough to try all of them; these variants draw rows instead, and infer in more sweeps.
+# 16 candidate rows are few enough to enumerate; these variants sample rows instead, and infer in more sweeps.
 SAMPLED = ("search.enumerate_up_to=0", "search.flips=false", "search.sweeps=20")
 ONE = ("search.receivers=one", "search.sweeps=20")
 
@@ -20,9 +20,9 @@ class Variant(NamedTuple):
     """A variant.
 
     Attributes:
-        part: of the method that it changes, a heading in figures.
+        part: part of the method that it changes.
         label: what is different.
-        overrides: of the command line, beside `COMMON`.
+        overrides: command-line overrides, besides `COMMON`.
     """
 
     part: str
@@ -64,17 +64,17 @@ VARIANTS = (
     Variant("training", "one task at a time", ("data.batch_size=1", "data.batches_per_epoch=1000")),
     Variant("selection", "none: expectation maximisation, all rows weighted", ("method.soft=true",)),
 )
-# Places of the variants whose curves are drawn over search steps.
+# Indices of the variants whose curves are drawn over search steps.
 PROPOSALS = tuple(place for place, variant in enumerate(VARIANTS) if variant.label in (BASE, *DRAWN))
 
 
 def name_of(place: int) -> str:
-    """Name of the runs of a variant."""
+    """Name of the runs of a variant, given its index."""
     return f"ablation{place:02d}"
 
 
 def by_tasks(groups: Sequence[Group]) -> dict[int, dict[int, Group]]:
-    """Groups that are variants by number of tasks, then by place; of several, that with the most seeds."""
+    """Groups of variants by number of tasks, then by index; of several groups, the one with the most seeds."""
     places = {name_of(place): place for place in range(len(VARIANTS))}
     out: dict[int, dict[int, Group]] = {}
     for group in groups:
@@ -87,7 +87,7 @@ def by_tasks(groups: Sequence[Group]) -> dict[int, dict[int, Group]]:
 
 
 def in_order(of: dict[int, Group]) -> list[tuple[Variant, Group]]:
-    """Variants with their groups, those of a part together, the base first."""
+    """Variants with their groups, ordered by part, the base first."""
     parts = list(dict.fromkeys(variant.part for variant in VARIANTS))
     places = sorted(of, key=lambda place: (parts.index(VARIANTS[place].part), place))
     return [(VARIANTS[place], of[place]) for place in places]

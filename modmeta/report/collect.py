@@ -1,4 +1,4 @@
-"""Runs below some paths: sweeps as they grow, directories of results, single runs."""
+"""Finds runs below paths: run directories, sweeps (also unfinished ones), folders of results."""
 
 import contextlib
 import math
@@ -15,21 +15,21 @@ from modmeta.report.runs import METRICS, Run, read_directory, read_file
 from modmeta.training.configs import RECORD
 
 SWEEP = "multirun.yaml"  # Hydra's, in the directory of a sweep
-DEEPEST = 30  # directories in one another
-LONGEST_COMMAND = 10_000  # characters of a sweep's
-MOST_BRACKETS = 200  # opened in it
-MOST_RUNS = 10_000  # of a sweep, to look for each
+DEEPEST = 30  # nested directories
+LONGEST_COMMAND = 10_000  # characters of a sweep's command
+MOST_BRACKETS = 200  # opening brackets in that command
+MOST_RUNS = 10_000  # runs of a sweep that are looked up one by one
 
 
 @dataclass
 class Found:
-    """What lay below the paths.
+    """What was found below the paths.
 
     Attributes:
         runs: in the order of the paths.
-        twice: how many were left out, for one of the same settings and seed came before.
-        sweeps: how many runs of each sweep are in which state, `not begun` among them.
-        unreadable: files that should have been results, and why they were not read.
+        twice: number of duplicates left out: finished runs of the same settings and seed.
+        sweeps: number of runs in each state, by sweep; `not started` is one of the states.
+        unreadable: messages about files that could not be read.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -50,7 +50,7 @@ def collect(paths: Iterable[Path]) -> Found:
     """Reads all runs below some paths.
 
     Args:
-        paths: run directories, sweeps, directories of results or of any of these, JSON files.
+        paths: run directories, sweeps, folders of results or of any of these, JSON files.
 
     Raises:
         UserError: a path does not exist, or no run is there.
@@ -85,17 +85,17 @@ def collect(paths: Iterable[Path]) -> Found:
 
 
 def _once(runs: list[Run]) -> list[Run]:
-    """Finished runs of the same settings and seed once; `results=DIR` leaves copies of what runs hold."""
+    """Keeps one of several finished runs of the same settings and seed; `results=DIR` writes such copies."""
     kept: dict[Any, Run] = {}
     for place, run in enumerate(runs):
         key = (settings_of(run), run.tasks, run.seed) if run.state == "finished" else place
-        if key not in kept or (run.history and not kept[key].history):  # rather the one that has curves
+        if key not in kept or (run.history and not kept[key].history):  # prefer the one with curves
             kept[key] = run
     return list(kept.values())
 
 
 def _below(directory: Path, top: Path, found: Found, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, Run]]:
-    """Runs in a directory; restarts within a run are not runs of their own, links back to what is `above` no places."""
+    """Finds runs in a directory; ignores restarts within a run, and links back to a directory `above`."""
     where = directory.relative_to(top).as_posix() if directory != top else top.resolve().name
     try:
         if directory.resolve() in above:
@@ -113,7 +113,7 @@ def _below(directory: Path, top: Path, found: Found, above: tuple[Path, ...] = (
             yield directory, run
         return
     if len(above) > DEEPEST:
-        found.unreadable.append(f"{where} lies more than {DEEPEST} directories deep")
+        found.unreadable.append(f"{where} is nested more than {DEEPEST} directories deep")
         return
     runs: list[tuple[Path, Run]] = []
     for part in parts:
@@ -124,7 +124,7 @@ def _below(directory: Path, top: Path, found: Found, above: tuple[Path, ...] = (
             runs += [(part, run)] if run is not None else []
     if (directory / SWEEP).exists():
         counts = Counter(run.state for _, run in runs)
-        found.sweeps[where] = counts + Counter({"not begun": _not_begun(directory)})
+        found.sweeps[where] = counts + Counter({"not started": not_started(directory)})
     yield from runs
 
 
@@ -136,8 +136,8 @@ def _read(read: Callable[[Path, str], Run | None], path: Path, where: str, found
         return None
 
 
-def _not_begun(sweep: Path) -> int:
-    """Runs that the command of a sweep asks for and that have no directory yet; 0 where that cannot be told."""
+def not_started(sweep: Path) -> int:
+    """Number of runs of a sweep that have no directory yet; 0 where its command cannot be read."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -154,7 +154,7 @@ def _not_begun(sweep: Path) -> int:
     try:
         overrides = OverridesParser.create().parse_overrides(words)
         total = math.prod(map(_choices, overrides))
-        if total > MOST_RUNS:  # too many to look at one by one
+        if total > MOST_RUNS:  # too many to look up one by one
             return max(total - len(begun), 0)
         batches = BasicSweeper.split_arguments(overrides, None)
         return sum(tuple(run) not in begun for batch in batches for run in batch)
@@ -163,7 +163,7 @@ def _not_begun(sweep: Path) -> int:
 
 
 def _words(record: Path) -> list[str]:
-    """What the command of a sweep asks for, where Hydra's own sweeper ran it."""
+    """Words of the command of a sweep, if Hydra's basic sweeper ran it."""
     try:
         content = read_yaml(record)
     except UserError:
@@ -179,7 +179,7 @@ def _words(record: Path) -> list[str]:
 
 
 def _choices(override: Any) -> int:
-    """How many values the command of a sweep gives a key, without a look at them."""
+    """Number of values that a sweep gives a key, without expanding them."""
     from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
     value = override.value()

@@ -1,4 +1,4 @@
-"""Runs that differ by seed alone, as one: means and spreads."""
+"""Groups runs that differ by seed alone; means and standard deviations over seeds."""
 
 import json
 import math
@@ -11,12 +11,12 @@ from typing import Any
 from modmeta.report.runs import LARGEST, Run
 from modmeta.training.configs import MISSING, is_free
 
-# What changes from seed to seed, and where a run wrote.
+# Keys that depend on the seed, and on where a run wrote.
 SEEDS = ("seed", "data.seed", "data.order_seed", "method.seed")
 BESIDES = ("callbacks", "trainer.default_root_dir", "trainer.plugins", "data.num_tasks", "data.train")
-# Added later: runs that lack them are as with these values.
+# Keys added later, with the values that earlier runs had.
 ADDED = {"method.soft": False, "method.persist": True, "method.decoded": None}
-# The configuration holds these twice: as groups, and where they are put together.
+# The configuration holds these twice: as config groups, and as parts of the method.
 COPIES = tuple(
     f"method.{part}"
     for part in (
@@ -31,7 +31,7 @@ def _within(key: str, parts: Sequence[str]) -> bool:
 
 
 def settings_of(run: Run) -> tuple[tuple[str, str], ...]:
-    """The settings of a run that decide what it computes, but for tasks and seed."""
+    """Settings of a run that determine its results, except number of tasks and seed."""
     kept = {
         key: value
         for key, value in run.settings.items()
@@ -39,9 +39,9 @@ def settings_of(run: Run) -> tuple[tuple[str, str], ...]:
     }
     kept = ADDED | kept
     if kept.get("ckpt_path"):
-        kept["ckpt_path"] = "a run"  # of its own seed
+        kept["ckpt_path"] = "a run"  # of the same seed
     if not run.settings.get("method.adapt_steps"):
-        kept.pop("method.adapt_rate", None)  # of no consequence
+        kept.pop("method.adapt_rate", None)  # has no effect
     return tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in kept.items()))
 
 
@@ -50,8 +50,8 @@ class Group:
     """Finished runs of the same settings, by seed.
 
     Attributes:
-        name: of the experiment.
-        tasks: training tasks.
+        name: name of the experiment.
+        tasks: number of training tasks.
         runs: at least one.
     """
 
@@ -60,18 +60,18 @@ class Group:
     runs: tuple[Run, ...]
 
     def values(self, measure: str) -> list[float]:
-        """A measure of every run that has it."""
+        """Values of a measure, of the runs that have it."""
         return [value for run in self.runs if (value := run.value(measure)) is not None]
 
     def mean(self, measure: str) -> float | None:
-        """Of a measure over seeds; none where no run has it."""
+        """Mean of a measure over seeds; None where no run has it."""
         values = self.values(measure)
         if any(abs(value) > LARGEST for value in values):
-            return sum(values) / len(values)  # infinite, which statistics has no word for
+            return sum(values) / len(values)  # infinite or NaN, which `statistics` does not handle
         return statistics.fmean(values) if values else None
 
     def deviation(self, measure: str) -> float | None:
-        """Standard deviation over seeds; none of fewer than two."""
+        """Standard deviation over seeds; None for fewer than two."""
         values = self.values(measure)
         if len(values) < 2:
             return None
@@ -83,18 +83,18 @@ class Group:
 
     @property
     def hardware(self) -> str:
-        """Of the runs."""
+        """Hardware of the runs, for tables."""
         return "; ".join(sorted({machine(run.metrics.get("hardware")) + _instead(run) for run in self.runs}))
 
     @property
     def priors(self) -> str:
-        """Structural priors that were in force."""
+        """Structural priors of the runs."""
         named = sorted({prior for run in self.runs for prior in run.metrics.get("priors") or []})
         return ", ".join(map(str, named)) or "none"
 
     @property
     def features(self) -> str:
-        """What edge modules see of a pair."""
+        """Pair features that edge modules see."""
         settings = self.runs[0].settings
         for key in ("model.features._target_", "method.model.dynamics.features._target_"):
             if isinstance(settings.get(key), str):
@@ -103,14 +103,14 @@ class Group:
 
 
 def _instead(run: Run) -> str:
-    """The precision of a run whose processor did without the one that was asked for; older runs do not tell."""
+    """Precision of a run, where the processor lacked the requested one; older runs do not record it."""
     hardware, asked = run.metrics.get("hardware"), run.settings.get("trainer.precision")
     used = hardware.get("precision", asked) if isinstance(hardware, dict) else asked
     return "" if str(used)[:2] == str(asked)[:2] else f", {used}"
 
 
 def machine(hardware: Any) -> str:
-    """Hardware as `metrics.json` has it, in a few words."""
+    """Short text for the hardware entry of `metrics.json`."""
     if not isinstance(hardware, dict):
         return "unknown"
     gpus = hardware.get("gpus")
@@ -121,7 +121,7 @@ def machine(hardware: Any) -> str:
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:
-    """Finished runs by settings, ordered by name, tasks and settings."""
+    """Groups finished runs by settings, ordered by name, tasks and settings."""
     found: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         found.setdefault((run.name, int(run.tasks or 0), settings_of(run)), []).append(run)
@@ -131,8 +131,8 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     ]
 
 
-def told_apart(groups: Sequence[Group]) -> list[str]:
-    """What tells each group from others of its name and tasks: `data.test=200`; empty where nothing has to."""
+def distinctions(groups: Sequence[Group]) -> list[str]:
+    """Settings that distinguish groups of the same name and tasks, such as `data.test=200`; empty where unique."""
     out = []
     for group in groups:
         rivals = [other for other in groups if (other.name, other.tasks) == (group.name, group.tasks)]

@@ -1,5 +1,8 @@
-"""What `modmeta infer` leaves behind: tables, arrays, graphs, figures, a page."""
+"""Output of `modmeta infer`: tables, arrays, graphs, figures, an HTML page."""
 
+import base64
+import html
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +16,21 @@ from modmeta.data.formats.columns import as_table, write_columns
 from modmeta.data.formats.relations import names_of, pairs_of
 from modmeta.data.trajectories import Trajectories
 from modmeta.evaluation.calibration import calibration_error, reliability
+from modmeta.evaluation.laws import laws
 from modmeta.evaluation.matching import match_labels
 from modmeta.plots import pictures
-from modmeta.report.laws import laws
-from modmeta.report.page import page, png
 from modmeta.text import for_plot, plain
 
 if TYPE_CHECKING:
     from modmeta.api import Forecasts, Model, Relations
 
 SHOWN = 3  # tasks in figures
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 }
+td, th { padding: .2em .8em; border-bottom: 1px solid #ddd; text-align: left }
+img { max-width: 100% } figcaption { color: #555 } figure { margin: 1.5em 0 }
+"""
 
 
 def write(
@@ -36,18 +44,18 @@ def write(
     title: str | None,
     advance: Callable[[int], object],
 ) -> list[tuple[str, str]]:
-    """Writes all into a directory, and returns the facts to print.
+    """Writes all output into a directory; returns the summary to print.
 
     Args:
         directory: empty.
-        model: that inferred.
-        data: frames observed.
+        model: model that inferred.
+        data: observed frames.
         found: relations of the same tasks.
         ahead: forecasts.
-        truth: states after those observed, (B, N, steps, D), as far as they are known.
-        notes: what to mind.
-        title: of the page; none for no page.
-        advance: told the number of tasks that are written.
+        truth: states after the observed frames, (B, N, steps, D), as far as they are known.
+        notes: warnings.
+        title: title of the page; None for no page.
+        advance: called with the number of tasks that are written.
     """
     write_relations(directory, data, found)
     write_types(directory, data, found)
@@ -65,7 +73,7 @@ def write(
 
 
 def write_relations(directory: Path, data: Trajectories, found: "Relations") -> None:
-    """`relations.csv`, `relations.parquet` and `relations.npz`."""
+    """Writes `relations.csv`, `relations.parquet` and `relations.npz`."""
     tasks, receivers, senders = pairs_of(data)
     relation = found.relations[tasks, receivers, senders]
     columns = names_of(data, tasks, receivers, senders) | {"relation": relation}
@@ -84,7 +92,7 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
 
 
 def write_types(directory: Path, data: Trajectories, found: "Relations") -> None:
-    """`entities.csv`, the type of every entity, where the model tells several."""
+    """Writes `entities.csv`, the type of every entity, if the model has several types."""
     if found.types is None:
         return
     there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
@@ -96,7 +104,7 @@ def write_types(directory: Path, data: Trajectories, found: "Relations") -> None
 
 
 def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ...], ahead: "Forecasts") -> None:
-    """`forecasts.csv` and `forecasts.npz`; frames are counted on from the last observed one."""
+    """Writes `forecasts.csv` and `forecasts.npz`; step 1 is the frame after the last observed one."""
     there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
     tasks, entities, steps = np.nonzero(np.repeat(there[:, :, None], ahead.mean.shape[2], axis=2))
     names = names_of(data, tasks, entities, entities)
@@ -112,16 +120,16 @@ def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ..
 
 
 def _present(data: Trajectories, task: int) -> list[int]:
-    """Entities that a task has."""
+    """Indices of the entities that a task has."""
     return list(range(data.num_entities)) if data.mask is None else np.flatnonzero(data.mask[task].any(axis=1)).tolist()
 
 
 def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
-    """Relations of a task, an edge from sender to receiver with attributes `relation` and `probability`."""
+    """Graph of a task; edges from sender to receiver have attributes `relation` and `probability`."""
     out = nx.DiGraph(task=plain(data.task_name(task)))
     there = _present(data, task)
     nodes: dict[int, str] = {}
-    for entity in there:  # XML cannot hold all characters, and two names may look alike without them
+    for entity in there:  # XML cannot hold all characters; names may be equal without them
         name = plain(data.entity_name(task, entity))
         nodes[entity] = f"{name} ({entity})" if name in nodes.values() else name
     for receiver in there:
@@ -135,7 +143,7 @@ def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
 
 
 def write_graphs(directory: Path, data: Trajectories, found: "Relations", advance: Callable[[int], object]) -> None:
-    """`graphs/TASK.graphml` for every task, by its number in the file."""
+    """Writes `graphs/TASK.graphml` for every task, by its number in the file."""
     (directory / "graphs").mkdir()
     for task in range(data.num_tasks):
         nx.write_graphml(graph(data, found, task), directory / "graphs" / f"{task}.graphml")
@@ -145,7 +153,7 @@ def write_graphs(directory: Path, data: Trajectories, found: "Relations", advanc
 def figures(
     model: "Model", data: Trajectories, found: "Relations", ahead: "Forecasts", truth: np.ndarray | None
 ) -> dict[str, tuple[str, Figure]]:
-    """Figures by file name, each with its caption."""
+    """Figures by file name, with captions."""
     out = {}
     positions = int(model.data["positions"])
     for task in range(min(SHOWN, data.num_tasks)):
@@ -181,14 +189,14 @@ def figures(
 
 
 def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[str, tuple[str, Figure]]:
-    """The laws of the modules, how often each is used, how chains cooled down, how reliable probabilities are."""
+    """Figures of the model: laws, module usage, annealed chains, reliability of probabilities."""
     out, k = {}, model.module.model.dynamics.num_edge_modules
     relation = model.module.module_to_relation.tolist()
     labels = [f"module {i}, relation {relation[i]}" for i in range(k)]
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     if model.data["positions"]:
-        distances, pulls = laws(model.module, int(model.data["positions"]), (0.05, 2.0))
+        distances, pulls = laws(model.module.model.dynamics, int(model.data["positions"]), (0.05, 2.0))
         away = distances * model.units.scale[0]
         pictures.plot_laws(left, away, pulls, labels)
         pictures.plot_laws(right, away, pulls, labels, logarithmic=True)
@@ -220,7 +228,7 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
 def facts_of(
     model: "Model", data: Trajectories, found: "Relations", ahead: "Forecasts", truth: np.ndarray | None
 ) -> list[tuple[str, str]]:
-    """What was found, in numbers: name and value."""
+    """Summary in numbers: pairs of name and value."""
     tasks, receivers, senders = pairs_of(data)
     relation = found.relations[tasks, receivers, senders]
     sure = found.probabilities[tasks, receivers, senders, relation]
@@ -251,9 +259,45 @@ def facts_of(
 
 
 def _accuracy(found: np.ndarray, true: np.ndarray, labelled: bool) -> tuple[float, str]:
-    """Share of pairs right; kinds that a model found without labels are first matched to the true ones."""
+    """Edge accuracy; relations that a model found without labels are first matched to the true ones."""
     if labelled:
         return float((found == true).mean()), ""
-    kinds = int(max(found.max(), true.max())) + 1
-    counts = torch.from_numpy(np.bincount(found * kinds + true, minlength=kinds**2).reshape(kinds, kinds))
-    return float((match_labels(counts).numpy()[found] == true).mean()), ", after matching kinds to those of the table"
+    r = int(max(found.max(), true.max())) + 1
+    counts = torch.from_numpy(np.bincount(found * r + true, minlength=r**2).reshape(r, r))
+    return float(
+        (match_labels(counts).numpy()[found] == true).mean()
+    ), ", after matching relations to those of the table"
+
+
+def png(figure: Figure) -> bytes:
+    """Renders a figure as PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def page(
+    title: str, facts: Sequence[tuple[str, str]], figures: Sequence[tuple[str, bytes]], notes: Sequence[str]
+) -> str:
+    """Returns an HTML page that needs no other file.
+
+    Args:
+        title: heading.
+        facts: names and values of a table.
+        figures: captions and PNG images.
+        notes: warnings, shown first.
+    """
+    rows = "".join(f"<tr><th>{_escaped(name)}</th><td>{_escaped(value)}</td></tr>" for name, value in facts)
+    images = "".join(
+        f'<figure><img alt="{_escaped(caption)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+        f"<figcaption>{_escaped(caption)}</figcaption></figure>"
+        for caption, image in figures
+    )
+    warnings = "".join(f"<p><strong>{_escaped(note)}</strong></p>" for note in notes)
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_escaped(title)}</title>'
+    head += f"<style>{STYLE}</style>"
+    return f"{head}<h1>{_escaped(title)}</h1>{warnings}<table>{rows}</table>{images}</html>\n"
+
+
+def _escaped(name: str) -> str:
+    return html.escape(plain(name))

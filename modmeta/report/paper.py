@@ -1,4 +1,4 @@
-"""The rows of the paper's tables 1 and 2, what was published, and which runs are which row."""
+"""Rows of the paper's tables 1 and 2: published figures, and which runs belong to which row."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from modmeta.report.runs import Run
 
 WORLDS = {"springs5": "springs", "charged5": "charged particles"}
 MEASURES = ("test/mse_1", "test/mse_10", "test/edge_accuracy")
-PUBLISHED_TASKS = 50_000  # that the published figures were trained on
+PUBLISHED_TASKS = 50_000  # training tasks of the published figures
 
 
 class Row(NamedTuple):
     """A row of table 1, table 2 or both.
 
     Attributes:
-        label: as the paper has it.
-        name: of the experiment, as recorded in a run.
+        label: label in the paper.
+        name: name of the experiment, as recorded in a run.
         springs5: published MSE after 1 and 10 steps, published edge accuracy.
         charged5: likewise.
     """
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     charged5: tuple[float | None, float | None, float | None] = (None, None, None)
 
     def published(self, world: str, measure: str) -> float | None:
-        """A figure of Alet et al. 2019."""
+        """Returns the figure published by Alet et al. 2019."""
         figures: tuple[float | None, ...] = getattr(self, world)
         return figures[MEASURES.index(measure)]
 
@@ -47,8 +47,8 @@ ROWS = (
     Row("Supervised encoder", "supervised_{world}", (None, None, 0.999), (None, None, 0.950)),
     Row("NRI (true graph)", "nri_true_{world}", (1.69e-11, 1.32e-9, None), (1.04e-3, 3.03e-3, None)),
 )
-FURTHER = {"nri_adapted": "NRI, adapted to new tasks"}  # labels of methods that the paper lacks
-# Under other settings than these a run of such a name is not the row's; older runs lack some.
+FURTHER = {"nri_adapted": "NRI, adapted to new tasks"}  # labels of methods that are not in the paper
+# Settings that a run of a row must have; older runs lack some of these keys.
 ALL = {"data.num_entities": 5, "data.noise": 0.0, "data.velocities": "given", "data.known": 0.0}
 ALL |= {"method.observed_frames": 49}
 NEEDED = {
@@ -68,7 +68,7 @@ NEEDED = {
 
 
 def is_row(run: Run, row: Row, world: str) -> bool:
-    """Whether a run is one of a row and a world."""
+    """Returns whether a run belongs to a row and a world."""
     needed = ALL | NEEDED.get(row.name, {})
     return run.name == row.name.replace("{world}", world) and all(
         run.settings.get(key, value) == value for key, value in needed.items()
@@ -76,7 +76,7 @@ def is_row(run: Run, row: Row, world: str) -> bool:
 
 
 def rows_of(groups: Sequence[Group]) -> tuple[Row, ...]:
-    """The paper's rows, and one for every further method: experiments named `METHOD_WORLD` that are no row's."""
+    """The paper's rows, then a row for every other method, whose experiments are named `METHOD_WORLD`."""
     known = {row.name.replace("{world}", world) for row in ROWS for world in WORLDS}
     more = {}
     for group in groups:
@@ -88,7 +88,7 @@ def rows_of(groups: Sequence[Group]) -> tuple[Row, ...]:
 
 
 def of_row(groups: Sequence[Group], row: Row, world: str) -> list[Group]:
-    """A row's groups, one for each number of tasks, increasing: that with the most test tasks, then the most seeds."""
+    """Groups of a row, one for each number of tasks: the one with the most test tasks, then the most seeds."""
     best: dict[int, Group] = {}
     for group in groups:
         rival = best.get(group.tasks)
@@ -103,9 +103,9 @@ def _weight(group: Group) -> tuple[int, int]:
 
 
 def chosen(groups: Sequence[Group], tasks: int | None) -> Group | None:
-    """Of a row's groups, the one that stands in a table.
+    """Selects the group of a row that a table shows.
 
-    It is that of `tasks`, or else that of the most tasks with three seeds, or of the most tasks.
+    The group of `tasks`; without it, of the most tasks with three seeds, or of the most tasks.
     """
     if tasks is not None:
         return next((group for group in groups if group.tasks == tasks), None)

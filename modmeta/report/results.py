@@ -1,4 +1,4 @@
-"""What `modmeta report` writes: `RESULTS.md`, figures as PNG and SVG, the data behind each as CSV."""
+"""Output of `modmeta report`: `RESULTS.md`, figures as PNG and SVG, and their data as CSV."""
 
 import csv
 import io
@@ -12,15 +12,14 @@ from matplotlib.figure import Figure
 from modmeta.report import ablations
 from modmeta.report.collect import Found
 from modmeta.report.comparison import ACCURACY, efficiency_figure, proposals_figure, variants_figure
-from modmeta.report.escape import in_markdown
 from modmeta.report.groups import Group, grouped
 from modmeta.report.paper import MEASURES, OURS, PUBLISHED_TASKS, ROWS, WORLDS, Row, of_row, rows_of
 from modmeta.report.runs import Run
-from modmeta.report.tables import ABSENT, group_table, markdown, paper_table, share_text, spread_text
+from modmeta.report.tables import ABSENT, group_table, in_markdown, markdown, paper_table, share_text, spread_text
 from modmeta.text import for_sheet
 
 RESULTS = "RESULTS.md"
-STATES = ("finished", "running", "broken off", "failed", "not begun")
+STATES = ("finished", "running", "interrupted", "failed", "not started")
 ERRORS = {"test/mse_1": "MSE, step 1", "test/mse_10": "step 10"}
 EDGES = {ACCURACY: "edges right"}
 MEANING = f"""\
@@ -30,11 +29,11 @@ Files = dict[str, bytes]
 
 
 def results(found: Found, tasks: int | None = None) -> Files:
-    """All files of a report by name, `RESULTS.md` among them.
+    """Builds all files of a report, by name.
 
     Args:
         found: the runs.
-        tasks: number of training tasks in tables 1 and 2; none for the most that each method has.
+        tasks: number of training tasks in tables 1 and 2; None for the largest that each method has.
     """
     files: Files = {}
     groups = grouped(found.finished)
@@ -60,7 +59,7 @@ def _paper(groups: Sequence[Group], unfinished: Sequence[Run], tasks: int | None
 
 
 def _lines(groups: Sequence[Group], world: str) -> list[tuple[Row, list[Group]]]:
-    """Methods with their groups by number of tasks, where edges were scored."""
+    """Methods with their groups by number of tasks, as far as edges were scored."""
     lines = [
         (row, [group for group in of_row(groups, row, world) if group.values(ACCURACY)]) for row in rows_of(groups)
     ]
@@ -106,7 +105,7 @@ def _efficiency(groups: Sequence[Group], files: Files) -> list[str]:
 
 
 def _lengths(panels: Mapping[str, Sequence[tuple[Row, Sequence[Group]]]]) -> str:
-    """Methods whose runs are longer at some numbers of tasks than at others, which their curves show, too."""
+    """Names methods whose number of steps differs between numbers of tasks, which affects their curves."""
     uneven = []
     for world, lines in panels.items():
         for row, of in lines:
@@ -121,7 +120,7 @@ def _lengths(panels: Mapping[str, Sequence[tuple[Row, Sequence[Group]]]]) -> str
 
 
 def _verdict(lines: Sequence[tuple[Row, Sequence[Group]]]) -> str:
-    """Whether ours is ahead of every method, at each number of tasks that both have; where not, it is said."""
+    """States where ours is not ahead of another method at the same number of tasks."""
     ours = {group.tasks: group.mean(ACCURACY) or 0.0 for row, of in lines if row.name == OURS for group in of}
     others = [
         (row.label, group.tasks, group.mean(ACCURACY) or 0.0)
@@ -167,7 +166,7 @@ def _ablations(groups: Sequence[Group], files: Files) -> list[str]:
 
 
 def _proposals(of: dict[int, Group], tasks: int, files: Files) -> list[str]:
-    """Learned against uniform proposals over search steps, where the curves of these runs were kept."""
+    """Compares learned and uniform proposals over search steps, if curves of these runs were kept."""
     places = [place for place in ablations.PROPOSALS if place in of and any(run.history for run in of[place].runs)]
     if len(places) < 2:
         return []
@@ -193,7 +192,7 @@ def _proposals(of: dict[int, Group], tasks: int, files: Files) -> list[str]:
 
 
 def _state(found: Found) -> list[str]:
-    """Sweeps, and runs that are not finished, failed or gave no numbers."""
+    """Lists sweeps, unfinished and failed runs, diverged measures, unreadable files and commits."""
     out = []
     if found.sweeps:
         lines = [[where, *(str(counts[state]) for state in STATES)] for where, counts in found.sweeps.items()]
@@ -213,16 +212,16 @@ def _state(found: Found) -> list[str]:
     )
     commits = sorted({in_markdown(run.metrics.get("commit")) for run in found.finished})
     counts = Counter(run.state for run in found.runs)
-    told = [f"{counts[state]} {state}" for state in STATES if counts[state]]
-    told += [f"{found.twice} left out as copies of others"] if found.twice else []
-    return [*out, "## Provenance", f"Runs: {', '.join(told)}. Commits of the runs: {', '.join(commits) or 'none'}."]
+    known = [f"{counts[state]} {state}" for state in STATES if counts[state]]
+    known += [f"{found.twice} left out as copies of others"] if found.twice else []
+    return [*out, "## Provenance", f"Runs: {', '.join(known)}. Commits of the runs: {', '.join(commits) or 'none'}."]
 
 
 def _csv(head: Iterable[object], rows: Iterable[Iterable[object]]) -> bytes:
     lines = []
     for row in (head, *rows):
         line = io.StringIO()
-        csv.writer(line).writerow([_cell(cell) for cell in row])  # quotes what ends a line
+        csv.writer(line).writerow([_cell(cell) for cell in row])  # quotes line ends
         lines.append(line.getvalue().removesuffix("\r\n") + "\n")
     return "".join(lines).encode()
 
@@ -232,7 +231,7 @@ def _cell(value: object) -> object:
 
 
 def _draw(files: Files, name: str, figure: Figure) -> None:
-    """PNG and SVG of a figure, the same bytes whenever it is drawn."""
+    """Draws a figure as PNG and SVG with reproducible bytes."""
     for ending in ("png", "svg"):
         stream = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": name}):

@@ -1,7 +1,7 @@
-"""A run as it lies on the disk: its directory, or the file of results that it wrote.
+"""Reads a run from its directory, or from the file of results that it wrote.
 
-It is *finished* when it has met its test tasks (`metrics.json` holds `test/...`), *failed* when it left `failed.txt`,
-*running* while something in its directory was written lately, else *broken off*: the same command takes it up.
+A run is *finished* when it was tested (`metrics.json` holds `test/...`), *failed* when it left `failed.txt`, *running*
+while files in its directory are recent, else *interrupted*: the same command resumes it.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from modmeta.training.checkpoints.compat import upgraded_config
 from modmeta.training.configs import FAILED, RECORD, flat
 
 METRICS = "metrics.json"
-SILENT = 20 * 60  # seconds without a written file, twice those between checkpoints, after which a run is broken off
+SILENT = 20 * 60  # seconds without a new file after which a run counts as interrupted: twice those between checkpoints
 LONGEST_NAME = 200  # characters
 MOST = 10**12  # tasks, steps or seconds
-LARGEST = 1e100  # measure that is a number
+LARGEST = 1e100  # a finite measure has a smaller magnitude
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Run:
     """One run.
 
     Attributes:
-        where: its place below the path that was given, for messages.
-        name: of its experiment.
-        tasks: training tasks.
-        seed: of the run.
-        state: finished, running, broken off or failed.
+        where: path relative to the one that was given, for messages.
+        name: name of the experiment.
+        tasks: number of training tasks.
+        seed: seed of the run.
+        state: finished, running, interrupted or failed.
         metrics: content of `metrics.json`.
         settings: flat configuration.
-        history: a row an epoch, where curves were kept.
-        note: how far it came, or why it failed.
+        history: one dictionary an epoch, where curves were kept.
+        note: progress of an unfinished run, or why it failed.
     """
 
     where: str
@@ -53,18 +53,18 @@ class Run:
     note: str = ""
 
     def value(self, measure: str) -> float | None:
-        """A measure, such as `test/mse_1`; none where the run has none."""
+        """Returns a measure such as `test/mse_1`, or None where the run lacks it."""
         value = self.metrics.get(measure)
         return float(value) if isinstance(value, int | float) else None
 
     @property
     def diverged(self) -> list[str]:
-        """Measures of test tasks that are not finite."""
+        """Names of test measures that are not finite."""
         return [name for name, value in self.metrics.items() if name.startswith("test/") and not math.isfinite(value)]
 
 
 def read_file(path: Path, where: str) -> Run | None:
-    """The run that a JSON file tells of; none where it holds something else.
+    """Reads a run from a JSON file; None where the file holds something else.
 
     Raises:
         UserError: it cannot be read, is not JSON, or is not what a run writes.
@@ -76,7 +76,7 @@ def read_file(path: Path, where: str) -> Run | None:
 
 
 def _finished(content: dict[str, Any], path: Path, where: str) -> Run | None:
-    """A run that has met its test tasks; none where it has not."""
+    """Returns a tested run, or None where it was not tested."""
     _check(content, path)
     if not any(key.startswith("test/") for key in content):
         return None
@@ -86,7 +86,7 @@ def _finished(content: dict[str, Any], path: Path, where: str) -> Run | None:
 
 
 def _check(content: dict[str, Any], path: Path) -> None:
-    """Refuses results that are not what a run writes, and names the first."""
+    """Refuses results that no run writes; the message names the first wrong entry."""
     config, priors = content.get("config"), content.get("priors")
     name = config.get("name") if isinstance(config, dict) else None
     numbers = {key: value for key, value in content.items() if key.startswith(("test/", "train/"))}
@@ -104,7 +104,7 @@ def _check(content: dict[str, Any], path: Path) -> None:
 
 
 def _plausible(key: str, value: Any) -> bool:
-    """Whether a measure may have this value; errors of a run that diverged are infinite, or no numbers."""
+    """Checks the range of a measure; a diverged run has infinite or NaN errors."""
     if type(value) not in (int, float):
         return False
     if key == "train/tasks":
@@ -117,7 +117,7 @@ def _plausible(key: str, value: Any) -> bool:
 
 
 def _history(content: Any, path: Path) -> list[dict[str, float]]:
-    """Rows of numbers."""
+    """Checks and returns the rows of a history."""
     rows = content.get("history", []) if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(
         isinstance(row, dict)
@@ -129,7 +129,7 @@ def _history(content: Any, path: Path) -> list[dict[str, float]]:
 
 
 def read_directory(directory: Path, where: str) -> Run:
-    """The run of a directory, in whatever state it is.
+    """Reads the run of a directory in any state.
 
     Raises:
         UserError: its files cannot be read.
@@ -148,12 +148,12 @@ def read_directory(directory: Path, where: str) -> Run:
         config = _recorded(directory / RECORD)
     settings, name = flat(upgraded_config(config)), str(config.get("name", "${"))
     state, note = _state(directory, settings)
-    name = where.rsplit("/", 1)[-1] if "${" in name else name  # Hydra alone could tell
+    name = where.rsplit("/", 1)[-1] if "${" in name else name  # only Hydra can resolve it
     return Run(where, name, settings.get("data.num_tasks"), settings.get("seed"), state, settings=settings, note=note)
 
 
 def _recorded(record: Path) -> dict[str, Any]:
-    """The configuration of a run; references in it stay as they are written."""
+    """Reads the configuration of a run; interpolations stay unresolved."""
     config = read_yaml(record)
     if not isinstance(config, dict):
         raise UserError(f"{record} is not what a run writes")
@@ -161,7 +161,7 @@ def _recorded(record: Path) -> dict[str, Any]:
 
 
 def _state(directory: Path, settings: dict[str, Any]) -> tuple[str, str]:
-    """Of a run without results, and how far it came."""
+    """Returns state and note of a run without results."""
     note = directory / FAILED
     if note.exists():
         try:
@@ -171,21 +171,21 @@ def _state(directory: Path, settings: dict[str, Any]) -> tuple[str, str]:
     silent = time.time() - _last_written(directory)
     reached = f"{_epochs(directory / 'curves.csv')} of {settings.get('trainer.max_epochs', '?')} epochs"
     since = f"{silent / 60:.0f} minutes" if silent < 7200 else f"{silent / 3600:.0f} hours"
-    return "running" if silent < SILENT else "broken off", f"{reached}, last file written {since} ago"
+    return "running" if silent < SILENT else "interrupted", f"{reached}, last file written {since} ago"
 
 
 def _last_written(directory: Path) -> float:
-    """When something in a directory was last written; links are not followed."""
+    """Time of the last write in a directory; links are not followed."""
     last = 0.0
     for place, directories, files in os.walk(directory):
         for name in (*directories, *files):
-            with contextlib.suppress(OSError):  # it went meanwhile
+            with contextlib.suppress(OSError):  # deleted in the meantime
                 last = max(last, os.lstat(os.path.join(place, name)).st_mtime)
     return last
 
 
 def _epochs(curves: Path) -> int:
-    """How many epochs the curves of a running run tell of; 0 where they cannot be read."""
+    """Number of epochs in the curves of a running run; 0 where they cannot be read."""
     if not curves.exists():
         return 0
     try:

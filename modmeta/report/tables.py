@@ -1,44 +1,53 @@
-"""Tables of groups of runs, in Markdown."""
+"""Markdown tables of groups of runs."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from modmeta.report.ablations import VARIANTS, name_of
-from modmeta.report.escape import in_markdown
-from modmeta.report.groups import Group, told_apart
+from modmeta.report.groups import Group, distinctions
 from modmeta.report.paper import ROWS, Row, chosen, is_row, of_row, rows_of
 from modmeta.report.runs import Run
+from modmeta.text import plain
 
 ABSENT = "-"
 MISSING = "missing"
+LONGEST_NAME = 400  # characters of a name
+MARKUP = re.compile(r"([\\`*\[\]<>#~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|!(?=\[)|&(?=#?\w+;)|://|@|(?i:www)(?=\.))")
 TITLES = {name_of(place): f"({variant.title})" for place, variant in enumerate(VARIANTS)}
 
 
+def in_markdown(text: object) -> str:
+    """Escapes a name so that Markdown shows it literally: no links, images, HTML, emphasis or formulas."""
+    escaped = MARKUP.sub(lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", plain(text, LONGEST_NAME))
+    return escaped.replace("|", "\\|")
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; cells are text, whatever is in them."""
+    """Returns a Markdown table; cells are escaped."""
     lines = [[in_markdown(cell) for cell in line] for line in (head, *rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], ["---"] * len(head), *lines[1:]))
 
 
 def error_text(value: float | None) -> str:
-    """A mean squared error."""
+    """Formats a mean squared error."""
     return ABSENT if value is None else f"{value:.2e}"
 
 
 def share_text(value: float | None) -> str:
-    """A share, such as an edge accuracy."""
+    """Formats a fraction, such as an edge accuracy."""
     return ABSENT if value is None else f"{value:.2%}"
 
 
 def spread_text(group: Group, measure: str) -> str:
-    """Mean ± standard deviation over seeds."""
+    """Formats mean ± standard deviation over seeds."""
     text = share_text if "accuracy" in measure else error_text
     mean, deviation = group.mean(measure), group.deviation(measure)
     return text(mean) if deviation is None else f"{text(mean)} ± {text(deviation)}"
 
 
 def ratio(group: Group, published: float | None, measure: str) -> str:
-    """Measured error by the published one; of edges, of the wrong ones."""
+    """Formats the measured error divided by the published one; for accuracies, of wrong edges."""
     measured = group.mean(measure)
     if measured is None or published is None:
         return ABSENT
@@ -58,7 +67,7 @@ ABOUT = ("tasks", "seeds", "training, s", "steps", "hardware", "priors", "featur
 
 
 def _missing(row: Row, world: str, tasks: int | None, unfinished: Sequence[Run]) -> str:
-    """What is known of a row without results."""
+    """Cell of a row without results: states of its unfinished runs."""
     of = [run for run in unfinished if is_row(run, row, world) and tasks in (None, run.tasks)]
     states = Counter(run.state for run in of)
     return f"{MISSING} ({', '.join(f'{count} {state}' for state, count in states.items())})" if states else MISSING
@@ -67,14 +76,14 @@ def _missing(row: Row, world: str, tasks: int | None, unfinished: Sequence[Run])
 def paper_table(
     groups: Sequence[Group], unfinished: Sequence[Run], world: str, measures: dict[str, str], tasks: int | None
 ) -> str:
-    """Table 1 or 2 of the paper, one world.
+    """Returns table 1 or 2 of the paper for one world.
 
     Args:
         groups: of finished runs.
-        unfinished: other runs, named where a row has no results.
+        unfinished: other runs; rows without results show their states.
         world: springs5 or charged5.
-        measures: its columns, with their headings.
-        tasks: number of training tasks; none for the most that a row has.
+        measures: columns and their headings.
+        tasks: number of training tasks; None for the largest that a row has.
     """
     head = ["method"]
     for title in measures.values():
@@ -102,10 +111,10 @@ def paper_table(
 
 
 def group_table(groups: Sequence[Group]) -> str:
-    """Every group; settings are named where name and tasks do not tell groups apart."""
+    """Returns the table of all groups; where name and tasks are not unique it shows distinguishing settings."""
     head = ("experiment", "tasks", "seeds", "edges right", "worst", "types right", "MSE, step 1", "step 10", "step 20")
     lines = []
-    for group, apart in zip(groups, told_apart(groups), strict=True):
+    for group, apart in zip(groups, distinctions(groups), strict=True):
         right = group.values("test/edge_accuracy")
         figures = [spread_text(group, f"test/{name}") for name in ("type_accuracy", "mse_1", "mse_10", "mse_20")]
         worst = share_text(min(right)) if right else ABSENT

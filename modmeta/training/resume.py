@@ -39,7 +39,7 @@ from modmeta.training.configs import (
 )
 from modmeta.training.distributed import first
 from modmeta.training.module import ResumableModule
-from modmeta.training.words import setting, with_new_names
+from modmeta.training.words import setting, with_new_names, with_new_references
 
 LARGEST = 1 << 30  # largest modules, in bytes, of a resumed run without a checkpoint
 
@@ -55,9 +55,7 @@ def settle(config: DictConfig) -> DictConfig:
     """
     for package in config.trust:
         trust(package)
-    if "bouncegrad" in config:  # experiment files of users from before the key was renamed to `method`
-        with open_dict(config):
-            config.method = OmegaConf.merge(config.method, config.pop("bouncegrad"))
+    config = _with_new_names(config)
     record = Path(config.directory) / RECORD
     for part in (record.parent, Path(config.directory) / "checkpoints"):
         if part.is_symlink():  # in an untrusted run directory it could point to other files of the user
@@ -81,6 +79,25 @@ def settle(config: DictConfig) -> DictConfig:
     except OSError as error:
         raise UserError(f"{config.directory} cannot be written to ({error}); choose another, hydra.run.dir") from error
     return settled
+
+
+def _with_new_names(config: DictConfig) -> DictConfig:
+    """A configuration whose experiment file may be of an earlier version, in which `method` was `bouncegrad`."""
+    with open_dict(config):
+        if "bouncegrad" in config:
+            config.method = OmegaConf.merge(config.method, config.pop("bouncegrad"))
+    renamed = OmegaConf.create(_with_new_references(OmegaConf.to_container(config, resolve=False)))
+    assert isinstance(renamed, DictConfig)
+    OmegaConf.set_struct(renamed, OmegaConf.is_struct(config))
+    return renamed
+
+
+def _with_new_references(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_new_references(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_new_references(part) for part in value]
+    return with_new_references(value) if isinstance(value, str) else value
 
 
 def resolved(config: DictConfig) -> DictConfig:

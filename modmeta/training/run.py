@@ -235,7 +235,7 @@ def attempt(config: DictConfig, number: int) -> DictConfig:
 def promote(winner: Fit, directory: Path) -> None:
     """Puts the results of a restart in the run's own directory; those of the first attempt move to `restart_0`.
 
-    May be broken off anywhere and done again.
+    May be interrupted anywhere and repeated.
     """
     first, partial = directory / "restart_0", directory / "restart_0.partial"
     if not first.exists():

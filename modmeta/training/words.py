@@ -32,4 +32,9 @@ def with_new_names(word: str) -> str:
     """Translates a setting of an earlier version: key `bouncegrad` and group `method@bouncegrad` became `method`."""
     word = re.sub(r"^(~|\+{0,2})method@bouncegrad(?=[=@]|$)", r"\1method", word)
     word = re.sub(r"^(~|\+{0,2})((?:[\w/]+@)?)bouncegrad(?=[.=]|$)", r"\1\2method", word)
-    return word.replace("${bouncegrad.", "${method.")
+    return with_new_references(word)
+
+
+def with_new_references(text: str) -> str:
+    """A text whose references to `bouncegrad`, such as `${bouncegrad.seed}`, are to `method`."""
+    return re.sub(r"\$\{((?:[\w.]+:)?)bouncegrad(?=[.,}])", r"${\1method", text)

@@ -40,7 +40,7 @@ def test_a_sweep_as_it_grows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     }
     assert all(run.metrics["train/seconds"] > 0 and run.history for run in found.runs)
     shutil.rmtree(tmp_path / "sweep" / "springs5_6tasks_seed3")
-    assert collect([tmp_path / "sweep"]).sweeps == {"sweep": {"finished": 1, "not begun": 1}}
+    assert collect([tmp_path / "sweep"]).sweeps == {"sweep": {"finished": 1, "not started": 1}}
 
 
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_committed_results(tmp_path: Path) -> None:
     """Every group and figure is there, and a figure of table 2 is what the files say."""
     assert main(["report", str(RESULTS), "-o", str(tmp_path / "report")]) == 0
     text = (tmp_path / "report" / "RESULTS.md").read_text()
-    files = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("charged5_5000tasks_*.json"))]
+    files = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("charged5/5000tasks_*.json"))]
     accuracy = [content["test/edge_accuracy"] for content in files]
     expected = f"{statistics.mean(accuracy):.2%} ± {statistics.stdev(accuracy):.2%}"
     table = text[text.index("## Table 2") :]

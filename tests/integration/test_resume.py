@@ -96,7 +96,7 @@ def test_another_logger_on_resuming(logger: str, whole: Path, tmp_path: Path) ->
     with open(tmp_path / "run" / "curves.csv", newline="") as file:
         steps = max(int(row["step"]) for row in csv.DictReader(file))
     assert (steps > 10) == (logger == "logger=[csv]")  # written on, or left as it was after the first epoch
-    assert len(list(tmp_path.glob("*_12tasks_seed0.json"))) == 1  # `results` reaches the part that writes them
+    assert len(list(tmp_path.glob("*/12tasks_seed0.json"))) == 1  # `results` reaches the part that writes them
     assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == before
 
 

@@ -95,7 +95,7 @@ def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.Capt
     assert final["train/seconds"] > max(metrics["train/seconds"] for metrics in others)  # those of all attempts
     energy = checkpoint(directory)["state_dict"]["agreement"]
     assert float(energy) == pytest.approx(final["val/agreement"])
-    kept = json.loads((tmp_path / "results" / "springs5_12tasks_seed0.json").read_text())
+    kept = json.loads((tmp_path / "results" / "springs5" / "12tasks_seed0.json").read_text())
     assert kept.pop("history")  # a file that stands alone holds the curves, too
     assert kept == final
 

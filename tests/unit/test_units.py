@@ -18,7 +18,7 @@ import modmeta
 from modmeta.api import Model, Relations
 from modmeta.cli.main import main
 from modmeta.data import formats
-from modmeta.data.familiar import check_familiar
+from modmeta.data.describe import check_familiar
 from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.observation import add_noise, estimate_velocities

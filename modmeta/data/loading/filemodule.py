@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from modmeta.data.units import Scales, robust_scales
 from modmeta.errors import DataError
 
 SPLITS = ("train", "valid", "test")
+AT_MOST = "${at_most:"  # data.num_tasks=${at_most:20}, as presets have it: 20, or as many as a file holds
+OmegaConf.register_new_resolver("at_most", lambda number: number, replace=True)
 
 
 class FileDataModule(TrajectoryDataModule):
@@ -96,6 +98,8 @@ def filled_from_file(config: DictConfig) -> DictConfig:
         "num_types": max((int(part.max()) for part in typed), default=0) + 1,
         "observed_frames": frames - frames // 5,
     }
+    if str(cast(dict[str, Any], OmegaConf.to_container(data, resolve=False))["num_tasks"]).startswith(AT_MOST):
+        data.num_tasks = min(data.num_tasks, train.num_tasks)
     for name, value in found.items():
         if data[name] is None:
             data[name] = value

@@ -1,17 +1,20 @@
 """Loads a file of trajectories for a trained model. Used by `infer`, `evaluate`, `unseen` and the Python API."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from modmeta.data import formats
-from modmeta.data.describe import check_moving, find_positions, frame_motion, in_order
-from modmeta.data.familiar import Known, check_familiar
+from modmeta.data.describe import Known, check_familiar, check_moving, find_positions, frame_motion, in_order
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last
+from modmeta.data.transforms.gaps import absent_last, filled, observed_steps, with_absent
 from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
+from modmeta.data.units import Units
 from modmeta.errors import DataError
 
 MOTION = 0.02  # tolerated relative difference of the time between frames
@@ -149,3 +152,101 @@ def _check_frame_step(data: Trajectories, known: Known, where: str) -> None:
             f"{known.frame_motion:.4g}; resample the data with --resample, in the units of the frame column, or train "
             "a model on it"
         )
+
+
+def arrays_for_model(
+    states: Any, mask: Any, known: Known, units: Units, frame_step: float
+) -> tuple[Trajectories, Tensor, Tensor | None]:
+    """Converts, checks and normalises arrays or trajectories of a caller in Python.
+
+    Args:
+        states: (B, N, T, D), or (N, T, D) for one task, in the units of the training data; or trajectories.
+        mask: (B, T - 1) or (B, N, T) booleans, see `modmeta.Model.infer`; None for all.
+        known: properties of the training data.
+        units: protocol units of the model.
+        frame_step: time between frames of the training data.
+
+    Returns:
+        Trajectories, states in protocol units (B, N, T, D), and the steps that count, (B, T - 1); None for all.
+
+    Raises:
+        DataError: states or mask do not fit the model.
+    """
+    data, steps = states, None
+    if not isinstance(states, Trajectories):
+        data, steps = _as_trajectories(states, mask, known.features, frame_step)
+    elif mask is not None:
+        raise DataError("mask: trajectories have one of their own; leave it out")
+    _check_states(data.states.shape, known.features)
+    check_familiar(data, known, "states")
+    given = units.normalised(data.states)
+    lost = np.argwhere(~np.isfinite(given.numpy()))
+    if len(lost):
+        task, entity, frame, feature = lost[0].tolist()
+        value = data.states[task, entity, frame, feature]
+        raise DataError(
+            f"states: task {task}, entity {entity}, frame {frame}, {known.features[feature]} is {value:.3g}, too large "
+            "for the model; check that value"
+        )
+    steps = observed_steps(data) if steps is None else steps
+    return data, given, None if steps is None else torch.from_numpy(steps)
+
+
+def _check_states(shape: tuple[int, ...], features: tuple[str, ...]) -> None:
+    if len(shape) != 4 or shape[0] < 1 or shape[1] < 2 or shape[2] < 3 or shape[3] != len(features):
+        raise DataError(
+            f"states have shape {shape}; this model takes (tasks, entities, frames, features), at least 2 "
+            f"entities and 3 frames, with {len(features)} features: {', '.join(features)}"
+        )
+
+
+def _as_trajectories(
+    states: Any, mask: Any, features: tuple[str, ...], frame_step: float
+) -> tuple[Trajectories, np.ndarray | None]:
+    """Converts arrays to trajectories; returns also the steps that count, where the mask is of steps."""
+    array = _numbers(states)
+    array = array[None] if array.ndim == 3 else array
+    _check_states(array.shape, features)
+    given = None if mask is None else _mask(mask, array.shape[:3])
+    seen = given if given is not None and given.ndim == 3 else None
+    data = with_absent(Trajectories(array, None, features, frame_step, mask=seen))
+    if seen is not None and data.mask is not None:
+        data = replace(data, states=filled(data.states, data.mask))
+    if not np.isfinite(data.states).all():
+        task, entity, frame, feature = np.argwhere(~np.isfinite(data.states))[0].tolist()
+        raise DataError(f"states: task {task}, entity {entity}, frame {frame}, feature {feature} is not finite")
+    there = np.ones(array.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
+    if (there.sum(axis=1) < 2).any() or (there[:, 1:] & ~there[:, :-1]).any():
+        raise DataError("states: every task has 2 entities or more, and those that it lacks come last")
+    return data, None if given is None or given.ndim == 3 else given
+
+
+def _numbers(states: Any) -> np.ndarray:
+    """Converts states to float64."""
+    if isinstance(states, Tensor):
+        if states.is_complex() or states.dtype == torch.bool:
+            raise DataError(f"states are {states.dtype}; give real numbers")
+        return np.asarray(states.detach().to("cpu", torch.float64).numpy())
+    try:
+        array = np.asarray(states)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError("states are not an array: (tasks, entities, frames, features), all tasks alike") from error
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"states are {array.dtype}; give real numbers, such as states.astype(float)")
+    return array.astype(np.float64)
+
+
+def _mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Checks a mask: steps that count, (B, T - 1), or observed entities, (B, N, T), for states (B, N, T)."""
+    try:
+        steps = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+    except (ValueError, TypeError) as error:
+        raise DataError("mask is not an array of booleans") from error
+    expected = (shape[0], shape[2] - 1)
+    if steps.dtype != bool or steps.shape not in (expected, shape):
+        raise DataError(
+            f"mask is {steps.dtype} of shape {steps.shape}; give booleans of shape {expected}, (tasks, frames - 1): "
+            f"which steps from a frame to the next count, those with all entities seen in both; or {shape}, (tasks, "
+            "entities, frames): where each entity was seen"
+        )
+    return steps

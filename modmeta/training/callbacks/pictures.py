@@ -46,7 +46,7 @@ class Pictures(pl.Callback):
         with torch.no_grad():
             found = module.infer(batch[STATES].to(module.device)).structure.relations
         relations = module.module_to_relation[found] if RELATIONS in batch else found
-        figures = {"relations": relations_figure(relations, batch.get(RELATIONS), data.num_relations)}
+        figures = {"relations": relations_figure(relations, batch.get(RELATIONS))}
         dynamics = module.model.dynamics
         if data.positions and dynamics.additive:
             figures["laws"] = laws_figure(dynamics, data.positions)
@@ -56,7 +56,7 @@ class Pictures(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and not logger._offline and trainer.is_global_zero:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero and not logger.experiment.offline:
                 import wandb
 
                 artifact = wandb.Artifact(f"checkpoint-{logger.experiment.id}", type="model")

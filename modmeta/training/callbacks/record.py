@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from modmeta.io import reason_and_remedy, write_durably, write_json
 from modmeta.machine import commit, hardware
-from modmeta.plots.curves import plot_curves
+from modmeta.plots.dashboards import plot_curves
 from modmeta.terminal import Terminal, measures_table
 from modmeta.text import for_console
 from modmeta.training.module import ResumableModule
@@ -31,14 +31,19 @@ def portable(value: Any, directory: Path) -> Any:
     return value
 
 
+def result_file(results: Path, name: str, tasks: int, seed: int | None) -> Path:
+    """Path of a run in a folder of results: `EXPERIMENT/NNNNtasks_seedS.json`."""
+    return results / name / f"{tasks}tasks_seed{seed}.json"
+
+
 class RunRecord(pl.Callback):
     """Keeps the curves of a run and writes its results.
 
-    `seconds` is the wall-clock time of training, including validation and the time before interruptions.
+    Seconds are wall-clock time of training and validation, including the time before an interruption.
 
     Args:
         directory: directory of the run.
-        results: second directory for metrics and curves; the file name has the run's name, training tasks and seed.
+        results: folder to which metrics and curves are also written, see `result_file`.
     """
 
     def __init__(self, directory: str, results: str | None = None) -> None:
@@ -138,10 +143,10 @@ class RunRecord(pl.Callback):
                 plot_curves(self.history).savefig(image, dpi=150)
                 write_durably(self.directory / "curves.png", image.getvalue())
             if self.results is not None and any(name.startswith("test/") for name in content):
-                self.results.mkdir(parents=True, exist_ok=True)
-                name = f"{content['config']['name']}_{content['train/tasks']}tasks_seed{content['seed']}.json"
-                write_json(self.results / name, content | {"history": self.history})
-            write_json(self.directory / "metrics.json", content)  # last: its presence marks the run as finished
+                file = result_file(self.results, content["config"]["name"], content["train/tasks"], content["seed"])
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, content | {"history": self.history})
+            write_json(self.directory / "metrics.json", content)  # last, because it marks the run as finished
         except OSError as error:
             return f"the results of {self.directory} could not be written {reason_and_remedy(error)}"
         return None

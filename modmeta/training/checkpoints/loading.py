@@ -104,7 +104,11 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
     Raises:
         UserError: see `read_checkpoint`; or the checkpoint holds a baseline.
     """
-    content = read_checkpoint(path)
+    return model_of(read_checkpoint(path), path)
+
+
+def model_of(content: dict[str, Any], path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
+    """`load_model` of a checkpoint that is read already; `path` is where, for messages."""
     config, data = content["modmeta"]["config"], content["modmeta"]["data"]
     module = hydra.utils.instantiate(config)
     module.load_state_dict(dict(content["state_dict"]))

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
@@ -13,10 +14,12 @@ from omegaconf import OmegaConf
 import modmeta
 from modmeta.cli.main import main
 from modmeta.cli.train import hydra_words
+from modmeta.data import formats
+from modmeta.data.trajectories import Trajectories
 from modmeta.errors import UserError
 from modmeta.training.resume import settle
 from modmeta.training.words import setting
-from tests.runs import compose
+from tests.runs import compose, run
 
 QUIET = (
     "debug=fast",
@@ -152,3 +155,32 @@ def test_words_of_earlier_versions_mean_the_same(tmp_path: Path) -> None:
     settled = settle(config)
     assert "bouncegrad" not in settled
     assert settled.method.persist is False
+
+
+def test_experiment_files_of_earlier_versions(tmp_path: Path) -> None:
+    """References to `bouncegrad` in a user's experiment file are to `method`, whether it has that key or not."""
+    content = "# @package _global_\nthreads: ${bouncegrad.seed}\nbouncegrad: {persist: false}\n"
+    content += "data: {batch_size: '${oc.select:bouncegrad.none,${bouncegrad.observed_frames}}'}\n"
+    for name, text in (("old", content), ("references", content.replace("bouncegrad: {persist: false}\n", ""))):
+        (tmp_path / "experiment").mkdir(exist_ok=True)
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text)
+        places = (f"hydra.searchpath=[{tmp_path}]", f"directory={tmp_path}/{name}")
+        settled = settle(compose(tmp_path / name, *QUIET, *places, f"experiment={name}", "seed=1"))
+        assert "bouncegrad" not in settled
+        assert (settled.threads, settled.data.batch_size, settled.method.persist) == (1, 49, name != "old")
+
+
+@pytest.mark.parametrize("preset", ["fast", "overfit", "profiler"])
+def test_presets_for_trials_take_files_of_few_tasks(preset: str, tmp_path: Path) -> None:
+    """A file with fewer tasks than a preset asks for is used as it is; one with more, as far as the preset asks."""
+    for tasks, used in ((6, {"fast": 4, "overfit": 4}), (60, {"fast": 20, "overfit": 10})):
+        states = np.random.default_rng(0).normal(size=(tasks, 3, 12, 4)).cumsum(axis=2)
+        file = tmp_path / f"{tasks}.npz"
+        formats.save(file, {"all": Trajectories(states, None, ("x", "y", "vx", "vy"), 1.0)})
+        words = ["data=files", f"data.path={file}", f"debug={preset}", "data.batches_per_epoch=2"]
+        config = settle(compose(tmp_path / f"run{tasks}", *words))
+        assert config.data.num_tasks == used.get(preset, 4 if tasks == 6 else 36)
+    quiet = ["trainer.max_epochs=1", "callbacks.progress=null", "logger=[csv]"]
+    quiet += ["trainer.accelerator=cpu", "trainer.devices=1", "model.hidden=8"]
+    few = [word.replace("60.npz", "6.npz") for word in words]
+    assert "val/energy" in run(tmp_path / "run", *few, *quiet)

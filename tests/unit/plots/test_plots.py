@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from modmeta.data.trajectories import Trajectories
+from modmeta.evaluation.laws import laws, pull
 from modmeta.plots import pictures
-from modmeta.plots.dashboards import pixels, pull, relations_figure, usage_figure
+from modmeta.plots.dashboards import pixels, relations_figure, usage_figure
 from tests.conftest import make_model
 
 
@@ -48,11 +49,13 @@ def test_the_pull_of_a_known_law() -> None:
     assert law[0].abs().max() == 0
     sign = law[1, 0].sign()
     torch.testing.assert_close(sign * law[1], 2 * scaled * (law[1, 0].abs() / (2 * scaled[0])))
+    _, in_frame = laws(model.dynamics, 2, (0.1, 1))
+    torch.testing.assert_close(torch.from_numpy(in_frame[:, ::119]), law[:, ::4] * model.dynamics.change_scale[2])
 
 
 def test_pictures_show_what_they_are_given() -> None:
     relations = torch.tensor([[[0, 1], [1, 0], [0, 0]]])
-    same, other = relations_figure(relations, relations, 2), relations_figure(relations, 1 - relations, 2)
+    same, other = relations_figure(relations, relations), relations_figure(relations, 1 - relations)
     assert (pixels(same) != pixels(other)).any()
     heights = [bar.get_height() for bar in usage_figure(relations, 2).axes[0].patches]
     assert heights == pytest.approx([4 / 6, 2 / 6])

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from modmeta.cli.main import main
-from modmeta.report.collect import SWEEP, _not_begun, collect
-from modmeta.report.escape import in_markdown
+from modmeta.report.collect import SWEEP, collect, not_started
 from modmeta.report.results import results
+from modmeta.report.tables import in_markdown
 from modmeta.text import for_plot, for_sheet, from_sheet, plain
 from tests.unit.report.test_report import RESULTS, written
 
 
 def content_with(**changes: Any) -> str:
-    content = json.loads((RESULTS / "springs5_500tasks_seed0.json").read_text())
+    content = json.loads((RESULTS / "springs5" / "500tasks_seed0.json").read_text())
     config = changes.pop("config", {})
     content |= changes
     content["config"] = content["config"] | config if isinstance(config, dict) else config
@@ -276,7 +276,7 @@ def test_sweeps_are_counted_without_a_look_at_each_run(tmp_path: Path, task: Any
     sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": None}
     (tmp_path / SWEEP).write_text(json.dumps({"hydra": {"sweeper": sweeper, "overrides": {"task": task}}}))
     start = time.monotonic()
-    assert _not_begun(tmp_path) == count
+    assert not_started(tmp_path) == count
     assert time.monotonic() - start < 5
 
 
@@ -285,4 +285,4 @@ def test_sweeps_are_counted_without_a_look_at_each_run(tmp_path: Path, task: Any
 )
 def test_odd_records_of_sweeps_count_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / SWEEP).write_text(content)
-    assert _not_begun(tmp_path) == 0
+    assert not_started(tmp_path) == 0

@@ -18,6 +18,7 @@ from modmeta.report.groups import grouped
 from modmeta.report.paper import ROWS, WORLDS, chosen, is_row, of_row
 from modmeta.report.results import results
 from modmeta.report.runs import SILENT
+from modmeta.training.callbacks.record import result_file
 from modmeta.training.configs import FAILED
 from tests.runs import ROOT, configured
 
@@ -26,7 +27,7 @@ RESULTS = ROOT / "results"
 
 def written(path: Path, seed: int = 0, tasks: int = 100, name: str = "springs5", **measures: Any) -> Path:
     """A file of results like a committed one, with other measures (`edge_accuracy=0.9`)."""
-    content = json.loads((RESULTS / "springs5_500tasks_seed0.json").read_text())
+    content = json.loads((RESULTS / "springs5" / "500tasks_seed0.json").read_text())
     content["config"] |= {"name": name, "seed": seed}
     content["config"]["data"] |= {"num_tasks": tasks, "train": tasks, "seed": seed, "order_seed": seed}
     content["config"]["bouncegrad"]["seed"] = seed
@@ -34,6 +35,17 @@ def written(path: Path, seed: int = 0, tasks: int = 100, name: str = "springs5",
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
+
+
+def test_folders_of_results_of_both_layouts_are_read(tmp_path: Path) -> None:
+    """Files in a folder of their experiment, and side by side as in earlier versions."""
+    for seed in range(2):
+        written(result_file(tmp_path / "new", "springs5", 100, seed), seed, edge_accuracy=0.9)
+        written(tmp_path / "old" / f"springs5_100tasks_seed{seed}.json", seed, edge_accuracy=0.9)
+    assert (tmp_path / "new" / "springs5" / "100tasks_seed1.json").exists()
+    old, new, both = (collect(paths) for paths in ([tmp_path / "old"], [tmp_path / "new"], [tmp_path]))
+    assert (len(old.runs), len(new.runs), len(both.runs), both.twice) == (2, 2, 2, 2)
+    assert results(old) == results(new)
 
 
 def cells(text: str, label: str) -> list[list[str]]:
@@ -153,7 +165,7 @@ def test_a_run_and_its_copy_count_once(tmp_path: Path) -> None:
 
 
 def test_states_of_runs(tmp_path: Path) -> None:
-    """Finished, running, broken off and failed, and what a table says of a row that has nothing else."""
+    """Finished, running, interrupted and failed, and what a table says of a row that has nothing else."""
     sweep = tmp_path / "sweep"
     for name in ("running", "broken", "failed"):
         (sweep / name / ".hydra").mkdir(parents=True)
@@ -166,10 +178,10 @@ def test_states_of_runs(tmp_path: Path) -> None:
     found = collect([sweep])
     states = {run.where: (run.state, run.note) for run in found.runs}
     assert states["running"] == ("running", "2 of 8 epochs, last file written 0 minutes ago")
-    assert states["broken"] == ("broken off", "0 of 8 epochs, last file written 40 minutes ago")
+    assert states["broken"] == ("interrupted", "0 of 8 epochs, last file written 40 minutes ago")
     assert states["failed"] == ("failed", "UserError: the loss | is not finite")
     text = results(found)["RESULTS.md"].decode()
-    missing = "missing (1 broken off, 1 failed, 1 running)"
+    missing = "missing (1 interrupted, 1 failed, 1 running)"
     assert cells(text[text.index("## Table 2") :], "NRI (Kipf et al. 2018)")[0][2] == missing
     assert "the loss \\| is not finite" in text
     written(sweep / "broken" / "metrics.json", name="nri_springs5", mse_1=float("nan"), edge_accuracy=float("nan"))

@@ -93,7 +93,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_results_of_both_formats_are_one_group(tmp_path: Path) -> None:
-    old = json.loads((ROOT / "results" / "springs5_500tasks_seed0.json").read_text())
+    old = json.loads((ROOT / "results" / "springs5" / "500tasks_seed0.json").read_text())
     new, other = copy.deepcopy(old), copy.deepcopy(old)
     new["config"] = upgraded_config(old["config"])
     assert new["config"] != old["config"]

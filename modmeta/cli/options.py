@@ -1,11 +1,11 @@
-"""Options of the commands that read a data file."""
+"""Options that several commands have."""
 
 import argparse
 from typing import Any
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Registers the options."""
+    """Registers the options of commands that read a file of trajectories."""
     group = parser.add_argument_group("reading the file")
     group.add_argument("--task", default="task", metavar="COLUMN", help="column of a table with the task")
     group.add_argument("--frame", default="frame", metavar="COLUMN", help="column with frame numbers or times")
@@ -22,7 +22,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def reading_of(args: argparse.Namespace, **more: Any) -> Any:
-    """The `Reading` that the options describe."""
+    """How these options ask a file to be read."""
     from modmeta.data.reading import Reading
 
     features = tuple(args.features.split(",")) if args.features else None
@@ -30,3 +30,24 @@ def reading_of(args: argparse.Namespace, **more: Any) -> Any:
         task=args.task, frame=args.frame, entity=args.entity, features=features, missing=args.missing,
         resample=args.resample, frame_step=args.frame_step, **more,
     )  # fmt: skip
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Registers the option of commands that load a model; a package is trusted as soon as the option is read."""
+    parser.add_argument(
+        "--trust", action=_Trust, metavar="PACKAGE",
+        help="package of your own whose classes the model may name; its code is run",
+    )  # fmt: skip
+
+
+class _Trust(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = None
+    ) -> None:
+        from modmeta.errors import UserError
+        from modmeta.training.checkpoints.trust import trust
+
+        try:
+            trust(str(values))
+        except UserError as error:
+            parser.error(str(error))
