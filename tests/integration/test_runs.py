@@ -22,8 +22,10 @@ EXPERIMENTS = sorted(
 )
 
 
-# Those of `efficiency/` and of ten particles are others with a few settings changed.
-LONG = [name for name in EXPERIMENTS if "/" in name.replace("paper/", "") or name.endswith("10")]
+# Those of `efficiency/`, of ten particles and of the paper's charges are others with a few settings changed.
+LONG = [
+    name for name in EXPERIMENTS if "/" in name.replace("paper/", "") or name.endswith("10") or name == "paper/charged5"
+]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_sampling_agrees_with_exact_marginals(temperature: float) -> None:
         score = scorer(model, states, structure)
         energies = table(score, structure, 3)
         truth = exact(energies, structure, 3, temperature)
-        chains = sample(model, states, structure, temperature, generator, chains=64, sweeps=150)
+        chains = sample(model, states, structure, temperature, generator, chains=64, sweeps=400)
     assert ((truth > 0.1) & (truth < 0.9)).any()
     np.testing.assert_allclose(chains.probabilities, truth, atol=0.03)
     assert chains.r_hat.max() < 1.05
