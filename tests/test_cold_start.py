@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modmeta.graph.relations import from_matrix
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
-from modmeta.search.cold_start.cluster import cluster
+from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
@@ -162,6 +162,18 @@ def test_clusters_of_weights() -> None:
     found = cluster(weights, 3, generator)
     order = found.centre[:, 0].argsort().argsort()
     assert float((order[found.probability.argmax(-1)] == truth).double().mean()) > 0.99
+
+
+def test_one_of_several_clusterings_is_right_where_a_peak_is_narrow_and_tails_are_wide() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(3, (900,), generator=generator)
+    places, widths = torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([0.2, 0.01, 0.2])
+    weights = (places[truth] + widths[truth] * torch.randn(900, generator=generator)).double().unsqueeze(1)
+    shares = []
+    for found in clusterings(weights, 3, generator):
+        order = found.centre[:, 0].argsort().argsort()
+        shares.append(float((order[found.probability.argmax(-1)] == truth).double().mean()))
+    assert max(shares) > 0.99
 
 
 def test_unseen_frames_do_not_count() -> None:

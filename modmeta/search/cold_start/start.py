@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.search.cold_start.cluster import cluster
+from modmeta.search.cold_start.cluster import clusterings
 from modmeta.search.cold_start.features import Basis, columns, families, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, residuals
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
@@ -24,6 +24,8 @@ RIDGES = (
     1e-5,
 )  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
 ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
+BEST = 2  # clusterings of a law's weights that are carried to hard structures
+HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 TAIL = 5.0  # degrees of freedom of residuals
 CHUNK = 64  # tasks whose features are held at once
 
@@ -131,8 +133,19 @@ class _Data(NamedTuple):
         return _Data(self.states[tasks], None if self.seen is None else self.seen[tasks])
 
 
+class _Problem(NamedTuple):
+    form: Form
+    sums: Grams  # of the tasks on which laws are searched
+    tasks: int
+    fit: Grams  # of the judging tasks: frames that structures come from
+    judge: Grams  # and frames held out
+    judges: int
+    own: Tensor  # the own part without relations
+
+
 class _Found(NamedTuple):
     score: float
+    left: Tensor  # of which the score is the mean, (tasks,)
     kinds: Kinds
     number: int
     trial: Trial
@@ -171,24 +184,28 @@ def cold_start(
     if len(states) == 1:
         search = judges = data
     numbers = [num_kinds] if num_kinds else [2, 3, 4]
+    trials: list[Trial] = []
     found: list[_Found] = []
     for family in families(kind, bool((data.states > 0).all())):
         ready = steps(search.states, kind, units, smooth=smooth, growth=family.growth, seen=search.seen)
         basis = fit_basis(family, kind, ready)
+        settings = list(itertools.product(RIDGES, _laws_shared(basis, numbers)))
         for constants in (True, False):
-            form = Form(kind, units, smooth, basis, constants, 0.0)
-            found += _try(form, ready, judges, numbers, starts, generator)
-        if max(one.trial.without - one.score for one in found) > 2 * ENOUGH:
-            break  # a law that explains that much with hard structures is not bettered by a dearer one
-    least = min(one.score for one in found)
-    slack = 0.0 if num_kinds else 0.1
-    fewest = min(one.number for one in found if one.score <= least + slack)
-    best = min((one for one in found if one.number == fewest), key=lambda one: one.score)
+            problem = _problem(Form(kind, units, smooth, basis, constants, 0.0), ready, judges)
+            for setting in settings:
+                trials.append(_try(problem, *setting, starts, generator))
+                if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
+                    found += _structured(problem, trials[-1], numbers, generator)
+                if _enough(found):
+                    settings = [setting]  # and the other choice of constants beside it
+                    break
+        if _enough(found):
+            break
+    best = _chosen(found)
     trial, number = best.trial, best.number
-    trials = sorted({id(one.trial): one.trial for one in found}.values(), key=lambda one: one.score)
     kinds, temperature = _finish(trial.form, best.kinds, data)
     start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score)
-    trials.sort(key=lambda one: one is not trial)
+    trials.sort(key=lambda one: (one is not trial, one.score))
     return start._replace(answer=infer(start, states, seen))
 
 
@@ -231,43 +248,81 @@ def _split(form: Form, ready: Steps) -> tuple[Grams, Grams]:
     return grams(table._replace(weight=fit)), grams(table._replace(weight=table.weight * judges))
 
 
-def _try(
-    form: Form, ready: Steps, judges: _Data, numbers: list[int], starts: int, generator: torch.Generator
-) -> list[_Found]:
-    """Laws from random starts for every ridge, and structures from each for every number of kinds."""
+def _chosen(found: list[_Found]) -> _Found:
+    """Of the fewest kinds that explain nearly as much as any, the best.
+
+    More kinds always have more laws to bend. Nearly as much is nine tenths of the logarithm gained, or within the
+    standard error of the difference over tasks.
+    """
+    best = min(found, key=lambda one: one.score)
+    for number in sorted({one.number for one in found}):
+        rival = min((one for one in found if one.number == number), key=lambda one: one.score)
+        behind = rival.left - best.left
+        error = float(behind.std() / len(behind) ** 0.5) if len(behind) > 1 else 0.0
+        if rival.score - best.score <= max(0.1 * (best.trial.without - best.score), error):
+            return rival
+    return best
+
+
+def _enough(found: list[_Found]) -> bool:
+    """Whether hard structures explain so much that no dearer law can better them."""
+    return max(one.trial.without - one.score for one in found) > 2 * ENOUGH
+
+
+def _laws_shared(basis: Basis, numbers: list[int]) -> tuple[int, ...]:
+    """How many laws edges may have weights on: a second one where three kinds may differ in more than strength."""
+    h, v = basis.left.shape[1], basis.right.shape[1]
+    return (1, 2) if max(numbers) > 2 and h == 1 and v > 1 else (1,)
+
+
+def _problem(form: Form, ready: Steps, judges: _Data) -> _Problem:
     table = columns(form.basis, form.kind, ready)
-    if form.constants:
-        table = centred(table, table.weight)
-    sums = grams(table)
+    sums = grams(centred(table, table.weight) if form.constants else table)
     fit, judge = _split(form, _steps(judges, form))
-    tasks, own = len(judges.states), solve_own(sums)
-    h, v = form.basis.left.shape[1], form.basis.right.shape[1]
-    count = starts if h * v > 2 else 3
+    return _Problem(form, sums, len(ready.nodes), fit, judge, len(judges.states), solve_own(sums))
+
+
+def _try(problem: _Problem, ridge: float, shared: int, starts: int, generator: torch.Generator) -> Trial:
+    """The best of laws from random starts."""
+    laws = _random_laws(problem, shared, starts, generator)
+    for kept, iterations in ((len(laws.loss), 8), (6, 12), (2, 30)):
+        laws = refine(problem.sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
+    return _judged(problem, laws.select(laws.loss.argsort()[:1]), ridge)
+
+
+def _structured(problem: _Problem, trial: Trial, numbers: list[int], generator: torch.Generator) -> list[_Found]:
+    """Structures from a trial's weights, for every number of kinds, with what they explain of held-out frames."""
     found = []
-    laws_shared = (1, 2) if max(numbers) > 2 and h == 1 and v > 1 else (1,)
-    for ridge, r in itertools.product(RIDGES, laws_shared):
-        left = torch.randn(count, r, h, generator=generator, dtype=own.dtype).to(own)
-        right = torch.randn(count, r, v, generator=generator, dtype=own.dtype).to(own)
-        smoothness = torch.tensor([0.0, 0.5, 1.0], device=own.device)[torch.arange(count) % 3].view(-1, 1, 1)
-        laws = laws_of(left, right * form.basis.spread[:v] ** smoothness, own)
-        for kept, iterations in ((count, 8), (6, 12), (2, 30)):
-            laws = refine(sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
-        laws = laws.select(laws.loss.argsort()[:1])
-        mean = solve_weights(sums, laws, ridge)[1]
-        weights = solve_weights(fit, laws, ridge, mean)[0][0]
-        score = _log_residual(judge, _sent(weights, laws), laws.own[0], tasks)
-        without = _log_residual(judge, None, own, tasks)
-        gain = (without - score) / 2
-        error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
-        numbers_of_trial = (float(score.mean()), float(without.mean()), float(gain.mean()), error)
-        trial = Trial(form._replace(ridge=ridge), laws, mean, *numbers_of_trial)
-        for number in numbers:
-            kinds = _structured(trial, sums, len(ready.nodes), number, generator)
-            posterior, _ = explain(fit, kinds, tasks)
-            chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(own)
-            left = _log_residual(judge, chosen @ kinds.laws, kinds.own, tasks)
-            found.append(_Found(float(left.mean()), kinds, number, trial))
+    for number in numbers:
+        for kinds in _kinds(trial, problem.sums, problem.tasks, number, generator):
+            posterior, _ = explain(problem.fit, kinds, problem.judges)
+            chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(kinds.laws)
+            left = _log_residual(problem.judge, chosen @ kinds.laws, kinds.own, problem.judges)
+            found.append(_Found(float(left.mean()), left, kinds, number, trial))
     return found
+
+
+def _random_laws(problem: _Problem, shared: int, starts: int, generator: torch.Generator) -> Laws:
+    """Starts of various smoothness: coefficients as large as features are, their root, or all alike."""
+    basis, own = problem.form.basis, problem.own
+    h, v = basis.left.shape[1], basis.right.shape[1]
+    count = starts if h * v > 2 else 3
+    left = torch.randn(count, shared, h, generator=generator, dtype=own.dtype).to(own)
+    right = torch.randn(count, shared, v, generator=generator, dtype=own.dtype).to(own)
+    smoothness = torch.tensor([0.0, 0.5, 1.0], device=own.device)[torch.arange(count) % 3].view(-1, 1, 1)
+    return laws_of(left, right * basis.spread[:v] ** smoothness, own)
+
+
+def _judged(problem: _Problem, laws: Laws, ridge: float) -> Trial:
+    """Laws with what they explain of held-out frames, weights from the others."""
+    mean = solve_weights(problem.sums, laws, ridge)[1]
+    weights = solve_weights(problem.fit, laws, ridge, mean)[0][0]
+    score = _log_residual(problem.judge, _sent(weights, laws), laws.own[0], problem.judges)
+    without = _log_residual(problem.judge, None, problem.own, problem.judges)
+    gain = (without - score) / 2
+    error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
+    form = problem.form._replace(ridge=ridge)
+    return Trial(form, laws, mean, float(score.mean()), float(without.mean()), float(gain.mean()), error)
 
 
 def _sent(weights: Tensor, laws: Laws) -> Tensor:
@@ -287,22 +342,36 @@ def _log_residual(sums: Grams, coefficients: Tensor | None, own: Tensor, tasks: 
     return torch.log((left.view(tasks, -1).sum(1) / count).clamp_min(1e-14 * target))
 
 
-def _structured(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> Kinds:
-    """Kinds' laws, from clusters of weights and expectation maximisation."""
+def _kinds(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> list[Kinds]:
+    """Kinds' laws from the clusterings of weights that explain most, by expectation maximisation."""
     weights = solve_weights(sums, trial.laws, trial.form.ridge, trial.mean)[0][0]
     e, s, r = weights.shape
-    mixture = cluster(weights.reshape(-1, r), number, generator)
-    posterior = from_labels(mixture.probability.view(e, s, number))
-    pairs = torch.outer(mixture.share, mixture.share)
-    kinds, posterior = requantised(sums, trial.laws, weights, posterior, pairs, tasks)
-    return _rounds(sums, kinds, posterior, tasks)
+    ways: list[tuple[Kinds, Posterior]] = []
+    for mixture in clusterings(weights.reshape(-1, r), number, generator):
+        beliefs = from_labels(mixture.probability.view(e, s, number))
+        pairs = torch.outer(mixture.share, mixture.share)
+        ways.append(requantised(sums, trial.laws, weights, beliefs, pairs, tasks))
+    ways.sort(key=lambda way: float(way[0].variance))
+    return [_rounds(sums, kinds, beliefs, tasks) for kinds, beliefs in _unlike(ways)[:BEST]]
+
+
+def _unlike(ways: list[tuple[Kinds, Posterior]]) -> list[tuple[Kinds, Posterior]]:
+    """Those that are not one of those before over again, as their variances tell."""
+    kept = ways[:1]
+    for way in ways[1:]:
+        if float(way[0].variance) > float(kept[-1][0].variance) * 1.001:
+            kept.append(way)
+    return kept
 
 
 def _rounds(sums: Grams, kinds: Kinds, posterior: Posterior, tasks: int, count: int = 15) -> Kinds:
-    """Expectation maximisation from beliefs."""
-    pairs = kinds.pairs
+    """Expectation maximisation from beliefs, until it no longer explains more."""
+    pairs, before = kinds.pairs, float("inf")
     for _ in range(count):
         kinds = fit_kinds(sums, posterior, pairs)
+        if abs(before - float(kinds.variance)) < 1e-4 * before:
+            break
+        before = float(kinds.variance)
         posterior, pairs = explain(sums, kinds, tasks)
     return fit_kinds(sums, posterior, pairs)
 
