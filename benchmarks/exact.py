@@ -26,7 +26,7 @@ def exact_structures(world: World, states: Tensor, own: Tensor) -> Tensor:
     Errors of features are weighed as if each had an unknown variance of its own. Where relations go both ways, that is
     known too.
     """
-    b, n, t, d = states.shape
+    b, n, t, _ = states.shape
     begin = states[:, :, :-1].movedim(2, 1).flatten(0, 1)  # (B (T - 1), N, D)
     end = states[:, :, 1:].movedim(2, 1).flatten(0, 1)
     constants = own.repeat_interleave(t - 1, 0)

@@ -25,6 +25,7 @@ RIDGES = (
 )  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
 ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
 BEST = 2  # clusterings of a law's weights that are carried to hard structures
+ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 TAIL = 5.0  # degrees of freedom of residuals
 CHUNK = 64  # tasks whose features are held at once
@@ -189,7 +190,8 @@ def cold_start(
     for family in families(kind, bool((data.states > 0).all())):
         ready = steps(search.states, kind, units, smooth=smooth, growth=family.growth, seen=search.seen)
         basis = fit_basis(family, kind, ready)
-        settings = list(itertools.product(RIDGES, _laws_shared(basis, numbers)))
+        ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
+        settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
         for constants in (True, False):
             problem = _problem(Form(kind, units, smooth, basis, constants, 0.0), ready, judges)
             for setting in settings:
@@ -249,19 +251,26 @@ def _split(form: Form, ready: Steps) -> tuple[Grams, Grams]:
 
 
 def _chosen(found: list[_Found]) -> _Found:
-    """Of the fewest kinds that explain nearly as much as any, the best.
+    """Of the fewest kinds that explain nearly as much as any, the best; of laws that are as good, the simplest.
 
     More kinds always have more laws to bend. Nearly as much is nine tenths of the logarithm gained, or within the
     standard error of the difference over tasks.
     """
     best = min(found, key=lambda one: one.score)
     for number in sorted({one.number for one in found}):
-        rival = min((one for one in found if one.number == number), key=lambda one: one.score)
-        behind = rival.left - best.left
-        error = float(behind.std() / len(behind) ** 0.5) if len(behind) > 1 else 0.0
-        if rival.score - best.score <= max(0.1 * (best.trial.without - best.score), error):
-            return rival
+        rivals = [one for one in found if one.number == number]
+        rival = min(rivals, key=lambda one: one.score)
+        if rival.score - best.score <= max(0.1 * (best.trial.without - best.score), _error(rival, best)):
+            best = rival
+            alike = [one for one in rivals if one.score - best.score <= min(ALIKE, _error(one, best))]
+            return min(alike, key=lambda one: (one.kinds.laws.shape[1], one.trial.form.constants, one.score))
     return best
+
+
+def _error(one: _Found, other: _Found) -> float:
+    """Standard error of the difference of scores over tasks."""
+    apart = one.left - other.left
+    return float(apart.std() / len(apart) ** 0.5) if len(apart) > 1 else 0.0
 
 
 def _enough(found: list[_Found]) -> bool:
