@@ -28,6 +28,8 @@ BEST = 2  # clusterings of a law's weights that are carried to hard structures
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 TAIL = 5.0  # degrees of freedom of residuals
+BINS, FLOOR = 16, 1e-8  # of activity; of the least squared scale in units of the mean
+STEEP_ROUNDS, HEAT = 14, 300.0  # of the annealing that finishes steep laws; its first temperature
 CHUNK = 64  # tasks whose features are held at once
 
 
@@ -95,6 +97,20 @@ class Answer(NamedTuple):
     coefficients: Tensor
 
 
+class Scales(NamedTuple):
+    """How large residuals are, by how much senders could do: those of close encounters are not those of quiet times.
+
+    Attributes:
+        edges: of bins of activity, logarithms, (bins - 1,).
+        squares: squared scale of every bin, (bins,).
+        unit: makes weights 1 on average.
+    """
+
+    edges: Tensor
+    squares: Tensor
+    unit: float
+
+
 class Start(NamedTuple):
     """Result of a cold start.
 
@@ -108,6 +124,7 @@ class Start(NamedTuple):
         suggested: number of kinds that held-out frames suggest.
         trials: everything tried, best first.
         structural: mean over tasks of the log mean squared residual on held-out frames, structures from the others.
+        scales: how large residuals are, by activity.
     """
 
     form: Form
@@ -119,6 +136,7 @@ class Start(NamedTuple):
     suggested: int
     trials: list[Trial]
     structural: float
+    scales: Scales
 
     @property
     def gain(self) -> float:
@@ -205,8 +223,10 @@ def cold_start(
             break
     best = _chosen(found)
     trial, number = best.trial, best.number
-    kinds, temperature = _finish(trial.form, best.kinds, data)
-    start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score)
+    kinds, temperature, scales = _finish(trial.form, best.kinds, data)
+    start = Start(
+        trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score, scales
+    )
     trials.sort(key=lambda one: (one is not trial, one.score))
     return start._replace(answer=infer(start, states, seen))
 
@@ -399,37 +419,76 @@ def _weighted(table: Columns, form: Form, importance: Tensor) -> Columns:
     return (centred(table, weight) if form.constants else table)._replace(weight=weight)
 
 
-def _importance(left: Tensor, weight: Tensor) -> Tensor:
-    """Student-t weights of residuals (E, L, C), scale from the data themselves, mean 1."""
-    there = weight > 0
-    scale = left.square()[there].mean()
+def _activity(table: Columns, kinds: Kinds) -> Tensor:
+    """Logarithm of what all senders' messages of all kinds could add up to, (E, L): large where bodies come close."""
+    sent = table.pair @ kinds.laws.mT
+    return (sent.square().sum((1, 3, 4)) + 1e-30).log() / 2
+
+
+def _scales(left: Tensor, weight: Tensor, activity: Tensor, bins: int) -> Scales:
+    """How large residuals (E, L, C) are, by activity (E, L), tails drawn in by Student-t weights."""
+    there, square = weight > 0, left.square()
+    some = activity[there.any(-1)]
+    number = max(1, min(bins, len(some) // 100))
+    levels = torch.linspace(0, 1, number + 1, dtype=left.dtype, device=left.device)[1:-1]
+    edges = some[:: max(1, len(some) // 100_000)].quantile(levels) if number > 1 else some[:0]
+    place = torch.bucketize(activity, edges)  # (E, L)
+    member = torch.nn.functional.one_hot(place, number).to(left)  # (E, L, bins)
+    count = torch.einsum("elb,elc->b", member, there.to(left)).clamp_min(1)
+    scale = torch.einsum("elb,elc->b", member, square * there) / count
+    floor = (scale.mean() * FLOOR).clamp_min(1e-300)
     for _ in range(10):
-        u = (TAIL + 1) / (TAIL + left.square() / scale.clamp_min(1e-300))
-        scale = (u * left.square())[there].mean()
-    u = (TAIL + 1) / (TAIL + left.square() / scale.clamp_min(1e-300))
-    return u / u[there].mean()
+        u = (TAIL + 1) / (TAIL + square / scale.clamp_min(floor)[place].unsqueeze(-1))
+        scale = torch.einsum("elb,elc->b", member, u * square * there) / count
+    scales = Scales(edges, scale.clamp_min(floor), 1.0)
+    return scales._replace(unit=float(1 / _importance(scales, left, activity)[there].mean()))
 
 
-def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float]:
-    """Kinds' laws from all tasks, Student-t weights; and the temperature that residuals' correlation asks for."""
+def _importance(scales: Scales, left: Tensor | None, activity: Tensor) -> Tensor:
+    """Weights of intervals, (E, L, C) or without residuals (E, L, 1), of mean 1 on the tasks that scales come from."""
+    scale = scales.squares[torch.bucketize(activity, scales.edges)].unsqueeze(-1)
+    if left is None:
+        return scales.unit / scale
+    return scales.unit * (TAIL + 1) / (TAIL * scale + left.square())
+
+
+def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales]:
+    """Kinds' laws from all tasks, Student-t weights; the temperature that residuals' correlation asks for; scales.
+
+    Steep laws are finished by annealing: collisions tell some edges beyond doubt, and the laws at a distance come from
+    receivers whose edges are all told, so that the quiet rest is not taken for whatever the first laws had there.
+    """
     tables, tasks = _chunks(data, form), len(data.states)
-    importance = [torch.ones_like(table.weight) for table in tables]
-    temperature = 1.0
-    for _ in range(3):
-        sums = joined([grams(_weighted(table, form, u)) for table, u in zip(tables, importance, strict=True)])
-        posterior, pairs = explain(sums, kinds, tasks)
-        kinds = _rounds(sums, kinds._replace(pairs=pairs), posterior, tasks, 5)
-        posterior, pairs = explain(sums, kinds, tasks)
-        lefts, first = [], 0
-        for table, u in zip(tables, importance, strict=True):
-            slots = posterior.slots[first : first + len(table.target)]
-            lefts.append(residuals(_weighted(table, form, u), slots @ kinds.laws, kinds.own))
-            first += len(table.target)
-        weight = torch.cat([table.weight for table in tables])
+    sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
+    weight = torch.cat([table.weight for table in tables])
+    importance = torch.ones_like(weight)
+    for step in range(STEEP_ROUNDS if steep else 3):
+        weighted = [_weighted(table, form, u) for table, u in zip(tables, importance.split(sizes), strict=True)]
+        sums = joined([grams(table) for table in weighted])
+        heat = 1 + HEAT * 0.5**step if steep else 1.0
+        kinds = _sure_rounds(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
+        slots = explain(sums, kinds, tasks, temperature=heat)[0].slots.split(sizes)
+        lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
         left = torch.cat(lefts) * weight.sqrt()
-        temperature = _inflation(left, weight)
-        importance = list(_importance(left, weight).split([len(table.target) for table in tables]))
-    return kinds, temperature
+        activity = torch.cat([_activity(table, kinds) for table in tables])
+        scales = _scales(left, weight, activity, BINS if steep else 1)
+        importance = _importance(scales, left, activity)
+    return kinds, _inflation(left * (importance.sqrt() if steep else 1.0), weight), scales
+
+
+def _more_rounds(sums: Grams, kinds: Kinds, tasks: int) -> Kinds:
+    posterior, pairs = explain(sums, kinds, tasks)
+    return _rounds(sums, kinds._replace(pairs=pairs), posterior, tasks, 5)
+
+
+def _sure_rounds(sums: Grams, kinds: Kinds, tasks: int, heat: float) -> Kinds:
+    """Laws from receivers all of whose edges are told at temperature `heat`, mostly."""
+    for _ in range(3):
+        posterior, pairs = explain(sums, kinds, tasks, temperature=heat)
+        sure = (2 * posterior.slots.amax(-1) - 1).amin(-1).clamp_min(1e-3).square()
+        told = Grams(*(part * sure.view(-1, *[1] * (part.dim() - 1)) for part in sums))
+        kinds = fit_kinds(told, posterior, pairs)
+    return kinds
 
 
 def _inflation(left: Tensor, weight: Tensor) -> float:
@@ -446,12 +505,13 @@ def _infer(start: Start, data: _Data) -> Answer:
     form, kinds = start.form, start.kinds
     b, n = data.states.shape[:2]
     table = columns(form.basis, form.kind, _steps(data, form))
-    u = torch.ones_like(table.weight)
+    activity = _activity(table, kinds)
+    u = _importance(start.scales, None, activity)
     for _ in range(3):
         posterior, _ = explain(grams(_weighted(table, form, u)), kinds, b, temperature=start.temperature)
         coefficients = posterior.slots @ kinds.laws
         left = residuals(_weighted(table, form, u), coefficients, kinds.own)
-        u = _importance(left * table.weight.sqrt(), table.weight)
+        u = _importance(start.scales, left * table.weight.sqrt(), activity)
     sums = grams(_weighted(table, form, u))
     posterior, _ = explain(sums, kinds, b, temperature=start.temperature)
     weights = solve_weights(sums, start.laws, form.ridge, start.mean)[0][0]
