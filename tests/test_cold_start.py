@@ -11,8 +11,9 @@ from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.scales import importance, measure_scales
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
-from modmeta.search.cold_start.weak_form import measure_units, steps, unwrap
+from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap
 
 PHASE, PLAIN = Kind(0, (True,)), Kind(0, (False,))
 
@@ -66,6 +67,37 @@ def test_phases_with_unseen_frequencies_are_found_on_new_tasks(oscillators: tupl
     as_matrix[:, off] = answer.structures.flatten(1)
     moved = as_matrix[:, [2, 0, 3, 1]][:, :, [2, 0, 3, 1]]
     torch.testing.assert_close(again.structures.flatten(1), moved[:, off])
+
+
+def test_number_of_kinds_is_found_from_held_out_frames(oscillators: tuple[Tensor, Tensor]) -> None:
+    states, relations = oscillators
+    start = cold_start(states, PHASE, frame_step=0.1)
+    assert start.suggested == len(start.kinds.laws) == 2
+    assert right(start.answer.structures, relations) > 0.99
+
+
+def test_collisions_are_no_noise() -> None:
+    """One jump in forty steps of a smooth path leaves it smooth; a random walk is not."""
+    time = torch.linspace(0, 6, 40, dtype=torch.float64)
+    path = torch.sin(time + torch.arange(12).view(4, 3, 1)).unsqueeze(-1)
+    path[:, :, 20:] += 0.5
+    assert roughness(path, PLAIN) < 0.5
+    walk = torch.randn(4, 3, 40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(2)
+    assert roughness(walk, PLAIN) > 1.5
+
+
+def test_quiet_intervals_weigh_more() -> None:
+    """Scales follow activity: residuals of quiet intervals are weighed up."""
+    generator = torch.Generator().manual_seed(0)
+    activity = torch.randn(200, 30, generator=generator, dtype=torch.float64)
+    left = torch.randn(200, 30, 2, generator=generator, dtype=torch.float64) * activity.exp().unsqueeze(-1)
+    found = measure_scales(left, torch.ones_like(left), activity, 16)
+    quiet, loud = activity < -1, activity > 1
+    weights = importance(found, left, activity)
+    assert float(weights[quiet].mean() / weights[loud].mean()) > 20
+    assert float(weights.mean()) == pytest.approx(1.0)
+    plain = measure_scales(left, torch.ones_like(left), activity, 1)
+    assert plain.squares.shape == (1,)
 
 
 def test_units_of_states_and_time_do_not_matter() -> None:

@@ -26,8 +26,8 @@ class Family(NamedTuple):
     Attributes:
         name: in words.
         right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by functions
-            placed where distances are, powers of the inverse among them), `across` (also across it), `moving` (also velocities
-            relative to the receiver's, along all directions).
+            placed where distances are, powers of the inverse among them), `across` (also across it), `moving` (also
+            velocities relative to the receiver's, along all directions).
         rich: many functions of each argument instead of one.
         power: the highest power of the receiver's state on the left.
         growth: explain rates of growth (increments of logarithms) of positive states.

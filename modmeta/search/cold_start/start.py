@@ -14,6 +14,7 @@ from modmeta.search.cold_start.cluster import clusterings
 from modmeta.search.cold_start.features import Basis, columns, families, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, residuals
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, from_labels, requantised
 from modmeta.search.cold_start.weak_form import Kind, Steps, Units, measure_units, roughness, steps, unwrap
 
@@ -27,8 +28,6 @@ ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, afte
 BEST = 2  # clusterings of a law's weights that are carried to hard structures
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
-TAIL = 5.0  # degrees of freedom of residuals
-BINS, FLOOR = 16, 1e-8  # of activity; of the least squared scale in units of the mean
 STEEP_ROUNDS, HEAT = 14, 300.0  # of the annealing that finishes steep laws; its first temperature
 CHUNK = 64  # tasks whose features are held at once
 
@@ -95,20 +94,6 @@ class Answer(NamedTuple):
     constants: Tensor
     importance: Tensor
     coefficients: Tensor
-
-
-class Scales(NamedTuple):
-    """How large residuals are, by how much senders could do: those of close encounters are not those of quiet times.
-
-    Attributes:
-        edges: of bins of activity, logarithms, (bins - 1,).
-        squares: squared scale of every bin, (bins,).
-        unit: makes weights 1 on average.
-    """
-
-    edges: Tensor
-    squares: Tensor
-    unit: float
 
 
 class Start(NamedTuple):
@@ -221,6 +206,8 @@ def cold_start(
                     break
         if _enough(found):
             break
+    if not num_kinds:
+        found += _merged(min(found, key=lambda one: one.score), search, judges)
     best = _chosen(found)
     trial, number = best.trial, best.number
     kinds, temperature, scales = _finish(trial.form, best.kinds, data)
@@ -268,6 +255,26 @@ def _split(form: Form, ready: Steps) -> tuple[Grams, Grams]:
     if form.constants:
         table = centred(table, fit)
     return grams(table._replace(weight=fit)), grams(table._replace(weight=table.weight * judges))
+
+
+def _merged(best: _Found, search: _Data, judges: _Data) -> list[_Found]:
+    """The same with fewer kinds: those two whose laws differ least become one, again and again."""
+    form, found = best.trial.form, []
+    problem = _problem(form, _steps(search, form), judges)
+    second = torch.einsum("essfg->fg", problem.sums.pairs)
+    while best.number > 2:
+        posterior, pairs = explain(problem.sums, best.kinds, problem.tasks)
+        apart = best.kinds.laws.unsqueeze(1) - best.kinds.laws
+        apart = torch.einsum("klf,fg,klg->kl", apart, second, apart).fill_diagonal_(float("inf"))
+        first, other = divmod(int(apart.argmin()), best.number)
+        into = torch.arange(best.number)
+        into[other] = first
+        into = torch.nn.functional.one_hot(into.unique(return_inverse=True)[1]).to(pairs)
+        beliefs = from_labels(posterior.slots @ into)
+        kinds = best.kinds._replace(pairs=into.mT @ pairs @ into)
+        best = _found(problem, best.trial, _rounds(problem.sums, kinds, beliefs, problem.tasks))
+        found.append(best)
+    return found
 
 
 def _chosen(found: list[_Found]) -> _Found:
@@ -323,12 +330,18 @@ def _structured(problem: _Problem, trial: Trial, numbers: list[int], generator: 
     """Structures from a trial's weights, for every number of kinds, with what they explain of held-out frames."""
     found = []
     for number in numbers:
-        for kinds in _kinds(trial, problem.sums, problem.tasks, number, generator):
-            posterior, _ = explain(problem.fit, kinds, problem.judges)
-            chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(kinds.laws)
-            left = _log_residual(problem.judge, chosen @ kinds.laws, kinds.own, problem.judges)
-            found.append(_Found(float(left.mean()), left, kinds, number, trial))
+        ways = _kinds(trial, problem.sums, problem.tasks, number, generator)
+        found += [_found(problem, trial, kinds) for kinds in ways]
     return found
+
+
+def _found(problem: _Problem, trial: Trial, kinds: Kinds) -> _Found:
+    """Kinds with what they explain of held-out frames, structures from the others."""
+    number = len(kinds.laws)
+    posterior, _ = explain(problem.fit, kinds, problem.judges)
+    chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(kinds.laws)
+    left = _log_residual(problem.judge, chosen @ kinds.laws, kinds.own, problem.judges)
+    return _Found(float(left.mean()), left, kinds, number, trial)
 
 
 def _random_laws(problem: _Problem, shared: int, starts: int, generator: torch.Generator) -> Laws:
@@ -419,39 +432,6 @@ def _weighted(table: Columns, form: Form, importance: Tensor) -> Columns:
     return (centred(table, weight) if form.constants else table)._replace(weight=weight)
 
 
-def _activity(table: Columns, kinds: Kinds) -> Tensor:
-    """Logarithm of what all senders' messages of all kinds could add up to, (E, L): large where bodies come close."""
-    sent = table.pair @ kinds.laws.mT
-    return (sent.square().sum((1, 3, 4)) + 1e-30).log() / 2
-
-
-def _scales(left: Tensor, weight: Tensor, activity: Tensor, bins: int) -> Scales:
-    """How large residuals (E, L, C) are, by activity (E, L), tails drawn in by Student-t weights."""
-    there, square = weight > 0, left.square()
-    some = activity[there.any(-1)]
-    number = max(1, min(bins, len(some) // 100))
-    levels = torch.linspace(0, 1, number + 1, dtype=left.dtype, device=left.device)[1:-1]
-    edges = some[:: max(1, len(some) // 100_000)].quantile(levels) if number > 1 else some[:0]
-    place = torch.bucketize(activity, edges)  # (E, L)
-    member = torch.nn.functional.one_hot(place, number).to(left)  # (E, L, bins)
-    count = torch.einsum("elb,elc->b", member, there.to(left)).clamp_min(1)
-    scale = torch.einsum("elb,elc->b", member, square * there) / count
-    floor = (scale.mean() * FLOOR).clamp_min(1e-300)
-    for _ in range(10):
-        u = (TAIL + 1) / (TAIL + square / scale.clamp_min(floor)[place].unsqueeze(-1))
-        scale = torch.einsum("elb,elc->b", member, u * square * there) / count
-    scales = Scales(edges, scale.clamp_min(floor), 1.0)
-    return scales._replace(unit=float(1 / _importance(scales, left, activity)[there].mean()))
-
-
-def _importance(scales: Scales, left: Tensor | None, activity: Tensor) -> Tensor:
-    """Weights of intervals, (E, L, C) or without residuals (E, L, 1), of mean 1 on the tasks that scales come from."""
-    scale = scales.squares[torch.bucketize(activity, scales.edges)].unsqueeze(-1)
-    if left is None:
-        return scales.unit / scale
-    return scales.unit * (TAIL + 1) / (TAIL * scale + left.square())
-
-
 def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales]:
     """Kinds' laws from all tasks, Student-t weights; the temperature that residuals' correlation asks for; scales.
 
@@ -461,19 +441,19 @@ def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales
     tables, tasks = _chunks(data, form), len(data.states)
     sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
     weight = torch.cat([table.weight for table in tables])
-    importance = torch.ones_like(weight)
+    weigh = torch.ones_like(weight)
     for step in range(STEEP_ROUNDS if steep else 3):
-        weighted = [_weighted(table, form, u) for table, u in zip(tables, importance.split(sizes), strict=True)]
+        weighted = [_weighted(table, form, u) for table, u in zip(tables, weigh.split(sizes), strict=True)]
         sums = joined([grams(table) for table in weighted])
         heat = 1 + HEAT * 0.5**step if steep else 1.0
         kinds = _sure_rounds(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
         slots = explain(sums, kinds, tasks, temperature=heat)[0].slots.split(sizes)
         lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
         left = torch.cat(lefts) * weight.sqrt()
-        activity = torch.cat([_activity(table, kinds) for table in tables])
-        scales = _scales(left, weight, activity, BINS if steep else 1)
-        importance = _importance(scales, left, activity)
-    return kinds, _inflation(left * (importance.sqrt() if steep else 1.0), weight), scales
+        activity = torch.cat([log_activity(table, kinds) for table in tables])
+        scales = measure_scales(left, weight, activity, BINS if steep else 1)
+        weigh = importance(scales, left, activity)
+    return kinds, _inflation(left * (weigh.sqrt() if steep else 1.0), weight), scales
 
 
 def _more_rounds(sums: Grams, kinds: Kinds, tasks: int) -> Kinds:
@@ -505,13 +485,13 @@ def _infer(start: Start, data: _Data) -> Answer:
     form, kinds = start.form, start.kinds
     b, n = data.states.shape[:2]
     table = columns(form.basis, form.kind, _steps(data, form))
-    activity = _activity(table, kinds)
-    u = _importance(start.scales, None, activity)
+    activity = log_activity(table, kinds)
+    u = importance(start.scales, None, activity)
     for _ in range(3):
         posterior, _ = explain(grams(_weighted(table, form, u)), kinds, b, temperature=start.temperature)
         coefficients = posterior.slots @ kinds.laws
         left = residuals(_weighted(table, form, u), coefficients, kinds.own)
-        u = _importance(start.scales, left * table.weight.sqrt(), activity)
+        u = importance(start.scales, left * table.weight.sqrt(), activity)
     sums = grams(_weighted(table, form, u))
     posterior, _ = explain(sums, kinds, b, temperature=start.temperature)
     weights = solve_weights(sums, start.laws, form.ridge, start.mean)[0][0]
