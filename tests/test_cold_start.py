@@ -10,6 +10,7 @@ from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams
+from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.scales import importance, measure_scales
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
@@ -84,6 +85,34 @@ def test_collisions_are_no_noise() -> None:
     assert roughness(path, PLAIN) < 0.5
     walk = torch.randn(4, 3, 40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(2)
     assert roughness(walk, PLAIN) > 1.5
+
+
+def test_noise_of_observation_is_told_from_noise_that_drives() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kick = torch.randn(100, 5, 60, 1, generator=generator, dtype=torch.float64)
+    for memory in (0.5, 1.0):
+        walk = kick.clone()
+        for t in range(1, 60):
+            walk[:, :, t] += memory * walk[:, :, t - 1]
+        assert smoothing_width(walk, observation_noise(walk)) == 0
+    clean = phases(40, 0)[0]
+    clean = unwrap(clean, (True,))
+    assert smoothing_width(clean, observation_noise(clean)) == 0
+    noisy = clean + 0.05 * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    found = observation_noise(noisy)
+    assert float(found.sqrt()) == pytest.approx(0.05, rel=0.05)
+    width = smoothing_width(noisy, found)
+    assert width > 2
+    assert float((smoothed(noisy, width) - clean).std()) < 0.7 * 0.05
+
+
+def test_phases_are_found_under_noise_of_observation() -> None:
+    """Without smoothing 85% of the edges are right."""
+    states, relations = phases(60, 0)
+    noise = 0.05 * torch.randn(states.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    start = cold_start((states + noise).remainder(2 * torch.pi), PHASE, num_kinds=2, frame_step=0.1)
+    assert start.form.smoothing > 2
+    assert right(start.answer.structures, relations) > 0.9
 
 
 def test_quiet_intervals_weigh_more() -> None:

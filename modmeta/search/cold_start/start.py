@@ -13,6 +13,7 @@ from torch import Tensor
 from modmeta.search.cold_start.cluster import clusterings
 from modmeta.search.cold_start.features import Basis, columns, families, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, residuals
+from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, from_labels, requantised
@@ -29,6 +30,7 @@ BEST = 2  # clusterings of a law's weights that are carried to hard structures
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 STEEP_ROUNDS, HEAT = 14, 300.0  # of the annealing that finishes steep laws; its first temperature
+NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once
 
 
@@ -42,6 +44,7 @@ class Form(NamedTuple):
         basis: features of pairs.
         constants: whether every entity has a constant of its own in each channel.
         ridge: pull of weights to their mean.
+        smoothing: frames to either side over which noise of observation is averaged.
     """
 
     kind: Kind
@@ -50,6 +53,7 @@ class Form(NamedTuple):
     basis: Basis
     constants: bool
     ridge: float
+    smoothing: int = 0
 
 
 class Trial(NamedTuple):
@@ -181,7 +185,11 @@ def cold_start(
     generator = torch.Generator().manual_seed(seed)
     data = _Data(unwrap(states.double(), kind.angles), seen)
     units = measure_units(data.states, kind, frame_step)
-    smooth = roughness(data.states, kind) < 1.0
+    rough, smoothing = roughness(data.states, kind), 0
+    if rough > NOISY and seen is None:
+        smoothing = smoothing_width(data.states, observation_noise(data.states))
+        data = _Data(smoothed(data.states, smoothing), None)
+    smooth = rough < 1.0 or smoothing > 0
     order = torch.randperm(len(states), generator=generator)
     judging = max(1, min(2 * search_tasks // 3, len(states) // 3))
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
@@ -196,7 +204,7 @@ def cold_start(
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
         for constants in (True, False):
-            problem = _problem(Form(kind, units, smooth, basis, constants, 0.0), ready, judges)
+            problem = _problem(Form(kind, units, smooth, basis, constants, 0.0, smoothing), ready, judges)
             for setting in settings:
                 trials.append(_try(problem, *setting, starts, generator))
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
@@ -226,7 +234,8 @@ def infer(start: Start, states: Tensor, seen: Tensor | None = None) -> Answer:
         states: (B, N, T, D) in the units of those it was made from.
         seen: where entities were observed, (B, N, T).
     """
-    data = _Data(unwrap(states.double(), start.form.kind.angles), seen)
+    form = start.form
+    data = _Data(smoothed(unwrap(states.double(), form.kind.angles), form.smoothing), seen)
     parts = [_infer(start, data.part(slice(i, i + CHUNK))) for i in range(0, len(states), CHUNK)]
     return Answer(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
 
