@@ -29,7 +29,7 @@ ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, afte
 BEST = 2  # clusterings of a law's weights that are carried to hard structures
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
-STEEP_ROUNDS, HEAT = 14, 300.0  # of the annealing that finishes steep laws; its first temperature
+STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
 NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once
 
@@ -454,7 +454,7 @@ def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales
     for step in range(STEEP_ROUNDS if steep else 3):
         weighted = [_weighted(table, form, u) for table, u in zip(tables, weigh.split(sizes), strict=True)]
         sums = joined([grams(table) for table in weighted])
-        heat = 1 + HEAT * 0.5**step if steep else 1.0
+        heat = 1 + HEAT * COOL**step if steep else 1.0
         kinds = _sure_rounds(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
         slots = explain(sums, kinds, tasks, temperature=heat)[0].slots.split(sizes)
         lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
