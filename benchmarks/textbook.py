@@ -1,6 +1,6 @@
 """Textbook worlds with hidden relations, vectorised over tasks; to measure with.
 
-    states, relations = make("neurons", tasks=400, seed=0)
+    states, relations, own = make("neurons", tasks=400, seed=0)
 
 Letters: B tasks, N entities, D features. Graphs are drawn anew for every task; relations are (B, receiver, sender).
 """
@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["WORLDS", "World", "make"]
+__all__ = ["WORLDS", "Made", "World", "advanced", "apart", "make"]
 
-Rate = Callable[[Tensor, Tensor], Tensor]
+SMALL = 10  # steps of the integrator between frames
+FAR = 1e3  # states beyond that have run away; such tasks are drawn anew
 
 
 class World(NamedTuple):
@@ -26,9 +27,7 @@ class World(NamedTuple):
         frame_step: time between frames.
         mutual: whether relations go both ways.
         begin: initial states (B, N, D) from (B, N) and a generator.
-        rate: rates of change (B, N, D) of states, relations and what `own` drew.
-        own: constants of entities, (B, N).
-        noise: of the rate of the last `noisy` features, per square root of time.
+        rate: rates of change (B, N, D) of states, relations and constants of entities (B, N).
     """
 
     kinds: int
@@ -38,31 +37,60 @@ class World(NamedTuple):
     mutual: bool
     begin: Callable[[int, int, torch.Generator], Tensor]
     rate: Callable[[Tensor, Tensor, Tensor], Tensor]
-    noise: float = 0.0
 
 
-def make(name: str, tasks: int, seed: int, entities: int = 5, frames: int = 50) -> tuple[Tensor, Tensor]:
-    """States (B, N, T, D) and relations (B, N, N) of a world of `WORLDS`."""
+class Made(NamedTuple):
+    """Tasks.
+
+    Attributes:
+        states: (B, N, T, D), angles within one turn.
+        relations: kinds, (B, receiver, sender).
+        own: constants of entities, (B, N).
+    """
+
+    states: Tensor
+    relations: Tensor
+    own: Tensor
+
+
+def make(name: str, tasks: int, seed: int, entities: int = 5, frames: int = 50) -> Made:
+    """Tasks of a world of `WORLDS`."""
     world = WORLDS[name]
     generator = torch.Generator().manual_seed(seed)
+    kept: list[Made] = []
+    while sum(len(made.own) for made in kept) < tasks:
+        made = _draw(world, tasks, generator, entities, frames)
+        kept.append(Made(*(part[made.states.abs().nan_to_num(FAR).amax((1, 2, 3)) < FAR] for part in made)))
+    states, relations, own = (torch.cat(list(part))[:tasks] for part in zip(*kept, strict=True))
+    angles = torch.tensor(world.angles)
+    return Made(torch.where(angles, states.remainder(2 * torch.pi), states), relations, own)
+
+
+def advanced(world: World, state: Tensor, relations: Tensor, own: Tensor) -> Tensor:
+    """States (B, N, D) one frame later, without noise."""
+    for _ in range(SMALL):
+        state = _runge_kutta(lambda s: world.rate(s, relations, own), state, world.frame_step / SMALL)
+    return state
+
+
+def apart(world: World, a: Tensor, b: Tensor) -> Tensor:
+    """Differences of states (..., D), those of angles within half a turn."""
+    left = a - b
+    return torch.where(torch.tensor(world.angles), (left + torch.pi).remainder(2 * torch.pi) - torch.pi, left)
+
+
+def _draw(world: World, tasks: int, generator: torch.Generator, entities: int, frames: int) -> Made:
     relations = torch.randint(world.kinds, (tasks, entities, entities), generator=generator)
     if world.mutual:
         relations = relations.triu(1) + relations.triu(1).mT
     relations = relations * (1 - torch.eye(entities, dtype=torch.long))
     state = world.begin(tasks, entities, generator)
     own = torch.randn(tasks, entities, generator=generator, dtype=torch.float64)
-    path, small = [state], 10
-    dt = world.frame_step / small
+    path = [state]
     for _ in range(frames - 1):
-        for _ in range(small):
-            state = _runge_kutta(lambda s: world.rate(s, relations, own), state, dt)
-            if world.noise:
-                kick = torch.randn(state.shape, generator=generator, dtype=state.dtype)
-                state = state + world.noise * dt**0.5 * kick
+        state = advanced(world, state, relations, own)
         path.append(state)
-    states = torch.stack(path, 2)
-    angles = torch.tensor(world.angles)
-    return torch.where(angles, states.remainder(2 * torch.pi), states), relations
+    return Made(torch.stack(path, 2), relations, own)
 
 
 def _runge_kutta(rate: Callable[[Tensor], Tensor], s: Tensor, dt: float) -> Tensor:
@@ -165,15 +193,60 @@ def _lorenz(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
     return torch.stack([10 * (y - x) + pull, x * (28 - w) - y, x * y - 8 / 3 * w], -1)
 
 
+def _species(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Lotka-Volterra: nothing, competition, help."""
+    x = s[..., 0]
+    acts = torch.tensor([0.0, -0.5, 0.3], dtype=s.dtype)[z]
+    return (x * (1.2 + 0.3 * own - 1.5 * x + (acts * x.unsqueeze(1)).sum(2))).unsqueeze(-1)
+
+
+def _regulation(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Genes: nothing, activation, repression by Hill functions."""
+    x = s[..., 0]
+    square = x.square() / (0.5 + x.square())
+    acts = torch.stack([torch.zeros_like(square), square, 1 - square], -1)  # (B, sender, kind)
+    level = torch.gather(acts.unsqueeze(1).expand(*z.shape, 3), 3, z.unsqueeze(-1)).squeeze(-1).sum(2)
+    return (0.1 + 0.8 * level - 0.7 * x).unsqueeze(-1)
+
+
+def _contagion(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Susceptible, infected: the share of a town that is ill."""
+    ill = s[..., 0]
+    return ((1 - ill) * (0.3 * ill + 0.4 * (z * ill.unsqueeze(1)).sum(2)) - 0.6 * ill).unsqueeze(-1)
+
+
+def _brusselators(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """A chemical clock in every vessel; walls between some let the second substance through."""
+    x, y = s.unbind(-1)
+    leak = (z * (y.unsqueeze(1) - y.unsqueeze(2))).sum(2)
+    return torch.stack([1 - 3.5 * x + x * x * y, 2.5 * x - x * x * y + 0.2 * leak], -1)
+
+
+def _traffic(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Vehicles on a line that keep a speed for the gap to those they heed (optimal velocity)."""
+    x, v = s.unbind(-1)
+    gap = x.unsqueeze(1) - x.unsqueeze(2)
+    return torch.stack([v, 0.3 * (1 - v) + 0.5 * (z * torch.tanh(gap)).sum(2)], -1)
+
+
+def _positive(low: float, high: float) -> Callable[[int, int, torch.Generator], Tensor]:
+    return lambda b, n, g: low + (high - low) * torch.rand(b, n, 1, generator=g, dtype=torch.float64)
+
+
 PLAIN, PAIR, THREE = (False,), (False, False), (False, False, False)
 WORLDS: dict[str, World] = {
     "neurons": World(2, 0, PAIR, 0.2, False, _normal(2), _neurons),
     "grid": World(2, 0, (True, False), 0.2, True, _normal(2), _grid),
-    "rossler": World(2, 0, THREE, 0.1, False, _normal(3, 1.5), _rossler),
+    "rossler": World(2, 0, THREE, 0.1, False, _normal(3, 1.0), _rossler),
     "lorenz": World(2, 0, THREE, 0.02, False, _normal(3, 5.0), _lorenz),
     "rates": World(3, 0, PLAIN, 0.1, False, _normal(1), _rates),
     "opinions": World(2, 0, PLAIN, 0.1, False, _normal(1, 1.5), _opinions),
     "flock": World(2, 2, (False,) * 4, 0.1, False, _apart(2, True), _flock),
     "lennard_jones": World(2, 2, (False,) * 4, 0.1, True, _apart(2, True), _central(_lennard_jones)),
     "yukawa": World(2, 2, (False,) * 4, 0.1, True, _apart(2, True), _central(_yukawa)),
+    "species": World(3, 0, PLAIN, 0.1, False, _positive(0.1, 2.0), _species),
+    "regulation": World(3, 0, PLAIN, 0.1, False, _positive(0.0, 3.0), _regulation),
+    "contagion": World(2, 0, PLAIN, 0.1, False, _positive(0.0, 0.5), _contagion),
+    "brusselators": World(2, 0, PAIR, 0.1, True, _normal(2, 0.4, 1.5), _brusselators),
+    "traffic": World(2, 1, PAIR, 0.1, False, _normal(2, 1.0), _traffic),
 }

@@ -1,34 +1,64 @@
 """The cold start on worlds of unknown laws: edges right on new tasks, without labels in training.
 
     python -m benchmarks.worlds neurons grid DIR/heat.npz DIR/vortex.npz:2 --seeds 0 1 2 --tasks 300
+    python -m benchmarks.worlds --table        # docs/benchmarks/worlds.md from all that was measured
 
 A world is a name of `benchmarks.textbook`, or a file with `train` (tasks, entities, frames, features), `test` and
 `test_relations` (tasks, receiver, sender); `:P` says that its features begin with P coordinates. Labels of half of
-the test tasks say which kind is which; the other half are scored. Prints a Markdown table, row by row.
+the test tasks say which kind is which; the other half are scored. Every run is a file in results/worlds; with a world
+of the textbook it also has what the exact law finds in the same tasks (`benchmarks.exact`).
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.exact import exact_structures
 from benchmarks.textbook import WORLDS, make
 from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.graph.relations import from_matrix
-from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
+from modmeta.io import write_json
+from modmeta.machine import commit, hardware
+from modmeta.search.cold_start import Kind, Start, cold_start, infer, looks_like_angles
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "results" / "worlds", ROOT / "docs" / "benchmarks" / "worlds.md"
+EXACT = 25  # tasks on which the exact law is tried, for the first seed alone
 NEW = 100  # tasks to score a built-in world on
+HEAD = """# Worlds of unknown laws
+
+Written by `python -m benchmarks.worlds --table`. The cold start alone (`modmeta.search.cold_start`), before any neural
+module: laws, then structures, from unlabelled trajectories. Scored on half of 100 new tasks; labels of the other half
+say which kind is which. No structural prior. *Exact law* is told the world's equations, every entity's constants and
+whether relations go both ways, and names the likeliest row. Seconds of the cold start, {machines},
+beside other work that took more than half of the machine: by the clock they are upper bounds.
+
+"""
+COLUMNS = (
+    "world",
+    "training tasks",
+    "number of kinds",
+    "edges right, mean (by seed)",
+    "exact law",
+    "commonest kind",
+    "certainty",
+    "form of law, by seed",
+    "CPU seconds (by the clock)",
+)
+PRIORS = "none: no symmetry, no labels; features as the family in `form` says"
 
 
 def read(world: str, tasks: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Kind]:
     """Training states, test states, test relations (B, N, S) and what features are."""
     if world in WORLDS:
-        made = WORLDS[world]
-        states, relations = make(world, tasks + NEW, seed)
-        return states[:tasks], states[tasks:], from_matrix(relations[tasks:]), Kind(made.coordinates, made.angles)
+        made, kind = make(world, tasks + NEW, seed), Kind(WORLDS[world].coordinates, WORLDS[world].angles)
+        return made.states[:tasks], made.states[tasks:], from_matrix(made.relations[tasks:]), kind
     path, _, coordinates = world.partition(":")
     with np.load(path, allow_pickle=False) as file:
         train, test, relations = (torch.from_numpy(file[key]) for key in ("train", "test", "test_relations"))
@@ -43,35 +73,121 @@ def score(structures: Tensor, relations: Tensor, kinds: int) -> float:
     return float((match_labels(confusion.matrix())[structures[half:]] == relations[half:]).double().mean())
 
 
+def form_in_words(start: Start) -> str:
+    """Family of laws, constants, order in time."""
+    form = start.form
+    words = [form.basis.family.name, *(["own constants"] if form.constants else [])]
+    return ", ".join([*words, "weak form" if form.smooth else "map"])
+
+
+def exact(world: str, tasks: int, seed: int) -> float:
+    """Edges right on some of the tasks that are scored, where law and constants of entities are known."""
+    made = make(world, tasks + NEW, seed)
+    scored = slice(tasks + NEW // 2, tasks + NEW // 2 + EXACT)
+    found = exact_structures(WORLDS[world], made.states[scored], made.own[scored])
+    return float((found == from_matrix(made.relations[scored])).double().mean())
+
+
+def measure(world: str, tasks: int, seed: int, given: bool, with_exact: bool) -> dict[str, Any]:
+    """One run."""
+    train, test, relations, kind = read(world, tasks, seed)
+    kinds = int(relations.max()) + 1
+    began, busy = time.perf_counter(), time.process_time()
+    start = cold_start(train, kind, num_kinds=kinds if given else None, seed=seed)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - busy
+    answer, used = infer(start, test), len(start.kinds.laws)
+    return {
+        "world": Path(world.partition(":")[0]).stem,
+        "tasks": tasks,
+        "seed": seed,
+        "kinds_given": given,
+        "kinds": used,
+        "kinds_true": kinds,
+        "edges_right": score(answer.structures, relations, used),
+        "exact_law": exact(world, tasks, seed) if with_exact and world in WORLDS else None,
+        "commonest": float(torch.bincount(relations.flatten()).max() / relations.numel()),
+        "certainty": float(answer.certainty.mean()),
+        "gain": start.gain,
+        "gain_error": start.trials[0].gain_error,
+        "form": form_in_words(start),
+        "features": f"{train.shape[-1]}, of which {kind.coordinates} coordinates and {sum(kind.angles)} angles",
+        "priors": PRIORS,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "hardware": hardware(),
+        "commit": commit(),
+    }
+
+
+def file_name(run: dict[str, Any]) -> str:
+    """Of a run's results."""
+    return f"{run['world']}_{run['tasks']}tasks_seed{run['seed']}{'' if run['kinds_given'] else '_chosen'}.json"
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    """Tables of all runs."""
+    groups: dict[tuple[str, int, bool], list[dict[str, Any]]] = {}
+    for run in sorted(runs, key=lambda run: (run["world"], -run["tasks"], not run["kinds_given"], run["seed"])):
+        groups.setdefault((run["world"], run["tasks"], run["kinds_given"]), []).append(run)
+    machines = sorted({f"{run['hardware']['threads']} thread(s) of {run['hardware']['cpu']}" for run in runs})
+    lines = [
+        *HEAD.format(machines="; ".join(machines)).splitlines(),
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
+        *(_row(key, group) for key, group in groups.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(key: tuple[str, int, bool], runs: list[dict[str, Any]]) -> str:
+    world, tasks, given = key
+    by_seed = ", ".join(f"{run['seed']}: {run['edges_right']:.1%}" for run in runs)
+    known = [run["exact_law"] for run in runs if run["exact_law"] is not None]
+    number = f"{runs[0]['kinds_true']}, given" if given else "chosen: " + ", ".join(str(run["kinds"]) for run in runs)
+    cells = [
+        world,
+        str(tasks),
+        number,
+        f"{_mean(runs, 'edges_right'):.1%} ({by_seed})",
+        f"{sum(known) / len(known):.1%}" if known else "",
+        f"{_mean(runs, 'commonest'):.0%}",
+        f"{_mean(runs, 'certainty'):.3f}",
+        "; ".join(dict.fromkeys(run["form"] for run in runs)),
+        f"{_range(runs, 'cpu_seconds')} ({_range(runs, 'seconds')})",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _range(runs: list[dict[str, Any]], what: str) -> str:
+    ends = sorted({f"{value:.0f}" for value in (min(r[what] for r in runs), max(r[what] for r in runs))}, key=int)
+    return " to ".join(ends)
+
+
+def _mean(runs: list[dict[str, Any]], what: str) -> float:
+    return sum(run[what] for run in runs) / len(runs)
+
+
 def main() -> None:
-    """Measures and prints."""
+    """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("worlds", nargs="+", metavar="WORLD", help=f"FILE[:P] or one of {', '.join(WORLDS)}")
+    parser.add_argument("worlds", nargs="*", metavar="WORLD", help=f"FILE[:P] or one of {', '.join(WORLDS)}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--tasks", type=int, default=300, help="to learn from")
+    parser.add_argument("--tasks", nargs="+", type=int, default=[300], help="to learn from")
     parser.add_argument("--choose-kinds", action="store_true", help="let held-out frames choose the number of kinds")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument("--table", action="store_true", help="write the page from all results")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print("| world | seed | form | edges right | certainty | gain (nats) | kinds | suggested | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for world in arguments.worlds:
-        for seed in arguments.seeds:
-            train, test, relations, kind = read(world, arguments.tasks, seed)
-            kinds = int(relations.max()) + 1
-            began = time.perf_counter()
-            start = cold_start(train, kind, num_kinds=None if arguments.choose_kinds else kinds, seed=seed)
-            seconds = time.perf_counter() - began
-            answer, form, used = infer(start, test), start.form, len(start.kinds.laws)
-            name = f"{form.basis.family.name}, {'own constants, ' if form.constants else ''}"
-            name += "weak form" if form.smooth else "map"
-            gain = f"{start.trials[0].gain:.2f} ± {start.trials[0].gain_error:.2f}"
-            print(
-                f"| {Path(world.partition(':')[0]).stem} | {seed} | {name} "
-                f"| {score(answer.structures, relations, used):.2%} "
-                f"| {float(answer.certainty.mean()):.3f} | {gain} | {used} | {start.suggested} | {seconds:.0f} |",
-                flush=True,
-            )
+        for tasks in arguments.tasks:
+            for seed in arguments.seeds:
+                run = measure(world, tasks, seed, not arguments.choose_kinds, seed == arguments.seeds[0])
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                write_json(arguments.out / file_name(run), run)
+                print(_row((run["world"], tasks, run["kinds_given"]), [run]), flush=True)
+    if arguments.table:
+        PAGE.write_text(page([json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]))
 
 
 if __name__ == "__main__":

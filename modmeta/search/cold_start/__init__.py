@@ -1,6 +1,7 @@
 """A cold start of the search: laws first, then structures; pure functions on tensors."""
 
+from modmeta.search.cold_start.scales import Scales
 from modmeta.search.cold_start.start import Answer, Form, Start, Trial, cold_start, infer
 from modmeta.search.cold_start.weak_form import Kind, looks_like_angles
 
-__all__ = ["Answer", "Form", "Kind", "Start", "Trial", "cold_start", "infer", "looks_like_angles"]
+__all__ = ["Answer", "Form", "Kind", "Scales", "Start", "Trial", "cold_start", "infer", "looks_like_angles"]

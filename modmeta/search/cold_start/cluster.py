@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Clusters", "cluster"]
+__all__ = ["Clusters", "cluster", "clusterings"]
 
 
 class Clusters(NamedTuple):
@@ -25,15 +25,56 @@ class Clusters(NamedTuple):
     share: Tensor
 
 
-def cluster(weights: Tensor, number: int, generator: torch.Generator, starts: int = 12, sweeps: int = 60) -> Clusters:
-    """Fits a mixture of `number` normals to weights (X, R) by expectation maximisation, all starts in one batch.
+def clusterings(weights: Tensor, number: int, generator: torch.Generator, draws: int = 6) -> list[Clusters]:
+    """Several ways to see clusters in weights (X, R), as none is right for all.
 
-    Weights beyond the half per cent at either end are taken for that, as a few badly determined ones would be clusters
-    of their own.
+    Clusters that differ in width, clusters of one width (a wide one cannot lie over a narrow one), and weights far
+    apart drawn as centres.
+    """
+    found = [cluster(weights, number, generator), cluster(weights, number, generator, shared=True)]
+    x = _standardised(weights)
+    for _ in range(draws):
+        centre = _far_apart(x, number, generator)
+        apart = (x.unsqueeze(1) - centre).square().sum(-1)
+        probability = (-apart * number**2).softmax(-1)
+        found.append(Clusters(probability, centre, probability.mean(0)))
+    return found
+
+
+def _standardised(weights: Tensor) -> Tensor:
+    """Weights less their mean, by their spread, after the half per cent at either end is drawn in.
+
+    A few badly determined weights would be clusters of their own.
     """
     low, high = weights.quantile(0.005, 0), weights.quantile(0.995, 0)
     x = weights.clamp(low, high)
-    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
+    return (x - x.mean(0)) / x.std(0).clamp_min(1e-12)
+
+
+def _far_apart(x: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Centres (K, R) drawn one after the other, the likelier the further from those before (k-means++)."""
+    chosen = x[torch.randint(len(x), (1,), generator=generator)]
+    for _ in range(number - 1):
+        apart = (x.unsqueeze(1) - chosen).square().sum(-1).amin(1)
+        more = torch.multinomial(apart.clamp_min(1e-12).float().cpu(), 1, generator=generator)
+        chosen = torch.cat([chosen, x[more]])
+    return chosen
+
+
+def cluster(
+    weights: Tensor,
+    number: int,
+    generator: torch.Generator,
+    starts: int = 12,
+    sweeps: int = 60,
+    *,
+    shared: bool = False,
+) -> Clusters:
+    """Fits a mixture of `number` normals to weights (X, R) by expectation maximisation, all starts in one batch.
+
+    With `shared`, all clusters have one covariance.
+    """
+    x = _standardised(weights)
     n, r = x.shape
     few = x[torch.randperm(n, generator=generator)[:4000]]
     index = torch.randint(len(few), (starts, number), generator=generator)
@@ -49,7 +90,10 @@ def cluster(weights: Tensor, number: int, generator: torch.Generator, starts: in
         mass = q.sum(1).clamp_min(1e-9)
         centre = (q.mT @ few) / mass.unsqueeze(-1)
         apart = few.view(1, -1, 1, r) - centre.unsqueeze(1)
-        spread = torch.einsum("ixk,ixkr,ixkq->ikrq", q, apart, apart) / mass[..., None, None] + 1e-4 * eye
+        spread = torch.einsum("ixk,ixkr,ixkq->ikrq", q, apart, apart) / mass[..., None, None]
+        if shared:
+            spread = (spread * mass[..., None, None]).sum(1, keepdim=True).expand_as(spread) / len(few)
+        spread = spread + 1e-4 * eye
         share = (mass + 1) / (mass + 1).sum(-1, keepdim=True)
     fit = _log_density(few, centre, spread, share).logsumexp(-1).sum(-1)
     best = int(fit.argmax())

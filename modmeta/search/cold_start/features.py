@@ -25,8 +25,9 @@ class Family(NamedTuple):
 
     Attributes:
         name: in words.
-        right: `sender`, `difference`, or for coordinates `line` (along the line), `across` (also across it), `moving`
-            (also velocities relative to the receiver's, along all directions).
+        right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by functions
+            placed where distances are, powers of the inverse among them), `across` (also across it), `moving` (also
+            velocities relative to the receiver's, along all directions).
         rich: many functions of each argument instead of one.
         power: the highest power of the receiver's state on the left.
         growth: explain rates of growth (increments of logarithms) of positive states.
@@ -44,8 +45,8 @@ class Basis(NamedTuple):
 
     Attributes:
         family: what a message depends on.
-        places: centres of shifted functions, (D, SHIFTS).
-        widths: theirs, (D, SHIFTS).
+        places: centres of shifted functions, (D, SHIFTS); of steep ones distances, (1, SHIFTS).
+        widths: theirs, of the same shape.
         left: whitening of left features, (H', H).
         right: whitening of right features, (V', V).
         spread: root mean squares of the unwhitened principal components, (V,), largest first.
@@ -68,7 +69,7 @@ def families(kind: Kind, positive: bool) -> list[Family]:
         if kind.second_order:
             found.append(Family("relative velocity", "moving"))
             found.append(Family("line and relative velocity", "moving", True))
-        return found
+        return [*found, Family("steep along the line", "steep", True)]
     found = [Family("difference", "difference"), Family("sender", "sender")]
     if not all(kind.angles):
         found.append(Family("rich sender", "sender", True))
@@ -82,18 +83,8 @@ def families(kind: Kind, positive: bool) -> list[Family]:
 
 def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     """Places the functions of a family where the data are, and whitens them."""
-    nodes = steps.nodes
-    d = nodes.shape[-1]
-    argument = nodes.mean(2).flatten(0, 2)  # (B N L, D)
-    if family.right == "difference":
-        receiver, sender = _ends(nodes)
-        argument = (sender - receiver)[:, :, :, 0].reshape(-1, d)
-    argument = argument[:: max(1, len(argument) // 50_000)]
-    levels = torch.linspace(0.02, 0.98, SHIFTS, dtype=nodes.dtype, device=nodes.device)
-    quantiles = argument.quantile(levels, 0).mT  # (D, SHIFTS)
-    even = quantiles[:, :1] + (quantiles[:, -1:] - quantiles[:, :1]) * (levels - 0.02) / 0.96
-    places = (quantiles + even) / 2
-    widths = (1.5 * (quantiles[:, -1:] - quantiles[:, :1]) / SHIFTS).expand_as(places).clamp_min(1e-9)
+    nodes, d = steps.nodes, steps.nodes.shape[-1]
+    places, widths = _places(_arguments(family, kind, nodes))
     one = torch.eye(1, dtype=nodes.dtype, device=nodes.device)
     raw = Basis(family, places, widths, one, one, one[0])
     receiver, sender = _ends(nodes)
@@ -108,6 +99,28 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     if not kind.coordinates:
         whiten_left = torch.block_diag(*[whiten_left] * d)
     return raw._replace(left=whiten_left, right=whiten_right, spread=spread)
+
+
+def _arguments(family: Family, kind: Kind, nodes: Tensor) -> Tensor:
+    """What functions are of, (samples, D): states, their differences, or distances."""
+    argument = nodes.mean(2).flatten(0, 2)
+    if family.right in ("difference", "steep"):
+        receiver, sender = _ends(nodes)
+        argument = (sender - receiver)[:, :, :, 0].flatten(0, -2)
+    if family.right == "steep":
+        argument = argument[:, : kind.coordinates].norm(dim=-1, keepdim=True)
+        argument = argument[argument[:, 0] > 0]
+    return argument[:: max(1, len(argument) // 50_000)]
+
+
+def _places(argument: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres and widths of shifted functions: between even steps and quantiles."""
+    levels = torch.linspace(0.02, 0.98, SHIFTS, dtype=argument.dtype, device=argument.device)
+    quantiles = argument.quantile(levels, 0).mT  # (D, SHIFTS)
+    even = quantiles[:, :1] + (quantiles[:, -1:] - quantiles[:, :1]) * (levels - 0.02) / 0.96
+    places = (quantiles + even) / 2
+    widths = (1.5 * (quantiles[:, -1:] - quantiles[:, :1]) / SHIFTS).expand_as(places).clamp_min(1e-9)
+    return places, widths
 
 
 def columns(basis: Basis, kind: Kind, steps: Steps) -> Columns:
@@ -167,7 +180,7 @@ def _left(basis: Basis, kind: Kind, receiver: Tensor) -> Tensor:
 
 def _right(basis: Basis, kind: Kind, receiver: Tensor, sender: Tensor) -> Tensor:
     if kind.coordinates:
-        return _vectors(basis.family, kind, receiver, sender)
+        return _vectors(basis, kind, receiver, sender)
     angles = torch.tensor(kind.angles, device=receiver.device)
     argument = sender - receiver if basis.family.right == "difference" else sender
     straight, turning = argument[..., ~angles], argument[..., angles]
@@ -180,12 +193,17 @@ def _right(basis: Basis, kind: Kind, receiver: Tensor, sender: Tensor) -> Tensor
     return torch.cat(parts, -1)
 
 
-def _vectors(family: Family, kind: Kind, receiver: Tensor, sender: Tensor) -> Tensor:
+def _vectors(basis: Basis, kind: Kind, receiver: Tensor, sender: Tensor) -> Tensor:
     """Vectors (..., P, V) that turn with the coordinate system."""
     p = kind.coordinates
     apart = sender[..., :p] - receiver[..., :p]
     squared = apart.square().sum(-1, keepdim=True)
-    sizes = _sizes(squared) if family.rich else torch.ones_like(squared)  # (..., V)
+    family = basis.family
+    sizes = torch.ones_like(squared)  # (..., V)
+    if family.right == "steep":
+        sizes = _steep_sizes(squared, basis)
+    elif family.rich:
+        sizes = _sizes(squared)
     sizes = sizes.unsqueeze(-2)
     parts = [apart.unsqueeze(-1) * sizes]
     if family.right == "across":
@@ -201,6 +219,15 @@ def _sizes(squared: Tensor) -> Tensor:
     poles = [(squared + soft) ** (-power / 2) for power, soft in ((1, 0.01), (2, 0.01), (3, 0.01), (2, 0.1), (2, 1.0))]
     hills = [torch.exp(-squared / (2 * width**2)) for width in (0.3, 0.7, 1.5)]
     return torch.cat([torch.ones_like(squared), *poles, *hills], -1)
+
+
+def _steep_sizes(squared: Tensor, basis: Basis) -> Tensor:
+    """Powers of the inverse distance, 1 where few come closer, and hills over the distances that occur."""
+    nearest = basis.places[0, 0]
+    near = nearest**2 / (squared + 0.1 * nearest**2)
+    poles = [near ** (power / 2) for power in (1, 2, 3, 4, 6, 8, 11, 14)]
+    hills = torch.exp(-((squared.sqrt() - basis.places[0]) / basis.widths[0]).square() / 2)
+    return torch.cat([torch.ones_like(squared), *poles, hills[..., ::2]], -1)
 
 
 def _own(kind: Kind, nodes: Tensor) -> Tensor:

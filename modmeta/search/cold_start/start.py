@@ -10,10 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.search.cold_start.cluster import cluster
+from modmeta.search.cold_start.cluster import clusterings
 from modmeta.search.cold_start.features import Basis, columns, families, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, residuals
+from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, from_labels, requantised
 from modmeta.search.cold_start.weak_form import Kind, Steps, Units, measure_units, roughness, steps, unwrap
 
@@ -24,7 +26,11 @@ RIDGES = (
     1e-5,
 )  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
 ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
-TAIL = 5.0  # degrees of freedom of residuals
+BEST = 2  # clusterings of a law's weights that are carried to hard structures
+ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
+HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
+STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
+NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once
 
 
@@ -38,6 +44,7 @@ class Form(NamedTuple):
         basis: features of pairs.
         constants: whether every entity has a constant of its own in each channel.
         ridge: pull of weights to their mean.
+        smoothing: frames to either side over which noise of observation is averaged.
     """
 
     kind: Kind
@@ -46,6 +53,7 @@ class Form(NamedTuple):
     basis: Basis
     constants: bool
     ridge: float
+    smoothing: int = 0
 
 
 class Trial(NamedTuple):
@@ -105,6 +113,7 @@ class Start(NamedTuple):
         suggested: number of kinds that held-out frames suggest.
         trials: everything tried, best first.
         structural: mean over tasks of the log mean squared residual on held-out frames, structures from the others.
+        scales: how large residuals are, by activity.
     """
 
     form: Form
@@ -116,6 +125,7 @@ class Start(NamedTuple):
     suggested: int
     trials: list[Trial]
     structural: float
+    scales: Scales
 
     @property
     def gain(self) -> float:
@@ -131,8 +141,19 @@ class _Data(NamedTuple):
         return _Data(self.states[tasks], None if self.seen is None else self.seen[tasks])
 
 
+class _Problem(NamedTuple):
+    form: Form
+    sums: Grams  # of the tasks on which laws are searched
+    tasks: int
+    fit: Grams  # of the judging tasks: frames that structures come from
+    judge: Grams  # and frames held out
+    judges: int
+    own: Tensor  # the own part without relations
+
+
 class _Found(NamedTuple):
     score: float
+    left: Tensor  # of which the score is the mean, (tasks,)
     kinds: Kinds
     number: int
     trial: Trial
@@ -164,31 +185,44 @@ def cold_start(
     generator = torch.Generator().manual_seed(seed)
     data = _Data(unwrap(states.double(), kind.angles), seen)
     units = measure_units(data.states, kind, frame_step)
-    smooth = roughness(data.states, kind) < 1.0
+    rough, smoothing = roughness(data.states, kind), 0
+    if rough > NOISY and seen is None:
+        smoothing = smoothing_width(data.states, observation_noise(data.states))
+        data = _Data(smoothed(data.states, smoothing), None)
+    smooth = rough < 1.0 or smoothing > 0
     order = torch.randperm(len(states), generator=generator)
     judging = max(1, min(2 * search_tasks // 3, len(states) // 3))
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
     if len(states) == 1:
         search = judges = data
     numbers = [num_kinds] if num_kinds else [2, 3, 4]
+    trials: list[Trial] = []
     found: list[_Found] = []
     for family in families(kind, bool((data.states > 0).all())):
         ready = steps(search.states, kind, units, smooth=smooth, growth=family.growth, seen=search.seen)
         basis = fit_basis(family, kind, ready)
+        ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
+        settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
         for constants in (True, False):
-            form = Form(kind, units, smooth, basis, constants, 0.0)
-            found += _try(form, ready, judges, numbers, starts, generator)
-        if max(one.trial.without - one.score for one in found) > 2 * ENOUGH:
-            break  # a law that explains that much with hard structures is not bettered by a dearer one
-    least = min(one.score for one in found)
-    slack = 0.0 if num_kinds else 0.1
-    fewest = min(one.number for one in found if one.score <= least + slack)
-    best = min((one for one in found if one.number == fewest), key=lambda one: one.score)
+            problem = _problem(Form(kind, units, smooth, basis, constants, 0.0, smoothing), ready, judges)
+            for setting in settings:
+                trials.append(_try(problem, *setting, starts, generator))
+                if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
+                    found += _structured(problem, trials[-1], numbers, generator)
+                if _enough(found):
+                    settings = [setting]  # and the other choice of constants beside it
+                    break
+        if _enough(found):
+            break
+    if not num_kinds:
+        found += _merged(min(found, key=lambda one: one.score), search, judges)
+    best = _chosen(found)
     trial, number = best.trial, best.number
-    trials = sorted({id(one.trial): one.trial for one in found}.values(), key=lambda one: one.score)
-    kinds, temperature = _finish(trial.form, best.kinds, data)
-    start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score)
-    trials.sort(key=lambda one: one is not trial)
+    kinds, temperature, scales = _finish(trial.form, best.kinds, data)
+    start = Start(
+        trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score, scales
+    )
+    trials.sort(key=lambda one: (one is not trial, one.score))
     return start._replace(answer=infer(start, states, seen))
 
 
@@ -200,7 +234,8 @@ def infer(start: Start, states: Tensor, seen: Tensor | None = None) -> Answer:
         states: (B, N, T, D) in the units of those it was made from.
         seen: where entities were observed, (B, N, T).
     """
-    data = _Data(unwrap(states.double(), start.form.kind.angles), seen)
+    form = start.form
+    data = _Data(smoothed(unwrap(states.double(), form.kind.angles), form.smoothing), seen)
     parts = [_infer(start, data.part(slice(i, i + CHUNK))) for i in range(0, len(states), CHUNK)]
     return Answer(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
 
@@ -231,43 +266,114 @@ def _split(form: Form, ready: Steps) -> tuple[Grams, Grams]:
     return grams(table._replace(weight=fit)), grams(table._replace(weight=table.weight * judges))
 
 
-def _try(
-    form: Form, ready: Steps, judges: _Data, numbers: list[int], starts: int, generator: torch.Generator
-) -> list[_Found]:
-    """Laws from random starts for every ridge, and structures from each for every number of kinds."""
-    table = columns(form.basis, form.kind, ready)
-    if form.constants:
-        table = centred(table, table.weight)
-    sums = grams(table)
-    fit, judge = _split(form, _steps(judges, form))
-    tasks, own = len(judges.states), solve_own(sums)
-    h, v = form.basis.left.shape[1], form.basis.right.shape[1]
-    count = starts if h * v > 2 else 3
-    found = []
-    laws_shared = (1, 2) if max(numbers) > 2 and h == 1 and v > 1 else (1,)
-    for ridge, r in itertools.product(RIDGES, laws_shared):
-        left = torch.randn(count, r, h, generator=generator, dtype=own.dtype).to(own)
-        right = torch.randn(count, r, v, generator=generator, dtype=own.dtype).to(own)
-        smoothness = torch.tensor([0.0, 0.5, 1.0], device=own.device)[torch.arange(count) % 3].view(-1, 1, 1)
-        laws = laws_of(left, right * form.basis.spread[:v] ** smoothness, own)
-        for kept, iterations in ((count, 8), (6, 12), (2, 30)):
-            laws = refine(sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
-        laws = laws.select(laws.loss.argsort()[:1])
-        mean = solve_weights(sums, laws, ridge)[1]
-        weights = solve_weights(fit, laws, ridge, mean)[0][0]
-        score = _log_residual(judge, _sent(weights, laws), laws.own[0], tasks)
-        without = _log_residual(judge, None, own, tasks)
-        gain = (without - score) / 2
-        error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
-        numbers_of_trial = (float(score.mean()), float(without.mean()), float(gain.mean()), error)
-        trial = Trial(form._replace(ridge=ridge), laws, mean, *numbers_of_trial)
-        for number in numbers:
-            kinds = _structured(trial, sums, len(ready.nodes), number, generator)
-            posterior, _ = explain(fit, kinds, tasks)
-            chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(own)
-            left = _log_residual(judge, chosen @ kinds.laws, kinds.own, tasks)
-            found.append(_Found(float(left.mean()), kinds, number, trial))
+def _merged(best: _Found, search: _Data, judges: _Data) -> list[_Found]:
+    """The same with fewer kinds: those two whose laws differ least become one, again and again."""
+    form, found = best.trial.form, []
+    problem = _problem(form, _steps(search, form), judges)
+    second = torch.einsum("essfg->fg", problem.sums.pairs)
+    while best.number > 2:
+        posterior, pairs = explain(problem.sums, best.kinds, problem.tasks)
+        apart = best.kinds.laws.unsqueeze(1) - best.kinds.laws
+        apart = torch.einsum("klf,fg,klg->kl", apart, second, apart).fill_diagonal_(float("inf"))
+        first, other = divmod(int(apart.argmin()), best.number)
+        into = torch.arange(best.number)
+        into[other] = first
+        into = torch.nn.functional.one_hot(into.unique(return_inverse=True)[1]).to(pairs)
+        beliefs = from_labels(posterior.slots @ into)
+        kinds = best.kinds._replace(pairs=into.mT @ pairs @ into)
+        best = _found(problem, best.trial, _rounds(problem.sums, kinds, beliefs, problem.tasks))
+        found.append(best)
     return found
+
+
+def _chosen(found: list[_Found]) -> _Found:
+    """Of the fewest kinds that explain nearly as much as any, the best; of laws that are as good, the simplest.
+
+    More kinds always have more laws to bend. Nearly as much is nine tenths of the logarithm gained, or within the
+    standard error of the difference over tasks.
+    """
+    best = min(found, key=lambda one: one.score)
+    for number in sorted({one.number for one in found}):
+        rivals = [one for one in found if one.number == number]
+        rival = min(rivals, key=lambda one: one.score)
+        if rival.score - best.score <= max(0.1 * (best.trial.without - best.score), _error(rival, best)):
+            best = rival
+            alike = [one for one in rivals if one.score - best.score <= min(ALIKE, _error(one, best))]
+            return min(alike, key=lambda one: (one.kinds.laws.shape[1], one.trial.form.constants, one.score))
+    return best
+
+
+def _error(one: _Found, other: _Found) -> float:
+    """Standard error of the difference of scores over tasks."""
+    apart = one.left - other.left
+    return float(apart.std() / len(apart) ** 0.5) if len(apart) > 1 else 0.0
+
+
+def _enough(found: list[_Found]) -> bool:
+    """Whether hard structures explain so much that no dearer law can better them."""
+    return max(one.trial.without - one.score for one in found) > 2 * ENOUGH
+
+
+def _laws_shared(basis: Basis, numbers: list[int]) -> tuple[int, ...]:
+    """How many laws edges may have weights on: a second one where three kinds may differ in more than strength."""
+    h, v = basis.left.shape[1], basis.right.shape[1]
+    return (1, 2) if max(numbers) > 2 and h == 1 and v > 1 else (1,)
+
+
+def _problem(form: Form, ready: Steps, judges: _Data) -> _Problem:
+    table = columns(form.basis, form.kind, ready)
+    sums = grams(centred(table, table.weight) if form.constants else table)
+    fit, judge = _split(form, _steps(judges, form))
+    return _Problem(form, sums, len(ready.nodes), fit, judge, len(judges.states), solve_own(sums))
+
+
+def _try(problem: _Problem, ridge: float, shared: int, starts: int, generator: torch.Generator) -> Trial:
+    """The best of laws from random starts."""
+    laws = _random_laws(problem, shared, starts, generator)
+    for kept, iterations in ((len(laws.loss), 8), (6, 12), (2, 30)):
+        laws = refine(problem.sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
+    return _judged(problem, laws.select(laws.loss.argsort()[:1]), ridge)
+
+
+def _structured(problem: _Problem, trial: Trial, numbers: list[int], generator: torch.Generator) -> list[_Found]:
+    """Structures from a trial's weights, for every number of kinds, with what they explain of held-out frames."""
+    found = []
+    for number in numbers:
+        ways = _kinds(trial, problem.sums, problem.tasks, number, generator)
+        found += [_found(problem, trial, kinds) for kinds in ways]
+    return found
+
+
+def _found(problem: _Problem, trial: Trial, kinds: Kinds) -> _Found:
+    """Kinds with what they explain of held-out frames, structures from the others."""
+    number = len(kinds.laws)
+    posterior, _ = explain(problem.fit, kinds, problem.judges)
+    chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(kinds.laws)
+    left = _log_residual(problem.judge, chosen @ kinds.laws, kinds.own, problem.judges)
+    return _Found(float(left.mean()), left, kinds, number, trial)
+
+
+def _random_laws(problem: _Problem, shared: int, starts: int, generator: torch.Generator) -> Laws:
+    """Starts of various smoothness: coefficients as large as features are, their root, or all alike."""
+    basis, own = problem.form.basis, problem.own
+    h, v = basis.left.shape[1], basis.right.shape[1]
+    count = starts if h * v > 2 else 3
+    left = torch.randn(count, shared, h, generator=generator, dtype=own.dtype).to(own)
+    right = torch.randn(count, shared, v, generator=generator, dtype=own.dtype).to(own)
+    smoothness = torch.tensor([0.0, 0.5, 1.0], device=own.device)[torch.arange(count) % 3].view(-1, 1, 1)
+    return laws_of(left, right * basis.spread[:v] ** smoothness, own)
+
+
+def _judged(problem: _Problem, laws: Laws, ridge: float) -> Trial:
+    """Laws with what they explain of held-out frames, weights from the others."""
+    mean = solve_weights(problem.sums, laws, ridge)[1]
+    weights = solve_weights(problem.fit, laws, ridge, mean)[0][0]
+    score = _log_residual(problem.judge, _sent(weights, laws), laws.own[0], problem.judges)
+    without = _log_residual(problem.judge, None, problem.own, problem.judges)
+    gain = (without - score) / 2
+    error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
+    form = problem.form._replace(ridge=ridge)
+    return Trial(form, laws, mean, float(score.mean()), float(without.mean()), float(gain.mean()), error)
 
 
 def _sent(weights: Tensor, laws: Laws) -> Tensor:
@@ -287,22 +393,36 @@ def _log_residual(sums: Grams, coefficients: Tensor | None, own: Tensor, tasks: 
     return torch.log((left.view(tasks, -1).sum(1) / count).clamp_min(1e-14 * target))
 
 
-def _structured(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> Kinds:
-    """Kinds' laws, from clusters of weights and expectation maximisation."""
+def _kinds(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> list[Kinds]:
+    """Kinds' laws from the clusterings of weights that explain most, by expectation maximisation."""
     weights = solve_weights(sums, trial.laws, trial.form.ridge, trial.mean)[0][0]
     e, s, r = weights.shape
-    mixture = cluster(weights.reshape(-1, r), number, generator)
-    posterior = from_labels(mixture.probability.view(e, s, number))
-    pairs = torch.outer(mixture.share, mixture.share)
-    kinds, posterior = requantised(sums, trial.laws, weights, posterior, pairs, tasks)
-    return _rounds(sums, kinds, posterior, tasks)
+    ways: list[tuple[Kinds, Posterior]] = []
+    for mixture in clusterings(weights.reshape(-1, r), number, generator):
+        beliefs = from_labels(mixture.probability.view(e, s, number))
+        pairs = torch.outer(mixture.share, mixture.share)
+        ways.append(requantised(sums, trial.laws, weights, beliefs, pairs, tasks))
+    ways.sort(key=lambda way: float(way[0].variance))
+    return [_rounds(sums, kinds, beliefs, tasks) for kinds, beliefs in _unlike(ways)[:BEST]]
+
+
+def _unlike(ways: list[tuple[Kinds, Posterior]]) -> list[tuple[Kinds, Posterior]]:
+    """Those that are not one of those before over again, as their variances tell."""
+    kept = ways[:1]
+    for way in ways[1:]:
+        if float(way[0].variance) > float(kept[-1][0].variance) * 1.001:
+            kept.append(way)
+    return kept
 
 
 def _rounds(sums: Grams, kinds: Kinds, posterior: Posterior, tasks: int, count: int = 15) -> Kinds:
-    """Expectation maximisation from beliefs."""
-    pairs = kinds.pairs
+    """Expectation maximisation from beliefs, until it no longer explains more."""
+    pairs, before = kinds.pairs, float("inf")
     for _ in range(count):
         kinds = fit_kinds(sums, posterior, pairs)
+        if abs(before - float(kinds.variance)) < 1e-4 * before:
+            break
+        before = float(kinds.variance)
         posterior, pairs = explain(sums, kinds, tasks)
     return fit_kinds(sums, posterior, pairs)
 
@@ -321,37 +441,43 @@ def _weighted(table: Columns, form: Form, importance: Tensor) -> Columns:
     return (centred(table, weight) if form.constants else table)._replace(weight=weight)
 
 
-def _importance(left: Tensor, weight: Tensor) -> Tensor:
-    """Student-t weights of residuals (E, L, C), scale from the data themselves, mean 1."""
-    there = weight > 0
-    scale = left.square()[there].mean()
-    for _ in range(10):
-        u = (TAIL + 1) / (TAIL + left.square() / scale.clamp_min(1e-300))
-        scale = (u * left.square())[there].mean()
-    u = (TAIL + 1) / (TAIL + left.square() / scale.clamp_min(1e-300))
-    return u / u[there].mean()
+def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales]:
+    """Kinds' laws from all tasks, Student-t weights; the temperature that residuals' correlation asks for; scales.
 
-
-def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float]:
-    """Kinds' laws from all tasks, Student-t weights; and the temperature that residuals' correlation asks for."""
+    Steep laws are finished by annealing: collisions tell some edges beyond doubt, and the laws at a distance come from
+    receivers whose edges are all told, so that the quiet rest is not taken for whatever the first laws had there.
+    """
     tables, tasks = _chunks(data, form), len(data.states)
-    importance = [torch.ones_like(table.weight) for table in tables]
-    temperature = 1.0
-    for _ in range(3):
-        sums = joined([grams(_weighted(table, form, u)) for table, u in zip(tables, importance, strict=True)])
-        posterior, pairs = explain(sums, kinds, tasks)
-        kinds = _rounds(sums, kinds._replace(pairs=pairs), posterior, tasks, 5)
-        posterior, pairs = explain(sums, kinds, tasks)
-        lefts, first = [], 0
-        for table, u in zip(tables, importance, strict=True):
-            slots = posterior.slots[first : first + len(table.target)]
-            lefts.append(residuals(_weighted(table, form, u), slots @ kinds.laws, kinds.own))
-            first += len(table.target)
-        weight = torch.cat([table.weight for table in tables])
+    sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
+    weight = torch.cat([table.weight for table in tables])
+    weigh = torch.ones_like(weight)
+    for step in range(STEEP_ROUNDS if steep else 3):
+        weighted = [_weighted(table, form, u) for table, u in zip(tables, weigh.split(sizes), strict=True)]
+        sums = joined([grams(table) for table in weighted])
+        heat = 1 + HEAT * COOL**step if steep else 1.0
+        kinds = _sure_rounds(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
+        slots = explain(sums, kinds, tasks, temperature=heat)[0].slots.split(sizes)
+        lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
         left = torch.cat(lefts) * weight.sqrt()
-        temperature = _inflation(left, weight)
-        importance = list(_importance(left, weight).split([len(table.target) for table in tables]))
-    return kinds, temperature
+        activity = torch.cat([log_activity(table, kinds) for table in tables])
+        scales = measure_scales(left, weight, activity, BINS if steep else 1)
+        weigh = importance(scales, left, activity)
+    return kinds, _inflation(left * (weigh.sqrt() if steep else 1.0), weight), scales
+
+
+def _more_rounds(sums: Grams, kinds: Kinds, tasks: int) -> Kinds:
+    posterior, pairs = explain(sums, kinds, tasks)
+    return _rounds(sums, kinds._replace(pairs=pairs), posterior, tasks, 5)
+
+
+def _sure_rounds(sums: Grams, kinds: Kinds, tasks: int, heat: float) -> Kinds:
+    """Laws from receivers all of whose edges are told at temperature `heat`, mostly."""
+    for _ in range(3):
+        posterior, pairs = explain(sums, kinds, tasks, temperature=heat)
+        sure = (2 * posterior.slots.amax(-1) - 1).amin(-1).clamp_min(1e-3).square()
+        told = Grams(*(part * sure.view(-1, *[1] * (part.dim() - 1)) for part in sums))
+        kinds = fit_kinds(told, posterior, pairs)
+    return kinds
 
 
 def _inflation(left: Tensor, weight: Tensor) -> float:
@@ -368,12 +494,13 @@ def _infer(start: Start, data: _Data) -> Answer:
     form, kinds = start.form, start.kinds
     b, n = data.states.shape[:2]
     table = columns(form.basis, form.kind, _steps(data, form))
-    u = torch.ones_like(table.weight)
+    activity = log_activity(table, kinds)
+    u = importance(start.scales, None, activity)
     for _ in range(3):
         posterior, _ = explain(grams(_weighted(table, form, u)), kinds, b, temperature=start.temperature)
         coefficients = posterior.slots @ kinds.laws
         left = residuals(_weighted(table, form, u), coefficients, kinds.own)
-        u = _importance(left * table.weight.sqrt(), table.weight)
+        u = importance(start.scales, left * table.weight.sqrt(), activity)
     sums = grams(_weighted(table, form, u))
     posterior, _ = explain(sums, kinds, b, temperature=start.temperature)
     weights = solve_weights(sums, start.laws, form.ridge, start.mean)[0][0]

@@ -7,12 +7,14 @@ from torch import Tensor
 
 from modmeta.graph.relations import from_matrix
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
-from modmeta.search.cold_start.cluster import cluster
+from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams
+from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.scales import importance, measure_scales
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
-from modmeta.search.cold_start.weak_form import measure_units, steps, unwrap
+from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap
 
 PHASE, PLAIN = Kind(0, (True,)), Kind(0, (False,))
 
@@ -66,6 +68,65 @@ def test_phases_with_unseen_frequencies_are_found_on_new_tasks(oscillators: tupl
     as_matrix[:, off] = answer.structures.flatten(1)
     moved = as_matrix[:, [2, 0, 3, 1]][:, :, [2, 0, 3, 1]]
     torch.testing.assert_close(again.structures.flatten(1), moved[:, off])
+
+
+def test_number_of_kinds_is_found_from_held_out_frames(oscillators: tuple[Tensor, Tensor]) -> None:
+    states, relations = oscillators
+    start = cold_start(states, PHASE, frame_step=0.1)
+    assert start.suggested == len(start.kinds.laws) == 2
+    assert right(start.answer.structures, relations) > 0.99
+
+
+def test_collisions_are_no_noise() -> None:
+    """One jump in forty steps of a smooth path leaves it smooth; a random walk is not."""
+    time = torch.linspace(0, 6, 40, dtype=torch.float64)
+    path = torch.sin(time + torch.arange(12).view(4, 3, 1)).unsqueeze(-1)
+    path[:, :, 20:] += 0.5
+    assert roughness(path, PLAIN) < 0.5
+    walk = torch.randn(4, 3, 40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(2)
+    assert roughness(walk, PLAIN) > 1.5
+
+
+def test_noise_of_observation_is_told_from_noise_that_drives() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kick = torch.randn(100, 5, 60, 1, generator=generator, dtype=torch.float64)
+    for memory in (0.5, 1.0):
+        walk = kick.clone()
+        for t in range(1, 60):
+            walk[:, :, t] += memory * walk[:, :, t - 1]
+        assert smoothing_width(walk, observation_noise(walk)) == 0
+    clean = phases(40, 0)[0]
+    clean = unwrap(clean, (True,))
+    assert smoothing_width(clean, observation_noise(clean)) == 0
+    noisy = clean + 0.05 * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    found = observation_noise(noisy)
+    assert float(found.sqrt()) == pytest.approx(0.05, rel=0.05)
+    width = smoothing_width(noisy, found)
+    assert width > 2
+    assert float((smoothed(noisy, width) - clean).std()) < 0.7 * 0.05
+
+
+def test_phases_are_found_under_noise_of_observation() -> None:
+    """Without smoothing 85% of the edges are right."""
+    states, relations = phases(60, 0)
+    noise = 0.05 * torch.randn(states.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    start = cold_start((states + noise).remainder(2 * torch.pi), PHASE, num_kinds=2, frame_step=0.1)
+    assert start.form.smoothing > 2
+    assert right(start.answer.structures, relations) > 0.9
+
+
+def test_quiet_intervals_weigh_more() -> None:
+    """Scales follow activity: residuals of quiet intervals are weighed up."""
+    generator = torch.Generator().manual_seed(0)
+    activity = torch.randn(200, 30, generator=generator, dtype=torch.float64)
+    left = torch.randn(200, 30, 2, generator=generator, dtype=torch.float64) * activity.exp().unsqueeze(-1)
+    found = measure_scales(left, torch.ones_like(left), activity, 16)
+    quiet, loud = activity < -1, activity > 1
+    weights = importance(found, left, activity)
+    assert float(weights[quiet].mean() / weights[loud].mean()) > 20
+    assert float(weights.mean()) == pytest.approx(1.0)
+    plain = measure_scales(left, torch.ones_like(left), activity, 1)
+    assert plain.squares.shape == (1,)
 
 
 def test_units_of_states_and_time_do_not_matter() -> None:
@@ -162,6 +223,18 @@ def test_clusters_of_weights() -> None:
     found = cluster(weights, 3, generator)
     order = found.centre[:, 0].argsort().argsort()
     assert float((order[found.probability.argmax(-1)] == truth).double().mean()) > 0.99
+
+
+def test_one_of_several_clusterings_is_right_where_a_peak_is_narrow_and_tails_are_wide() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(3, (900,), generator=generator)
+    places, widths = torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([0.2, 0.01, 0.2])
+    weights = (places[truth] + widths[truth] * torch.randn(900, generator=generator)).double().unsqueeze(1)
+    shares = []
+    for found in clusterings(weights, 3, generator):
+        order = found.centre[:, 0].argsort().argsort()
+        shares.append(float((order[found.probability.argmax(-1)] == truth).double().mean()))
+    assert max(shares) > 0.99
 
 
 def test_unseen_frames_do_not_count() -> None:

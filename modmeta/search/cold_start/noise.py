@@ -1,0 +1,64 @@
+"""Noise of observation, told from noise that drives the motion, and taken off by local cubics.
+
+White noise on the states has n-th differences of variance (2n over n) times its own, for every n; noise that drives the
+motion does not, as it stays in the states.
+
+Letters: B tasks, N entities, T frames, D features.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["observation_noise", "smoothed", "smoothing_width"]
+
+LOW, HIGH = 4, 6  # orders of differences whose estimates of the noise are compared
+AGREE = 0.03  # how far they may be apart, relative, beside their error
+MOST = 8  # frames to either side, at most
+
+
+def observation_noise(states: Tensor) -> Tensor:
+    """Variance (D,) of white noise on states (B, N, T, D); zero where differences do not speak of it."""
+    if states.shape[2] < 2 * HIGH:
+        return torch.zeros_like(states[0, 0, 0])
+    low, high = (_from_differences(states, order) for order in (LOW, HIGH))
+    error = 3 * (2 * HIGH / (states.shape[0] * states.shape[1] * states.shape[2])) ** 0.5
+    return torch.where((low / high.clamp_min(1e-300) - 1).abs() < AGREE + error, high, torch.zeros_like(high))
+
+
+def _from_differences(states: Tensor, order: int) -> Tensor:
+    return states.diff(n=order, dim=2).square().mean((0, 1, 2)) / math.comb(2 * order, order)
+
+
+def smoothing_width(states: Tensor, noise: Tensor) -> int:
+    """Frames to either side that local cubics may take in before they leave more than noise (D,) unexplained."""
+    if not bool((noise > 0).all()):
+        return 0
+    width = 0
+    for half in range(2, min(MOST, (states.shape[2] - 1) // 2) + 1):
+        hat = _hat(states.shape[2], half, states)
+        left = (states - smoothed(states, half)).square().mean((0, 1, 2))
+        expected = noise * (torch.eye(len(hat), dtype=hat.dtype, device=hat.device) - hat).square().sum(1).mean()
+        if bool((left > 1.05 * expected).any()):
+            break
+        width = half
+    return width if width > 2 else 0  # five frames leave a cubic nothing but the fourth difference
+
+
+def smoothed(states: Tensor, half: int) -> Tensor:
+    """States (B, N, T, D) on cubics that come closest to `half` frames to either side (Savitzky and Golay 1964)."""
+    return torch.einsum("ts,bnsd->bntd", _hat(states.shape[2], half, states), states) if half else states
+
+
+def _hat(frames: int, half: int, like: Tensor) -> Tensor:
+    """Matrix (T, T) from observed to smoothed states; windows are moved inwards at the ends."""
+    length = min(2 * half + 1, frames)
+    time = torch.linspace(-1, 1, length, dtype=like.dtype, device=like.device)
+    powers = time.unsqueeze(1) ** torch.arange(4, device=like.device)
+    project = powers @ torch.linalg.pinv(powers)  # (window, window)
+    hat = torch.zeros(frames, frames, dtype=like.dtype, device=like.device)
+    for t in range(frames):
+        first = max(0, min(t - half, frames - length))
+        hat[t, first : first + length] = project[t - first]
+    return hat
