@@ -39,6 +39,7 @@ from modmeta.training.configs import (
 )
 from modmeta.training.distributed import first
 from modmeta.training.module import ResumableModule
+from modmeta.training.start import begun
 from modmeta.training.words import setting, with_new_names
 
 LARGEST = 1 << 30  # bytes of the modules of a run without a checkpoint that is resumed
@@ -96,7 +97,7 @@ def _filled(config: DictConfig, record: Path) -> DictConfig:
     """What a new run goes by; where its data file is at fault, a record of what was asked for, and why it failed."""
     try:
         with failure_noted(record.parent.parent):
-            return resolved(filled_from_file(config))
+            return resolved(begun(filled_from_file(config)))
     except UserError:
         write_durably(record, OmegaConf.to_yaml(resolved(config)).encode())
         raise

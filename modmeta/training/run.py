@@ -31,6 +31,7 @@ from modmeta.training.configs import rebound
 from modmeta.training.distributed import alone, own_processes
 from modmeta.training.module import ResumableModule
 from modmeta.training.resume import failure_noted, finished, settle, starting_point
+from modmeta.training.start import read_beginning
 from modmeta.training.words import setting, with_new_names
 
 ADVICE = (
@@ -183,6 +184,8 @@ def fit(config: DictConfig) -> Fit:
     data = hydra.utils.instantiate(config.data)
     module = hydra.utils.instantiate(config.method)
     module.join_run(OmegaConf.to_container(config, resolve=True))
+    if (beginning := read_beginning(Path(config.directory))) is not None:
+        module.begin_with(beginning)
     path = starting_point(config, module)
     trainer = trainer_of(config)
     fitted = Fit(trainer, module, Path(config.directory))

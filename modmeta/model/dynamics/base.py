@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from modmeta.data.units import Scales
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import couples
+from modmeta.model.basis import FoundLaws
 from modmeta.model.features import PairFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.noise import ObservationNoise
@@ -71,6 +72,8 @@ class Dynamics(nn.Module, ABC):
     state_scale: Tensor
     change_scale: Tensor
     centre: Tensor
+    holds_laws: bool = False  # of a cold start, as they are
+    has_constants: bool = False  # of entities, each its own
     robust: bool = True  # whether modules see states in robust scales of the data
 
     def __init__(
@@ -133,11 +136,15 @@ class Dynamics(nn.Module, ABC):
 
     @abstractmethod
     def stepper(
-        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+        self,
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        kept: Kept | None = None,
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N) that stay as they are.
 
-        Tasks that are not `kept` have no gradient.
+        Tasks that are not `kept` have no gradient. `drive` holds the constants of entities, where the dynamics has any.
         """
 
     @property
@@ -156,6 +163,33 @@ class Dynamics(nn.Module, ABC):
         Raises:
             ValueError: it is not known.
         """
+
+    # ---- what a subclass may refine --------------------------------------------------------------------------------
+
+    def begin(self, laws: FoundLaws) -> None:
+        """Takes laws that a cold start found, after `set_scales`, where `holds_laws`."""
+
+    def along(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """The `responder` of the observed steps of states (B, N, T, D)."""
+        return self.responder(states[:, :, :-1])
+
+    def without_constants(
+        self, values: Float[Tensor, "B N *any T-1 C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+    ) -> Float[Tensor, "B N *any T-1 C"]:
+        """Errors or messages of observed steps less what constants of the entities explain, where they have any.
+
+        Args:
+            values: (B, N, ..., T - 1, C).
+            states: of the steps (B, N, T, D).
+            mask: steps that count, (B, T - 1); none for all.
+        """
+        return values
+
+    def drive(
+        self, error: Float[Tensor, "B N T-1 D"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+    ) -> Float[Tensor, "B N D"] | None:
+        """Constants of the entities that explain errors of predicted changes; none where they have none."""
+        return None
 
     # ---- what all share --------------------------------------------------------------------------------------------
 
@@ -234,7 +268,11 @@ class Dynamics(nn.Module, ABC):
 
     def adder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """The `responder` of additive dynamics."""
-        free = self.own_changes(self.scaled(states).unsqueeze(2))  # (G, B, N, 1, T, D)
+        return self.adding(self.own_changes(self.scaled(states)))
+
+    def adding(self, free: Float[Tensor, "G B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """The `responder` that adds what is received, times mobilities, to the changes of entities by themselves."""
+        free = free.unsqueeze(3)  # (G, B, N, 1, T, D)
 
         def add(received: Tensor, types: Tensor) -> Tensor:
             mobility = self.mobilities(types)
@@ -262,10 +300,14 @@ class Dynamics(nn.Module, ABC):
         return torch.einsum("gbnmtd,bnmg->bnmtd", changes, weights.expand(b, n, m, g))
 
     def step(
-        self, states: Float[Tensor, "B N T D"], relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"]
+        self,
+        states: Float[Tensor, "B N T D"],
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B N T D"]:
         """Next states (B, N, T, D) from each given one, under structures (B, N, S) and (B, N)."""
-        return self.stepper(relations, types)(states)
+        return self.stepper(relations, types, drive=drive)(states)
 
     def rollout(
         self,
@@ -274,9 +316,10 @@ class Dynamics(nn.Module, ABC):
         types: Int[Tensor, "B N"],
         steps: int,
         kept: Kept | None = None,
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B N T {steps} D"]:
         """Forecasts (B, N, T, steps, D) from each of T given frames (B, N, T, D); `kept` tasks alone have gradients."""
-        frames, step = [], self.stepper(relations, types, kept)
+        frames, step = [], self.stepper(relations, types, kept, drive)
         for _ in range(steps):
             states = step(states)
             frames.append(states)

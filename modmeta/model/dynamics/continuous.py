@@ -277,7 +277,11 @@ class ContinuousDynamics(Dynamics):
         return ObservationNoise()
 
     def stepper(
-        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+        self,
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        kept: Kept | None = None,
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N)."""
         return lambda states: self._advanced(states, relations, types)

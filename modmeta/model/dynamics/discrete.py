@@ -126,7 +126,11 @@ class ModularDynamics(Dynamics):
         return g > 1 and shared and bool((types[0, 0] == torch.arange(types.shape[2], device=types.device) % g).all())
 
     def stepper(
-        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+        self,
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        kept: Kept | None = None,
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N) that stay as they are.
 
