@@ -28,6 +28,7 @@ from modmeta.training.bouncegrad import Beginning
 from modmeta.training.checkpoints.loading import read_checkpoint
 
 FILE = "start.npz"
+ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
 LARGEST = 1 << 31  # bytes of it
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
 CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
@@ -49,8 +50,8 @@ def begun(config: DictConfig) -> DictConfig:
     data.prepare_data()
     data.setup("fit")
     began = time.perf_counter()
-    kind, states = _kind(config, data), _physical(data)
-    start = _start(config, data.splits["train"], states, kind, data.meta["frame_step"])
+    states = _physical(data)
+    start = _start(config, data, states)
     relations = _structures(start, data.splits["train"], states)
     path = Path(config.directory) / FILE
     write_durably(path, _packed(start, relations, data.units))
@@ -75,7 +76,7 @@ def read_beginning(directory: Path) -> Beginning | None:
             parts = {name: torch.from_numpy(file[name]) for name in ("relations", "temperature", *FoundLaws._fields)}
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}); remove the run directory and start again") from error
-    laws = FoundLaws(**{name: parts[name] for name in FoundLaws._fields})._replace(step=float(parts["step"]))
+    laws = FoundLaws(*(float(parts[name]) if name == "step" else parts[name] for name in FoundLaws._fields))
     return Beginning(parts["relations"].long(), laws, float(parts["temperature"]))
 
 
@@ -87,15 +88,18 @@ def _as_before(config: DictConfig) -> None:
             config.model[name] = dynamics.get(name)
 
 
-def _kind(config: DictConfig, data: TrajectoryDataModule) -> Kind:
-    states, model = _physical(data), config.model
-    angles = model.get("angles") or list(looks_like_angles(states))
-    coordinates = model.get("coordinates")
-    if coordinates is None:
-        coordinates = 0 if any(angles) else data.positions
-    if "family" in model and coordinates and coordinates != data.num_features:
-        coordinates = 0  # velocities beside coordinates are plain states to it
-    return Kind(int(coordinates), tuple(bool(angle) for angle in angles))
+def _kinds(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
+    """What features may be, the likeliest first: two or three that nobody named may be coordinates."""
+    d = states.shape[-1]
+    angles = tuple(bool(angle) for angle in model.get("angles") or looks_like_angles(states))
+    coordinates = [model.get("coordinates")]
+    if coordinates == [None]:
+        coordinates = [positions or d, 0] if d in (2, 3) else [positions, 0] if positions else [0]
+    if any(angles):
+        coordinates = [0]
+    if "family" in model:  # velocities beside coordinates are plain states to it
+        coordinates = [p if p == d else 0 for p in coordinates]
+    return [Kind(p, angles) for p in dict.fromkeys(coordinates)]
 
 
 def _physical(data: TrajectoryDataModule) -> Tensor:
@@ -128,13 +132,23 @@ def _sizes(tasks: TaskDataset) -> list[int]:
     return [n for n, _ in Counter(tasks.counts.tolist()).most_common()]
 
 
-def _start(config: DictConfig, tasks: TaskDataset, states: Tensor, kind: Kind, frame_step: float) -> Start:
+def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> Start:
+    tasks = data.splits["train"]
     n = _sizes(tasks)[0]
-    ids, model = _of_size(tasks, n), config.model
-    number = model.num_edge_modules
-    return cold_start(
-        states[ids, :n], kind, num_kinds=number, frame_step=frame_step, seen=_seen(tasks, ids, n), seed=config.seed
-    )
+    ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
+    seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
+    for kind in _kinds(config.model, data.positions, states):
+        start = cold_start(states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, seed=config.seed)
+        best = start if best is None or _gain(start) > _gain(best) else best
+        if _gain(best) > ENOUGH:
+            break
+    assert best is not None
+    return best
+
+
+def _gain(start: Start) -> float:
+    """Nats a number that structures gain over no relations on held-out frames."""
+    return (start.trials[0].without - start.structural) / 2
 
 
 def _structures(start: Start, tasks: TaskDataset, states: Tensor) -> Tensor:
