@@ -45,10 +45,10 @@ def with_laws(
     )  # fmt: skip
     offset, span = torch.full((d,), 0.3).double(), torch.full((d,), 1.7).double()
     dynamics.change_scale.fill_(0.05)
+    step_of = torch.tensor(units.step)
     found = FoundLaws(
-        laws, own, units.step, offset, span, units.centre, units.scale, basis.places, basis.widths, basis.left,
-        basis.right,
-    )  # fmt: skip
+        laws, own, step_of, offset, span, units.centre, units.scale, basis.places, basis.widths, basis.left, basis.right
+    )
     dynamics.begin(found)
     return dynamics, basis, laws, own
 
@@ -86,7 +86,7 @@ def test_errors_are_the_residuals_of_the_cold_start(kind: Kind, name: str, is_sm
 
 
 def exchange(constants: Tensor | None = None) -> tuple[LawDynamics, Tensor, Tensor, Tensor]:
-    """Heat on a complete graph: dynamics, their exact flow over a frame (N, N), states (1, N, T, 1), drives (1, N, 1)."""
+    """Heat on a complete graph: dynamics, their exact flow (N, N), states (1, N, T, 1), drives (1, N, 1)."""
     step, rate, n, frames = 0.2, 0.7, 4, 14
     kind = Kind(0, (False,))
     dynamics = LawDynamics(1, 1, AbsoluteFeatures(), family="difference", smooth=True, constants=constants is not None)
@@ -104,7 +104,7 @@ def exchange(constants: Tensor | None = None) -> tuple[LawDynamics, Tensor, Tens
             one.expand(1, 12),
             one,
             one,
-        )  # fmt: skip
+        )
     )
     assert kind == dynamics.kind
     flow = step * rate * (torch.ones(n, n, dtype=torch.float64) - n * torch.eye(n, dtype=torch.float64))
@@ -151,10 +151,19 @@ def test_angles_stay_within_a_turn_and_jumps_do_not_count() -> None:
     v = dynamics.right.shape[0]
     dynamics.begin(
         FoundLaws(
-            torch.zeros(1, v), torch.zeros(dynamics.own_laws.numel()), 1.0, turn, turn, zero, one,
-            torch.zeros(1, 12), torch.ones(1, 12), torch.ones(1, 1), torch.eye(v),
-        )  # fmt: skip
-    )  # fmt: skip
+            torch.zeros(1, v),
+            torch.zeros(dynamics.own_laws.numel()),
+            one,
+            turn,
+            turn,
+            zero,
+            one,
+            torch.zeros(1, 12),
+            torch.ones(1, 12),
+            torch.ones(1, 1),
+            torch.eye(v),
+        )
+    )
     phase = (5.0 + 0.4 * torch.arange(12.0)).remainder(2 * math.pi)
     states = ((phase - math.pi) / math.pi).view(1, 1, 12, 1).expand(1, 2, 12, 1)
     torch.testing.assert_close(dynamics.targets(states), torch.full((1, 2, 11, 1), 0.4 / math.pi), atol=1e-5, rtol=0)
@@ -165,7 +174,7 @@ def test_angles_stay_within_a_turn_and_jumps_do_not_count() -> None:
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(ValueError, match="search.start=laws"):
+    with pytest.raises(ValueError, match=r"search\.start=laws"):
         LawDynamics(1, 2, AbsoluteFeatures())
     with pytest.raises(ValueError, match="rich sender"):
         LawDynamics(1, 2, AbsoluteFeatures(), family="richsender")

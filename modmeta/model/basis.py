@@ -85,7 +85,7 @@ class FoundLaws(NamedTuple):
 
     edges: Tensor
     own: Tensor
-    step: float
+    step: Tensor
     offset: Tensor
     span: Tensor
     centre: Tensor
@@ -150,7 +150,8 @@ def left_functions(family: Family, kind: Kind, receiver: Tensor) -> Tensor:
 def right_functions(
     family: Family, kind: Kind, places: Tensor, widths: Tensor, receiver: Tensor, sender: Tensor
 ) -> Tensor:
-    """Functions of scaled states of receiver and sender, each (..., D): (..., V), or vectors (..., P, V) of coordinates.
+    """Functions of scaled states of receiver and sender, each (..., D): (..., V); of coordinates, vectors
+    (..., P, V).
 
     Args:
         family: which functions.

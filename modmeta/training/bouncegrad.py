@@ -158,7 +158,10 @@ class BounceGrad(ResumableModule):
             data.num_tasks, train.states.shape[1], dynamics.num_edge_modules, dynamics.num_node_modules, every
         )
         if self.beginning is not None:
-            start = Structure(self.beginning.relations, start.types)
+            relations = self.beginning.relations
+            if relations.shape != start.relations.shape or int(relations.max()) >= dynamics.num_edge_modules:
+                raise UserError("start.npz is not of this run; remove the run directory and start again")
+            start = Structure(relations, start.types)
         if train.counts is not None:
             start = of_sizes(start, train.counts)
         self.bank = StructureBank(ids, type(start)(start.relations[ids], start.types[ids]))

@@ -39,7 +39,7 @@ from modmeta.training.configs import (
 )
 from modmeta.training.distributed import first
 from modmeta.training.module import ResumableModule
-from modmeta.training.start import begun
+from modmeta.training.start import as_recorded, begun
 from modmeta.training.words import setting, with_new_names
 
 LARGEST = 1 << 30  # bytes of the modules of a run without a checkpoint that is resumed
@@ -65,8 +65,8 @@ def settle(config: DictConfig) -> DictConfig:
             raise UserError(
                 f"{part} is a symbolic link; a run writes into its own directory alone, so replace the link"
             )
-    if not first():  # the first process writes it
-        _wait_for(record)
+    if not first():  # the first process writes it, after its cold start if there is one
+        _wait_for(record, 3600.0 if config.search.get("start") == "laws" else 60.0)
     if record.exists() and not _never_began(record):
         stored = read_record(record)
         if config.resume:
@@ -142,7 +142,7 @@ def _continued(stored: dict[str, Any], given: DictConfig) -> DictConfig:
     raw = given.copy()
     with open_dict(raw):
         raw.run_id = stored["run_id"]
-    changed = _overridden(stored, raw) if given.resume else resolved(filled_from_file(raw))
+    changed = _overridden(stored, raw) if given.resume else resolved(filled_from_file(as_recorded(raw, stored)))
     with open_dict(changed):
         changed.resume, changed.run_id, changed.trust = given.resume, stored["run_id"], list(given.trust)
     before, after = flat(stored), flat(OmegaConf.to_container(changed))

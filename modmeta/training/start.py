@@ -5,6 +5,7 @@ What the configuration leaves open of `model=laws` is chosen here, and recorded 
 
 import io
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from modmeta.training.checkpoints.loading import read_checkpoint
 
 FILE = "start.npz"
 ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
-LARGEST = 1 << 31  # bytes of it
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
 CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
 
@@ -40,7 +40,7 @@ def begun(config: DictConfig) -> DictConfig:
     Raises:
         UserError: the settings do not go together.
     """
-    if config.method.get("_target_") != BOUNCEGRAD or config.search.start != "laws":
+    if config.method.get("_target_") != BOUNCEGRAD or config.search.get("start") != "laws":
         return config
     config = config.copy()
     if config.ckpt_path:
@@ -54,6 +54,7 @@ def begun(config: DictConfig) -> DictConfig:
     start = _start(config, data, states)
     relations = _structures(start, data.splits["train"], states)
     path = Path(config.directory) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, _packed(start, relations, data.units))
     _fill(config, start, labelled=data.meta["labelled"])
     _show(start, time.perf_counter() - began)
@@ -70,19 +71,30 @@ def read_beginning(directory: Path) -> Beginning | None:
     if not path.exists():
         return None
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError("it is too large")
+        with zipfile.ZipFile(path) as archive:  # written uncompressed: it asks for no memory beyond its own size
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")
         with np.load(path, allow_pickle=False) as file:
             parts = {name: torch.from_numpy(file[name]) for name in ("relations", "temperature", *FoundLaws._fields)}
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); remove the run directory and start again") from error
-    laws = FoundLaws(*(float(parts[name]) if name == "step" else parts[name] for name in FoundLaws._fields))
+    laws = FoundLaws(*(parts[name] for name in FoundLaws._fields))
     return Beginning(parts["relations"].long(), laws, float(parts["temperature"]))
 
 
 def _as_before(config: DictConfig) -> None:
     """Fills what is open from the checkpoint whose state the run begins from."""
-    dynamics = read_checkpoint(config.ckpt_path)["modmeta"]["config"]["model"]["dynamics"]
+    _fill_from(config, read_checkpoint(config.ckpt_path)["modmeta"]["config"]["model"]["dynamics"])
+
+
+def as_recorded(config: DictConfig, stored: dict[str, Any]) -> DictConfig:
+    """A configuration with what the cold start of its recorded run chose."""
+    config = config.copy()
+    _fill_from(config, stored.get("model") or {})
+    return config
+
+
+def _fill_from(config: DictConfig, dynamics: Any) -> None:
     for name in CHOSEN:
         if name in config.model and config.model[name] is None:
             config.model[name] = dynamics.get(name)
@@ -164,11 +176,12 @@ def _structures(start: Start, tasks: TaskDataset, states: Tensor) -> Tensor:
 def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
     form, basis = start.form, start.form.basis
     assert units is not None
+    step, offset, scale = (torch.tensor(part).double() for part in (form.units.step, units.offset, units.scale))
     laws = FoundLaws(
-        start.kinds.laws, start.kinds.own, form.units.step, torch.tensor(units.offset), torch.tensor(units.scale),
-        form.units.centre, form.units.scale, basis.places, basis.widths, basis.left, basis.right,
+        start.kinds.laws, start.kinds.own, step, offset, scale, form.units.centre, form.units.scale, basis.places,
+        basis.widths, basis.left, basis.right,
     )  # fmt: skip
-    parts = {name: np.asarray(value) for name, value in laws._asdict().items()}
+    parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
     out = io.BytesIO()
     np.savez(out, relations=relations.numpy(), temperature=np.asarray(start.temperature), **parts)
     return out.getvalue()
