@@ -28,7 +28,7 @@ from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
 
 SMALLEST = 1e-12  # of a state whose logarithm is taken
-SUBSTEPS = 4  # of a frame in a forecast
+SUBSTEPS = 2  # of a frame in a forecast
 FAR = 3.0  # forecasts stay within three times the range of the training set
 
 
@@ -82,9 +82,9 @@ class LawDynamics(Dynamics):
         angles: Sequence[bool] | None = None,
         smooth: bool = True,
         constants: bool = False,
-        hidden: int = 32,
-        edge_layers: int = 2,
-        node_layers: int = 2,
+        hidden: int = 16,
+        edge_layers: int = 1,
+        node_layers: int = 1,
         activation: Callable[[Tensor], Tensor] = F.silu,
         null_module: bool = False,
         node_hidden: int | None = None,
