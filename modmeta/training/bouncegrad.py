@@ -29,7 +29,7 @@ Made = TypeVar("Made")
 # Of the run. From then on laws and structures are good enough to tell the paths of close pairs, and scales of errors
 # follow at once as laws get exact; a scale that shrinks early would end the annealing before its time.
 LATE = 0.7
-HOLD = 0.1  # of the run, in which modules learn the structures of a cold start
+HOLD = 0.15  # of the run, in which modules learn the structures of a cold start
 EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
 
@@ -206,9 +206,8 @@ class BounceGrad(ResumableModule):
 
     @property
     def _holds(self) -> bool:
-        """Whether structures stay: modules that do not hold the laws of the cold start learn its structures first."""
-        held = self.beginning is not None and not self.model.dynamics.holds_laws
-        return held and int(self.steps_done) < HOLD * self.total_steps
+        """Whether structures stay: those of a cold start, until modules and scales of errors have learned them."""
+        return self.beginning is not None and int(self.steps_done) < HOLD * self.total_steps
 
     def _problem(self, batch: dict[str, Tensor], structure: Structure, logits: Tensor) -> Problem:
         """Of the search step; messages and score have gradients, and serve the gradient step, too."""
@@ -261,7 +260,7 @@ class BounceGrad(ResumableModule):
         modules.zero_grad()
         proposal.zero_grad()
         self.backward_everywhere(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
-        if self._late:
+        if self._late or self.beginning is not None:
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         if not bool(torch.isfinite(norm)):

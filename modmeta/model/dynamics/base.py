@@ -72,7 +72,6 @@ class Dynamics(nn.Module, ABC):
     state_scale: Tensor
     change_scale: Tensor
     centre: Tensor
-    holds_laws: bool = False  # of a cold start, as they are
     has_constants: bool = False  # of entities, each its own
     robust: bool = True  # whether modules see states in robust scales of the data
 
@@ -167,7 +166,7 @@ class Dynamics(nn.Module, ABC):
     # ---- what a subclass may refine --------------------------------------------------------------------------------
 
     def begin(self, laws: FoundLaws) -> None:
-        """Takes laws that a cold start found, after `set_scales`, where `holds_laws`."""
+        """Takes laws that a cold start found, after `set_scales`, where modules can hold them."""
 
     def along(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """The `responder` of the observed steps of states (B, N, T, D)."""

@@ -69,8 +69,6 @@ class LawDynamics(Dynamics):
         ValueError: there is no such family, or features and angles do not go together.
     """
 
-    holds_laws = True
-
     def __init__(
         self,
         num_features: int,
