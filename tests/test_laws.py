@@ -46,9 +46,11 @@ def with_laws(
     offset, span = torch.full((d,), 0.3).double(), torch.full((d,), 1.7).double()
     dynamics.change_scale.fill_(0.05)
     step_of = torch.tensor(units.step)
+    one = torch.ones(())
     found = FoundLaws(
-        laws, own, step_of, offset, span, units.centre, units.scale, basis.places, basis.widths, basis.left, basis.right
-    )
+        laws, own, step_of, one, offset, span, units.centre, units.scale, basis.places, basis.widths, basis.left,
+        basis.right,
+    )  # fmt: skip
     dynamics.begin(found)
     return dynamics, basis, laws, own
 
@@ -95,7 +97,8 @@ def exchange(constants: Tensor | None = None) -> tuple[LawDynamics, Tensor, Tens
         FoundLaws(
             rate * one,
             torch.zeros(dynamics.own_laws.numel()),
-            step,
+            torch.tensor(step),
+            torch.ones(()),
             torch.zeros(1),
             torch.ones(1),
             torch.zeros(1),
@@ -154,6 +157,7 @@ def test_angles_stay_within_a_turn_and_jumps_do_not_count() -> None:
             torch.zeros(1, v),
             torch.zeros(dynamics.own_laws.numel()),
             one,
+            one[0],
             turn,
             turn,
             zero,

@@ -76,6 +76,7 @@ class FoundLaws(NamedTuple):
         edges: coefficients of every edge module on whitened functions, (K, left x right).
         own: of an entity's own functions, (D O,) or, for coordinates, (O,).
         step: time between two frames, in the unit of the laws' rates.
+        rest: standard deviation of what they leave unexplained, in that unit.
         offset, span: physical states are span x state + offset, (D,) each.
         centre, scale: functions see (physical - centre) / scale, (D,) each.
         places, widths: of shifted functions, (D, SHIFTS) each.
@@ -86,6 +87,7 @@ class FoundLaws(NamedTuple):
     edges: Tensor
     own: Tensor
     step: Tensor
+    rest: Tensor
     offset: Tensor
     span: Tensor
     centre: Tensor

@@ -177,9 +177,10 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
     form, basis = start.form, start.form.basis
     assert units is not None
     step, offset, scale = (torch.tensor(part).double() for part in (form.units.step, units.offset, units.scale))
+    rest = start.kinds.variance.sqrt()
     laws = FoundLaws(
-        start.kinds.laws, start.kinds.own, step, offset, scale, form.units.centre, form.units.scale, basis.places,
-        basis.widths, basis.left, basis.right,
+        start.kinds.laws, start.kinds.own, step, rest, offset, scale, form.units.centre, form.units.scale,
+        basis.places, basis.widths, basis.left, basis.right,
     )  # fmt: skip
     parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
     out = io.BytesIO()
