@@ -204,8 +204,8 @@ class Model:
                 matrices = _chances(chances[ids, :n, :n], "modules")
                 rows = torch.stack([from_matrix(matrices[..., i]) for i in range(k)], dim=-1)
                 nodes = None if types is None else _chances(types[ids, :n], "node_modules")
-                bands, start = self.calibration.bands, last[ids, :n]
-                ahead = ensemble(self.module.model, start, rows, steps, generator, members, nodes, bands)
+                bands, seen = self.calibration.bands, given[ids, :n]
+                ahead = ensemble(self.module.model, seen, rows, steps, generator, members, nodes, bands)
                 parts = {name: self._physical(part) for name, part in bounded(ahead)._asdict().items()}
             whole.put(ids, parts)
             if advance is not None:

@@ -60,8 +60,9 @@ def train(words: Sequence[str], configuration: str = PACKAGE) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from modmeta.training.launch import launch
+    from modmeta.training.run import suited
 
-    launch(given, configuration)
+    launch([*given, *suited(given)] if "data=files" in given else given, configuration)
     return 0
 
 

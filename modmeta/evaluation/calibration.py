@@ -108,7 +108,7 @@ def _bands(
         if seen.shape[2] < 3:
             return ((NORMAL,),)
         chances = tempered(model, search, seen, generator)(fitted.at(seen.shape[2]))
-        forecast = ensemble(model, seen[:, :, -1], chances, steps, generator)
+        forecast = ensemble(model, seen, chances, steps, generator)
         spread = (forecast.high - forecast.low) / (2 * NORMAL)
         off.append(((ahead - forecast.mean).abs() / spread.clamp_min(1e-12)).flatten(0, 1))
     return tuple(tuple(row) for row in torch.cat(off).quantile(HELD, dim=0).tolist())  # over tasks and entities

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modmeta.errors import DataError, TaskError
+from modmeta.graph.bank import Structure
 from modmeta.model.model import LARGEST_DRAW, RelationalModel
 
 HELD = 0.9  # share of true states that a band holds
@@ -33,7 +34,7 @@ class Forecast(NamedTuple):
 @torch.no_grad()
 def ensemble(
     model: RelationalModel,
-    states: Tensor,
+    observed: Tensor,
     probabilities: Tensor,
     steps: int,
     generator: torch.Generator,
@@ -45,7 +46,7 @@ def ensemble(
 
     Args:
         model: trained model.
-        states: last observed frame, (B, N, D).
+        observed: observed frames, (B, N, T, D). They give the constants of entities; rollouts start from the last.
         probabilities: of every edge module on every edge, (B, N, S, K).
         steps: number of frames.
         generator: generator of structures and errors.
@@ -63,16 +64,21 @@ def ensemble(
         flat = node_modules.flatten(0, 1)
         drawn = torch.multinomial(flat, members, replacement=True, generator=generator)
         types = drawn.view(b, n, members).transpose(1, 2).flatten(0, 1)
-    now = states.repeat_interleave(members, dim=0).unsqueeze(2)  # (B M, N, 1, D)
+    now = observed[:, :, -1:].repeat_interleave(members, dim=0)  # (B M, N, 1, D)
+    likeliest = (
+        torch.zeros(b, n, dtype=torch.long, device=now.device) if node_modules is None else node_modules.argmax(-1)
+    )
+    drive = model.drive(observed, Structure(probabilities.argmax(-1), likeliest))
+    drive = None if drive is None else drive.repeat_interleave(members, dim=0)
     frames = []
     for _ in range(steps):
         scale = model.likelihood.log_scale(dynamics.scaled(now)).exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale
         now = now + scale * torch.randn(now.shape, generator=generator, device=now.device)
-        now = dynamics.step(now, relations, types)
+        now = dynamics.step(now, relations, types, drive)
         frames.append(now)
     paths = torch.cat(frames, dim=2).unflatten(0, (b, members))  # (B, M, N, steps, D)
     mean, spread = paths.mean(1), paths.std(1)
-    wide = torch.tensor([bands[min(step, len(bands) - 1)] for step in range(steps)], device=states.device)  # (steps, D)
+    wide = torch.tensor([bands[min(step, len(bands) - 1)] for step in range(steps)], device=now.device)  # (steps, D)
     reach = (wide * spread).clamp_min(ROUNDING)
     return Forecast(mean, mean - reach, mean + reach)
 

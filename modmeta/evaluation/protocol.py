@@ -85,7 +85,10 @@ class ProtocolMeasures(nn.Module):
             self.update_edges(found, chance, relations, known)
         if types is not None and module_to_type is not None:
             self.types.update(module_to_type[inferred.structure.types], types)
-        self.update_forecasts(lambda seen, steps: model.forecast(seen[:, :, -1], inferred.structure, steps), states)
+        structure = inferred.structure
+        self.update_forecasts(
+            lambda seen, steps: model.forecast(seen[:, :, -1], structure, steps, model.drive(seen, structure)), states
+        )
 
     def update_edges(self, found: Tensor, chance: Tensor, relations: Tensor, known: Tensor | None = None) -> None:
         """Adds inferred relations (B, N, S), their probabilities (B, N, S, R), and the true ones."""

@@ -69,11 +69,26 @@ class RelationalModel(nn.Module):
             states: (B, N, T, D).
             types: node modules (B, N).
         """
-        respond = self.dynamics.responder(states[:, :, :-1])
+        respond = self.dynamics.along(states)
         nothing = states.new_zeros(*states.shape[:2], 1, states.shape[2] - 1, states.shape[3])
         left = self.dynamics.targets(states) - respond(nothing, types.unsqueeze(2)).squeeze(2)
         mobility = self.dynamics.mobilities(types)
         return left if mobility is None else left / mobility[..., None, None]
+
+    def drive(self, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Tensor | None:
+        """Constants of the entities, (B, N, D), as observed steps under a structure show them; none without.
+
+        Args:
+            states: observed (B, N, T, D).
+            structure: (B, N, S), (B, N).
+            mask: steps that count, (B, T - 1); none for all.
+        """
+        dynamics = self.dynamics
+        if not dynamics.has_constants or states.shape[2] < 2:
+            return None
+        received = summed(dynamics.messages(states, structure), structure.relations.unsqueeze(2))
+        change = dynamics.along(states)(received, structure.types.unsqueeze(2)).squeeze(2)
+        return dynamics.drive(change - dynamics.targets(states), states, mask)
 
     def receiver_energies(
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,
@@ -105,7 +120,7 @@ class RelationalModel(nn.Module):
         Raises:
             UserError: frames are missing and the model has observation noise.
         """
-        respond, targets = self.dynamics.responder(states[:, :, :-1]), self.dynamics.targets(states).unsqueeze(2)
+        respond, targets = self.dynamics.along(states), self.dynamics.targets(states).unsqueeze(2)
         scale = self.log_scale(states) if log_scale is None else log_scale
         if scale.dim() == 4:
             scale = scale.unsqueeze(2)
@@ -116,6 +131,7 @@ class RelationalModel(nn.Module):
 
         def score(received: Tensor, types: Tensor) -> Tensor:
             error, constant = respond(received, types) - targets, torch.zeros(())
+            error = self.dynamics.without_constants(error, states, mask)
             if self.noise is not None:
                 error, constant = self.noise(error)
             energy = self.likelihood.energy(error, scale)
@@ -141,11 +157,14 @@ class RelationalModel(nn.Module):
         return self.likelihood.energy(error, self.log_scale(states)).sum(dim=(-1, -2))
 
     @torch.no_grad()
-    def forecast(self, states: Tensor, structure: Structure, steps: int) -> Tensor:
-        """Deterministic forecast (B, N, steps, D) from one frame (B, N, D), the mean of the ensemble."""
+    def forecast(self, states: Tensor, structure: Structure, steps: int, drive: Tensor | None = None) -> Tensor:
+        """Deterministic forecast (B, N, steps, D) from one frame (B, N, D), the mean of the ensemble.
+
+        `drive` holds the constants of the entities, see `drive`.
+        """
         dynamics = self.dynamics
         if self.members == 1:
-            return dynamics.rollout(states.unsqueeze(2), structure.relations, structure.types, steps).squeeze(2)
+            return dynamics.rollout(states.unsqueeze(2), *structure, steps, drive=drive).squeeze(2)
         generator = torch.Generator(states.device).manual_seed(0)
         states = states.unsqueeze(2).repeat(1, 1, self.members, 1)  # (B, N, M, D)
         frames = []
@@ -154,6 +173,6 @@ class RelationalModel(nn.Module):
                 self.likelihood.log_scale(dynamics.scaled(states)).exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale
             )
             drawn = scale * torch.randn(states.shape, generator=generator, device=states.device)
-            states = dynamics.step(states + drawn, structure.relations, structure.types)
+            states = dynamics.step(states + drawn, *structure, drive=drive)
             frames.append(states.mean(2))
         return torch.stack(frames, dim=2)

@@ -96,6 +96,12 @@ def every_row(generator: torch.Generator, structure: Structure, problem: Problem
     return enumerate_rows(structure, problem.num_edge_modules, problem.num_node_modules)
 
 
+def current_row(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
+    """The current row of a receiver alone: structures stay as they are."""
+    relations, types = structure
+    return Candidates(relations.unsqueeze(2), types.unsqueeze(2), torch.zeros_like(types))
+
+
 def sampled_rows(samples: int, flips: bool) -> Propose:
     """Proposes rows sampled from the proposal; with `flips` also all changes of a single edge or node module."""
 
@@ -111,11 +117,19 @@ def and_relaxed(propose: Propose) -> Propose:
 
     def both(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
         candidates = propose(generator, structure, problem)
-        model, states, known, (messages, _) = problem.model, problem.states, problem.known, problem.one_step()
+        model, states, known, mask, (messages, _) = (
+            problem.model,
+            problem.states,
+            problem.known,
+            problem.mask,
+            problem.one_step(),
+        )
+        messages = model.dynamics.without_constants(messages, states, mask)
         rows, types, log_scale = [candidates.rows], [candidates.types], model.log_scale(states)
         for node_module in range(problem.num_node_modules):
             of = torch.full_like(candidates.current, node_module)  # (B, N)
-            found = relaxed_rows(messages, model.unexplained(states, of), log_scale, problem.mask)  # (B, N, M, S)
+            left = model.dynamics.without_constants(model.unexplained(states, of), states, mask)
+            found = relaxed_rows(messages, left, log_scale, mask)  # (B, N, M, S)
             rows.append(found if known is None else torch.where(known.unsqueeze(2) >= 0, known.unsqueeze(2), found))
             types.append(of.unsqueeze(2).expand(found.shape[:3]))
         return Candidates(torch.cat(rows, dim=2), torch.cat(types, dim=2), candidates.current)

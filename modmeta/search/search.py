@@ -8,7 +8,7 @@ rollouts of ten steps, Metropolis) and ours (all receivers, all rows, horizon 1,
 from dataclasses import dataclass
 
 from modmeta.model.model import RelationalModel
-from modmeta.search.candidates import and_relaxed, every_row, sampled_rows
+from modmeta.search.candidates import and_relaxed, current_row, every_row, sampled_rows
 from modmeta.search.exact import receiver_rows
 from modmeta.search.gibbs import block_gibbs
 from modmeta.search.metropolis import whole_structures
@@ -16,6 +16,7 @@ from modmeta.search.mutual import mutual_rows
 from modmeta.search.problem import Kernel, Propose, every_receiver, one_receiver
 from modmeta.search.selection import Selection
 
+STARTS = ("laws", "random")
 RECEIVERS = {"all": every_receiver, "one": one_receiver}
 
 
@@ -36,6 +37,7 @@ class Search:
         sweeps: search steps of an inference with modules frozen; see `infer`.
         symmetric: prior that relations are mutual, z_ij = z_ji, found jointly (needs all rows, all receivers, Gibbs).
         edge_cost: prior against edges, nats for each whose module is not the first.
+        start: of training: `laws`, from structures of the cold start, or `random`, from structures drawn uniformly.
     """
 
     selection: Selection
@@ -48,12 +50,15 @@ class Search:
     sweeps: int = 1
     symmetric: bool = False
     edge_cost: float = 0.0
+    start: str = "random"
 
     def __post_init__(self) -> None:
         """
         Raises:
             ValueError: the choices do not go together.
         """
+        if self.start not in STARTS:
+            raise ValueError(f"search.start is {self.start!r}; it must be 'laws' or 'random'")
         if self.receivers not in RECEIVERS:
             raise ValueError(f"search.receivers is {self.receivers!r}; it must be 'all' or 'one'")
         if self.receivers == "all" and self.horizon > 1:
@@ -99,6 +104,12 @@ class Search:
                 f"search.enumerate_up_to={self.enumerate_up_to}"
             )
         return sampled_rows(self.samples, self.flips and not self.by_blocks(model, num_entities))
+
+    def holding(self) -> Kernel:
+        """The kernel that leaves structures as they are, and gives their energies."""
+        if self.horizon > 1:
+            return whole_structures(current_row, self.selection)
+        return receiver_rows(current_row, self.selection)
 
     def kernel(
         self, model: RelationalModel, num_entities: int, selection: Selection | None = None, relax: bool = True

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
+from modmeta.model.basis import FoundLaws
 from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
 from modmeta.search.infer import Inferred, concatenated, infer
@@ -28,8 +29,23 @@ Made = TypeVar("Made")
 # Of the run. From then on laws and structures are good enough to tell the paths of close pairs, and scales of errors
 # follow at once as laws get exact; a scale that shrinks early would end the annealing before its time.
 LATE = 0.7
+HOLD = 0.15  # of the run, in which modules learn the structures of a cold start
 EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
+
+
+class Beginning(NamedTuple):
+    """What training begins with.
+
+    Attributes:
+        relations: of every training task, (tasks, N, S), -1 in slots of entities that a task lacks.
+        laws: of every edge module.
+        temperature: of the search at its start, at which the structures' probabilities are calibrated.
+    """
+
+    relations: Tensor
+    laws: FoundLaws
+    temperature: float
 
 
 class BounceGrad(ResumableModule):
@@ -106,6 +122,11 @@ class BounceGrad(ResumableModule):
         self.bank: StructureBank | None = None
         self.known = 0.0  # share of relations that the search is given
         self.total_steps = 1
+        self.beginning: Beginning | None = None
+
+    def begin_with(self, beginning: Beginning) -> None:
+        """Gives the module what a cold start found, before it is fitted."""
+        self.beginning = beginning
 
     # ---- set-up ----------------------------------------------------------------------------------------------------
 
@@ -120,6 +141,8 @@ class BounceGrad(ResumableModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if int(self.steps_done) == 0:
             self.model.dynamics.set_scales(data.model_scales())
+            if self.beginning is not None:
+                self.model.dynamics.begin(self.beginning.laws)
         self.known = float(data.known)
         ids = data.owned_tasks()
         dynamics = self.model.dynamics
@@ -134,6 +157,11 @@ class BounceGrad(ResumableModule):
         start = random_structure(
             data.num_tasks, train.states.shape[1], dynamics.num_edge_modules, dynamics.num_node_modules, every
         )
+        if self.beginning is not None:
+            relations = self.beginning.relations
+            if relations.shape != start.relations.shape or int(relations.max()) >= dynamics.num_edge_modules:
+                raise UserError("start.npz is not of this run; remove the run directory and start again")
+            start = Structure(relations, start.types)
         if train.counts is not None:
             start = mark_absent(start, train.counts)
         self.bank = StructureBank(ids, type(start)(start.relations[ids], start.types[ids]))
@@ -154,11 +182,11 @@ class BounceGrad(ResumableModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         bank, generator = self._made(self.bank), self._made(self.generator)
         states, tasks = batch[STATES], batch[TASK].cpu()
-        temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
+        temperature = self._temperature()
         logits = self.proposal(states)
         structure = clamped(self._begin(bank, tasks, states.shape[1], generator), batch.get(KNOWN))
         problem = self._problem(batch, structure, logits)
-        kernel = self.search.kernel(self.model, states.shape[1])
+        kernel = self.search.holding() if self._holds else self.search.kernel(self.model, states.shape[1])
         try:
             new, info = kernel(generator, structure, _detached(problem), temperature)
         except RuntimeError as error:  # nothing can be drawn from, or solved for, where energies are not numbers
@@ -170,6 +198,16 @@ class BounceGrad(ResumableModule):
         proposal_loss = self._proposal_loss(logits, new, info)
         self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, new, info, logits, loss, proposal_loss)
+
+    def _temperature(self) -> Tensor:
+        """Of the step; after a cold start no more than it found, for heat would undo its structures."""
+        temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
+        return temperature if self.beginning is None else temperature.clamp_max(self.beginning.temperature)
+
+    @property
+    def _holds(self) -> bool:
+        """Whether structures stay: those of a cold start, until modules and scales of errors have learned them."""
+        return self.beginning is not None and int(self.steps_done) < HOLD * self.total_steps
 
     def _problem(self, batch: dict[str, Tensor], structure: Structure, logits: Tensor) -> Problem:
         """Of the search step; messages and score have gradients, and serve the gradient step, too."""
@@ -222,7 +260,7 @@ class BounceGrad(ResumableModule):
         modules.zero_grad()
         proposal.zero_grad()
         self.backward_everywhere(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
-        if self._late:
+        if self._late or self.beginning is not None:
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         if not bool(torch.isfinite(norm)):

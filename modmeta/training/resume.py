@@ -39,6 +39,7 @@ from modmeta.training.configs import (
 )
 from modmeta.training.distributed import first
 from modmeta.training.module import ResumableModule
+from modmeta.training.start import as_recorded, begun
 from modmeta.training.words import setting, with_new_names, with_new_references
 
 LARGEST = 1 << 30  # largest modules, in bytes, of a resumed run without a checkpoint
@@ -60,8 +61,8 @@ def settle(config: DictConfig) -> DictConfig:
     for part in (record.parent, Path(config.directory) / "checkpoints"):
         if part.is_symlink():  # in an untrusted run directory it could point to other files of the user
             raise UserError(f"{part} is a symbolic link; a run writes only into its own directory, so replace the link")
-    if not first():  # the first process writes it
-        _wait_for(record)
+    if not first():  # the first process writes it, after its cold start if there is one
+        _wait_for(record, 3600.0 if config.search.get("start") == "laws" else 60.0)
     if record.exists() and not _never_began(record):
         stored = read_record(record)
         if config.resume:
@@ -111,7 +112,7 @@ def _filled(config: DictConfig, record: Path) -> DictConfig:
     """The resolved configuration of a new run, with values from its data file. An error is recorded in the run."""
     try:
         with failure_noted(record.parent.parent):
-            return resolved(filled_from_file(config))
+            return resolved(begun(filled_from_file(config)))
     except UserError:
         write_durably(record, OmegaConf.to_yaml(resolved(config)).encode())
         raise
@@ -159,7 +160,7 @@ def _continued(stored: dict[str, Any], given: DictConfig) -> DictConfig:
     raw = given.copy()
     with open_dict(raw):
         raw.run_id = stored["run_id"]
-    changed = _overridden(stored, raw) if given.resume else resolved(filled_from_file(raw))
+    changed = _overridden(stored, raw) if given.resume else resolved(filled_from_file(as_recorded(raw, stored)))
     with open_dict(changed):
         changed.resume, changed.run_id, changed.trust = given.resume, stored["run_id"], list(given.trust)
     before, after = flat(stored), flat(OmegaConf.to_container(changed))

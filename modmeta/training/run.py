@@ -5,6 +5,7 @@ Behind `train.py`, `modmeta train` and `modmeta.fit`.
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -20,9 +21,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
-from modmeta.data import formats
 from modmeta.data.describe import find_positions
-from modmeta.data.loading.filemodule import filled_from_file
+from modmeta.data.loading.filemodule import filled_from_file, tasks_of_config
 from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.machine import keep_freed_memory
@@ -31,6 +31,7 @@ from modmeta.training.configs import rebound
 from modmeta.training.distributed import alone, own_processes
 from modmeta.training.module import ResumableModule
 from modmeta.training.resume import failure_noted, finished, settle, starting_point
+from modmeta.training.start import begun, read_beginning
 from modmeta.training.words import setting, with_new_names
 
 ADVICE = (
@@ -41,8 +42,7 @@ ADVICE = (
 # Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
-# Of `modmeta.fit`: what suits entities with places and velocities (conf/experiment/springs5.yaml), and no output.
-MOVING = ("model=continuous", "search.sweeps=3", "optimizer.modules.lr=1e-2")
+# Of `modmeta.fit`: no output.
 QUIET = ("name=fit", "logger=[csv]", "callbacks.record=null")
 
 
@@ -183,6 +183,8 @@ def fit(config: DictConfig) -> Fit:
     data = hydra.utils.instantiate(config.data)
     module = hydra.utils.instantiate(config.method)
     module.join_run(OmegaConf.to_container(config, resolve=True))
+    if (beginning := read_beginning(Path(config.directory))) is not None:
+        module.begin_with(beginning)
     path = starting_point(config, module)
     trainer = trainer_of(config)
     fitted = Fit(trainer, module, Path(config.directory))
@@ -211,13 +213,33 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
     Raises:
         UserError: file or settings make no sense.
     """
-    moving = find_positions(next(iter(formats.load(path).values())))[1]
     places = (setting("data.path", str(path)), setting("directory", str(directory)))
-    words = ["data=files", *places, *QUIET, *(MOVING if moving else ())]
+    words = ["data=files", *places, *QUIET, *map(with_new_names, overrides)]
+    words += suited(words)
     with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
-        config = filled_from_file(hydra.compose("train", [*words, *map(with_new_names, overrides)]))
+        config = begun(filled_from_file(hydra.compose("train", words)))
     fit(config).finish()
     return directory
+
+
+def suited(words: Sequence[str]) -> list[str]:
+    """The experiment that suits a file: `moving` for coordinates with velocities, `laws` for anything else.
+
+    Args:
+        words: of the command, among them `data=files data.path=FILE`.
+
+    Returns:
+        Words to add; none where the command chooses a model by itself, or the file cannot be read.
+    """
+    if any(word.lstrip("+").startswith(("experiment=", "model=", "method=")) for word in words):
+        return []
+    with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
+        data = hydra.compose("train", [word for word in words if re.match(r"\+*data[.=]", word)]).data
+    try:
+        moving = find_positions(tasks_of_config(data)["train"])[1]
+    except (UserError, OSError):  # the run says so, and leaves a record
+        return []
+    return ["experiment=moving" if moving or data.velocities == "estimated" else "experiment=laws"]
 
 
 def attempt(config: DictConfig, number: int) -> DictConfig:

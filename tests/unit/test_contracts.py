@@ -37,7 +37,11 @@ class TestDynamics(DynamicsContract):
     @pytest.fixture(params=[(name, g) for name in shipped("model") for g in (1, 2)], ids=str)
     def dynamics(self, request: pytest.FixtureRequest) -> Dynamics:
         name, g = request.param
-        words = (f"model={name}", f"model.num_node_modules={g}", "model.hidden=8", "model.num_edge_modules=3")
+        words = [f"model={name}", f"model.num_node_modules={g}", "model.hidden=8", "model.num_edge_modules=3"]
+        if name == "laws":  # a cold start chooses these
+            words += [
+                "model.family='receiver x sender'", "model.coordinates=0", "model.smooth=true", "model.constants=false",
+            ]  # fmt: skip
         return random_weights(hydra.utils.instantiate(configured(*words).model))
 
 

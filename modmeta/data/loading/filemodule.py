@@ -83,8 +83,8 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     if OmegaConf.is_missing(config.data, "path") or config.data.path is None:
         raise DataError("data=files needs data.path=FILE, a file of trajectories")
     config = config.copy()
-    data, reading = config.data, _reading(config.data.reading)
-    splits = tasks_of(data.path, reading, data.valid_share, data.test_share, data.split_seed)
+    data = config.data
+    splits = tasks_of_config(data)
     train = splits["train"]
     frames = min(part.num_frames for part in splits.values())
     labelled = [part.relations for part in splits.values() if part.relations is not None]
@@ -129,6 +129,11 @@ def _first_frames(path: str, splits: dict[str, Trajectories], frames: int) -> di
 def _reading(config: DictConfig) -> Reading:
     values = {key: value for key, value in OmegaConf.to_container(config, resolve=True).items() if key != "_target_"}  # type: ignore[union-attr]
     return Reading(**values)  # type: ignore[arg-type]
+
+
+def tasks_of_config(data: DictConfig) -> dict[str, Trajectories]:
+    """`tasks_of` a configuration of `data=files`."""
+    return tasks_of(data.path, _reading(data.reading), data.valid_share, data.test_share, data.split_seed)
 
 
 def tasks_of(path: str, reading: Reading, valid_share: float, test_share: float, seed: int) -> dict[str, Trajectories]:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from modmeta.data.units import Scales
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import undirected_pairs
+from modmeta.model.basis import FoundLaws
 from modmeta.model.features import PairFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP, Kept
 from modmeta.model.noise import ObservationNoise
@@ -71,6 +72,7 @@ class Dynamics(nn.Module, ABC):
     state_scale: Tensor
     change_scale: Tensor
     centre: Tensor
+    has_constants: bool = False  # whether every entity has a constant rate of its own
     robust: bool = True  # whether states are scaled robustly for modules
 
     def __init__(
@@ -132,7 +134,11 @@ class Dynamics(nn.Module, ABC):
 
     @abstractmethod
     def stepper(
-        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+        self,
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        kept: Kept | None = None,
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 
@@ -140,6 +146,7 @@ class Dynamics(nn.Module, ABC):
             relations: edge modules (B, N, S).
             types: node modules (B, N).
             kept: tasks that have gradients; None for all.
+            drive: constants of the entities (B, N, D); None if the dynamics has none.
         """
 
     @property
@@ -158,6 +165,33 @@ class Dynamics(nn.Module, ABC):
         Raises:
             ValueError: the dynamics has none.
         """
+
+    # ---- what a subclass may refine --------------------------------------------------------------------------------
+
+    def begin(self, laws: FoundLaws) -> None:
+        """Copies laws found by a cold start to the modules, if they can hold them. Call it after `set_scales`."""
+
+    def along(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """`responder` of the observed steps of states (B, N, T, D)."""
+        return self.responder(states[:, :, :-1])
+
+    def without_constants(
+        self, values: Float[Tensor, "B N *any T-1 C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+    ) -> Float[Tensor, "B N *any T-1 C"]:
+        """Subtracts what constants of the entities explain from errors or messages of observed steps.
+
+        Args:
+            values: errors or messages (B, N, ..., T - 1, C).
+            states: observed states (B, N, T, D).
+            mask: steps to include, (B, T - 1); None for all.
+        """
+        return values
+
+    def drive(
+        self, error: Float[Tensor, "B N T-1 D"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+    ) -> Float[Tensor, "B N D"] | None:
+        """Constants of the entities (B, N, D) that best explain the errors of predicted changes; None without any."""
+        return None
 
     # ---- shared by all dynamics ------------------------------------------------------------------------------------
 
@@ -234,7 +268,11 @@ class Dynamics(nn.Module, ABC):
 
     def additive_responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """`responder` of additive dynamics."""
-        free = self.own_changes(self.scaled(states).unsqueeze(2))  # (G, B, N, 1, T, D)
+        return self.adding(self.own_changes(self.scaled(states)))
+
+    def adding(self, free: Float[Tensor, "G B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """`responder` that adds summed messages, scaled by mobilities, to the changes `free` of single entities."""
+        free = free.unsqueeze(3)  # (G, B, N, 1, T, D)
 
         def add(received: Tensor, types: Tensor) -> Tensor:
             mobility = self.mobilities(types)
@@ -262,10 +300,14 @@ class Dynamics(nn.Module, ABC):
         return torch.einsum("gbnmtd,bnmg->bnmtd", changes, weights.expand(b, n, m, g))
 
     def step(
-        self, states: Float[Tensor, "B N T D"], relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"]
+        self,
+        states: Float[Tensor, "B N T D"],
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B N T D"]:
         """States (B, N, T, D) one frame later, under edge modules (B, N, S) and node modules (B, N)."""
-        return self.stepper(relations, types)(states)
+        return self.stepper(relations, types, drive=drive)(states)
 
     def rollout(
         self,
@@ -274,6 +316,7 @@ class Dynamics(nn.Module, ABC):
         types: Int[Tensor, "B N"],
         steps: int,
         kept: Kept | None = None,
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B N T {steps} D"]:
         """Rollouts of a fixed structure from each of T frames.
 
@@ -283,11 +326,12 @@ class Dynamics(nn.Module, ABC):
             types: node modules (B, N).
             steps: number of frames to predict.
             kept: tasks that have gradients; None for all.
+            drive: constants of the entities (B, N, D); None if the dynamics has none.
 
         Returns:
             States (B, N, T, steps, D).
         """
-        frames, step = [], self.stepper(relations, types, kept)
+        frames, step = [], self.stepper(relations, types, kept, drive)
         for _ in range(steps):
             states = step(states)
             frames.append(states)

@@ -289,7 +289,11 @@ class ContinuousDynamics(Dynamics):
         return ObservationNoise()
 
     def stepper(
-        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+        self,
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        kept: Kept | None = None,
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 

@@ -122,7 +122,11 @@ class ModularDynamics(Dynamics):
         return g > 1 and shared and bool((types[0, 0] == torch.arange(types.shape[2], device=types.device) % g).all())
 
     def stepper(
-        self, relations: Int[Tensor, "B N S"], types: Int[Tensor, "B N"], kept: Kept | None = None
+        self,
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        kept: Kept | None = None,
+        drive: Float[Tensor, "B N D"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 

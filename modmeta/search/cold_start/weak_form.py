@@ -9,25 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.model.basis import BOOLE, PLACES, Kind, cubics
+
 __all__ = ["Kind", "Steps", "Units", "looks_like_angles", "measure_units", "roughness", "steps", "unwrap"]
-
-
-class Kind(NamedTuple):
-    """What the features of a state are.
-
-    Attributes:
-        coordinates: number P of Cartesian coordinates that come first; 0 for plain states. With P features the motion
-            is of first order, with 2 P (velocities follow) of second.
-        angles: which features are angles in radians, (D,) of booleans.
-    """
-
-    coordinates: int
-    angles: tuple[bool, ...]
-
-    @property
-    def second_order(self) -> bool:
-        """Whether velocities follow the coordinates."""
-        return self.coordinates > 0 and len(self.angles) == 2 * self.coordinates
 
 
 class Units(NamedTuple):
@@ -134,29 +118,14 @@ def steps(
     if not smooth or t < 4:
         one = torch.ones(1, dtype=states.dtype, device=states.device)
         return Steps(scaled[:, :, None, :-1], one, targets, whole, weight)
-    places = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=states.dtype, device=states.device)
-    quadrature = torch.tensor([7.0, 32.0, 12.0, 32.0, 7.0], dtype=states.dtype, device=states.device) / 90
-    first = (torch.arange(t - 1, device=states.device) - 1).clamp(0, t - 4)
-    nodes = _cubics(scaled, first, places)
+    places = torch.tensor(PLACES, dtype=states.dtype, device=states.device)
+    quadrature = torch.tensor(BOOLE, dtype=states.dtype, device=states.device)
+    nodes = cubics(scaled)
     if kind.second_order:
         nodes = torch.cat([_hermite(scaled, p, units, places), nodes[..., p:]], -1)
+    first = (torch.arange(t - 1, device=states.device) - 1).clamp(0, t - 4)
     around = torch.stack([present[:, :, first + k] for k in range(4)]).amin(0)
     return Steps(nodes, quadrature, targets, whole * around, weight)
-
-
-def _cubics(scaled: Tensor, first: Tensor, places: Tensor) -> Tensor:
-    """Values (B, N, Q, L, D) of the cubics through frames first .. first + 3 at places within each interval."""
-    at = torch.arange(len(first), device=scaled.device) - first + places.unsqueeze(1)  # (Q, L), in frames since first
-    value: Tensor | None = None
-    for k in range(4):
-        weight = torch.ones_like(at)
-        for other in range(4):
-            if other != k:
-                weight = weight * (at - other) / (k - other)
-        term = weight.unsqueeze(-1) * scaled[:, :, first + k].unsqueeze(2)
-        value = term if value is None else value + term
-    assert value is not None
-    return value
 
 
 def _hermite(scaled: Tensor, p: int, units: Units, places: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ NAMES: dict[str, Part] = {
     "modmeta.baselines.supervised.SupervisedEncoder": Part(),
     "modmeta.training.bouncegrad.BounceGrad": Part(),
     "modmeta.model.dynamics.continuous.ContinuousDynamics": Part(),
+    "modmeta.model.dynamics.laws.LawDynamics": Part(),
     "modmeta.model.dynamics.discrete.ModularDynamics": Part(),
     "modmeta.model.features.AbsoluteFeatures": Part(),
     "modmeta.model.features.IsotropicFeatures": Part(),

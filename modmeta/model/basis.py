@@ -1,0 +1,265 @@
+"""Functions of pairs and of entities that laws are linear in.
+
+A family says what a message may depend on. Its functions of a pair are `left` x `right`: functions of the receiver
+times functions of the sender, or of both.
+
+Letters: ... any leading dimensions, D features of a state, P coordinates, H left and V right functions, G own
+functions, Q nodes of a quadrature, L intervals between frames.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "BOOLE",
+    "PLACES",
+    "SHIFTS",
+    "Family",
+    "FoundLaws",
+    "Kind",
+    "cubics",
+    "families",
+    "family_named",
+    "left_functions",
+    "own_functions",
+    "right_functions",
+]
+
+SHIFTS = 12  # shifted tanh of each feature in a rich family
+PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the nodes of a frame, and Boole's weights
+BOOLE = (7 / 90, 32 / 90, 12 / 90, 32 / 90, 7 / 90)
+
+
+class Kind(NamedTuple):
+    """What the features of a state are.
+
+    Attributes:
+        coordinates: number P of Cartesian coordinates that come first; 0 for plain states. With P features the motion
+            is of first order, with 2 P (velocities follow) of second.
+        angles: which features are angles in radians, (D,) of booleans.
+    """
+
+    coordinates: int
+    angles: tuple[bool, ...]
+
+    @property
+    def second_order(self) -> bool:
+        """Whether velocities follow the coordinates."""
+        return self.coordinates > 0 and len(self.angles) == 2 * self.coordinates
+
+
+class Family(NamedTuple):
+    """What a message depends on.
+
+    Attributes:
+        name: in words.
+        right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by functions
+            placed where distances are, powers of the inverse among them), `across` (also across it), `moving` (also
+            velocities relative to the receiver's, along all directions).
+        rich: many functions of each argument instead of one.
+        power: the highest power of the receiver's state on the left.
+        growth: explain rates of growth (increments of logarithms) of positive states.
+    """
+
+    name: str
+    right: str
+    rich: bool = False
+    power: int = 0
+    growth: bool = False
+
+
+class FoundLaws(NamedTuple):
+    """Laws that were found, with the units of their functions.
+
+    Attributes:
+        edges: coefficients of every edge module on whitened functions, (K, left x right).
+        own: of an entity's own functions, (D O,) or, for coordinates, (O,).
+        step: time between two frames, in the unit of the laws' rates.
+        rest: standard deviation of what they leave unexplained, in that unit.
+        offset, span: physical states are span x state + offset, (D,) each.
+        centre, scale: functions see (physical - centre) / scale, (D,) each.
+        places, widths: of shifted functions, (D, SHIFTS) each.
+        left: left functions to uncorrelated ones, block by block for every feature, (D H, up to D H).
+        right: right functions to uncorrelated ones, (V, up to V).
+    """
+
+    edges: Tensor
+    own: Tensor
+    step: Tensor
+    rest: Tensor
+    offset: Tensor
+    span: Tensor
+    centre: Tensor
+    scale: Tensor
+    places: Tensor
+    widths: Tensor
+    left: Tensor
+    right: Tensor
+
+
+VECTORS = (
+    Family("springs", "line"),
+    Family("along the line", "line", True),
+    Family("along and across the line", "across", True),
+    Family("relative velocity", "moving"),
+    Family("line and relative velocity", "moving", True),
+    Family("steep along the line", "steep", True),
+)
+PLAIN = (
+    Family("difference", "difference"),
+    Family("sender", "sender"),
+    Family("rich sender", "sender", True),
+    Family("growth, rich sender", "sender", True, growth=True),
+    Family("receiver x sender", "sender", False, 2),
+    Family("receiver x rich sender", "sender", True, 2),
+    Family("rich difference", "difference", True),
+)
+
+
+def families(kind: Kind, positive: bool) -> list[Family]:
+    """Families worth trying, cheapest first; `positive` where no state is zero or less."""
+    if kind.coordinates:
+        fitting = {"line": True, "steep": True, "across": kind.coordinates == 2, "moving": kind.second_order}
+        return [family for family in VECTORS if fitting[family.right]]
+    turning = all(kind.angles)
+    return [
+        family
+        for family in PLAIN
+        if not (turning and (family.rich or family.power)) and (positive or not family.growth)
+    ]
+
+
+def family_named(name: str) -> Family:
+    """
+    Raises:
+        ValueError: there is none of that name.
+    """
+    for family in (*VECTORS, *PLAIN):
+        if family.name == name:
+            return family
+    names = ", ".join(repr(family.name) for family in (*VECTORS, *PLAIN))
+    raise ValueError(f"model.family is {name!r}; it must be one of {names}, or null for the one that fits best")
+
+
+def left_functions(family: Family, kind: Kind, receiver: Tensor) -> Tensor:
+    """Powers of the receiver's features (..., D), (..., H)."""
+    parts = [torch.ones_like(receiver[..., :1])]
+    if not kind.coordinates:
+        parts += [receiver**power for power in range(1, family.power + 1)]
+    return torch.cat(parts, -1)
+
+
+def right_functions(
+    family: Family, kind: Kind, places: Tensor, widths: Tensor, receiver: Tensor, sender: Tensor
+) -> Tensor:
+    """Functions of scaled states of receiver and sender, each (..., D): (..., V); of coordinates, vectors
+    (..., P, V).
+
+    Args:
+        family: which functions.
+        kind: what features are.
+        places: centres of shifted functions, (D, SHIFTS).
+        widths: theirs, (D, SHIFTS).
+        receiver, sender: their states.
+    """
+    if kind.coordinates:
+        return _vectors(family, kind, places, widths, receiver, sender)
+    angles = torch.tensor(kind.angles, device=receiver.device)
+    argument = sender - receiver if family.right == "difference" else sender
+    straight, turning = argument[..., ~angles], argument[..., angles]
+    parts = [straight]
+    if family.rich:
+        shifted = (straight.unsqueeze(-1) - places[~angles]) / widths[~angles]
+        parts.append(torch.tanh(shifted).flatten(-2))
+    if turning.shape[-1]:
+        parts += [turning.sin(), turning.cos(), (2 * turning).sin(), (2 * turning).cos()]
+    return torch.cat(parts, -1)
+
+
+def _vectors(
+    family: Family, kind: Kind, places: Tensor, widths: Tensor, receiver: Tensor, sender: Tensor
+) -> Tensor:
+    """Vectors (..., P, V) that turn with the coordinate system."""
+    p = kind.coordinates
+    apart = sender[..., :p] - receiver[..., :p]
+    squared = apart.square().sum(-1, keepdim=True)
+    sizes = torch.ones_like(squared)  # (..., V)
+    if family.right == "steep":
+        sizes = _steep_sizes(squared, places, widths)
+    elif family.rich:
+        sizes = _sizes(squared)
+    sizes = sizes.unsqueeze(-2)
+    parts = [apart.unsqueeze(-1) * sizes]
+    if family.right == "across":
+        turned = torch.stack([-apart[..., 1], apart[..., 0]], -1)
+        parts.append(turned.unsqueeze(-1) * sizes)
+    if family.right == "moving":
+        parts.append((sender[..., p:] - receiver[..., p:]).unsqueeze(-1) * sizes)
+    return torch.cat(parts, -1)
+
+
+def _sizes(squared: Tensor) -> Tensor:
+    """Functions of a squared distance, (..., 1) to (..., V)."""
+    poles = [(squared + soft) ** (-power / 2) for power, soft in ((1, 0.01), (2, 0.01), (3, 0.01), (2, 0.1), (2, 1.0))]
+    hills = [torch.exp(-squared / (2 * width**2)) for width in (0.3, 0.7, 1.5)]
+    return torch.cat([torch.ones_like(squared), *poles, *hills], -1)
+
+
+def _steep_sizes(squared: Tensor, places: Tensor, widths: Tensor) -> Tensor:
+    """Powers of the inverse distance, 1 where few come closer, and hills over the distances that occur."""
+    nearest = places[0, 0]
+    near = nearest**2 / (squared + 0.1 * nearest**2)
+    poles = [near ** (power / 2) for power in (1, 2, 3, 4, 6, 8, 11, 14)]
+    hills = torch.exp(-((squared.sqrt() - places[0]) / widths[0]).square() / 2)
+    return torch.cat([torch.ones_like(squared), *poles, hills[..., ::2]], -1)
+
+
+def own_functions(kind: Kind, states: Tensor) -> Tensor:
+    """Functions of scaled states (..., D) of entities themselves: (..., G), or vectors (..., P, G) of coordinates."""
+    if kind.coordinates:
+        return _own_vectors(kind, states)
+    angles = torch.tensor(kind.angles, device=states.device)
+    straight, turning = states[..., ~angles], states[..., angles]
+    parts = [torch.ones_like(states[..., :1]), straight]
+    d = straight.shape[-1]
+    if d:
+        pairs = torch.combinations(torch.arange(d, device=states.device), 2, True)
+        triples = torch.combinations(torch.arange(d, device=states.device), 3, True)
+        parts += [straight[..., pairs].prod(-1), straight[..., triples].prod(-1)]
+        parts += [straight**4, straight**5, torch.tanh(straight), torch.tanh(2 * straight)]
+    if turning.shape[-1]:
+        parts += [turning.sin(), turning.cos(), (2 * turning).sin(), (2 * turning).cos()]
+    return torch.cat(parts, -1)
+
+
+def _own_vectors(kind: Kind, states: Tensor) -> Tensor:
+    p = kind.coordinates
+    at = states[..., :p]
+    parts = [at, at * at.square().sum(-1, keepdim=True)]
+    if kind.second_order:
+        v = states[..., p:]
+        parts += [v, v * v.norm(dim=-1, keepdim=True), v * v.square().sum(-1, keepdim=True)]
+    if p == 2:
+        parts += [
+            torch.stack([-part[..., 1], part[..., 0]], -1) for part in (parts[0], parts[2 if kind.second_order else 1])
+        ]
+    constant = torch.eye(p, dtype=states.dtype, device=states.device).expand(*states.shape[:-1], p, p)
+    return torch.cat([torch.stack(parts, -1), constant], -1)
+
+
+def cubics(states: Tensor, places: tuple[float, ...] = PLACES) -> Tensor:
+    """Values (B, N, Q, L, D) at places within each interval of states (B, N, T, D), on cubics through four frames."""
+    t = states.shape[2]
+    first = (torch.arange(t - 1, device=states.device) - 1).clamp(0, t - 4)
+    u = torch.tensor(places, dtype=states.dtype, device=states.device)
+    at = torch.arange(t - 1, device=states.device) - first + u.unsqueeze(1)  # (Q, L), in frames since `first`
+    value = torch.zeros((), dtype=states.dtype, device=states.device)
+    for k in range(4):
+        weight = torch.ones_like(at)
+        for other in range(4):
+            if other != k:
+                weight = weight * (at - other) / (k - other)
+        value = value + weight.unsqueeze(-1) * states[:, :, first + k].unsqueeze(2)
+    return value

@@ -1,0 +1,225 @@
+"""The cold start of a run: before the first step, laws and structures of its training tasks, kept in its directory.
+
+What the configuration leaves open of `model=laws` is chosen here, and recorded with the run.
+"""
+
+import io
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+from torch import Tensor
+
+from modmeta.data.loading.batches import TaskDataset
+from modmeta.data.loading.datamodule import TrajectoryDataModule
+from modmeta.data.units import Units
+from modmeta.errors import UserError
+from modmeta.io import write_durably
+from modmeta.model.basis import FoundLaws, Kind
+from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles
+from modmeta.terminal import Terminal
+from modmeta.training.bouncegrad import Beginning
+from modmeta.training.checkpoints.loading import read_checkpoint
+
+FILE = "start.npz"
+ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
+BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
+CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
+
+
+def begun(config: DictConfig) -> DictConfig:
+    """A new run's configuration with what a cold start chooses; it leaves `start.npz` in the run's directory.
+
+    Raises:
+        UserError: the settings do not go together.
+    """
+    if config.method.get("_target_") != BOUNCEGRAD or config.search.get("start") != "laws":
+        return config
+    config = config.copy()
+    if config.ckpt_path:
+        _as_before(config)
+        return config
+    data = hydra.utils.instantiate(config.data)
+    data.prepare_data()
+    data.setup("fit")
+    began = time.perf_counter()
+    states = _physical(data)
+    start = _start(config, data, states)
+    relations = _structures(start, data.splits["train"], states)
+    path = Path(config.directory) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, _packed(start, relations, data.units))
+    _fill(config, start, labelled=data.meta["labelled"])
+    _show(start, time.perf_counter() - began)
+    return config
+
+
+def read_beginning(directory: Path) -> Beginning | None:
+    """What a run begins with, from its directory; none where it has no cold start.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:  # written uncompressed: it asks for no memory beyond its own size
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")
+        with np.load(path, allow_pickle=False) as file:
+            parts = {name: torch.from_numpy(file[name]) for name in ("relations", "temperature", *FoundLaws._fields)}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); remove the run directory and start again") from error
+    laws = FoundLaws(*(parts[name] for name in FoundLaws._fields))
+    return Beginning(parts["relations"].long(), laws, float(parts["temperature"]))
+
+
+def _as_before(config: DictConfig) -> None:
+    """Fills what is open from the checkpoint whose state the run begins from."""
+    _fill_from(config, read_checkpoint(config.ckpt_path)["modmeta"]["config"]["model"]["dynamics"])
+
+
+def as_recorded(config: DictConfig, stored: dict[str, Any]) -> DictConfig:
+    """A configuration with what the cold start of its recorded run chose."""
+    config = config.copy()
+    _fill_from(config, stored.get("model") or {})
+    return config
+
+
+def _fill_from(config: DictConfig, dynamics: Any) -> None:
+    for name in CHOSEN:
+        if name in config.model and config.model[name] is None:
+            config.model[name] = dynamics.get(name)
+
+
+def _kinds(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
+    """What features may be, the likeliest first: two or three that nobody named may be coordinates."""
+    d = states.shape[-1]
+    angles = tuple(bool(angle) for angle in model.get("angles") or looks_like_angles(states))
+    coordinates = [model.get("coordinates")]
+    if coordinates == [None]:
+        coordinates = [positions or d, 0] if d in (2, 3) else [positions, 0] if positions else [0]
+    if any(angles):
+        coordinates = [0]
+    if "family" in model:  # velocities beside coordinates are plain states to it
+        coordinates = [p if p == d else 0 for p in coordinates]
+    return [Kind(p, angles) for p in dict.fromkeys(coordinates)]
+
+
+def _physical(data: TrajectoryDataModule) -> Tensor:
+    """Training states in the units of the data, double precision."""
+    assert data.units is not None
+    scale, offset = (torch.tensor(part).double() for part in (data.units.scale, data.units.offset))
+    return data.splits["train"].states.double() * scale + offset
+
+
+def _of_size(tasks: TaskDataset, n: int) -> Tensor:
+    """Tasks of n entities."""
+    if tasks.counts is None:
+        return torch.arange(len(tasks))
+    return (tasks.counts == n).nonzero().squeeze(1)
+
+
+def _seen(tasks: TaskDataset, ids: Tensor, n: int) -> Tensor | None:
+    """Where entities were observed, (B, N, T): in frames that a step which counts begins or ends with."""
+    if tasks.mask is None:
+        return None
+    mask = tasks.mask[ids].bool()
+    edge = torch.zeros_like(mask[:, :1])
+    return (torch.cat((mask, edge), 1) | torch.cat((edge, mask), 1)).unsqueeze(1).expand(-1, n, -1)
+
+
+def _sizes(tasks: TaskDataset) -> list[int]:
+    """Numbers of entities, the most frequent first."""
+    if tasks.counts is None:
+        return [tasks.states.shape[1]]
+    return [n for n, _ in Counter(tasks.counts.tolist()).most_common()]
+
+
+def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> Start:
+    tasks = data.splits["train"]
+    n = _sizes(tasks)[0]
+    ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
+    seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
+    for kind in _kinds(config.model, data.positions, states):
+        start = cold_start(states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, seed=config.seed)
+        best = start if best is None or _gain(start) > _gain(best) else best
+        if _gain(best) > ENOUGH:
+            break
+    assert best is not None
+    return best
+
+
+def _gain(start: Start) -> float:
+    """Nats a number that structures gain over no relations on held-out frames."""
+    return (start.trials[0].without - start.structural) / 2
+
+
+def _structures(start: Start, tasks: TaskDataset, states: Tensor) -> Tensor:
+    most = states.shape[1]
+    relations = torch.full((len(tasks), most, most - 1), -1, dtype=torch.int8)
+    for n in _sizes(tasks):
+        ids = _of_size(tasks, n)
+        found = infer(start, states[ids, :n], _seen(tasks, ids, n)).structures
+        relations[ids.view(-1, 1, 1), torch.arange(n).view(-1, 1), torch.arange(n - 1)] = found.to(torch.int8)
+    return relations
+
+
+def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
+    form, basis = start.form, start.form.basis
+    assert units is not None
+    step, offset, scale = (torch.tensor(part).double() for part in (form.units.step, units.offset, units.scale))
+    rest = start.kinds.variance.sqrt()
+    laws = FoundLaws(
+        start.kinds.laws, start.kinds.own, step, rest, offset, scale, form.units.centre, form.units.scale,
+        basis.places, basis.widths, basis.left, basis.right,
+    )  # fmt: skip
+    parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
+    out = io.BytesIO()
+    np.savez(out, relations=relations.numpy(), temperature=np.asarray(start.temperature), **parts)
+    return out.getvalue()
+
+
+def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
+    form, model = start.form, config.model
+    chosen: dict[str, Any] = {
+        "num_edge_modules": len(start.kinds.laws),
+        "family": form.basis.family.name,
+        "coordinates": form.kind.coordinates,
+        "angles": list(form.kind.angles),
+        "smooth": form.smooth,
+        "constants": form.constants,
+    }
+    if model.num_edge_modules is None and not labelled and "num_relations" in config.data:
+        config.data.num_relations = chosen["num_edge_modules"]
+    for name, value in chosen.items():
+        if name in model and OmegaConf.select(model, name) is None:
+            model[name] = value
+
+
+def name_of(form: Form) -> str:
+    """A form of law in words."""
+    own = ", own constants" if form.constants else ""
+    return f"{form.basis.family.name}{own}, {'weak form' if form.smooth else 'frame to frame'}"
+
+
+def _show(start: Start, seconds: float) -> None:
+    table = Table(title=f"laws tried in {seconds:.0f} s: gain over no relations on held-out frames, nats a number")
+    for heading in ("law", "gain", "± over tasks"):
+        table.add_column(heading)
+    best: dict[str, Trial] = {}
+    for trial in start.trials:
+        best.setdefault(name_of(trial.form), trial)
+    for name, trial in best.items():
+        table.add_row(name, f"{trial.gain:.3f}", f"{trial.gain_error:.3f}")
+    console = Terminal()
+    console.print(table)
+    console.print(f"chosen: {name_of(start.form)}; {len(start.kinds.laws)} edge modules, {start.suggested} suggested")

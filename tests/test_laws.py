@@ -1,0 +1,188 @@
+"""Dynamics of laws: the same regression as the cold start, exact forecasts, constants of entities."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from modmeta.graph.bank import Structure
+from modmeta.model.basis import Family, FoundLaws, Kind, family_named
+from modmeta.model.dynamics.base import summed
+from modmeta.model.dynamics.laws import LawDynamics
+from modmeta.model.features import AbsoluteFeatures
+from modmeta.model.likelihood import Gaussian
+from modmeta.model.model import RelationalModel
+from modmeta.search.cold_start.features import Basis, columns, fit_basis
+from modmeta.search.cold_start.weak_form import measure_units, steps, unwrap
+
+B, N, T, K = 3, 4, 12, 2
+
+
+def smooth(d: int, low: float = 0.5) -> Tensor:
+    """Smooth positive paths (B, N, T, D), double precision."""
+    generator = torch.Generator().manual_seed(d)
+    time = torch.linspace(0, 1, T, dtype=torch.float64).view(1, 1, T, 1)
+    parts = torch.rand(3, B, N, 1, d, generator=generator, dtype=torch.float64)
+    return low + parts[0] + 0.4 * torch.sin(2 * parts[1] * time + 6 * parts[2])
+
+
+def with_laws(
+    states: Tensor, kind: Kind, family: Family, is_smooth: bool, step: float = 0.1, constants: bool = False
+) -> tuple[LawDynamics, Basis, Tensor, Tensor]:
+    """Dynamics that hold random laws of a family, whose functions lie where states (B, N, T, D) are."""
+    units = measure_units(states, kind, step)
+    ready = steps(unwrap(states, kind.angles), kind, units, smooth=is_smooth, growth=family.growth)
+    basis = fit_basis(family, kind, ready)
+    table = columns(basis, kind, ready)
+    generator = torch.Generator().manual_seed(1)
+    laws = torch.randn(K, table.pair.shape[-1], generator=generator, dtype=torch.float64)
+    own = torch.randn(table.own.shape[-1], generator=generator, dtype=torch.float64)
+    d = states.shape[-1]
+    dynamics = LawDynamics(
+        d, K, AbsoluteFeatures(), family=family.name, coordinates=kind.coordinates, angles=kind.angles,
+        smooth=is_smooth, constants=constants,
+    )  # fmt: skip
+    offset, span = torch.full((d,), 0.3).double(), torch.full((d,), 1.7).double()
+    dynamics.change_scale.fill_(0.05)
+    step_of = torch.tensor(units.step)
+    one = torch.ones(())
+    found = FoundLaws(
+        laws, own, step_of, one, offset, span, units.centre, units.scale, basis.places, basis.widths, basis.left,
+        basis.right,
+    )  # fmt: skip
+    dynamics.begin(found)
+    return dynamics, basis, laws, own
+
+
+CASES = [
+    (Kind(0, (False,)), "difference", True),
+    (Kind(0, (False, False)), "receiver x rich sender", True),
+    (Kind(0, (False, False)), "rich difference", False),
+    (Kind(0, (False,)), "growth, rich sender", True),
+    (Kind(0, (True,)), "difference", True),
+    (Kind(2, (False, False)), "along and across the line", True),
+    (Kind(3, (False,) * 3), "along the line", False),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "is_smooth"), CASES, ids=str)
+def test_errors_are_the_residuals_of_the_cold_start(kind: Kind, name: str, is_smooth: bool) -> None:
+    family, states = family_named(name), smooth(len(kind.angles))
+    if any(kind.angles):
+        states = (2 * states * math.pi).remainder(2 * math.pi)
+    dynamics, basis, laws, own = with_laws(states, kind, family, is_smooth)
+    units = measure_units(unwrap(states, kind.angles), kind, 0.1)
+    table = columns(
+        basis, kind, steps(unwrap(states, kind.angles), kind, units, smooth=is_smooth, growth=family.growth)
+    )
+    relations = torch.randint(K, (B, N, N - 1), generator=torch.Generator().manual_seed(2))
+    predicted = torch.einsum("eslcf,esf->elc", table.pair, laws[relations].flatten(0, 1)) + table.own @ own
+    expected = (table.target - predicted) * table.weight.sqrt() * units.step  # growth: times the scaled state
+    expected = (expected * units.scale).view(B, N, T - 1, -1) / (1.7 * 0.05)
+    seen = ((states - 0.3) / 1.7).float()
+    received = summed(dynamics.messages(seen), relations.unsqueeze(2))
+    change = dynamics.along(seen)(received, torch.zeros(B, N, 1, dtype=torch.long)).squeeze(2)
+    error = dynamics.targets(seen) - change
+    torch.testing.assert_close(error.double(), expected, rtol=2e-3, atol=2e-3 * float(expected.abs().mean()))
+
+
+def exchange(constants: Tensor | None = None) -> tuple[LawDynamics, Tensor, Tensor, Tensor]:
+    """Heat on a complete graph: dynamics, their exact flow (N, N), states (1, N, T, 1), drives (1, N, 1)."""
+    step, rate, n, frames = 0.2, 0.7, 4, 14
+    kind = Kind(0, (False,))
+    dynamics = LawDynamics(1, 1, AbsoluteFeatures(), family="difference", smooth=True, constants=constants is not None)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    dynamics.begin(
+        FoundLaws(
+            rate * one,
+            torch.zeros(dynamics.own_laws.numel()),
+            torch.tensor(step),
+            torch.ones(()),
+            torch.zeros(1),
+            torch.ones(1),
+            torch.zeros(1),
+            torch.ones(1),
+            one.expand(1, 12),
+            one.expand(1, 12),
+            one,
+            one,
+        )
+    )
+    assert kind == dynamics.kind
+    flow = step * rate * (torch.ones(n, n, dtype=torch.float64) - n * torch.eye(n, dtype=torch.float64))
+    drive = torch.zeros(n, dtype=torch.float64) if constants is None else constants * step
+    whole = torch.zeros(n + 1, n + 1, dtype=torch.float64)  # of states and a constant 1
+    whole[:n, :n], whole[:n, n] = flow, drive
+    state = torch.cat((torch.tensor([1.0, -0.5, 0.3, 0.8], dtype=torch.float64), torch.ones(1, dtype=torch.float64)))
+    path = [state]
+    for _ in range(frames - 1):
+        path.append(torch.matrix_exp(whole) @ path[-1])
+    states = torch.stack(path, 1)[:n].view(1, n, frames, 1).float()
+    return dynamics, torch.matrix_exp(flow), states, drive.view(1, n, 1).float()
+
+
+def test_forecasts_follow_the_exact_flow() -> None:
+    dynamics, _, states, _ = exchange()
+    structure = Structure(torch.zeros(1, 4, 3, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))
+    ahead = dynamics.rollout(states[:, :, :1], *structure, 13).squeeze(2)
+    torch.testing.assert_close(ahead, states[:, :, 1:], atol=1e-5, rtol=1e-5)
+
+
+def test_constants_of_entities_are_found_left_out_of_errors_and_carried_on() -> None:
+    own = torch.tensor([0.5, -0.2, 0.1, -0.6], dtype=torch.float64)
+    dynamics, _, states, drive = exchange(own)
+    structure = Structure(torch.zeros(1, 4, 3, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))
+    model = RelationalModel(dynamics, Gaussian(1))
+    found = model.drive(states[:, :, :9], structure)
+    assert found is not None
+    torch.testing.assert_close(found, drive, atol=1e-4, rtol=1e-3)
+    forecast = model.forecast(states[:, :, 8], structure, 5, found)
+    torch.testing.assert_close(forecast, states[:, :, 9:], atol=1e-3, rtol=1e-3)
+    errors = torch.randn(1, 4, 2, 13, 1, generator=torch.Generator().manual_seed(0))
+    shifted = dynamics.without_constants(errors + drive.view(1, 4, 1, 1, 1), states)
+    torch.testing.assert_close(shifted, dynamics.without_constants(errors, states))
+    mask = torch.arange(13).view(1, 13) < 7
+    left = dynamics.without_constants(errors, states, mask)
+    torch.testing.assert_close(left[..., :7, :].mean(-2), torch.zeros(1, 4, 2, 1), atol=1e-6, rtol=0)
+
+
+def test_angles_stay_within_a_turn_and_jumps_do_not_count() -> None:
+    dynamics = LawDynamics(1, 1, AbsoluteFeatures(), family="difference", angles=[True], smooth=True, constants=True)
+    turn = torch.full((1,), math.pi)
+    zero, one = torch.zeros(1), torch.ones(1)
+    v = dynamics.right.shape[0]
+    dynamics.begin(
+        FoundLaws(
+            torch.zeros(1, v),
+            torch.zeros(dynamics.own_laws.numel()),
+            one,
+            one[0],
+            turn,
+            turn,
+            zero,
+            one,
+            torch.zeros(1, 12),
+            torch.ones(1, 12),
+            torch.ones(1, 1),
+            torch.eye(v),
+        )
+    )
+    phase = (5.0 + 0.4 * torch.arange(12.0)).remainder(2 * math.pi)
+    states = ((phase - math.pi) / math.pi).view(1, 1, 12, 1).expand(1, 2, 12, 1)
+    torch.testing.assert_close(dynamics.targets(states), torch.full((1, 2, 11, 1), 0.4 / math.pi), atol=1e-5, rtol=0)
+    structure = Structure(torch.zeros(1, 2, 1, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long))
+    model = RelationalModel(dynamics, Gaussian(1))
+    ahead = model.forecast(states[:, :, 5], structure, 6, model.drive(states[:, :, :6], structure))
+    torch.testing.assert_close(ahead, states[:, :, 6:], atol=1e-4, rtol=0)
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"search\.start=laws"):
+        LawDynamics(1, 2, AbsoluteFeatures())
+    with pytest.raises(ValueError, match="rich sender"):
+        LawDynamics(1, 2, AbsoluteFeatures(), family="richsender")
+    with pytest.raises(ValueError, match="angles"):
+        LawDynamics(2, 2, AbsoluteFeatures(), family="sender", angles=[True])
+    with pytest.raises(ValueError, match="coordinates"):
+        LawDynamics(4, 2, AbsoluteFeatures(), family="springs", coordinates=2)
