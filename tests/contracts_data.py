@@ -14,7 +14,7 @@ import pytest
 
 from modmeta.data import formats
 from modmeta.data.formats import Format
-from modmeta.data.generation import generate, in_turn
+from modmeta.data.generation import generate, interleaved
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -92,7 +92,7 @@ class FormatContract:
 
     def test_tasks_may_have_different_sizes(self, known: Format, tmp_path: Path) -> None:
         parts = [replace(recordings(2, n), task_names=None, entity_names=None) for n in (3, 4, 2)]
-        data = in_turn(
+        data = interleaved(
             [replace(part, relations=np.zeros((2, part.num_entities, part.num_entities), np.int64)) for part in parts]
         )
         back = formats.load(self.written(known, tmp_path, test=data))["test"]

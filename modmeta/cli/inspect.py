@@ -88,15 +88,20 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
         motion, explained = frame_motion(first, positions)
         lines.append(
             f"{', '.join(first.features[:positions])} are coordinates; their velocities follow ({explained:.1%} of the "
-            f"motion explained, {motion:.4g} time units a frame)"
+            f"motion explained, {motion:.4g} time units a frame); experiment=moving is trained"
         )
-        words += ["model=continuous search.sweeps=3 optimizer.modules.lr=1e-2"]
     elif positions:
-        lines.append(f"{', '.join(first.features[:positions])} are coordinates without velocities; estimate them")
-        words += ["data.velocities=estimated model=continuous search.sweeps=3 optimizer.modules.lr=1e-2"]
+        lines.append(
+            f"{', '.join(first.features[:positions])} are coordinates without velocities; they are estimated, and "
+            "experiment=moving is trained. If forces set velocities (overdamped motion, vortices), leave "
+            "data.velocities=estimated out: experiment=laws is trained"
+        )
+        words += ["data.velocities=estimated"]
     else:
-        lines.append("no feature is named like a coordinate; if the first P are coordinates, add data.positions=P")
-        words += ["features@model.features=absolute"]
+        lines.append(
+            "no feature is named like a coordinate: experiment=laws is trained, which searches for the law. If the first "
+            "P features are coordinates, add data.positions=P"
+        )
     if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
         lines.append("states are missing; time steps next to them are left out of all energies")
         words += ["data.reading.missing=mask"]

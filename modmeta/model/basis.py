@@ -178,9 +178,7 @@ def right_functions(
     return torch.cat(parts, -1)
 
 
-def _vectors(
-    family: Family, kind: Kind, places: Tensor, widths: Tensor, receiver: Tensor, sender: Tensor
-) -> Tensor:
+def _vectors(family: Family, kind: Kind, places: Tensor, widths: Tensor, receiver: Tensor, sender: Tensor) -> Tensor:
     """Vectors (..., P, V) that turn with the coordinate system."""
     p = kind.coordinates
     apart = sender[..., :p] - receiver[..., :p]

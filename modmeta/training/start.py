@@ -24,7 +24,7 @@ from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.model.basis import FoundLaws, Kind
 from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles
-from modmeta.terminal import Terminal
+from modmeta.terminal import Terminal, doing
 from modmeta.training.bouncegrad import Beginning
 from modmeta.training.checkpoints.loading import read_checkpoint
 
@@ -149,11 +149,14 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     n = _sizes(tasks)[0]
     ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
-    for kind in _kinds(config.model, data.positions, states):
-        start = cold_start(states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, seed=config.seed)
-        best = start if best is None or _gain(start) > _gain(best) else best
-        if _gain(best) > ENOUGH:
-            break
+    with doing("searching for laws") as say:
+        for kind in _kinds(config.model, data.positions, states):
+            start = cold_start(
+                states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, seed=config.seed, announce=say
+            )
+            best = start if best is None or _gain(start) > _gain(best) else best
+            if _gain(best) > ENOUGH:
+                break
     assert best is not None
     return best
 

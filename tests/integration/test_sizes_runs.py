@@ -12,7 +12,7 @@ from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.formats.columns import write_columns
 from modmeta.data.formats.relations import relations_table
-from modmeta.data.generation import in_turn
+from modmeta.data.generation import interleaved
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 from modmeta.training.checkpoints.loading import load_model
@@ -29,7 +29,7 @@ def parts() -> list[Trajectories]:
 @pytest.fixture(scope="module")
 def mixed(parts: list[Trajectories]) -> Trajectories:
     """All of them, one of every size after the other."""
-    return in_turn(parts).validate("mixed")
+    return interleaved(parts).validate("mixed")
 
 
 FILE = [word for word in QUICK if not word.startswith(("data.num_tasks", "data.valid", "data.test"))]
@@ -39,7 +39,7 @@ FILE = [word for word in QUICK if not word.startswith(("data.num_tasks", "data.v
 def trained(parts: list[Trajectories], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a table of tasks of three sizes, with labels."""
     directory = tmp_path_factory.mktemp("sizes")
-    data = in_turn(parts)
+    data = interleaved(parts)
     formats.save(directory / "a.csv", {"all": data})
     write_columns(directory / "relations.csv", relations_table(data), False)
     words = ["data=files", f"data.path={directory / 'a.csv'}", f"data.reading.relations={directory / 'relations.csv'}"]
@@ -79,7 +79,7 @@ def test_evaluate_takes_the_sizes_it_was_trained_on(trained: Path, mixed: Trajec
 
 def test_unlabelled_arrays_with_gaps_train(parts: list[Trajectories], tmp_path: Path) -> None:
     """NaN for entities that a task lacks and for a frame that one was not seen in; the search by proposals, too."""
-    data = in_turn(parts)
+    data = interleaved(parts)
     states = np.where(data.mask[..., None], data.states, np.nan)
     states[2, 1, 4] = np.nan
     np.savez(tmp_path / "a.npz", states=states, features=data.features, frame_step=data.frame_step)

@@ -176,8 +176,8 @@ class Dynamics(nn.Module, ABC):
         return self.responder(states[:, :, :-1])
 
     def without_constants(
-        self, values: Float[Tensor, "B N *any T-1 C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
-    ) -> Float[Tensor, "B N *any T-1 C"]:
+        self, values: Float[Tensor, "B N *any L C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+    ) -> Float[Tensor, "B N *any L C"]:
         """Subtracts what constants of the entities explain from errors or messages of observed steps.
 
         Args:
@@ -188,7 +188,7 @@ class Dynamics(nn.Module, ABC):
         return values
 
     def drive(
-        self, error: Float[Tensor, "B N T-1 D"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+        self, error: Float[Tensor, "B N L D"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
     ) -> Float[Tensor, "B N D"] | None:
         """Constants of the entities (B, N, D) that best explain the errors of predicted changes; None without any."""
         return None

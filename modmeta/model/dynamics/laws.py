@@ -277,8 +277,8 @@ class LawDynamics(Dynamics):
         return self.adding(self._free(states))
 
     def without_constants(
-        self, values: Float[Tensor, "B N *any T-1 C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
-    ) -> Float[Tensor, "B N *any T-1 C"]:
+        self, values: Float[Tensor, "B N *any L C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+    ) -> Float[Tensor, "B N *any L C"]:
         """Values of steps less what a constant rate of each entity and channel explains of them.
 
         Args:

@@ -5,6 +5,7 @@ K kinds, F features of a pair, G own features.
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -169,6 +170,7 @@ def cold_start(
     seed: int = 0,
     starts: int = 16,
     search_tasks: int = 30,
+    announce: Callable[[str], None] = lambda family: None,
 ) -> Start:
     """Finds laws, weights and structures of unlabelled trajectories.
 
@@ -181,6 +183,7 @@ def cold_start(
         seed: of starts and splits.
         starts: random laws of every form.
         search_tasks: tasks on which laws are searched; two thirds as many more judge them.
+        announce: is called with the name of every family before it is tried.
     """
     generator = torch.Generator().manual_seed(seed)
     data = _Data(unwrap(states.double(), kind.angles), seen)
@@ -199,6 +202,7 @@ def cold_start(
     trials: list[Trial] = []
     found: list[_Found] = []
     for family in families(kind, bool((data.states > 0).all())):
+        announce(family.name)
         ready = steps(search.states, kind, units, smooth=smooth, growth=family.growth, seen=search.seen)
         basis = fit_basis(family, kind, ready)
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike

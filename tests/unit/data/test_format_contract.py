@@ -11,7 +11,7 @@ import pytest
 
 from modmeta.data import formats
 from modmeta.data.formats import FORMATS, NRI, Format
-from modmeta.data.formats.arrays import as_asked
+from modmeta.data.formats.arrays import with_options
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -65,7 +65,7 @@ def read_json(path: Path, split: str | None, how: Reading) -> dict[str, Trajecto
         raise DataError(f"{path} cannot be read ({type(error).__name__})") from error
     if not splits:
         raise DataError(f"{path} has no split {split!r}; choose one of {names}")
-    return as_asked(path, splits, how)
+    return with_options(path, splits, how)
 
 
 JSON = Format((".json",), (b'{"featur',), read_json, write_json)
