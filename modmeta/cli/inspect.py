@@ -99,15 +99,15 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
         words += ["data.velocities=estimated"]
     else:
         lines.append(
-            "no feature is named like a coordinate: experiment=laws is trained, which searches for the law. If the first "
-            "P features are coordinates, add data.positions=P"
+            "no feature is named like a coordinate: experiment=laws is trained, which searches for the law. If the "
+            "first P features are coordinates, add data.positions=P"
         )
     if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
         lines.append("states are missing; time steps next to them are left out of all energies")
         words += ["data.reading.missing=mask"]
     if len(splits) == 1 and first.num_tasks < 3:
         lines.append("fewer than three tasks: enough to infer from, too few to train on")
-    if first.relations is None:
+    if first.relations is None and positions:  # otherwise held-out frames choose it
         lines.append(
             "relations are unknown: to choose the number of edge types, add -m model.num_edge_modules=1,2,3,4 and take "
             "the lowest val/held_out, the energy of frames that structures were not inferred from"

@@ -120,6 +120,10 @@ def _tasks(args: argparse.Namespace, model: "Model") -> "Trajectories":
         raise DataError(f"{args.data}: fewer than 2 visible entities are left; use tasks with more entities")
     if args.relations == "known" and tasks.relations is None:
         raise DataError(f"{args.data} holds no relations; leave out --relations known")
+    if model.module.model.dynamics.needs_path:
+        raise UserError(
+            f"{args.model}: model=laws needs states of several frames; train with model=continuous or default"
+        )
     if not model.module.model.dynamics.additive:
         raise UserError(
             f"{args.model}: hidden entities need additive messages; train with model=continuous or model.additive=true"

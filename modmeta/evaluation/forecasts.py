@@ -77,6 +77,7 @@ def ensemble(
         now = dynamics.step(now, relations, types, drive)
         frames.append(now)
     paths = torch.cat(frames, dim=2).unflatten(0, (b, members))  # (B, M, N, steps, D)
+    paths = dynamics.nearest(paths, paths[:, :1].expand_as(paths))
     mean, spread = paths.mean(1), paths.std(1)
     wide = torch.tensor([bands[min(step, len(bands) - 1)] for step in range(steps)], device=now.device)  # (steps, D)
     reach = (wide * spread).clamp_min(ROUNDING)

@@ -174,5 +174,5 @@ class RelationalModel(nn.Module):
             )
             drawn = scale * torch.randn(states.shape, generator=generator, device=states.device)
             states = dynamics.step(states + drawn, *structure, drive=drive)
-            frames.append(states.mean(2))
+            frames.append(dynamics.nearest(states, states[:, :, :1].expand_as(states)).mean(2))
         return torch.stack(frames, dim=2)

@@ -72,6 +72,7 @@ class Dynamics(nn.Module, ABC):
     state_scale: Tensor
     change_scale: Tensor
     centre: Tensor
+    needs_path: bool = False  # whether the prediction of a step depends on frames around it
     has_constants: bool = False  # whether every entity has a constant rate of its own
     robust: bool = True  # whether states are scaled robustly for modules
 
@@ -192,6 +193,12 @@ class Dynamics(nn.Module, ABC):
     ) -> Float[Tensor, "B N D"] | None:
         """Constants of the entities (B, N, D) that best explain the errors of predicted changes; None without any."""
         return None
+
+    def nearest(
+        self, states: Float[Tensor, "*rest D"], reference: Float[Tensor, "*rest D"]
+    ) -> Float[Tensor, "*rest D"]:
+        """States (..., D) whose angles are within half a turn of the reference, so that means and differences hold."""
+        return states
 
     # ---- shared by all dynamics ------------------------------------------------------------------------------------
 

@@ -70,6 +70,8 @@ class LawDynamics(Dynamics):
         ValueError: there is no such family, or features and angles do not go together.
     """
 
+    needs_path = True
+
     def __init__(
         self,
         num_features: int,
@@ -358,6 +360,14 @@ class LawDynamics(Dynamics):
             return states_next.nan_to_num(0.0).clamp(-FAR, FAR).to(states.dtype)
 
         return step
+
+    def nearest(
+        self, states: Float[Tensor, "*rest D"], reference: Float[Tensor, "*rest D"]
+    ) -> Float[Tensor, "*rest D"]:
+        """States (..., D) whose angles are within half a turn of the reference, so that means and differences hold."""
+        turn = (2 * math.pi / self.span).to(states.dtype)
+        turns = torch.round((states - reference) / turn) * torch.tensor(self.kind.angles, device=states.device)
+        return states - turn * turns
 
     @property
     def resting(self) -> Tensor:

@@ -1,0 +1,108 @@
+"""A file of unknown laws: `modmeta train FILE` finds them, and the run resumes, infers and forecasts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import modmeta
+from modmeta.cli.main import main
+from modmeta.errors import UserError
+from modmeta.evaluation.matching import Confusion, match_labels
+from modmeta.graph.relations import from_matrix
+from modmeta.training.run import suited
+from modmeta.training.start import FILE, read_beginning
+from tests.runs import KilledAt, accompanied, same_run, undrawn
+from tests.unit.search.test_cold_start import phases
+
+SHORT = (
+    "trainer.max_epochs=2", "data.batches_per_epoch=5", "data.batch_size=6", "trainer.accelerator=cpu",
+    "trainer.devices=1", "callbacks.progress=null", "logger=[csv]", "model.num_edge_modules=2", "threads=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phase oscillators with frequencies of their own, as a user has them: raw angles, no labels."""
+    path = tmp_path_factory.mktemp("phases") / "phases.npz"
+    np.savez(path, states=phases(36, 0)[0].numpy(), frame_step=0.1)
+    return path
+
+
+def trained(run: Path, file: Path) -> None:
+    with undrawn():
+        assert main(["train", str(file), "-o", str(run), *SHORT]) in (0, None)
+
+
+@pytest.fixture(scope="module")
+def whole(file: Path) -> Path:
+    run = file.parent / "whole"
+    trained(run, file)
+    return run
+
+
+def test_laws_are_found_and_recorded(whole: Path) -> None:
+    model = OmegaConf.load(whole / ".hydra" / "config.yaml").model
+    assert model._target_.endswith("LawDynamics")
+    chosen = (model.family, list(model.angles), model.coordinates, model.smooth, model.constants)
+    assert chosen == ("difference", [True], 0, True, True)
+
+
+def test_relations_and_forecasts_of_new_tasks(whole: Path) -> None:
+    """Among entities with frequencies that no model knows, modulo a turn."""
+    model = modmeta.load(whole)
+    states, relations = phases(20, 1)
+    seen, ahead = states[:, :, :25], states[:, :, 25:]
+    found = model.infer(seen)
+    edges = from_matrix(torch.as_tensor(found.modules).argmax(-1))
+    confusion = Confusion(2, 2)
+    confusion.update(edges, relations)
+    right = (match_labels(confusion.matrix())[edges] == relations).double().mean()
+    assert right > 0.97
+    forecast = torch.as_tensor(model.forecast(seen, found, 5).mean)
+    off = torch.remainder(forecast - ahead + torch.pi, 2 * torch.pi) - torch.pi
+    moved = torch.remainder(ahead - seen[:, :, -1:] + torch.pi, 2 * torch.pi) - torch.pi
+    assert off.square().mean() < 0.01 * moved.square().mean()
+
+
+def test_an_interrupted_run_ends_the_same(file: Path, whole: Path) -> None:
+    run = file.parent / "parts"
+    with accompanied(KilledAt(1)), pytest.raises(SystemExit):
+        trained(run, file)
+    trained(run, file)
+    same_run(whole, run)
+
+
+def test_a_damaged_start_is_refused(whole: Path, tmp_path: Path) -> None:
+    assert read_beginning(tmp_path) is None
+    content = (whole / FILE).read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"\x80\x04N."):
+        (tmp_path / FILE).write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            read_beginning(tmp_path)
+    with np.load(whole / FILE) as parts:
+        np.savez_compressed(tmp_path / FILE, **dict(parts) | {"laws": np.zeros(10_000_000)})
+    with pytest.raises(UserError, match="compressed"):
+        read_beginning(tmp_path)
+
+
+def test_the_experiment_that_suits_a_file(file: Path, tmp_path: Path) -> None:
+    words = ["data=files", f"data.path={file}"]
+    assert suited(words) == ["experiment=laws"]
+    assert suited([*words, "model=default"]) == suited([*words, "experiment=moving"]) == []
+    assert suited([*words, "model.hidden=4"]) == ["experiment=laws"]
+    assert suited(["data=files", f"data.path={tmp_path / 'none.npz'}"]) == []
+    time = np.linspace(0, 1, 30)
+    place = np.sin(time + np.arange(24).reshape(4, 3, 2, 1))
+    states = np.concatenate((place, np.cos(time + np.arange(24).reshape(4, 3, 2, 1))), 2).swapaxes(2, 3)
+    np.savez(tmp_path / "moving.npz", states=states, features=["x", "y", "vx", "vy"], frame_step=time[1])
+    assert suited(["data=files", f"data.path={tmp_path / 'moving.npz'}"]) == ["experiment=moving"]
+
+
+def test_hidden_entities_are_refused(
+    whole: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["unseen", str(whole), str(file), "-o", str(tmp_path / "out"), "--hide", "0"]) == 2
+    assert "model=laws" in capsys.readouterr().err
