@@ -17,17 +17,17 @@ from modmeta.data.units import ROBUST
 from modmeta.errors import DataError
 
 MIN_EXPLAINED = 0.9  # features are velocities if they explain more than this share of the changes of coordinates
-SAMPLE = 500  # tasks that are used
-FACTOR = 20.0  # largest ratio to the model's typical value: three times what tasks of its world reach
-NOTED = 5.0  # ratio that gets a note, for the spread of all tasks, which varies less than that of single tasks
-OUTSIDE = 0.15  # share of values outside the range of the training tasks that gets a note; noise causes a tenth
-MOTION = 3.0  # largest ratio to the model's change of a coordinate at velocity 1; noise causes 1.3
-AT_ONCE = 1000  # tasks that are checked together
-REMEDY = "Convert it to those of the model, or train a model on these data"
+SAMPLE = 500  # number of tasks used
+FACTOR = 20.0  # error if a task exceeds the model's typical level, or falls short of its spread, by this factor
+NOTE_FACTOR = 5.0  # note if the median spread falls short by this factor; it varies less than that of single tasks
+NOTE_OUTSIDE = 0.15  # note if this share of values is outside the training range; noise causes about 0.1
+MOTION = 3.0  # error if the change of a coordinate at velocity 1 differs by this factor; noise causes 1.3
+CHUNK = 1000  # tasks processed at once
+REMEDY = "Convert the data to the model's units, or train a model on these data"
 
 
 def in_order(data: Trajectories) -> Trajectories:
-    """Orders features: coordinates, then their velocities, then others; `vx` is the velocity of `x`."""
+    """Reorders features: coordinates, then their velocities, then the rest. `vx` is the velocity of `x`."""
     names = data.features
     coordinates = [name for name in names if f"v{name}" in names]
     order = [*coordinates, *(f"v{name}" for name in coordinates)]
@@ -38,7 +38,7 @@ def in_order(data: Trajectories) -> Trajectories:
 
 
 def check_moving(data: Trajectories, where: str) -> None:
-    """Refuses constant trajectories.
+    """Rejects constant trajectories.
 
     Raises:
         DataError: all states equal those of the first frame.
@@ -48,7 +48,7 @@ def check_moving(data: Trajectories, where: str) -> None:
 
 
 def find_positions(data: Trajectories) -> tuple[int, bool]:
-    """Number of leading features that are coordinates, and whether their velocities follow, by names or values."""
+    """Number P of leading features that are coordinates, and whether P velocities follow, from names or values."""
     names, d = data.features, data.num_features
     named = next((p for p in range(d // 2, 0, -1) if names[p : 2 * p] == tuple(f"v{name}" for name in names[:p])), 0)
     if named:
@@ -60,7 +60,16 @@ def find_positions(data: Trajectories) -> tuple[int, bool]:
 
 
 def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
-    """Change of coordinates in a frame at velocity 1, and the share of changes that this explains, up to 1."""
+    """Change of a coordinate per frame at velocity 1, and the share of the coordinates' changes that it explains.
+
+    Args:
+        data: coordinates first, then their velocities.
+        positions: number of coordinates.
+
+    Returns:
+        Median ratio of changes to velocities, and a share of at most 1 (from median absolute residuals); 0, 0 if there
+        are no velocities or fewer than 3 frames.
+    """
     if data.num_frames < 3 or not positions or data.num_features < 2 * positions:
         return 0.0, 0.0
     x, v = data.states[:SAMPLE, :, :, :positions], data.states[:SAMPLE, :, :, positions : 2 * positions]
@@ -80,18 +89,18 @@ def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Known:
-    """Properties of the training data of a model, in physical units; D features.
+    """Description of a model's training data, in physical units; D features.
 
     Attributes:
         features: names of the features.
-        positions: number of leading features that are coordinates; their velocities follow.
+        positions: number P of leading features that are coordinates, followed by P velocities.
         estimated: whether velocities were estimated from positions.
         entities: numbers of entities of the tasks.
-        relations, types: numbers of labels; None if the model has no types.
+        relations, types: number of labels of each; `types` is None if the model does not distinguish types.
         low, high: range of the training tasks (D,).
         centre: typical state (D,).
-        spread: typical distance from the centre (D,).
-        frame_motion: change of a coordinate in a frame at velocity 1; 0 where there are none.
+        spread: typical distance from `centre` (D,).
+        frame_motion: change of a coordinate per frame at velocity 1; 0 without velocities.
     """
 
     features: tuple[str, ...]
@@ -108,7 +117,7 @@ class Known:
 
     @classmethod
     def of(cls, dynamics: Any, data: dict[str, Any], types: int | None) -> "Known":
-        """From the dynamics of a model, the description of its data in a checkpoint, and its number of types."""
+        """From a model's dynamics, the data description in its checkpoint, and the number of types it distinguishes."""
         offset, scale = np.array(data["units"]["offset"], float), np.array(data["units"]["scale"], float)
         if dynamics.robust:
             centre, spread = dynamics.centre.double().numpy(force=True), dynamics.state_scale.double().numpy(force=True)
@@ -131,25 +140,25 @@ class Known:
 
 
 def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:
-    """Refuses states with other units or another origin than the training data of a model.
+    """Rejects states in other units, or with another origin, than the model's training data.
 
     Args:
-        data: coordinates first, then their velocities; entities that a task lacks come last.
-        known: properties of the training data.
-        where: file, for messages.
+        data: coordinates first, then their velocities; absent entities come last.
+        known: description of the model's training data.
+        where: the file, for messages.
 
     Returns:
-        A note if the data are unusual but not refused, else None.
+        A note if the data are unusual but accepted, else None.
 
     Raises:
-        DataError: names the feature, its range and that of the model.
+        DataError: the data are out of range. The message names the feature, its range and the model's.
     """
     counts = np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts
     levels, spreads = np.empty((data.num_tasks, data.num_features)), np.empty(data.num_tasks)
     for count in np.unique(counts):
         ids = np.flatnonzero(counts == count)
-        for start in range(0, len(ids), AT_ONCE):
-            part = ids[start : start + AT_ONCE]
+        for start in range(0, len(ids), CHUNK):
+            part = ids[start : start + CHUNK]
             states = np.asarray(data.states[part, :count], dtype=np.float64)
             levels[part], spreads[part] = _levels(states, known), _spreads(states, known)
     middle = (known.high + known.low) / 2
@@ -158,60 +167,61 @@ def check_familiar(data: Trajectories, known: Known, where: str) -> str | None:
         task, feature = np.argwhere(outside)[0]
         times = levels[task, feature] / known.spread[feature]
         of = f"task {task}: " if not outside[:, feature].all() else ""
-        bounds = _ranges(data.states[task], known, int(feature))
+        ranges = _ranges(data.states[task], known, int(feature))
         raise DataError(
-            f"{where}: {of}{known.features[feature]} is {times:,.0f} times beyond what the model knows ({bounds}): "
-            f"other units, or another origin? {REMEDY}"
+            f"{where}: {of}{known.features[feature]} is {times:,.0f} times the typical value of the training data "
+            f"({ranges}). Are its units or its origin different? {REMEDY}"
         )
     if spreads.max() < 1 / FACTOR:
-        bounds = _ranges(data.states, known, 0)
+        ranges = _ranges(data.states, known, 0)
         raise DataError(
-            f"{where}: {', '.join(known.features)} span {spreads.max():.2g} times what the model knows "
-            f"({known.features[0]}: {bounds}): other units? {REMEDY}"
+            f"{where}: {', '.join(known.features)} span {spreads.max():.2g} times the typical range of the training "
+            f"data ({known.features[0]}: {ranges}). Are the units different? {REMEDY}"
         )
     _check_motion(data, known, where)
     present = data.present()
     share = ((present < known.low) | (present > known.high)).mean(axis=(0, 1, 2))
-    if (share > OUTSIDE).any():
+    if (share > NOTE_OUTSIDE).any():
         feature = int(share.argmax())
         return (
-            f"{share[feature]:.0%} of {known.features[feature]} lie outside what the model was trained on "
-            f"({_ranges(present, known, feature)}): other units, or another origin?"
+            f"{share[feature]:.0%} of the values of {known.features[feature]} are outside the training range "
+            f"({_ranges(present, known, feature)}). Are its units or its origin different?"
         )
-    if (span := np.median(spreads)) < 1 / NOTED:
-        bounds = _ranges(data.states, known, 0)
+    if (span := np.median(spreads)) < 1 / NOTE_FACTOR:
+        ranges = _ranges(data.states, known, 0)
         return (
-            f"states span {span:.2g} times what is typical for the model ({known.features[0]}: {bounds}): other units?"
+            f"states span {span:.2g} times the typical range of the training data ({known.features[0]}: {ranges}). "
+            "Are the units different?"
         )
     return None
 
 
 def _levels(states: np.ndarray, known: Known) -> np.ndarray:
-    """Typical distance of every feature of every task from the model's centre, (B, D)."""
+    """Typical distance of every feature of every task from the model's `centre`, (B, D)."""
     with np.errstate(over="ignore"):
         return np.asarray(ROBUST * np.median(np.abs(states - known.centre), axis=(1, 2)))
 
 
 def _spreads(states: np.ndarray, known: Known) -> np.ndarray:
-    """Spread of each task relative to the model's (B,), the largest over features.
+    """Spread of every task in units of the model's (B,), the largest over features.
 
-    Coordinates are relative to the median of a task, velocities to rest: entities close together move, and entities at
-    rest are apart.
+    Coordinates are measured from the median of the task, velocities from zero: a cluster in a corner still moves, and
+    entities at rest are still spread out.
     """
     p = known.positions
     with np.errstate(over="ignore", invalid="ignore"):
-        apart = np.abs(states - np.median(states, axis=(1, 2), keepdims=True))
+        deviation = np.abs(states - np.median(states, axis=(1, 2), keepdims=True))
         if not p:
-            return np.asarray((ROBUST * np.median(apart, axis=(1, 2)) / known.spread).max(-1))
-        places = ROBUST * np.median(apart[..., :p] / known.spread[:p], axis=(1, 2, 3))
+            return np.asarray((ROBUST * np.median(deviation, axis=(1, 2)) / known.spread).max(-1))
+        coordinates = ROBUST * np.median(deviation[..., :p] / known.spread[:p], axis=(1, 2, 3))
         if states.shape[-1] < 2 * p:
-            return np.asarray(places)
+            return np.asarray(coordinates)
         speeds = np.abs(states[..., p : 2 * p]) / known.spread[p : 2 * p]
-        return np.maximum(places, ROBUST * np.median(speeds, axis=(1, 2, 3)))
+        return np.maximum(coordinates, ROBUST * np.median(speeds, axis=(1, 2, 3)))
 
 
 def _check_motion(data: Trajectories, known: Known, where: str) -> None:
-    """Refuses velocities with other units than their coordinates, if they clearly are velocities."""
+    """Rejects velocities whose units do not match their coordinates, if they are clearly velocities."""
     if not known.frame_motion:
         return
     with np.errstate(over="ignore", invalid="ignore"):
@@ -220,15 +230,15 @@ def _check_motion(data: Trajectories, known: Known, where: str) -> None:
     if explained > MIN_EXPLAINED and not 1 / MOTION < times < MOTION:
         x, v = known.features[0], known.features[known.positions]
         raise DataError(
-            f"{where}: a frame moves {x} by {motion:.3g} times {v}, but by {known.frame_motion:.3g} times for the "
-            f"model: are {x} and {v} in other units, or frames further apart? {REMEDY}"
+            f"{where}: {x} changes by {motion:.3g} times {v} per frame, but by {known.frame_motion:.3g} times in the "
+            f"training data. Are the units of {x} or {v}, or the time between frames, different? {REMEDY}"
         )
 
 
 def _ranges(states: np.ndarray, known: Known, feature: int) -> str:
-    """Ranges of a feature in the data and in the model, as text."""
+    """Range of a feature in the data and in the training data."""
     values = states[..., feature]
     return (
-        f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}, the model's {known.low[feature]:.4g} to "
+        f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}, training data {known.low[feature]:.4g} to "
         f"{known.high[feature]:.4g}"
     )

@@ -31,6 +31,7 @@ from modmeta.training.checkpoints.loading import read_checkpoint
 FILE = "start.npz"
 ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
+WITHOUT_DIRECTIONS = ("AbsoluteFeatures", "ProductFeatures")
 CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
 
 
@@ -95,19 +96,23 @@ def as_recorded(config: DictConfig, stored: dict[str, Any]) -> DictConfig:
 
 
 def _fill_from(config: DictConfig, dynamics: Any) -> None:
+    model = config.get("model") or {}  # baselines may have none
     for name in CHOSEN:
-        if name in config.model and config.model[name] is None:
-            config.model[name] = dynamics.get(name)
+        if name in model and model[name] is None:
+            model[name] = dynamics.get(name)
 
 
-def _kinds(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
-    """What features may be, the likeliest first: two or three that nobody named may be coordinates."""
-    d = states.shape[-1]
+def kinds_of(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
+    """What features may be, the likeliest first: two or three that nobody named may be coordinates.
+
+    The cold start sees no more than the modules: features of a pair without directions get laws without.
+    """
+    d, seen = states.shape[-1], str(model.features.get("_target_"))
     angles = tuple(bool(angle) for angle in model.get("angles") or looks_like_angles(states))
     coordinates = [model.get("coordinates")]
     if coordinates == [None]:
         coordinates = [positions or d, 0] if d in (2, 3) else [positions, 0] if positions else [0]
-    if any(angles):
+    if any(angles) or ("family" not in model and seen.endswith(WITHOUT_DIRECTIONS)):
         coordinates = [0]
     if "family" in model:  # velocities beside coordinates are plain states to it
         coordinates = [p if p == d else 0 for p in coordinates]
@@ -150,7 +155,7 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
     with doing("searching for laws") as say:
-        for kind in _kinds(config.model, data.positions, states):
+        for kind in kinds_of(config.model, data.positions, states):
             start = cold_start(
                 states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, seed=config.seed, announce=say
             )

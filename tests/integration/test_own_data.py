@@ -37,7 +37,7 @@ def test_a_run_tells_types_apart(tmp_path: Path, capsys: pytest.CaptureFixture[s
     found = float((table["type"].to_numpy() == truth).mean())
     assert found == pytest.approx(measures["test/type_accuracy"], abs=0.15)  # at another temperature
     assert filled_from_file(compose(tmp_path / "own", "data=files", f"data.path={stored}")).data.num_types == 2
-    with pytest.raises(DataError, match="type 2 of entity, but"):
+    with pytest.raises(DataError, match="entity type 2, but"):
         run(tmp_path / "few", *options, "data.world.masses=[1,2,3]")
 
 

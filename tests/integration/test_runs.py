@@ -22,9 +22,12 @@ EXPERIMENTS = sorted(
 )
 
 
-# Those of `efficiency/`, of ten particles and of the paper's charges are others with a few settings changed.
+# Those of `efficiency/`, of ten particles and of the paper's charges are others with a few settings changed; `laws` has
+# a file of its own.
 LONG = [
-    name for name in EXPERIMENTS if "/" in name.replace("paper/", "") or name.endswith("10") or name == "paper/charged5"
+    name
+    for name in EXPERIMENTS
+    if "/" in name.replace("paper/", "") or name.endswith("10") or name in ("paper/charged5", "laws")
 ]
 
 

@@ -72,7 +72,7 @@ def test_known_relations_are_kept_in_the_order_of_the_file(trained: tuple[Path, 
         (["--relations", "known"], "--relations known needs --hide"),
         (["--hide", "0", "--count", "2"], "--hide takes out one entity"),
         (["--split", "train"], "has no split 'train'"),
-        (["--tasks", "9"], "9 tasks asked of 3"),
+        (["--tasks", "9"], "cannot take 9 tasks of 3"),
     ],
 )
 def test_mistakes_are_named(
@@ -87,6 +87,7 @@ def test_mistakes_are_named(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_search_of_one_receiver_finds_no_mutual_relations(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

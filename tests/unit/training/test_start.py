@@ -1,0 +1,58 @@
+"""What a cold start takes features for, and what it leaves to the configuration."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from modmeta.training.start import CHOSEN, as_recorded, begun, kinds_of
+from tests.runs import compose, configured
+
+
+def states(features: int) -> torch.Tensor:
+    """A few smooth paths."""
+    time = torch.linspace(0, 1, 20)
+    return torch.sin(time.view(1, 1, 20, 1) * torch.arange(1, 1 + features) + torch.arange(3.0).view(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "features", "positions", "coordinates"),
+    [
+        ("continuous", 4, 2, [2, 0]),  # coordinates with velocities, then four plain states
+        ("default", 4, 2, [2, 0]),
+        ("paper", 4, 2, [0]),  # absolute states have no directions
+        ("laws", 4, 2, [0]),  # laws of vectors are of first order
+        ("laws", 2, 0, [2, 0]),  # two features that nobody named may be coordinates
+        ("laws", 2, 2, [2, 0]),
+        ("laws", 1, 0, [0]),
+    ],
+)
+def test_what_features_may_be(model: str, features: int, positions: int, coordinates: list[int]) -> None:
+    config = configured(f"model={model}", "data=springs5").model
+    kinds = kinds_of(config, positions, states(features))
+    assert [kind.coordinates for kind in kinds] == coordinates
+    assert all(kind.angles == (False,) * features for kind in kinds)
+
+
+def test_angles_are_recognised_or_given() -> None:
+    config = configured("model=laws", "data=springs5").model
+    turning = (0.55 * torch.arange(400.0)).remainder(2 * torch.pi).view(1, 1, 400, 1).expand(2, 2, 400, 1)
+    assert [kind.angles for kind in kinds_of(config, 0, turning)] == [(True,)]
+    config.angles = [False]
+    assert [kind.angles for kind in kinds_of(config, 0, turning)] == [(False,)]
+
+
+def test_other_runs_are_left_alone(tmp_path: Path) -> None:
+    """A random start, and baselines, whatever the search."""
+    for words in ((), ("method=lstm", "search.start=laws")):
+        config = compose(tmp_path / "run", *words)
+        assert begun(config) is config
+
+
+def test_what_was_chosen_is_taken_from_the_record(tmp_path: Path) -> None:
+    config = compose(tmp_path / "run", "experiment=laws", "model.constants=false")
+    stored = {name: 3 if name == "num_edge_modules" else "stored" for name in CHOSEN}
+    filled = as_recorded(config, {"model": stored}).model
+    assert (filled.num_edge_modules, filled.family, filled.constants) == (3, "stored", False)
+    assert OmegaConf.select(config, "model.family") is None, "the given configuration stays"
