@@ -93,9 +93,9 @@ class Published:
 
 def lists_of(structure: Structure, num_modules: int) -> list[Lists]:
     """The edges (sender, receiver) of every task, by module."""
-    everyone = senders(structure.types.shape[1]).tolist()
+    everyone = senders(structure.node_modules.shape[1]).tolist()
     out = []
-    for rows in structure.relations.tolist():
+    for rows in structure.edge_modules.tolist():
         lists: Lists = [[] for _ in range(num_modules)]
         for receiver, (row, by) in enumerate(zip(rows, everyone, strict=True)):
             for module, sender in zip(row, by, strict=True):
@@ -106,15 +106,15 @@ def lists_of(structure: Structure, num_modules: int) -> list[Lists]:
 
 def ours(module: BounceGrad, states: Tensor, current: Structure, proposed: Structure, threshold: Tensor) -> Tensor:
     """The same step with modmeta's kernel; the candidates are the current and the proposed rows. Returns (B,)."""
-    moving = (current.relations != proposed.relations).any(-1)
+    moving = (current.edge_modules != proposed.edge_modules).any(-1)
 
     def accept(scores: Tensor, *_: object) -> Tensor:
         return (scores[..., 1] - scores[..., 0] < threshold.unsqueeze(1)).long()
 
-    rows = torch.stack((current.relations, proposed.relations), dim=2)  # (B, N, 2, S)
-    types = torch.stack((current.types, proposed.types), dim=2)
+    rows = torch.stack((current.edge_modules, proposed.edge_modules), dim=2)  # (B, N, 2, S)
+    types = torch.stack((current.node_modules, proposed.node_modules), dim=2)
     problem = Problem(module.model, states, horizon=module.search.horizon, gradients=True)
-    wholes = score_wholes(problem, current, Candidates(rows, types, current.types), moving)
+    wholes = score_wholes(problem, current, Candidates(rows, types, current.node_modules), moving)
     energies = wholes.of(accept(wholes.energies.detach().unsqueeze(1)))
     energies.mean().backward()
     return energies.detach().squeeze(1)
@@ -128,7 +128,9 @@ def run() -> dict[str, float]:
     k = module.model.dynamics.num_edge_modules
     current, other = (random_structure(b, n, k, 1, generator) for _ in range(2))
     moving = torch.randint(n, (b, 1), generator=generator) == torch.arange(n)
-    proposed = Structure(torch.where(moving.unsqueeze(-1), other.relations, current.relations), current.types)
+    proposed = Structure(
+        torch.where(moving.unsqueeze(-1), other.edge_modules, current.edge_modules), current.node_modules
+    )
     threshold = -torch.rand(b, generator=generator).log()
     yardstick = Published(module)
     ways = {

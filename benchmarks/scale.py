@@ -68,7 +68,7 @@ def accuracy(module: BounceGrad, data: TrajectoryDataModule, entities: int, task
     assert data.units is not None
     states, truth = data.units.normalised(made.states), from_matrix(torch.from_numpy(made.relations))
     begun = time.perf_counter()
-    found = module.infer(states).structure.relations
+    found = module.infer(states).structure.edge_modules
     seconds = (time.perf_counter() - begun) / truth.numel()
     counts = torch.zeros(module.model.dynamics.num_edge_modules, 2)
     counts.index_put_((found.flatten(), truth.flatten()), torch.ones(()), accumulate=True)

@@ -89,12 +89,15 @@ def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], objec
 
     with torch.no_grad():
         shared = problem()
-    labels = structure.relations.flatten()
+    labels = structure.edge_modules.flatten()
 
     def gradient() -> None:
         if exact:
             loss = model.receiver_energies(
-                states, dynamics.messages(states), structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+                states,
+                dynamics.messages(states),
+                structure.edge_modules.unsqueeze(2),
+                structure.node_modules.unsqueeze(2),
             ).sum()
         else:
             loss = model.energies(states, structure, search.horizon).sum()

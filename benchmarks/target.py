@@ -59,7 +59,7 @@ class Clock(pl.Callback):
         """Edge accuracy on validation tasks, with labels matched on the same tasks."""
         confusion = Confusion(module.model.dynamics.num_edge_modules, module.num_relations)
         for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
-            found = module.infer(batch["states"]).structure.relations
+            found = module.infer(batch["states"]).structure.edge_modules
             confusion.update(found.flatten(), batch["relations"].flatten())
         counts = confusion.matrix()
         return float(matched_accuracy(counts, match_labels(counts)))

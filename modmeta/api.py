@@ -157,7 +157,7 @@ class Model:
         modules = torch.stack([to_matrix(probabilities[..., i]) for i in range(k)], dim=-1)
         chances = to_relations(modules, module.module_to_relation)
         if (g := model.dynamics.num_node_modules) > 1:
-            certain = one_hot(structure.types, g).to(states.dtype)
+            certain = one_hot(structure.node_modules, g).to(states.dtype)
             nodes = certain if module.search.horizon > 1 else node_modules(model, states, structure, temperature, mask)
             matched = module.module_to_type
             types = nodes if matched is None else to_relations(nodes, matched)

@@ -88,7 +88,7 @@ class DynamicsContract:
             k, g = dynamics.num_edge_modules, dynamics.num_node_modules
             messages = dynamics.messages(states, structure)
             assert messages.shape[:5] == (B, n, n - 1, k, T - 1)
-            rows, types = structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+            rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
             change = dynamics.change(states[:, :, :-1], messages, rows, types)
             assert change.shape == (B, n, 1, T - 1, D)
             assert dynamics.targets(states).shape == (B, n, T - 1, D)
@@ -132,10 +132,10 @@ class DynamicsContract:
     @torch.no_grad()
     def test_entities_have_no_order(self, dynamics: Dynamics) -> None:
         states, structure, order = some_states(), self.structure(dynamics), torch.tensor([2, 0, 3, 1])
-        matrices = to_matrix(structure.relations)[:, order][:, :, order]
+        matrices = to_matrix(structure.edge_modules)[:, order][:, :, order]
         rows = torch.stack([matrices[:, i, senders(N)[i]] for i in range(N)], dim=1)
         before = dynamics.step(states, *structure)
-        after = dynamics.step(states[:, order], rows, structure.types[:, order])
+        after = dynamics.step(states[:, order], rows, structure.node_modules[:, order])
         torch.testing.assert_close(after, before[:, order], rtol=1e-4, atol=1e-4)
 
     @torch.no_grad()
@@ -287,15 +287,17 @@ class SearchContract:
         """Energies are those of rescoring the new structure as a whole."""
         problem = self.problem(search, model)
         for old, new, info in self.moves(search, model, problem, self.start(search, model), temperature):
-            assert new.relations.shape == old.relations.shape
-            assert int(new.relations.min()) >= 0
-            assert int(new.relations.max()) < 2
-            assert int(new.types.max()) < model.dynamics.num_node_modules
+            assert new.edge_modules.shape == old.edge_modules.shape
+            assert int(new.edge_modules.min()) >= 0
+            assert int(new.edge_modules.max()) < 2
+            assert int(new.node_modules.max()) < model.dynamics.num_node_modules
             with torch.no_grad():
                 energies = model.energies(problem.states, new, search.horizon).sum(-1)
-            paid = search.edge_cost * (new.relations != 0).flatten(1).sum(-1)
+            paid = search.edge_cost * (new.edge_modules != 0).flatten(1).sum(-1)
             torch.testing.assert_close(info.energies, energies + paid, rtol=1e-3, atol=1e-2)
-            moved = (new.relations != old.relations).flatten(1).any(-1) | (new.types != old.types).any(-1)
+            moved = (new.edge_modules != old.edge_modules).flatten(1).any(-1) | (
+                new.node_modules != old.node_modules
+            ).any(-1)
             assert torch.equal(info.moved, moved)
             assert 0 <= int(info.accepted) <= int(info.worse)
             assert 0 <= float(info.changed) <= 1
@@ -303,7 +305,7 @@ class SearchContract:
     def test_steps_are_pure(self, search: Search, model: RelationalModel) -> None:
         """The same generator, structure and problem: the same step; and nothing that is given changes."""
         problem, start = self.problem(search, model), self.start(search, model)
-        before = Structure(start.relations.clone(), start.types.clone())
+        before = Structure(start.edge_modules.clone(), start.node_modules.clone())
         kernel, one = search.kernel(model, N), torch.tensor(1.0)
         first, _ = kernel(seeded(5), start, problem, one)
         again, _ = kernel(seeded(5), start, problem, one)
@@ -312,13 +314,13 @@ class SearchContract:
             assert torch.equal(now, then)
 
     def test_known_relations_stay(self, search: Search, model: RelationalModel) -> None:
-        truth = random_structure(B, N, 2, 1, seeded(7)).relations
+        truth = random_structure(B, N, 2, 1, seeded(7)).edge_modules
         known = torch.where(torch.rand(truth.shape, generator=seeded(8)) < 0.5, truth, -1)
         if search.symmetric:  # mutual relations may be known of whole pairs alone
             known = torch.where(known >= 0, torch.zeros_like(known), -1)
         problem = self.problem(search, model, known)
         for _, new, _ in self.moves(search, model, problem, self.start(search, model, known), 1e4):
-            assert torch.equal(new.relations[known >= 0], known[known >= 0])
+            assert torch.equal(new.edge_modules[known >= 0], known[known >= 0])
 
     def test_greedy_steps_never_get_worse(self, search: Search, model: RelationalModel) -> None:
         problem, structure = self.problem(search, model), self.start(search, model)

@@ -77,7 +77,7 @@ def calibrate(
     labelled = []
     for states, labels in scenes:
         if labels is None:
-            labels = module_to_relation[infer(search, model, None, states, generator).structure.relations]
+            labels = module_to_relation[infer(search, model, None, states, generator).structure.edge_modules]
         labelled.append((states, labels))
     found = []
     for window in windows:
@@ -121,11 +121,11 @@ def tempered(model: RelationalModel, search: Search, states: Tensor, generator: 
     """
     structure, k = infer(search, model, None, states, generator).structure, model.dynamics.num_edge_modules
     score = scorer(model, states, structure)
-    b, n, s = structure.relations.shape
+    b, n, s = structure.edge_modules.shape
     if enumerable(n, k, search.enumerate_up_to):
         energies = table(score, structure, k)
         return lambda temperature: exact(energies, structure, k, temperature)
-    rows = structure.relations[:, :, None, None].repeat(1, 1, s, k, 1)  # (B, N, S, K, S)
+    rows = structure.edge_modules[:, :, None, None].repeat(1, 1, s, k, 1)  # (B, N, S, K, S)
     slots = torch.arange(s).view(s, 1, 1).expand(s, k, 1).expand(b, n, s, k, 1)
     rows = rows.scatter(-1, slots, torch.arange(k).view(k, 1).expand(b, n, s, k, 1))
     slotwise = score(rows.flatten(2, 3)).unflatten(2, (s, k))

@@ -56,7 +56,7 @@ def scorer(model: RelationalModel, states: Tensor, structure: Structure, mask: T
     log_scale = model.log_scale(states)
 
     def score(rows: Tensor) -> Tensor:
-        types = structure.types.unsqueeze(2).expand(-1, -1, rows.shape[2])
+        types = structure.node_modules.unsqueeze(2).expand(-1, -1, rows.shape[2])
         return model.receiver_energies(states, messages, rows, types, log_scale, mask)
 
     return score
@@ -71,16 +71,16 @@ def node_modules(
         TaskError: as `check_weighable`.
     """
     messages, g = model.dynamics.messages(states, structure), model.dynamics.num_node_modules
-    rows = structure.relations.unsqueeze(2).expand(-1, -1, g, -1)
-    every = torch.arange(g, device=states.device).expand(*structure.types.shape, g)
+    rows = structure.edge_modules.unsqueeze(2).expand(-1, -1, g, -1)
+    every = torch.arange(g, device=states.device).expand(*structure.node_modules.shape, g)
     energies = model.receiver_energies(states, messages, rows, every, mask=mask) / temperature
     return normalised((-check_weighable(energies)).softmax(-1))
 
 
 def table(score: Score, structure: Structure, num_modules: int) -> Tensor:
     """Energies of all candidate rows, (B, N, K^S)."""
-    b, n, s = structure.relations.shape
-    return score(all_rows(s, num_modules, structure.relations.device).expand(b, n, -1, -1))
+    b, n, s = structure.edge_modules.shape
+    return score(all_rows(s, num_modules, structure.edge_modules.device).expand(b, n, -1, -1))
 
 
 def exact(energies: Tensor, structure: Structure, num_modules: int, temperature: float) -> Tensor:
@@ -161,7 +161,7 @@ def sample(
     Raises:
         TaskError: as `check_weighable`.
     """
-    (b, n, s), k = structure.relations.shape, model.dynamics.num_edge_modules
+    (b, n, s), k = structure.edge_modules.shape, model.dynamics.num_edge_modules
     g, many = model.dynamics.num_node_modules, partial(_side_by_side, chains=chains)
     messages = many(model.dynamics.messages(states, structure))
     score = model.scorer(many(states), mask=None if mask is None else many(mask))

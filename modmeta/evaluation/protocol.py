@@ -79,12 +79,12 @@ class ProtocolMeasures(nn.Module):
         Relations `known` to the search, (B, N, S) and not -1, count in `tasks_all_right` alone.
         """
         if relations is not None:
-            found = module_to_relation[inferred.structure.relations]
+            found = module_to_relation[inferred.structure.edge_modules]
             chance = inferred.probabilities @ nn.functional.one_hot(module_to_relation, self.num_relations).float()
             chance = chance.clamp(0, 1)  # rounding
             self.update_edges(found, chance, relations, known)
         if types is not None and module_to_type is not None:
-            self.types.update(module_to_type[inferred.structure.types], types)
+            self.types.update(module_to_type[inferred.structure.node_modules], types)
         structure = inferred.structure
         self.update_forecasts(
             lambda seen, steps: model.forecast(seen[:, :, -1], structure, steps, model.drive(seen, structure)), states

@@ -10,12 +10,12 @@ class Structure(NamedTuple):
     """Modules assigned to edges and entities, for a batch of B tasks.
 
     Attributes:
-        relations: edge modules (B, N, S) int64, receiver-major.
-        types: node modules (B, N) int64.
+        edge_modules: edge modules (B, N, S) int64, receiver-major.
+        node_modules: node modules (B, N) int64.
     """
 
-    relations: Tensor
-    types: Tensor
+    edge_modules: Tensor
+    node_modules: Tensor
 
 
 def random_structure(
@@ -34,9 +34,9 @@ def mark_absent(structure: Structure, counts: Tensor) -> Structure:
         structure: modules (B, N, S), (B, N).
         counts: number of entities of every task, (B,); present entities come first.
     """
-    present = torch.arange(structure.types.shape[1]) < counts.unsqueeze(1)  # (B, N)
+    present = torch.arange(structure.node_modules.shape[1]) < counts.unsqueeze(1)  # (B, N)
     both = present.unsqueeze(2) & present[:, 1:].unsqueeze(1)  # a task of n entities has n - 1 senders
-    return Structure(torch.where(both, structure.relations, -1), torch.where(present, structure.types, -1))
+    return Structure(torch.where(both, structure.edge_modules, -1), torch.where(present, structure.node_modules, -1))
 
 
 class StructureBank:
@@ -52,8 +52,8 @@ class StructureBank:
 
     def __init__(self, task_ids: Tensor, initial: Structure) -> None:
         self.task_ids = task_ids
-        self.relations = initial.relations.to(torch.int8)  # at most 20 modules; int8 keeps 50,000 tasks small
-        self.types = initial.types.to(torch.int8)
+        self.relations = initial.edge_modules.to(torch.int8)  # at most 20 modules; int8 keeps 50,000 tasks small
+        self.types = initial.node_modules.to(torch.int8)
         self.energies = torch.full((len(task_ids),), torch.inf)
         self.visits = torch.zeros(len(task_ids), dtype=torch.int64)
 
@@ -79,9 +79,9 @@ class StructureBank:
 
     def put(self, task_ids: Tensor, structure: Structure, energies: Tensor) -> None:
         """Stores the structures of a batch of tasks of one size, and their energies (B,), and counts the visit."""
-        rows, n = self._rows(task_ids), structure.types.shape[1]
-        self.relations[rows, :n, : n - 1] = structure.relations.to("cpu", torch.int8)
-        self.types[rows, :n] = structure.types.to("cpu", torch.int8)
+        rows, n = self._rows(task_ids), structure.node_modules.shape[1]
+        self.relations[rows, :n, : n - 1] = structure.edge_modules.to("cpu", torch.int8)
+        self.types[rows, :n] = structure.node_modules.to("cpu", torch.int8)
         self.energies[rows] = energies.detach().to("cpu", torch.float32)
         self.visits[rows] += 1
 

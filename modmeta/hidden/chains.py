@@ -75,8 +75,8 @@ def better(new: Chains, old: Chains) -> Chains:
     """The version of lower energy of each chain."""
     wins = new.energy < old.energy  # false for NaN
     structure = Structure(
-        torch.where(wins.view(-1, 1, 1), new.structure.relations, old.structure.relations),
-        torch.where(wins.view(-1, 1), new.structure.types, old.structure.types),
+        torch.where(wins.view(-1, 1, 1), new.structure.edge_modules, old.structure.edge_modules),
+        torch.where(wins.view(-1, 1), new.structure.node_modules, old.structure.node_modules),
     )
     energies = torch.where(wins.view(-1, 1), new.energies, old.energies)
     return Chains(old.scene, torch.where(wins.view(-1, 1, 1, 1), new.paths, old.paths), structure, energies)
@@ -105,9 +105,13 @@ class Improver:
 
         If not `free`, or if relations are known, the current row is the only candidate.
         """
-        q, n = structure.types.shape
+        q, n = structure.node_modules.shape
         if self.search is None or not free:
-            return structure.relations.unsqueeze(2), structure.types.unsqueeze(2), torch.zeros_like(structure.types)
+            return (
+                structure.edge_modules.unsqueeze(2),
+                structure.node_modules.unsqueeze(2),
+                torch.zeros_like(structure.node_modules),
+            )
         propose = self.search.proposes(self.model, n)
         rows, types, current = propose(self.generator, structure, self.problem)
         return rows.expand(q, n, *rows.shape[2:]), types.expand(q, n, -1), current
@@ -116,7 +120,7 @@ class Improver:
         """Relations among visible entities, inferred without hidden ones, if too many to enumerate; None otherwise."""
         if self.search is None or self.search.enumerates(self.model, scene.visible.shape[1]):
             return None
-        return infer(self.search, self.model, None, scene.visible, self.generator).structure.relations
+        return infer(self.search, self.model, None, scene.visible, self.generator).structure.edge_modules
 
     def judged(self, chains: Chains, free: bool = True) -> Chains:
         """Scores the chains and gives every receiver its best candidate row."""
@@ -169,7 +173,7 @@ class Improver:
         return joined([self._restructured(part, receivers, free) for part in _chunks(chains, FRAMES // 4)])
 
     def _restructured(self, chains: Chains, receivers: Tensor, free: bool) -> Chains:
-        scene, (q, n) = self._frames(chains), chains.structure.types.shape
+        scene, (q, n) = self._frames(chains), chains.structure.node_modules.shape
         rows, types, current = self.candidates(chains.structure)
         every = rows.shape[2] <= MAX_REFITTED_ROWS
         if not every:
@@ -214,13 +218,13 @@ class Improver:
         """Candidate indices of all entities (Q, C, N) where in each of C cases one receiver takes a new row (C, S), and
         the reverse edges change with it, so that relations stay mutual. All rows are candidates."""
         k, g = self.model.dynamics.num_edge_modules, self.model.dynamics.num_node_modules
-        n = structure.types.shape[1]
-        matrix = to_matrix(structure.relations).unsqueeze(1).repeat(1, len(rows), 1, 1)  # (Q, C, N, N)
+        n = structure.node_modules.shape[1]
+        matrix = to_matrix(structure.edge_modules).unsqueeze(1).repeat(1, len(rows), 1, 1)  # (Q, C, N, N)
         place, others = torch.arange(len(rows)).unsqueeze(1), senders(n)[receivers]
         matrix[:, place, receivers.unsqueeze(1), others] = rows
         matrix[:, place, others, receivers.unsqueeze(1)] = rows
         digits = k ** torch.arange(n - 2, -1, -1)
-        return (from_matrix(matrix) * digits).sum(-1) * g + structure.types.unsqueeze(1)
+        return (from_matrix(matrix) * digits).sum(-1) * g + structure.node_modules.unsqueeze(1)
 
     def explained(self, chains: Chains, since: int = 0) -> Tensor:
         """Whether every entity is explained from frame `since` on, (Q,); see `EXPLAINED`."""
@@ -273,7 +277,8 @@ def put(chains: Chains, indices: Tensor, new: Chains) -> Chains:
     """Replaces the chains at `indices` by `new`."""
     relations, types = chains.structure
     structure = Structure(
-        relations.index_copy(0, indices, new.structure.relations), types.index_copy(0, indices, new.structure.types)
+        relations.index_copy(0, indices, new.structure.edge_modules),
+        types.index_copy(0, indices, new.structure.node_modules),
     )
     return Chains(
         chains.scene,

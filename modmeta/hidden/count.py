@@ -93,7 +93,7 @@ def _held_out(
 def score_held_out(scene: Scene, paths: Tensor, structure: Structure) -> tuple[Tensor, Tensor]:
     """Energies of the visible entities in nats per number (Q,), and whether all of them are explained (Q,)."""
     v = scene.visible.shape[1]
-    rows, types = structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+    rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
     errors = scene.errors(paths, rows, types)[:, :v, 0]
     log_scale = scene.log_scale(paths)[:, :v]
     energy = scene.model.likelihood.energy(errors, log_scale).flatten(1).mean(1)

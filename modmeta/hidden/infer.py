@@ -193,7 +193,7 @@ def _extended(improver: Improver, chains: Chains, window: int) -> Chains:
     lost = longer.at((~improver.explained(longer, done - 1)).nonzero().squeeze(1))
     if not len(lost.scene):
         return longer
-    later, rows = improver.scene[lost.scene].frames(done - 1, window), lost.structure.relations[:, :v]
+    later, rows = improver.scene[lost.scene].frames(done - 1, window), lost.structure.edge_modules[:, :v]
     again = guess(later, JUMP_GUESSES, 1, improver.generator, rows).paths[:, 0, :, 1:]
     return joined([longer, lost._replace(paths=torch.cat((lost.paths[:, :, :done], again), dim=2))])
 

@@ -56,7 +56,7 @@ def located(found: Found, model: RelationalModel, silent: Tensor) -> Tensor:
         silent: edge modules that mean no relation (K,).
     """
     h = found.paths.shape[1]
-    acts = ~silent[to_matrix(found.structure.relations)[:, :-h, -h:]].all(1)
+    acts = ~silent[to_matrix(found.structure.edge_modules)[:, :-h, -h:]].all(1)
     positions = getattr(model.dynamics, "positions", found.paths.shape[-1])
     scaled = found.deviations[..., :positions] / model.dynamics.state_scale[:positions]
     return acts & (scaled.square().mean((2, 3)).sqrt() < LOCATED)
@@ -64,7 +64,7 @@ def located(found: Found, model: RelationalModel, silent: Tensor) -> Tensor:
 
 def matched(found: Found, truth: Truth) -> Found:
     """Orders the hidden entities of every task to be closest to the truth, since inferred entities have no identity."""
-    h, n = truth.states.shape[1], found.structure.types.shape[1]
+    h, n = truth.states.shape[1], found.structure.node_modules.shape[1]
     if h == 1:
         return found
     orders = torch.tensor(list(permutations(range(h))))
@@ -72,8 +72,8 @@ def matched(found: Found, truth: Truth) -> Found:
     order = orders[errors.argmin(1)]  # (B, H)
     task = torch.arange(len(order)).unsqueeze(1)
     everyone = torch.cat((torch.arange(n - h).expand(len(order), -1), n - h + order), dim=1)  # (B, N)
-    matrix = to_matrix(found.structure.relations)[task.unsqueeze(2), everyone.unsqueeze(2), everyone.unsqueeze(1)]
-    structure = found.structure._replace(relations=from_matrix(matrix))
+    matrix = to_matrix(found.structure.edge_modules)[task.unsqueeze(2), everyone.unsqueeze(2), everyone.unsqueeze(1)]
+    structure = found.structure._replace(edge_modules=from_matrix(matrix))
     return found._replace(paths=found.paths[task, order], deviations=found.deviations[task, order], structure=structure)
 
 
@@ -105,7 +105,7 @@ def measures(found: Found, truth: Truth, module_to_relation: Tensor, silent: Ten
     connected, number = acts.any(1).all(1), acts.any(2).sum(1)
     if connected.any():
         out |= {"mse_connected": float(error[connected].mean()), "median_connected": float(error[connected].median())}
-    right = to_matrix(module_to_relation[found.structure.relations]) == truth.relations
+    right = to_matrix(module_to_relation[found.structure.edge_modules]) == truth.relations
     off_diagonal = ~torch.eye(v, dtype=torch.bool)
     seen, down, up = right[:, :v, :v][:, off_diagonal], right[:, :v, v:], right[:, v:, :v]
     accuracies = {"visible": seen, "hidden": torch.stack((down, up.mT)), "to_visible": down, "to_hidden": up}

@@ -58,7 +58,7 @@ def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int |
         out["states"][at, :number] = found.paths.numpy() * scale + offset
         out["deviations"][at, :number] = found.deviations.numpy() * scale
         out["located"][at, :number] = located(found, module.model, silent).numpy()
-        labels = to_matrix(module.module_to_relation[found.structure.relations]).numpy()
+        labels = to_matrix(module.module_to_relation[found.structure.edge_modules]).numpy()
         out["relations"][at, : v + number, : v + number] = labels
         out["others"][at, :starts, :number] = found.others.numpy() * scale + offset
         out["excess"][at, :starts] = found.excess.numpy()

@@ -86,8 +86,8 @@ class RelationalModel(nn.Module):
         dynamics = self.dynamics
         if not dynamics.has_constants or states.shape[2] < 2:
             return None
-        received = summed(dynamics.messages(states, structure), structure.relations.unsqueeze(2))
-        change = dynamics.along(states)(received, structure.types.unsqueeze(2)).squeeze(2)
+        received = summed(dynamics.messages(states, structure), structure.edge_modules.unsqueeze(2))
+        change = dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
         return dynamics.drive(change - dynamics.targets(states), states, mask)
 
     def receiver_energies(

@@ -98,7 +98,7 @@ def draw_slots(
         generator: of the draws.
     """
     b, n, s, k = messages.shape[:4]
-    relations, types, g = structure.relations.clone(), structure.types, num_node_modules
+    relations, types, g = structure.edge_modules.clone(), structure.node_modules, num_node_modules
     prior = prior.expand(b, n, s, k)
     received = summed(messages, relations.unsqueeze(2))  # (B, N, 1, T, C)
     scores = messages.new_empty(b, n, s, k)

@@ -113,7 +113,7 @@ def bounded(score: Score) -> Score:
 def _summary(structure: Structure, info: Info, problem: Problem) -> Inferred:
     k = problem.num_edge_modules
     if problem.horizon > 1:
-        certain = F.one_hot(structure.relations, k).to(problem.states.dtype)
+        certain = F.one_hot(structure.edge_modules, k).to(problem.states.dtype)
         return Inferred(structure, certain, info.energies, None)
     if info.slots is not None:
         least = info.slots.topk(min(2, k), dim=-1, largest=False).values

@@ -84,13 +84,13 @@ def whole_structures(propose: Propose, select: Selection, receivers: Receivers =
 def score_wholes(problem: Problem, structure: Structure, candidates: Candidates, moving: Bool[Tensor, "B N"]) -> Wholes:
     """Energies of the structures in which the moving receiver (B, N) takes each of its M candidates."""
     moves = moving.unsqueeze(2)  # (B, N, 1)
-    rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.relations.unsqueeze(2))  # (B, N, M, S)
-    types = torch.where(moves, candidates.types, structure.types.unsqueeze(2))
-    same = (rows == structure.relations.unsqueeze(2)).all(-1) & (types == structure.types.unsqueeze(2))
+    rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.edge_modules.unsqueeze(2))  # (B, N, M, S)
+    types = torch.where(moves, candidates.types, structure.node_modules.unsqueeze(2))
+    same = (rows == structure.edge_modules.unsqueeze(2)).all(-1) & (types == structure.node_modules.unsqueeze(2))
     task, other = (~same.all(1)).nonzero(as_tuple=True)  # a proposal that changes nothing needs no rollout
     structures = Structure(
-        torch.cat((structure.relations, rows.transpose(1, 2)[task, other])),
-        torch.cat((structure.types, types.transpose(1, 2)[task, other])),
+        torch.cat((structure.edge_modules, rows.transpose(1, 2)[task, other])),
+        torch.cat((structure.node_modules, types.transpose(1, 2)[task, other])),
     )
     every = torch.arange(len(moving), device=moving.device)
     kept, place = Kept(), every.unsqueeze(1).repeat(1, rows.shape[2])

@@ -187,14 +187,14 @@ Receivers = Callable[[torch.Generator, Structure], Tensor]  # which receivers mo
 
 def every_receiver(generator: torch.Generator, structure: Structure) -> Bool[Tensor, "B N"]:
     """All receivers move, (B, N)."""
-    return structure.types.new_ones(structure.types.shape, dtype=torch.bool)
+    return structure.node_modules.new_ones(structure.node_modules.shape, dtype=torch.bool)
 
 
 def one_receiver(generator: torch.Generator, structure: Structure) -> Bool[Tensor, "B N"]:
     """One receiver of every task moves, drawn at random, (B, N)."""
-    b, n = structure.types.shape
-    receiver = torch.randint(n, (b, 1), generator=generator, device=structure.types.device)
-    return receiver == torch.arange(n, device=structure.types.device)
+    b, n = structure.node_modules.shape
+    receiver = torch.randint(n, (b, 1), generator=generator, device=structure.node_modules.device)
+    return receiver == torch.arange(n, device=structure.node_modules.device)
 
 
 def count_worse(
@@ -217,11 +217,11 @@ def count_worse(
 
 def changed_receivers(new: Structure, old: Structure) -> Bool[Tensor, "B N"]:
     """Whether the edges or the node module of a receiver differ, (B, N)."""
-    return (new.relations != old.relations).any(-1) | (new.types != old.types)
+    return (new.edge_modules != old.edge_modules).any(-1) | (new.node_modules != old.node_modules)
 
 
 def clamped(structure: Structure, known: Int[Tensor, "B N S"] | None) -> Structure:
     """Sets the given edge modules `known`, (B, N, S), -1 where not given."""
     if known is None:
         return structure
-    return Structure(torch.where(known >= 0, known, structure.relations), structure.types)
+    return Structure(torch.where(known >= 0, known, structure.edge_modules), structure.node_modules)

@@ -159,12 +159,12 @@ class BounceGrad(ResumableModule):
         )
         if self.beginning is not None:
             relations = self.beginning.relations
-            if relations.shape != start.relations.shape or int(relations.max()) >= dynamics.num_edge_modules:
+            if relations.shape != start.edge_modules.shape or int(relations.max()) >= dynamics.num_edge_modules:
                 raise UserError("start.npz is not of this run; remove the run directory and start again")
-            start = Structure(relations, start.types)
+            start = Structure(relations, start.node_modules)
         if train.counts is not None:
             start = mark_absent(start, train.counts)
-        self.bank = StructureBank(ids, type(start)(start.relations[ids], start.types[ids]))
+        self.bank = StructureBank(ids, type(start)(start.edge_modules[ids], start.node_modules[ids]))
         if "bank" in self.restored:
             self.bank.load_state_dict(self.restored["bank"])
             known = ((self.bank.relations, dynamics.num_edge_modules), (self.bank.types, dynamics.num_node_modules))
@@ -245,10 +245,10 @@ class BounceGrad(ResumableModule):
         if self.soft:
             candidates, chance = info.candidates, (-info.scores / temperature).softmax(-1)
             return (chance * score(summed(messages, candidates.rows), candidates.types)).sum()
-        return score(summed(messages, structure.relations.unsqueeze(2)), structure.types.unsqueeze(2)).sum()
+        return score(summed(messages, structure.edge_modules.unsqueeze(2)), structure.node_modules.unsqueeze(2)).sum()
 
     def _proposal_loss(self, logits: Tensor, structure: Structure, info: Info) -> Tensor:
-        labels = structure.relations
+        labels = structure.edge_modules
         each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
         if self.accepted_only:
             weight = info.moved.view(-1, 1, 1).to(each.dtype)
@@ -295,7 +295,7 @@ class BounceGrad(ResumableModule):
         }
         if RELATIONS in batch:
             asked = _asked(batch)
-            self.searched.update(structure.relations[asked], batch[RELATIONS][asked])
+            self.searched.update(structure.edge_modules[asked], batch[RELATIONS][asked])
             self.proposed.update(logits.detach().argmax(-1)[asked], batch[RELATIONS][asked])
         self.keep_means(values, size)
 
@@ -370,13 +370,13 @@ class BounceGrad(ResumableModule):
             late = self.infer(states[:, :, half:], known, False, after)
             held_out = self._held_out(states[:, :, half:], early, after)
             self.keep_means({"val/held_out": held_out + self.model.unit}, len(states))
-            self.halves.update(early.structure.relations, late.structure.relations)
+            self.halves.update(early.structure.edge_modules, late.structure.edge_modules)
             self.distances.update(self.model.dynamics.messages(states[: _few(states.shape[1])]))
         if RELATIONS in batch:
             asked = _asked(batch)
-            self.confusion.update(inferred.structure.relations[asked], batch[RELATIONS][asked])
+            self.confusion.update(inferred.structure.edge_modules[asked], batch[RELATIONS][asked])
         if TYPES in batch and self.module_to_type is not None:
-            self.type_confusion.update(inferred.structure.types, batch[TYPES])
+            self.type_confusion.update(inferred.structure.node_modules, batch[TYPES])
 
     def _held_out(self, states: Tensor, inferred: Inferred, mask: Tensor | None) -> Tensor:
         """Energy of frames that had no part in finding the structures, nats a number; more modules may raise it."""

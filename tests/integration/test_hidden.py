@@ -33,11 +33,11 @@ def test_hidden_particles_are_found(springs: tuple[RelationalModel, Tensor, Tens
         assert error[1:].max() < 2e-6
         assert (found.excess[:, 0] == 0).all()
         assert (found.excess >= 0).all()
-    assert torch.equal(known.structure.relations, from_matrix(relations))
+    assert torch.equal(known.structure.edge_modules, from_matrix(relations))
     out = measures(unknown, truth, torch.arange(2), silent)
     assert out["visible_accuracy"] == 1
     assert out["to_visible_accuracy"] == 1
-    right = to_matrix(unknown.structure.relations)[1:] == relations[1:]
+    right = to_matrix(unknown.structure.edge_modules)[1:] == relations[1:]
     assert right.all()
     assert set(out["mse_by_relations"]) == {"0", "1", "2", "3"}
 

@@ -27,7 +27,7 @@ def test_a_pruned_model_is_the_same_without_the_module(
         torch.testing.assert_close(small.model.dynamics.messages(states), expected)
         torch.testing.assert_close(small.proposal(states), full.proposal(states)[..., [0, 2]])
     assert small.module_to_relation.tolist() == full.module_to_relation[[0, 2]].tolist()
-    assert small.infer(states).structure.relations.max() <= 1
+    assert small.infer(states).structure.edge_modules.max() <= 1
 
 
 def test_what_cannot_be_pruned_is_refused(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

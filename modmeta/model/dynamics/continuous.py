@@ -192,7 +192,7 @@ class ContinuousDynamics(Dynamics):
             return sent
         tasks, frames = self._close(states, reflected)
         starts, ends = states.transpose(1, 2)[tasks, frames], ends.transpose(1, 2)[tasks, frames]  # (Q, N, D)
-        relations, types = structure.relations[tasks], structure.types[tasks]
+        relations, types = structure.edge_modules[tasks], structure.node_modules[tasks]
         close = self._close_messages(starts, ends, relations, types)  # (Q, N, S, K, D)
         return sent.movedim(4, 1).index_put((tasks, frames), close).movedim(1, 4)
 

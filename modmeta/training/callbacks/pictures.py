@@ -44,7 +44,7 @@ class Pictures(pl.Callback):
         valid = data.splits["valid"]
         batch = valid[by_size(torch.arange(len(valid)), valid.counts)[0][: self.tasks].tolist()]
         with torch.no_grad():
-            found = module.infer(batch[STATES].to(module.device)).structure.relations
+            found = module.infer(batch[STATES].to(module.device)).structure.edge_modules
         relations = module.module_to_relation[found] if RELATIONS in batch else found
         figures = {"relations": relations_figure(relations, batch.get(RELATIONS))}
         dynamics = module.model.dynamics

@@ -194,15 +194,15 @@ def test_a_batch_is_that_of_its_tasks_alone(parts: list[Trajectories], mixed: Tr
 def test_the_bank_keeps_structures_of_every_size() -> None:
     generator, counts = torch.Generator().manual_seed(0), torch.tensor([5, 3, 4, 3])
     start = mark_absent(random_structure(4, 5, 3, 2, generator), counts)
-    assert [(row >= 0).sum().item() for row in start.relations] == [20, 6, 12, 6]
-    assert [(row >= 0).sum().item() for row in start.types] == counts.tolist()
+    assert [(row >= 0).sum().item() for row in start.edge_modules] == [20, 6, 12, 6]
+    assert [(row >= 0).sum().item() for row in start.node_modules] == counts.tolist()
     bank, ids = StructureBank(torch.arange(4), start), torch.tensor([3, 1])
-    assert torch.equal(bank.get(ids, entities=3).relations, start.relations[ids, :3, :2])
+    assert torch.equal(bank.get(ids, entities=3).edge_modules, start.edge_modules[ids, :3, :2])
     new = random_structure(2, 3, 3, 2, generator)
     bank.put(ids, new, torch.zeros(2))
     assert all(torch.equal(a, b) for a, b in zip(bank.get(ids, entities=3), new, strict=True))
-    assert torch.equal(bank.relations >= 0, start.relations >= 0)
-    assert torch.equal(bank.get(torch.tensor([0])).relations, start.relations[:1])
+    assert torch.equal(bank.relations >= 0, start.edge_modules >= 0)
+    assert torch.equal(bank.get(torch.tensor([0])).edge_modules, start.edge_modules[:1])
 
 
 COUNTS = torch.tensor([3, 4] * 11 + [7])

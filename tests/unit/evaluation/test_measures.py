@@ -60,19 +60,22 @@ def test_measures_agree_with_scikit_learn(r: int) -> None:
     model = make_model(k=r)
     states = torch.randn(6, 4, 16, 4)
     structure = random_structure(6, 4, r, 1, torch.Generator().manual_seed(1))
-    truth = random_structure(6, 4, r, 1, torch.Generator().manual_seed(2)).relations
-    truth[0] = structure.relations[0]
+    truth = random_structure(6, 4, r, 1, torch.Generator().manual_seed(2)).edge_modules
+    truth[0] = structure.edge_modules[0]
     chance = torch.rand(6, 4, 3, r).softmax(-1)
     swap = torch.arange(r).flip(0)
-    structure = structure._replace(relations=swap[structure.relations])  # module m stands for relation r - 1 - m
+    structure = structure._replace(edge_modules=swap[structure.edge_modules])  # module m stands for relation r - 1 - m
     measures = ProtocolMeasures(r, r, 10, (1, 5, 20))
     for part in (slice(0, 4), slice(4, 6)):
         piece = Inferred(
-            type(structure)(structure.relations[part], structure.types[part]), chance[part], torch.zeros(2), None
+            type(structure)(structure.edge_modules[part], structure.node_modules[part]),
+            chance[part],
+            torch.zeros(2),
+            None,
         )
         measures.update(model, piece, states[part], truth[part], swap)
     out = {name: float(value) for name, value in measures.compute().items()}
-    found = swap[structure.relations]
+    found = swap[structure.edge_modules]
     assert out["edge_accuracy"] == pytest.approx(float((found == truth).float().mean()))
     assert out["tasks_all_right"] == pytest.approx(float((found == truth).flatten(1).all(1).float().mean()))
     if r == 2:

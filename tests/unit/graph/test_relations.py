@@ -47,10 +47,10 @@ def test_bank_keeps_what_it_is_given() -> None:
     new = Structure(torch.full((2, 3, 2), 4), torch.ones(2, 3, dtype=torch.long))
     untouched = bank.get(torch.tensor([1, 5]))
     bank.put(torch.tensor([7, 3]), new, torch.tensor([0.5, 0.25]))
-    assert torch.equal(bank.get(torch.tensor([3])).relations, new.relations[:1])
+    assert torch.equal(bank.get(torch.tensor([3])).edge_modules, new.edge_modules[:1])
     assert bank.energies.tolist() == [float("inf"), 0.25, float("inf"), 0.5]
     assert bank.visits.tolist() == [0, 1, 0, 1]
-    assert torch.equal(bank.get(torch.tensor([1, 5])).relations, untouched.relations)
+    assert torch.equal(bank.get(torch.tensor([1, 5])).edge_modules, untouched.edge_modules)
     with pytest.raises(KeyError, match="4"):
         bank.get(torch.tensor([4]))
 
@@ -64,7 +64,7 @@ def test_bank_of_other_shards_takes_back_its_own_tasks() -> None:
     mine = torch.arange(1, 10, 3)
     shard = StructureBank(mine, random_structure(3, 4, 2, 1, generator))
     shard.load_state_dict(shuffled)
-    assert torch.equal(shard.get(mine).relations, whole.get(mine).relations)
+    assert torch.equal(shard.get(mine).edge_modules, whole.get(mine).edge_modules)
     assert shard.visits.tolist() == mine.tolist()
 
 
@@ -80,7 +80,7 @@ def test_a_bank_takes_its_tasks_from_any_shards() -> None:
         bank = StructureBank(ids, Structure(torch.zeros(len(ids), 3, 2), torch.zeros(len(ids), 3)))
         bank.load_state_dict(saved)
         old = ids < 7
-        assert torch.equal(bank.get(ids[old]).relations, structure.relations[ids[old]])
-        assert torch.equal(bank.get(ids[old]).types, structure.types[ids[old]])
+        assert torch.equal(bank.get(ids[old]).edge_modules, structure.edge_modules[ids[old]])
+        assert torch.equal(bank.get(ids[old]).node_modules, structure.node_modules[ids[old]])
         assert bank.energies[old].tolist() == ids[old].tolist()
         assert bank.visits.tolist() == old.long().tolist()

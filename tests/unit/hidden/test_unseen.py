@@ -77,7 +77,7 @@ def test_a_completed_scene_is_a_scene_like_any_other(states: Tensor) -> None:
         torch.testing.assert_close(scene.all_messages(states[:, -hidden:]), whole)
         later = scene.frames(3, 9)
         torch.testing.assert_close(later.all_messages(states[:, -hidden:, 3:9]), whole[..., 3:8, :])
-    rows, types = structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+    rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
     energies = model.likelihood.energy(
         scene.errors(states[:, -2:], rows, types).squeeze(2), scene.log_scale(states[:, -2:])
     ).sum((-1, -2))
@@ -88,7 +88,7 @@ def test_errors_are_linear_near_a_path(states: Tensor) -> None:
     """Derivatives against differences, every frame and hidden entity moving at once."""
     model = make_model("continuous")
     structure = random_structure(3, 4, 2, 1, torch.Generator().manual_seed(0))
-    rows, types = structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+    rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
     scene, paths = Scene(model, states[:, :2], 2), states[:, 2:]
     errors, start, end = linearise(scene, paths, rows, types)
     move = 1e-3 * torch.randn(3, 11, 8)  # (C, T, H D)
@@ -150,14 +150,14 @@ def test_mutual_relations_of_hidden_particles(springs: tuple[RelationalModel, Te
     model, states, relations = springs
     search = Search(greedy, symmetric=True)
     found = find(model, search, states[1:3, :4])
-    assert torch.equal(to_matrix(found.structure.relations), relations[1:3].long())
+    assert torch.equal(to_matrix(found.structure.edge_modules), relations[1:3].long())
     structure = random_structure(3, 5, 2, 1, torch.Generator().manual_seed(0))
     rows, receivers = torch.randint(2, (6, 4)), torch.tensor([0, 0, 2, 3, 4, 4])
     improver = Improver(Scene(model, states[:3, :4], 1), search, torch.Generator())
     places = improver._mirrored(structure, rows, receivers)  # (Q, C, N), in counting order
     for q in range(3):
         for c, receiver in enumerate(receivers.tolist()):
-            matrix = to_matrix(structure.relations)[q]
+            matrix = to_matrix(structure.edge_modules)[q]
             others = [entity for entity in range(5) if entity != receiver]
             matrix[receiver, others] = matrix[others, receiver] = rows[c]
             assert torch.equal(all_rows(4, 2)[places[q, c]], from_matrix(matrix))
@@ -190,7 +190,7 @@ def test_mutual_relations_of_long_rows(n: int, k: int) -> None:
     paths[1] = torch.nan
     chains = Chains(torch.arange(2), paths, structure, torch.full((2, n), torch.inf))
     moved = improver.restructured(improver.judged(chains), torch.arange(n))
-    matrix = to_matrix(moved.structure.relations[0])
+    matrix = to_matrix(moved.structure.edge_modules[0])
     assert torch.equal(matrix, matrix.T)
 
 
@@ -232,4 +232,4 @@ def test_two_hidden_entities_have_no_names() -> None:
     )  # fmt: skip
     ordered = matched(found, truth)
     torch.testing.assert_close(ordered.paths, truth.states + 0.01)
-    assert torch.equal(to_matrix(ordered.structure.relations), truth.relations)
+    assert torch.equal(to_matrix(ordered.structure.edge_modules), truth.relations)

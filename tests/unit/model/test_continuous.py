@@ -52,7 +52,10 @@ def test_the_exact_law_explains_and_forecasts_the_simulation(nodes: int) -> None
     dynamics.lag.data.fill_(0.005)  # a kick comes half a step of 0.001 before the place it is stored with
     with torch.no_grad():
         change = dynamics.change(
-            states[:, :, :-1], dynamics.messages(states), structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+            states[:, :, :-1],
+            dynamics.messages(states),
+            structure.edge_modules.unsqueeze(2),
+            structure.node_modules.unsqueeze(2),
         )
         error = change.squeeze(2) - dynamics.targets(states)
         assert error.square().mean() < 1e-6 * dynamics.targets(states).square().mean()
@@ -99,7 +102,7 @@ def distances(data: Trajectories) -> Tensor:
 def residuals(dynamics: ContinuousDynamics, states: Tensor, structure: Structure, paths: bool) -> Tensor:
     """Errors one step ahead (B, N, T - 1), with integrated paths or with cubics."""
     messages = dynamics.messages(states, structure if paths else None)
-    rows, types = structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+    rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
     change = dynamics.change(states[:, :, :-1], messages, rows, types).squeeze(2)
     return (change - dynamics.targets(states)).norm(dim=-1)
 
@@ -152,7 +155,7 @@ def test_forecasts_take_care_where_pairs_are_close(charges: tuple[Trajectories, 
 
 def test_an_ensemble_forecasts_its_mean(charges: tuple[Trajectories, Units, Tensor, Structure]) -> None:
     _, _, states, whole = charges
-    likelihood, structure = StudentT(4, 2), Structure(whole.relations[:20], whole.types[:20])
+    likelihood, structure = StudentT(4, 2), Structure(whole.edge_modules[:20], whole.node_modules[:20])
     single = RelationalModel(exact(charges), likelihood).forecast(states[:20, :, 0], structure, 3)
     many = RelationalModel(exact(charges), likelihood, members=4)
     first, again = (many.forecast(states[:20, :, 0], structure, 3) for _ in range(2))

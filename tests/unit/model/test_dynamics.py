@@ -71,12 +71,12 @@ def test_rollouts_equal_a_loop_over_edges(states: Tensor, kind: str, k: int, g: 
     structure = structures(states, k, g)
     with torch.no_grad():
         rollout = model.dynamics.rollout(states[:, :, :2], *structure, steps=3)
-        matrices = to_matrix(structure.relations)
+        matrices = to_matrix(structure.edge_modules)
         for task in range(len(states)):
             for start in range(2):
                 state = states[task, :, start]
                 for step in range(3):
-                    state = naive_step(model, state, matrices[task], structure.types[task])
+                    state = naive_step(model, state, matrices[task], structure.node_modules[task])
                     torch.testing.assert_close(rollout[task, :, start, step], state, rtol=1e-4, atol=1e-4)
 
 
@@ -87,12 +87,12 @@ def test_energies_restart_from_observed_frames(states: Tensor, kind: str) -> Non
     structure = structures(states, 2, 1)
     with torch.no_grad():
         expected = torch.zeros(states.shape[:2])
-        for task, matrix in enumerate(to_matrix(structure.relations)):
+        for task, matrix in enumerate(to_matrix(structure.edge_modules)):
             for frame in range(1, 11):
                 start = (frame - 1) // 4 * 4
                 state = states[task, :, start]
                 for _ in range(frame - start):
-                    state = naive_step(model, state, matrix, structure.types[task])
+                    state = naive_step(model, state, matrix, structure.node_modules[task])
                 error = (state - states[task, :, frame]) / model.dynamics.change_scale
                 expected[task] -= torch.distributions.Normal(0.0, 0.5).log_prob(error).sum(-1)
         torch.testing.assert_close(model.energies(states, structure, horizon=4), expected, rtol=1e-3, atol=1e-3)
@@ -103,11 +103,11 @@ def test_energies_restart_from_observed_frames(states: Tensor, kind: str) -> Non
 def test_permuting_entities_permutes_energies(states: Tensor, kind: str, horizon: int) -> None:
     model, structure = make_model(kind), structures(states, 2, 1)
     order = torch.tensor([2, 0, 3, 1])
-    matrices = to_matrix(structure.relations)[:, order][:, :, order]
+    matrices = to_matrix(structure.edge_modules)[:, order][:, :, order]
     rows = torch.stack([matrices[:, i, senders(4)[i]] for i in range(4)], dim=1)
     with torch.no_grad():
         before = model.energies(states, structure, horizon)
-        after = model.energies(states[:, order], Structure(rows, structure.types[:, order]), horizon)
+        after = model.energies(states[:, order], Structure(rows, structure.node_modules[:, order]), horizon)
     torch.testing.assert_close(after, before[:, order])
 
 
@@ -120,7 +120,7 @@ def test_relabelling_modules_changes_nothing(states: Tensor, kind: str) -> None:
         decay = [model.dynamics.decay] if isinstance(model.dynamics.features, IsotropicFeatures) else []
         for parameter in [*model.dynamics.edge_modules.parameters(), *decay]:
             parameter.copy_(parameter[order.argsort()])
-        after = model.energies(states, Structure(order[structure.relations], structure.types), 2)
+        after = model.energies(states, Structure(order[structure.edge_modules], structure.node_modules), 2)
     torch.testing.assert_close(after, before)
 
 
@@ -133,7 +133,7 @@ def test_relabelling_node_modules_changes_nothing(states: Tensor, kind: str) -> 
         order = torch.tensor([2, 0, 1])  # module m becomes module order[m]
         for parameter in [*dynamics.node_modules.parameters(), dynamics.log_mobility]:
             parameter.copy_(parameter[order.argsort()])
-        other = Structure(structure.relations, order[structure.types])
+        other = Structure(structure.edge_modules, order[structure.node_modules])
         after = model.energies(states, other, 2), dynamics.messages(states, other)
     torch.testing.assert_close(after, before)
 
@@ -239,8 +239,8 @@ def test_the_published_way_gives_the_same_energies() -> None:
     module = SimpleNamespace(model=model, search=search)
     states = torch.randn(3, 4, 11, 4, generator=torch.Generator().manual_seed(1))
     current, other = structures(states, 2, 1), random_structure(3, 4, 2, 1, torch.Generator().manual_seed(9))
-    relations = torch.where(torch.arange(4).view(1, 4, 1) == 2, other.relations, current.relations)
-    proposed, threshold = Structure(relations, current.types), torch.tensor([0.0, 1e9, -1e9])
+    relations = torch.where(torch.arange(4).view(1, 4, 1) == 2, other.edge_modules, current.edge_modules)
+    proposed, threshold = Structure(relations, current.node_modules), torch.tensor([0.0, 1e9, -1e9])
     expected = Published(module).step(states, current, proposed, threshold)  # type: ignore[arg-type]
     got = ours(module, states, current, proposed, threshold)  # type: ignore[arg-type]
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-2)

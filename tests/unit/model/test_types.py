@@ -87,11 +87,11 @@ def test_forecasts_know_masses_drag_and_walls(masses: tuple[ContinuousDynamics, 
     dynamics, states, structure = masses
 
     def errors(types: Tensor) -> Tensor:
-        forecast = dynamics.rollout(states[:, :, :-1], structure.relations, types, 1).squeeze(3)
+        forecast = dynamics.rollout(states[:, :, :-1], structure.edge_modules, types, 1).squeeze(3)
         return (forecast - states[:, :, 1:]).abs().amax(-1)
 
     hit = dynamics._unfold(states)[1].any(-1)
-    right, wrong = errors(structure.types), errors(1 - structure.types)
+    right, wrong = errors(structure.node_modules), errors(1 - structure.node_modules)
     assert right[~hit].median() < 1e-3
     assert right[~hit].median() < wrong[~hit].median() / 20
     assert right[hit].median() < 3e-3
@@ -101,15 +101,15 @@ def test_paths_of_close_pairs_follow_from_types(masses: tuple[ContinuousDynamics
     dynamics, states, structure = masses
     hit = dynamics._unfold(states)[1]
     tasks, frames = dynamics._close(states, torch.zeros_like(hit))
-    rows, types = structure.relations.unsqueeze(2), structure.types.unsqueeze(2)
+    rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
     apart = ~hit.any(-1).any(1)[tasks, frames]
 
     def residuals(path: Tensor) -> Tensor:
-        messages = dynamics.messages(states, Structure(structure.relations, path))
+        messages = dynamics.messages(states, Structure(structure.edge_modules, path))
         error = dynamics.change(states[:, :, :-1], messages, rows, types).squeeze(2) - dynamics.targets(states)
         return error.norm(dim=-1).transpose(1, 2)[tasks, frames][apart]
 
-    assert residuals(structure.types).median() < residuals(1 - structure.types).median()
+    assert residuals(structure.node_modules).median() < residuals(1 - structure.node_modules).median()
 
 
 @pytest.mark.parametrize("enumerate_up_to", [1024, 0])
@@ -120,8 +120,8 @@ def test_types_and_edges_are_found_together(enumerate_up_to: int) -> None:
     model = RelationalModel(exact(data, units), FixedGaussian(0.05))
     search = Search(gibbs, enumerate_up_to=enumerate_up_to, uniform=True, sweeps=2)
     found = infer(search, model, None, units.normalised(data.states), torch.Generator().manual_seed(0)).structure
-    assert (found.types == torch.from_numpy(data.types)).float().mean() >= 0.99
-    assert (found.relations == from_matrix(torch.from_numpy(data.relations))).float().mean() >= 0.99
+    assert (found.node_modules == torch.from_numpy(data.types)).float().mean() >= 0.99
+    assert (found.edge_modules == from_matrix(torch.from_numpy(data.relations))).float().mean() >= 0.99
 
 
 def test_type_accuracy_follows_the_matching() -> None:
@@ -130,7 +130,7 @@ def test_type_accuracy_follows_the_matching() -> None:
     inferred = Inferred(structure, torch.full((6, 4, 3, 2), 0.5), torch.zeros(6), None)
     measures, matched = ProtocolMeasures(2, 2, 10, (1,), num_types=2), torch.tensor([1, 0, 1])
     for part in (slice(0, 4), slice(4, 6)):
-        piece = inferred._replace(structure=Structure(structure.relations[part], structure.types[part]))
+        piece = inferred._replace(structure=Structure(structure.edge_modules[part], structure.node_modules[part]))
         measures.update(
             model,
             piece,
@@ -140,7 +140,7 @@ def test_type_accuracy_follows_the_matching() -> None:
             types=types[part],
             module_to_type=matched,
         )
-    expected = float((matched[structure.types] == types).float().mean())
+    expected = float((matched[structure.node_modules] == types).float().mean())
     assert float(measures.compute()["type_accuracy"]) == pytest.approx(expected)
     assert "type_accuracy" not in ProtocolMeasures(2, 2, 10, (1,)).compute()
 

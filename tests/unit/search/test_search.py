@@ -48,7 +48,7 @@ def test_receiver_scores_equal_rescoring_whole_structures(states: Tensor, kind: 
         base = model.energies(states, structure, 1)
         for receiver in range(4):
             for m in range(candidates.types.shape[-1]):
-                relations, types = structure.relations.clone(), structure.types.clone()
+                relations, types = structure.edge_modules.clone(), structure.node_modules.clone()
                 relations[:, receiver] = candidates.rows[0, 0, m]
                 types[:, receiver] = candidates.types[0, 0, m]
                 whole = model.energies(states, Structure(relations, types), 1)
@@ -78,8 +78,8 @@ def test_the_current_row_is_always_a_candidate(n: int, k: int, g: int, samples: 
         for task in range(2):
             for receiver in range(n):
                 at = candidates.current[task, receiver]
-                assert torch.equal(rows[task, receiver, at], structure.relations[task, receiver])
-                assert types[task, receiver, at] == structure.types[task, receiver]
+                assert torch.equal(rows[task, receiver, at], structure.edge_modules[task, receiver])
+                assert types[task, receiver, at] == structure.node_modules[task, receiver]
         assert rows.min() >= 0
         assert rows.max() < k
         assert types.max() < g
@@ -129,7 +129,7 @@ def test_paper_search_moves_one_receiver_and_keeps_account_of_energy(states: Ten
     generator = seeded()
     for _ in range(10):
         new, info = kernel(generator, structure, problem, torch.tensor(1e6))
-        changed = (new.relations != structure.relations).any(-1)
+        changed = (new.edge_modules != structure.edge_modules).any(-1)
         assert (changed.sum(1) <= 1).all()
         whole = model.energies(states, new, 10).sum(1).detach()
         torch.testing.assert_close(info.energies, whole, rtol=1e-5, atol=1e-5)
@@ -169,7 +169,7 @@ def test_slots_drawn_in_turn_have_the_boltzmann_distribution(
         for _ in range(8):
             drawn = draw_slots(score, many, structure, prior, 2, gibbs, heat, generator)
             structure = drawn.structure
-    index = (structure.relations * torch.tensor([4, 2])).sum(-1) + structure.types  # (chains, N)
+    index = (structure.edge_modules * torch.tensor([4, 2])).sum(-1) + structure.node_modules  # (chains, N)
     torch.testing.assert_close(drawn.energies, scores[0].gather(1, index.T).T, rtol=1e-3, atol=1e-2)
     for receiver in range(3):
         expected = (-scores[0, receiver] / heat).softmax(0)
@@ -184,21 +184,21 @@ def test_known_relations_are_never_touched(
     monkeypatch.setattr(blocks, "COMBINATIONS", 2)
     model = make_model()
     search = Search(gibbs, enumerate_up_to=enumerate_up_to, uniform=True)
-    truth = random_structure(3, 4, 2, 1, seeded(7)).relations
+    truth = random_structure(3, 4, 2, 1, seeded(7)).edge_modules
     known = torch.where(torch.rand(truth.shape, generator=seeded(8)) < 0.5, truth, -1)
-    free = infer(search, model, None, states, seeded()).structure.relations
+    free = infer(search, model, None, states, seeded()).structure.edge_modules
     found = infer(search, model, None, states, seeded(), known)
     given = known >= 0
     assert (free[given] != truth[given]).any()
-    assert torch.equal(found.structure.relations[given], truth[given])
+    assert torch.equal(found.structure.edge_modules[given], truth[given])
     assert (found.probabilities.gather(-1, truth.unsqueeze(-1)).squeeze(-1)[given] > 0.999).all()
     start, problem = (
         clamped(random_structure(3, 4, 2, 1, seeded()), known),
         one_step_problem(model, states, known=known),
     )
     hot, _ = search.kernel(model, 4)(seeded(), start, problem, ONE * 1e4)
-    assert torch.equal(hot.relations[given], truth[given])
-    assert (hot.relations[~given] != found.structure.relations[~given]).any()
+    assert torch.equal(hot.edge_modules[given], truth[given])
+    assert (hot.edge_modules[~given] != found.structure.edge_modules[~given]).any()
     every = enumerate_rows(hot, 2, 1).rows[0, 0]
     scores = model.receiver_energies(
         states, model.dynamics.messages(states), every[None, None], every[None, None, :, 0] * 0
@@ -223,7 +223,7 @@ def test_inference_finds_the_least_energy(
         messages = model.dynamics.messages(states)
         scores = model.receiver_energies(states, messages, candidates.rows, candidates.types)
     torch.testing.assert_close(inferred.energies, scores.min(-1).values.sum(-1))
-    assert torch.equal(inferred.structure.relations, candidates.rows[0, 0][scores.argmin(-1)])
+    assert torch.equal(inferred.structure.edge_modules, candidates.rows[0, 0][scores.argmin(-1)])
 
 
 def test_marginals_sum_over_rows() -> None:
@@ -303,7 +303,7 @@ def test_symmetric_search_finds_mutual_relations(states: Tensor, g: int) -> None
     model = make_model(g=g)
     search = Search(gibbs, symmetric=True)
     found = infer(search, model, None, states, seeded()).structure
-    matrices = to_matrix(found.relations)
+    matrices = to_matrix(found.edge_modules)
     assert torch.equal(matrices, matrices.transpose(1, 2))
     assert search.priors == ["symmetric"]
 
@@ -321,7 +321,7 @@ def test_greedy_takes_the_least_mutual_structure_however_it_is_configured(
         found, info = kernel(seeded(), random_structure(3, 4, 2, g, seeded()), problem, ONE * 1e6)
         least = brute_force_symmetric(info.scores.unflatten(-1, (-1, g)).amin(-1))
     torch.testing.assert_close(info.energies, least)
-    assert torch.equal(to_matrix(found.relations), to_matrix(found.relations).transpose(1, 2))
+    assert torch.equal(to_matrix(found.edge_modules), to_matrix(found.edge_modules).transpose(1, 2))
 
 
 @pytest.mark.parametrize("enumerate_up_to", [1024, 0])
@@ -338,7 +338,7 @@ def test_frames_outside_the_mask_change_nothing(states: Tensor, enumerate_up_to:
         with torch.no_grad():
             outcomes.append(kernel(seeded(), start, one_step_problem(model, seen, mask=counting), ONE))
     (new, info), (other, masked), (_, unmasked) = outcomes
-    assert torch.equal(new.relations, other.relations)
+    assert torch.equal(new.edge_modules, other.edge_modules)
     torch.testing.assert_close(info.energies, masked.energies)
     assert (info.energies - unmasked.energies).abs().min() > 1
     with pytest.raises(UserError, match="horizon=5"):
@@ -362,8 +362,8 @@ def test_probabilities_are_exact_where_the_search_weighs_all_rows(
 def test_an_edge_cost_that_outweighs_the_evidence_leaves_no_edges(states: Tensor) -> None:
     model = make_model()
     dear, free = Search(gibbs, edge_cost=1e6), Search(gibbs)
-    assert (infer(dear, model, None, states, seeded()).structure.relations == 0).all()
-    assert (infer(free, model, None, states, seeded()).structure.relations != 0).any()
+    assert (infer(dear, model, None, states, seeded()).structure.edge_modules == 0).all()
+    assert (infer(free, model, None, states, seeded()).structure.edge_modules != 0).any()
 
 
 def test_a_null_module_sends_nothing(states: Tensor) -> None:
@@ -414,10 +414,10 @@ def test_long_rows_are_inferred_whatever_the_start(g: int) -> None:
     with torch.no_grad():  # one step ahead of every frame, so that no error adds up
         messages = model.dynamics.messages(states)
         change = model.dynamics.change(
-            states[:, :, :-1], messages, truth.relations.unsqueeze(2), truth.types.unsqueeze(2)
+            states[:, :, :-1], messages, truth.edge_modules.unsqueeze(2), truth.node_modules.unsqueeze(2)
         )
     search, known = Search(gibbs, enumerate_up_to=1, samples=0), torch.full((2, 12, 11), -1)
     model.dynamics.targets = lambda _: change.squeeze(2)  # type: ignore[method-assign]
     found = infer(search, model, None, states, seeded(), known)
-    torch.testing.assert_close(found.structure.relations, truth.relations)
-    torch.testing.assert_close(found.structure.types, truth.types)
+    torch.testing.assert_close(found.structure.edge_modules, truth.edge_modules)
+    torch.testing.assert_close(found.structure.node_modules, truth.node_modules)
