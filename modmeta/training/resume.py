@@ -112,10 +112,22 @@ def _filled(config: DictConfig, record: Path) -> DictConfig:
     """The resolved configuration of a new run, with values from its data file. An error is recorded in the run."""
     try:
         with failure_noted(record.parent.parent):
+            _check_numbers(config)
             return resolved(begun(filled_from_file(config)))
     except UserError:
         write_durably(record, OmegaConf.to_yaml(resolved(config)).encode())
         raise
+
+
+def _check_numbers(config: DictConfig) -> None:
+    """
+    Raises:
+        UserError: a number of the trainer is none; Lightning would fail with a traceback, after a cold start.
+    """
+    for key in ("max_epochs", "max_steps", "check_val_every_n_epoch", "log_every_n_steps"):
+        value = config.trainer.get(key)
+        if value is not None and not isinstance(value, int):
+            raise UserError(f"trainer.{key}={value!r} must be a whole number")
 
 
 def _never_began(record: Path) -> bool:

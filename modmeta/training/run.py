@@ -37,7 +37,8 @@ from modmeta.training.words import setting, with_new_names
 ADVICE = (
     "warning: structures look arbitrary: the first and the last frames of validation tasks agree on them no better "
     "than {:.2f} (1: always, 0: by chance). Try restarts=3, a longer run (trainer.max_epochs), a hotter start "
-    "(temperature.start), another model (model=continuous) or likelihood (likelihood=student_t)."
+    "(temperature.start), another model (experiment=laws, or experiment=moving for coordinates with velocities) or "
+    "likelihood (likelihood=student_t)."
 )
 # Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")

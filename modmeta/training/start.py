@@ -22,7 +22,7 @@ from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.units import Units
 from modmeta.errors import UserError
 from modmeta.io import write_durably
-from modmeta.model.basis import FoundLaws, Kind
+from modmeta.model.basis import FoundLaws, Kind, family_named
 from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles
 from modmeta.terminal import Terminal, doing
 from modmeta.training.bouncegrad import Beginning
@@ -32,6 +32,7 @@ FILE = "start.npz"
 ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
 WITHOUT_DIRECTIONS = ("AbsoluteFeatures", "ProductFeatures")
+VECTORS_ALONG = ("line", "steep", "across", "moving")
 CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
 
 
@@ -44,6 +45,7 @@ def begun(config: DictConfig) -> DictConfig:
     if config.method.get("_target_") != BOUNCEGRAD or config.search.get("start") != "laws":
         return config
     config = config.copy()
+    _check(config.model)
     if config.ckpt_path:
         _as_before(config)
         return config
@@ -83,6 +85,26 @@ def read_beginning(directory: Path) -> Beginning | None:
     return Beginning(parts["relations"].long(), laws, float(parts["temperature"]))
 
 
+def _check(model: DictConfig) -> None:
+    """
+    Raises:
+        UserError: a choice that was given makes no sense.
+    """
+    try:
+        family = family_named(model.family) if model.get("family") else None
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if family is not None and family.right in VECTORS_ALONG and model.get("coordinates") == 0:
+        raise UserError(f"model.family={family.name!r} is a law of coordinates; leave model.coordinates=0 out")
+
+
+def _given(model: DictConfig) -> dict[str, Any]:
+    """Choices of the configuration, for the cold start."""
+    family = model.get("family")
+    choices = {"constants": model.get("constants"), "smooth": model.get("smooth")} if "family" in model else {}
+    return choices | {"family": family_named(family) if family else None}
+
+
 def _as_before(config: DictConfig) -> None:
     """Fills what is open from the checkpoint whose state the run begins from."""
     _fill_from(config, read_checkpoint(config.ckpt_path)["modmeta"]["config"]["model"]["dynamics"])
@@ -112,7 +134,9 @@ def kinds_of(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
     coordinates = [model.get("coordinates")]
     if coordinates == [None]:
         coordinates = [positions or d, 0] if d in (2, 3) else [positions, 0] if positions else [0]
-    if any(angles) or ("family" not in model and seen.endswith(WITHOUT_DIRECTIONS)):
+    if model.get("family"):
+        coordinates = [d if family_named(model.family).right in VECTORS_ALONG else 0]
+    elif any(angles) or ("family" not in model and seen.endswith(WITHOUT_DIRECTIONS)):
         coordinates = [0]
     if "family" in model:  # velocities beside coordinates are plain states to it
         coordinates = [p if p == d else 0 for p in coordinates]
@@ -157,8 +181,9 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     with doing("searching for laws") as say:
         for kind in kinds_of(config.model, data.positions, states):
             start = cold_start(
-                states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, seed=config.seed, announce=say
-            )
+                states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, seed=config.seed, announce=say,
+                **_given(config.model),
+            )  # fmt: skip
             best = start if best is None or _gain(start) > _gain(best) else best
             if _gain(best) > ENOUGH:
                 break
@@ -220,7 +245,7 @@ def name_of(form: Form) -> str:
 
 
 def _show(start: Start, seconds: float) -> None:
-    table = Table(title=f"laws tried in {seconds:.0f} s: gain over no relations on held-out frames, nats a number")
+    table = Table(title=f"laws tried in {seconds:.0f} s: gain over no relations on held-out frames, nats per number")
     for heading in ("law", "gain", "± over tasks"):
         table.add_column(heading)
     best: dict[str, Trial] = {}
@@ -230,4 +255,6 @@ def _show(start: Start, seconds: float) -> None:
         table.add_row(name, f"{trial.gain:.3f}", f"{trial.gain_error:.3f}")
     console = Terminal()
     console.print(table)
-    console.print(f"chosen: {name_of(start.form)}; {len(start.kinds.laws)} edge modules, {start.suggested} suggested")
+    turning = [str(feature) for feature, angle in enumerate(start.form.kind.angles) if angle]
+    angles = f"; features that are angles: {', '.join(turning)}" if turning else ""
+    console.print(f"chosen: {name_of(start.form)}; {len(start.kinds.laws)} edge modules{angles}")

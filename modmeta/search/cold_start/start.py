@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modmeta.search.cold_start.cluster import clusterings
-from modmeta.search.cold_start.features import Basis, columns, families, fit_basis
+from modmeta.search.cold_start.features import Basis, Family, columns, families, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, residuals
 from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
@@ -171,6 +171,9 @@ def cold_start(
     starts: int = 16,
     search_tasks: int = 30,
     announce: Callable[[str], None] = lambda family: None,
+    family: Family | None = None,
+    constants: bool | None = None,
+    smooth: bool | None = None,
 ) -> Start:
     """Finds laws, weights and structures of unlabelled trajectories.
 
@@ -184,6 +187,9 @@ def cold_start(
         starts: random laws of every form.
         search_tasks: tasks on which laws are searched; two thirds as many more judge them.
         announce: is called with the name of every family before it is tried.
+        family: the only family to try; None for all that fit the data, cheapest first.
+        constants: whether entities have constants of their own; None to try both.
+        smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
     data = _Data(unwrap(states.double(), kind.angles), seen)
@@ -192,7 +198,7 @@ def cold_start(
     if rough > NOISY and seen is None:
         smoothing = smoothing_width(data.states, observation_noise(data.states))
         data = _Data(smoothed(data.states, smoothing), None)
-    smooth = rough < 1.0 or smoothing > 0
+    smooth = (rough < 1.0 or smoothing > 0) if smooth is None else smooth
     order = torch.randperm(len(states), generator=generator)
     judging = max(1, min(2 * search_tasks // 3, len(states) // 3))
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
@@ -201,14 +207,14 @@ def cold_start(
     numbers = [num_kinds] if num_kinds else [2, 3, 4]
     trials: list[Trial] = []
     found: list[_Found] = []
-    for family in families(kind, bool((data.states > 0).all())):
-        announce(family.name)
-        ready = steps(search.states, kind, units, smooth=smooth, growth=family.growth, seen=search.seen)
-        basis = fit_basis(family, kind, ready)
+    for tried in [family] if family else families(kind, bool((data.states > 0).all())):
+        announce(tried.name)
+        ready = steps(search.states, kind, units, smooth=smooth, growth=tried.growth, seen=search.seen)
+        basis = fit_basis(tried, kind, ready)
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
-        for constants in (True, False):
-            problem = _problem(Form(kind, units, smooth, basis, constants, 0.0, smoothing), ready, judges)
+        for own in (True, False) if constants is None else (constants,):
+            problem = _problem(Form(kind, units, smooth, basis, own, 0.0, smoothing), ready, judges)
             for setting in settings:
                 trials.append(_try(problem, *setting, starts, generator))
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from modmeta.data.loading.filemodule import filled_from_file
+from modmeta.errors import UserError
+from modmeta.training.resume import settle
 from modmeta.training.start import CHOSEN, as_recorded, begun, kinds_of
 from tests.runs import compose, configured
 
@@ -41,6 +45,21 @@ def test_angles_are_recognised_or_given() -> None:
     assert [kind.angles for kind in kinds_of(config, 0, turning)] == [(True,)]
     config.angles = [False]
     assert [kind.angles for kind in kinds_of(config, 0, turning)] == [(False,)]
+
+
+def test_choices_that_are_given_are_kept_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, states=states(1).expand(12, 3, 20, 1).numpy() + 0.1 * np.arange(12).reshape(12, 1, 1, 1))
+    words = ("experiment=laws", "data=files", f"data.path={path}", "model.num_edge_modules=2")
+    given = ("model.family=sender", "model.constants=true", "model.smooth=false")
+    chosen = begun(filled_from_file(compose(tmp_path / "run", *words, *given))).model
+    assert (chosen.family, chosen.constants, chosen.smooth, chosen.coordinates) == ("sender", True, False, 0)
+    for wrong, said in (("model.family=nonsense", "'rich sender'"), ("model.family=springs", "law of coordinates")):
+        config = compose(tmp_path / "run", "experiment=laws", wrong, "model.coordinates=0")
+        with pytest.raises(UserError, match=said):
+            begun(config)
+    with pytest.raises(UserError, match="max_epochs='one' must be a whole number"):
+        settle(compose(tmp_path / "text", *words, "trainer.max_epochs=one"))
 
 
 def test_other_runs_are_left_alone(tmp_path: Path) -> None:
