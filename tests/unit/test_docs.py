@@ -121,7 +121,7 @@ def settings(words: list[str]) -> list[str] | None:
     if words[0] == "python":
         return None if "--help" in words else words[2:]
     if words[1] == "train":
-        return [word for word in words[2:] if re.match(r"[\w/@.+~]+=", word)]
+        return [word for word in words[2:] if word == "-m" or re.match(r"[\w/@.+~]+=", word)]
     return None
 
 
