@@ -121,7 +121,8 @@ def settings(words: list[str]) -> list[str] | None:
     if words[0] == "python":
         return None if "--help" in words else words[2:]
     if words[1] == "train":
-        return [word for word in words[2:] if word == "-m" or re.match(r"[\w/@.+~]+=", word)]
+        file = ["data=files", "data.path=FILE"] if any(word.endswith((".csv", ".npz")) for word in words[2:4]) else []
+        return file + [word for word in words[2:] if word == "-m" or re.match(r"[\w/@.+~]+=", word)]
     return None
 
 
