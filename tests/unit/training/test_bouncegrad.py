@@ -26,7 +26,7 @@ def test_soft_rows_descend_the_free_energy(tmp_path: Path) -> None:
     got = torch.autograd.grad(
         module._energy(problem, new, info, temperature), parameters, retain_graph=True, allow_unused=True
     )
-    hard = score(summed(messages, new.relations.unsqueeze(2)), new.types.unsqueeze(2))
+    hard = score(summed(messages, new.edge_modules.unsqueeze(2)), new.node_modules.unsqueeze(2))
     other = torch.autograd.grad(hard.sum(), parameters, allow_unused=True)
     for ours, truth in zip(got, wanted, strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-4)
