@@ -5,7 +5,7 @@
 
 A world is a name of `benchmarks.textbook`, or a file with `train` (tasks, entities, frames, features), `test` and
 `test_relations` (tasks, receiver, sender); `:P` says that its features begin with P coordinates. Labels of half of
-the test tasks say which kind is which; the other half are scored. Every run is a file in results/worlds; with a world
+the test tasks say which edge type is which; the other half are scored. Every run is a file in results/worlds; with a world
 of the textbook it also has what the exact law finds in the same tasks (`benchmarks.exact`).
 """
 
@@ -35,7 +35,7 @@ HEAD = """# Worlds of unknown laws
 
 Written by `python -m benchmarks.worlds --table`. The cold start alone (`modmeta.search.cold_start`), before any neural
 module: laws, then structures, from unlabelled trajectories. Scored on half of 100 new tasks; labels of the other half
-say which kind is which. No structural prior. *Exact law* is told the world's equations, every entity's constants and
+say which edge type is which. No structural prior. *Exact law* is told the world's equations, every entity's constants and
 whether relations go both ways, and names the likeliest row. Seconds of the cold start, {machines},
 beside other work that took more than half of the machine: by the clock they are upper bounds. The exact law is tried on
 25 of the scored tasks of the first seed. Runs are of several commits; every file in results/worlds names its own. The
@@ -45,10 +45,10 @@ steep finish was developed on the very tasks of lennard_jones that its row score
 COLUMNS = (
     "world",
     "training tasks",
-    "number of kinds",
+    "edge types",
     "edges right, mean (by seed)",
     "exact law",
-    "commonest kind",
+    "commonest type",
     "certainty",
     "form of law, by seed",
     "CPU seconds (by the clock)",
@@ -175,7 +175,9 @@ def main() -> None:
     parser.add_argument("worlds", nargs="*", metavar="WORLD", help=f"FILE[:P] or one of {', '.join(WORLDS)}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tasks", nargs="+", type=int, default=[300], help="to learn from")
-    parser.add_argument("--choose-kinds", action="store_true", help="let held-out frames choose the number of kinds")
+    parser.add_argument(
+        "--choose-kinds", action="store_true", help="let held-out frames choose the number of edge types"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument("--table", action="store_true", help="write the page from all results")
