@@ -5,8 +5,8 @@
 
 A world is a name of `benchmarks.textbook`, or a file with `train` (tasks, entities, frames, features), `test` and
 `test_relations` (tasks, receiver, sender); `:P` says that its features begin with P coordinates. Labels of half of
-the test tasks say which edge type is which; the other half are scored. Every run is a file in results/worlds; with a world
-of the textbook it also has what the exact law finds in the same tasks (`benchmarks.exact`).
+the test tasks say which edge type is which; the other half are scored. Every run is a file in results/worlds; with a
+world of the textbook it also has what the exact law finds in the same tasks (`benchmarks.exact`).
 """
 
 import argparse
@@ -35,8 +35,8 @@ HEAD = """# Worlds of unknown laws
 
 Written by `python -m benchmarks.worlds --table`. The cold start alone (`modmeta.search.cold_start`), before any neural
 module: laws, then structures, from unlabelled trajectories. Scored on half of 100 new tasks; labels of the other half
-say which edge type is which. No structural prior. *Exact law* is told the world's equations, every entity's constants and
-whether relations go both ways, and names the likeliest row. Seconds of the cold start, {machines},
+say which edge type is which. No structural prior. *Exact law* is told the world's equations, every entity's constants
+and whether relations go both ways, and names the likeliest row. Seconds of the cold start, {machines},
 beside other work that took more than half of the machine: by the clock they are upper bounds. The exact law is tried on
 25 of the scored tasks of the first seed. Runs are of several commits; every file in results/worlds names its own. The
 steep finish was developed on the very tasks of lennard_jones that its row scores.
