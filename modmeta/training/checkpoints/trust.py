@@ -131,6 +131,8 @@ OTHERS = (
     "numpy",
 )
 
+PACKAGE_LENGTH = 80  # letters of a package's name that a message repeats
+
 _trusted: set[str] = set()
 
 
@@ -240,7 +242,7 @@ def _check_keys(value: dict[Any, Any], place: str, where: str, of_run: bool) -> 
 def _unknown(target: str, where: str) -> UserError:
     top = target.split(".")[0]
     advice = "the file is not loaded"
-    if top.isidentifier() and top not in OTHERS and top not in sys.stdlib_module_names:
+    if len(top) <= PACKAGE_LENGTH and top.isidentifier() and top not in OTHERS and top not in sys.stdlib_module_names:
         advice = (
             f"if {top} is your own package, allow it: --trust {top}, trust=[{top}] for runs, modmeta.trust in Python"
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -156,6 +156,7 @@ def _refused(path: Path) -> str:
 
 
 @settings(max_examples=140, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@example(("_target_",), "y" * 5000, 0)
 @given(st.sampled_from(PLACES), values, st.integers(0, 4))
 def test_whatever_stands_anywhere_in_a_checkpoint(place: tuple[Any, ...], value: Any, depth: int) -> None:
     content = copy.deepcopy(BASE)
