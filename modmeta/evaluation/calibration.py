@@ -110,6 +110,7 @@ def _bands(
         chances = tempered(model, search, seen, generator)(fitted.at(seen.shape[2]))
         forecast = ensemble(model, seen, chances, steps, generator)
         spread = (forecast.high - forecast.low) / (2 * NORMAL)
+        ahead = model.dynamics.nearest(ahead, forecast.mean)
         off.append(((ahead - forecast.mean).abs() / spread.clamp_min(1e-12)).flatten(0, 1))
     return tuple(tuple(row) for row in torch.cat(off).quantile(HELD, dim=0).tolist())  # over tasks and entities
 

@@ -86,9 +86,13 @@ class ProtocolMeasures(nn.Module):
         if types is not None and module_to_type is not None:
             self.types.update(module_to_type[inferred.structure.node_modules], types)
         structure = inferred.structure
-        self.update_forecasts(
-            lambda seen, steps: model.forecast(seen[:, :, -1], structure, steps, model.drive(seen, structure)), states
-        )
+
+        def forecast(seen: Tensor, steps: int) -> Tensor:
+            ahead = model.forecast(seen[:, :, -1], structure, steps, model.drive(seen, structure))
+            truth = states[:, :, seen.shape[2] : seen.shape[2] + steps]
+            return model.dynamics.nearest(ahead, truth)  # errors of angles are less than half a turn
+
+        self.update_forecasts(forecast, states)
 
     def update_edges(self, found: Tensor, chance: Tensor, relations: Tensor, known: Tensor | None = None) -> None:
         """Adds inferred relations (B, N, S), their probabilities (B, N, S, R), and the true ones."""

@@ -16,6 +16,7 @@ __all__ = [
     "BOOLE",
     "PLACES",
     "SHIFTS",
+    "VECTORS",
     "Family",
     "FoundLaws",
     "Kind",

@@ -32,11 +32,13 @@ class PairFeatures(ABC):
             evaluated once per undirected pair.
         power_law: messages are scaled by a learned power of the distance, one per module.
         direct: the output of an edge module is the message.
+        directions: modules see where the sender is from the receiver, so that laws may be vectors.
     """
 
     mutual: ClassVar[bool] = False
     power_law: ClassVar[bool] = False
     direct: ClassVar[bool] = True
+    directions: ClassVar[bool] = False
 
     @abstractmethod
     def size(self, num_features: int) -> int:
@@ -116,6 +118,8 @@ class RelativeFeatures(PairFeatures):
         positions: number P of leading features that are coordinates, which define the distance.
     """
 
+    directions = True
+
     def __init__(self, positions: int) -> None:
         self.positions = positions
 
@@ -143,6 +147,7 @@ class IsotropicFeatures(PairFeatures):
         positions: number P of coordinates; D = 2 P.
     """
 
+    directions = True
     mutual = True
     power_law = True
     direct = False

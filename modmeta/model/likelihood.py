@@ -6,6 +6,7 @@ are normalised, so that likelihoods can be compared by held-out energies.
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +15,16 @@ from modmeta.model.features import RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """Base class: scale of the error of a change, and energy of an error."""
 
+    @abstractmethod
     def log_scale(self, states: Tensor) -> Tensor:
         """Log scale of the error of the change after each scaled state (B, N, T, D), broadcastable to its shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
         """Negative log-likelihood (..., D) of every error (..., D), in nats."""
-        raise NotImplementedError
 
     def follow(self) -> None:
         """Called after a backward pass of the mean energy. Updates scales for which an optimiser is too slow."""

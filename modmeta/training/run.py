@@ -26,12 +26,13 @@ from modmeta.data.loading.filemodule import filled_from_file, tasks_of_config
 from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.machine import keep_freed_memory
+from modmeta.training.bouncegrad import Beginning
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.configs import rebound
 from modmeta.training.distributed import alone, own_processes
 from modmeta.training.module import ResumableModule
 from modmeta.training.resume import failure_noted, finished, settle, starting_point
-from modmeta.training.start import begun, read_beginning
+from modmeta.training.start import beginning_of, begun
 from modmeta.training.words import setting, with_new_names
 
 ADVICE = (
@@ -155,14 +156,15 @@ def complete(config: DictConfig) -> dict[str, float]:
     if not (config.callbacks or {}).get("record"):
         raise UserError("callbacks.record is missing, which keeps curves and results; leave out others one by one")
     directory = Path(config.directory)
-    best = last = fit(attempt(config, 0))
+    beginning = beginning_of(config)  # of all attempts, whose directories differ
+    best = last = fit(attempt(config, 0), beginning)
     seconds = last.record.seconds
     for number in range(1, config.restarts + 1):
         if not last.module.stuck:
             break
         print(f"structures look arbitrary (agreement {float(last.module.agreement):.2f}): restart {number}")
         last.finish()
-        last = fit(attempt(config, number))
+        last = fit(attempt(config, number), beginning)
         seconds += last.record.seconds
         best = min(best, last, key=lambda fitted: fitted.energy)
     if best.module.seed != config.seed:
@@ -178,13 +180,13 @@ def complete(config: DictConfig) -> dict[str, float]:
     return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}
 
 
-def fit(config: DictConfig) -> Fit:
-    """Seed, instantiate, fit."""
+def fit(config: DictConfig, beginning: Beginning | None = None) -> Fit:
+    """Seed, instantiate, fit, from what a cold start found if there was one."""
     pl.seed_everything(config.method.seed, verbose=False)
     data = hydra.utils.instantiate(config.data)
     module = hydra.utils.instantiate(config.method)
     module.join_run(OmegaConf.to_container(config, resolve=True))
-    if (beginning := read_beginning(Path(config.directory))) is not None:
+    if beginning is not None:
         module.begin_with(beginning)
     path = starting_point(config, module)
     trainer = trainer_of(config)
@@ -219,7 +221,7 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
     words += suited(words)
     with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
         config = begun(filled_from_file(hydra.compose("train", words)))
-    fit(config).finish()
+    fit(config, beginning_of(config)).finish()
     return directory
 
 

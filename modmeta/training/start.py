@@ -22,7 +22,7 @@ from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.units import Units
 from modmeta.errors import UserError
 from modmeta.io import write_durably
-from modmeta.model.basis import FoundLaws, Kind, family_named
+from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
 from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles
 from modmeta.terminal import Terminal, doing
 from modmeta.training.bouncegrad import Beginning
@@ -31,8 +31,6 @@ from modmeta.training.checkpoints.loading import read_checkpoint
 FILE = "start.npz"
 ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
-WITHOUT_DIRECTIONS = ("AbsoluteFeatures", "ProductFeatures")
-VECTORS_ALONG = ("line", "steep", "across", "moving")
 CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
 
 
@@ -42,10 +40,12 @@ def begun(config: DictConfig) -> DictConfig:
     Raises:
         UserError: the settings do not go together.
     """
-    if config.method.get("_target_") != BOUNCEGRAD or config.search.get("start") != "laws":
+    if not _has_start(config):
+        if "family" in (config.get("model") or {}) and config.method.get("_target_") == BOUNCEGRAD:
+            raise UserError("model=laws begins with laws that a cold start finds; add search.start=laws")
         return config
     config = config.copy()
-    _check(config.model)
+    _check(config.model, config.data.num_features)
     if config.ckpt_path:
         _as_before(config)
         return config
@@ -64,8 +64,17 @@ def begun(config: DictConfig) -> DictConfig:
     return config
 
 
+def _has_start(config: DictConfig) -> bool:
+    return bool(config.method.get("_target_") == BOUNCEGRAD and config.search.get("start") == "laws")
+
+
+def beginning_of(config: DictConfig) -> Beginning | None:
+    """What a run begins with; none for runs without a cold start, whatever an earlier one left in their directory."""
+    return read_beginning(Path(config.directory)) if _has_start(config) and not config.ckpt_path else None
+
+
 def read_beginning(directory: Path) -> Beginning | None:
-    """What a run begins with, from its directory; none where it has no cold start.
+    """What `start.npz` in a directory holds; none where there is no such file.
 
     Raises:
         UserError: the file is damaged.
@@ -85,7 +94,7 @@ def read_beginning(directory: Path) -> Beginning | None:
     return Beginning(parts["relations"].long(), laws, float(parts["temperature"]))
 
 
-def _check(model: DictConfig) -> None:
+def _check(model: DictConfig, num_features: int) -> None:
     """
     Raises:
         UserError: a choice that was given makes no sense.
@@ -94,8 +103,13 @@ def _check(model: DictConfig) -> None:
         family = family_named(model.family) if model.get("family") else None
     except ValueError as error:
         raise UserError(str(error)) from error
-    if family is not None and family.right in VECTORS_ALONG and model.get("coordinates") == 0:
-        raise UserError(f"model.family={family.name!r} is a law of coordinates; leave model.coordinates=0 out")
+    coordinates, angles = model.get("coordinates"), model.get("angles")
+    if coordinates not in (None, 0, num_features):
+        raise UserError(f"model.coordinates={coordinates} must be 0 or all {num_features} features")
+    if angles is not None and len(angles) != num_features:
+        raise UserError(f"model.angles has {len(angles)} values for {num_features} features")
+    if family in VECTORS and coordinates == 0:
+        raise UserError(f"model.family={model.family!r} is a law of coordinates; leave model.coordinates=0 out")
 
 
 def _given(model: DictConfig) -> dict[str, Any]:
@@ -129,14 +143,14 @@ def kinds_of(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
 
     The cold start sees no more than the modules: features of a pair without directions get laws without.
     """
-    d, seen = states.shape[-1], str(model.features.get("_target_"))
+    d, features = states.shape[-1], hydra.utils.get_class(model.features._target_)
     angles = tuple(bool(angle) for angle in model.get("angles") or looks_like_angles(states))
     coordinates = [model.get("coordinates")]
     if coordinates == [None]:
         coordinates = [positions or d, 0] if d in (2, 3) else [positions, 0] if positions else [0]
     if model.get("family"):
-        coordinates = [d if family_named(model.family).right in VECTORS_ALONG else 0]
-    elif any(angles) or ("family" not in model and seen.endswith(WITHOUT_DIRECTIONS)):
+        coordinates = [d if family_named(model.family) in VECTORS else 0]
+    elif any(angles) or ("family" not in model and not getattr(features, "directions", False)):
         coordinates = [0]
     if "family" in model:  # velocities beside coordinates are plain states to it
         coordinates = [p if p == d else 0 for p in coordinates]

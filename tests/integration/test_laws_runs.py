@@ -1,5 +1,6 @@
 """A file of unknown laws: `modmeta train FILE` finds them, and the run resumes, infers and forecasts."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from modmeta.cli.main import main
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.graph.relations import from_matrix
+from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.run import suited
-from modmeta.training.start import FILE, read_beginning
-from tests.runs import KilledAt, accompanied, same_run, undrawn
+from modmeta.training.start import FILE, beginning_of, begun, read_beginning
+from tests.runs import KilledAt, accompanied, checkpoint, same_run, undrawn
 from tests.unit.search.test_cold_start import phases
 
 SHORT = (
@@ -99,6 +101,40 @@ def test_the_experiment_that_suits_a_file(file: Path, tmp_path: Path) -> None:
     states = np.concatenate((place, np.cos(time + np.arange(24).reshape(4, 3, 2, 1))), 2).swapaxes(2, 3)
     np.savez(tmp_path / "moving.npz", states=states, features=["x", "y", "vx", "vy"], frame_step=time[1])
     assert suited(["data=files", f"data.path={tmp_path / 'moving.npz'}"]) == ["experiment=moving"]
+
+
+def test_a_random_start_reads_nothing(whole: Path) -> None:
+    """A cold start that an earlier run left in the directory is not used."""
+    config = OmegaConf.load(whole / ".hydra" / "config.yaml")
+    found = beginning_of(config)
+    assert found is not None
+    assert torch.equal(found.relations, read_beginning(whole).relations)  # type: ignore[union-attr]
+    config.search.start = "random"
+    assert beginning_of(config) is None
+    with pytest.raises(UserError, match=r"add search\.start=laws"):
+        begun(config)
+
+
+def test_restarts_begin_with_the_same_laws(file: Path, whole: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, undrawn():
+        patch.setattr(BounceGrad, "stuck", property(lambda module: True))
+        words = [*SHORT, "restarts=1", "trainer.max_epochs=1"]
+        assert main(["train", str(file), "-o", str(tmp_path / "run"), *words]) in (0, None)
+    (again,) = (tmp_path / "run").glob("restart_1/checkpoints/last.ckpt")
+    laws = torch.load(again, weights_only=True)["state_dict"]["model.dynamics.found_laws"]
+    assert laws.abs().max() > 0
+    assert torch.equal(laws, checkpoint(whole)["state_dict"]["model.dynamics.found_laws"])
+
+
+def test_errors_of_angles_are_less_than_half_a_turn(whole: Path) -> None:
+    """The measures and the bands of a model of phases, whose forecasts cross the end of a turn."""
+    model = modmeta.load(whole)
+    turn = 2 * np.pi / model.units.scale[0]  # in protocol units
+    row = json.loads((whole / "metrics.json").read_text())
+    assert row["test/mse_1"] < (turn / 20) ** 2
+    states, _ = phases(40, 2)
+    ahead = model.forecast(states[:, :, :25], model.infer(states[:, :, :25]), 5)
+    assert float((torch.as_tensor(ahead.high) - torch.as_tensor(ahead.low)).median()) < 0.5
 
 
 def test_hidden_entities_are_refused(

@@ -93,7 +93,7 @@ class LawDynamics(Dynamics):
         d, k, g = num_features, num_edge_modules, num_node_modules
         angles = tuple(angles) if angles else (False,) * d
         if family is None:
-            raise ValueError("model.family=null is chosen by search.start=laws; with search.start=random name one")
+            raise ValueError("model.family=null is chosen by a cold start; add search.start=laws")
         if len(angles) != d:
             raise ValueError(f"model.angles has {len(angles)} values for {d} features")
         if coordinates not in (0, d):

@@ -54,7 +54,11 @@ def test_choices_that_are_given_are_kept_or_refused(tmp_path: Path) -> None:
     given = ("model.family=sender", "model.constants=true", "model.smooth=false")
     chosen = begun(filled_from_file(compose(tmp_path / "run", *words, *given))).model
     assert (chosen.family, chosen.constants, chosen.smooth, chosen.coordinates) == ("sender", True, False, 0)
-    for wrong, said in (("model.family=nonsense", "'rich sender'"), ("model.family=springs", "law of coordinates")):
+    for wrong, said in (
+        ("model.family=nonsense", "'rich sender'"),
+        ("model.family=springs", "law of coordinates"),
+        ("model.angles=[true]", "for 4 features"),
+    ):
         config = compose(tmp_path / "run", "experiment=laws", wrong, "model.coordinates=0")
         with pytest.raises(UserError, match=said):
             begun(config)
