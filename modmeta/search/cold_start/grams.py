@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "Grams", "centred", "grams", "joined", "residuals"]
+__all__ = ["Columns", "Grams", "centred", "grams", "joined", "pooled", "residuals"]
 
 
 class Columns(NamedTuple):
@@ -70,6 +70,22 @@ def grams(columns: Columns) -> Grams:
 def joined(parts: list[Grams]) -> Grams:
     """Receivers of several parts, one after the other."""
     return Grams(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
+
+
+def pooled(parts: Grams, groups: Tensor, number: int) -> Grams:
+    """Sums over the tasks of a group, receiver by receiver.
+
+    Args:
+        parts: of E = B N receivers.
+        groups: group of every task, (B,), from 0.
+        number: of groups.
+    """
+    return Grams(*(_summed(part, groups, number) for part in parts))
+
+
+def _summed(part: Tensor, groups: Tensor, number: int) -> Tensor:
+    by_task = part.view(len(groups), -1, *part.shape[1:])
+    return by_task.new_zeros(number, *by_task.shape[1:]).index_add_(0, groups, by_task).flatten(0, 1)
 
 
 def residuals(columns: Columns, coefficients: Tensor, own: Tensor) -> Tensor:

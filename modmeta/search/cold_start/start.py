@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modmeta.search.cold_start.cluster import clusterings
 from modmeta.search.cold_start.features import Basis, Family, columns, families, fit_basis
-from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, residuals
+from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, pooled, residuals
 from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
@@ -32,7 +32,10 @@ ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the e
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
 NOISY = 0.2  # roughness above which noise of observation is looked for
-CHUNK = 64  # tasks whose features are held at once
+CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
+MOST_NUMBERS = 200_000  # than that
+MOST_PARTS = 40  # of groups, from which laws are finished
+MANY = 8  # groups whose spread says something
 
 
 class Form(NamedTuple):
@@ -137,18 +140,33 @@ class Start(NamedTuple):
 class _Data(NamedTuple):
     states: Tensor
     seen: Tensor | None
+    groups: Tensor | None  # of every task, (B,), from 0; None where every task has a structure of its own
 
     def part(self, tasks: Tensor | slice) -> "_Data":
-        return _Data(self.states[tasks], None if self.seen is None else self.seen[tasks])
+        """Some of the tasks; their groups are numbered anew."""
+        groups = None if self.groups is None else self.groups[tasks].unique(return_inverse=True)[1]
+        return _Data(self.states[tasks], None if self.seen is None else self.seen[tasks], groups)
+
+    def parts(self) -> "list[slice]":
+        """Few tasks at a time, for memory."""
+        n, t, d = self.states.shape[1:]
+        size = max(1, min(CHUNK, MOST_NUMBERS // (n * n * t * d)))
+        return [slice(i, i + size) for i in range(0, len(self.states), size)]
+
+    @property
+    def number(self) -> int:
+        """How many structures there are."""
+        return len(self.states) if self.groups is None else int(self.groups.max()) + 1
 
 
 class _Problem(NamedTuple):
     form: Form
-    sums: Grams  # of the tasks on which laws are searched
-    tasks: int
+    sums: Grams  # of the tasks on which laws are searched, pooled over those of a group
+    tasks: int  # or groups
     fit: Grams  # of the judging tasks: frames that structures come from
     judge: Grams  # and frames held out
     judges: int
+    units: int  # that are judged one by one: structures, or receivers where structures are few
     own: Tensor  # the own part without relations
 
 
@@ -167,6 +185,7 @@ def cold_start(
     num_kinds: int | None = None,
     frame_step: float = 1.0,
     seen: Tensor | None = None,
+    groups: Tensor | None = None,
     seed: int = 0,
     starts: int = 16,
     search_tasks: int = 30,
@@ -183,6 +202,7 @@ def cold_start(
         num_kinds: number of edge types; None to choose by held-out frames.
         frame_step: time between frames; where there are velocities it is measured.
         seen: where entities were observed, (B, N, T); None for everywhere.
+        groups: group of every task, (B,); tasks of a group share one structure. None where each has its own.
         seed: of starts and splits.
         starts: random laws of every form.
         search_tasks: tasks on which laws are searched; two thirds as many more judge them.
@@ -192,12 +212,12 @@ def cold_start(
         smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
-    data = _Data(unwrap(states.double(), kind.angles), seen)
+    data = _Data(unwrap(states.double(), kind.angles), seen, _numbered(groups))
     units = measure_units(data.states, kind, frame_step)
     rough, smoothing = roughness(data.states, kind), 0
     if rough > NOISY and seen is None:
         smoothing = smoothing_width(data.states, observation_noise(data.states))
-        data = _Data(smoothed(data.states, smoothing), None)
+        data = data._replace(states=smoothed(data.states, smoothing))
     smooth = (rough < 1.0 or smoothing > 0) if smooth is None else smooth
     order = torch.randperm(len(states), generator=generator)
     judging = max(1, min(2 * search_tasks // 3, len(states) // 3))
@@ -209,12 +229,12 @@ def cold_start(
     found: list[_Found] = []
     for tried in [family] if family else families(kind, bool((data.states > 0).all())):
         announce(tried.name)
-        ready = steps(search.states, kind, units, smooth=smooth, growth=tried.growth, seen=search.seen)
-        basis = fit_basis(tried, kind, ready)
+        few = search.part(search.parts()[0])
+        basis = fit_basis(tried, kind, steps(few.states, kind, units, smooth=smooth, growth=tried.growth, seen=few.seen))
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
         for own in (True, False) if constants is None else (constants,):
-            problem = _problem(Form(kind, units, smooth, basis, own, 0.0, smoothing), ready, judges)
+            problem = _problem(Form(kind, units, smooth, basis, own, 0.0, smoothing), search, judges)
             for setting in settings:
                 trials.append(_try(problem, *setting, starts, generator))
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
@@ -233,10 +253,14 @@ def cold_start(
         trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score, scales
     )
     trials.sort(key=lambda one: (one is not trial, one.score))
-    return start._replace(answer=infer(start, states, seen))
+    return start._replace(answer=infer(start, states, seen, groups))
 
 
-def infer(start: Start, states: Tensor, seen: Tensor | None = None) -> Answer:
+def _numbered(groups: Tensor | None) -> Tensor | None:
+    return None if groups is None else groups.unique(return_inverse=True)[1]
+
+
+def infer(start: Start, states: Tensor, seen: Tensor | None = None, groups: Tensor | None = None) -> Answer:
     """Structures, weights and constants of tasks, laws given.
 
     Args:
@@ -245,7 +269,9 @@ def infer(start: Start, states: Tensor, seen: Tensor | None = None) -> Answer:
         seen: where entities were observed, (B, N, T).
     """
     form = start.form
-    data = _Data(smoothed(unwrap(states.double(), form.kind.angles), form.smoothing), seen)
+    data = _Data(smoothed(unwrap(states.double(), form.kind.angles), form.smoothing), seen, _numbered(groups))
+    if groups is not None:
+        return _infer_groups(start, data)
     parts = [_infer(start, data.part(slice(i, i + CHUNK))) for i in range(0, len(states), CHUNK)]
     return Answer(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
 
@@ -266,20 +292,32 @@ def _held_out(length: int, device: torch.device) -> Tensor:
     return (fifth == 1) | (fifth == 4)
 
 
-def _split(form: Form, ready: Steps) -> tuple[Grams, Grams]:
-    """Grams of the frames that fit and of those that judge; constants come from the former."""
-    table = columns(form.basis, form.kind, ready)
-    judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
-    fit = table.weight * (1 - judges)
-    if form.constants:
-        table = centred(table, fit)
-    return grams(table._replace(weight=fit)), grams(table._replace(weight=table.weight * judges))
+def _sums(data: _Data, form: Form, part: str = "all") -> Grams:
+    """Gram matrices of the frames that fit, of those that judge, or of all, pooled over the tasks of a group.
+
+    Constants of entities come from the frames that fit.
+    """
+    total: Grams | None = None
+    apart = []
+    for tasks in data.parts():
+        table = columns(form.basis, form.kind, _steps(data.part(tasks), form))
+        judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
+        fit = table.weight if part == "all" else table.weight * (1 - judges)
+        if form.constants:
+            table = centred(table, fit)
+        one = grams(table._replace(weight=table.weight * judges if part == "judge" else fit))
+        if data.groups is None:
+            apart.append(one)
+        else:
+            one = pooled(one, data.groups[tasks], data.number)
+            total = one if total is None else Grams(*(a.add_(b) for a, b in zip(total, one, strict=True)))
+    return joined(apart) if total is None else total
 
 
 def _merged(best: _Found, search: _Data, judges: _Data) -> list[_Found]:
     """The same with fewer kinds: those two whose laws differ least become one, again and again."""
     form, found = best.trial.form, []
-    problem = _problem(form, _steps(search, form), judges)
+    problem = _problem(form, search, judges)
     second = torch.einsum("essfg->fg", problem.sums.pairs)
     while best.number > 2:
         posterior, pairs = explain(problem.sums, best.kinds, problem.tasks)
@@ -330,11 +368,11 @@ def _laws_shared(basis: Basis, numbers: list[int]) -> tuple[int, ...]:
     return (1, 2) if max(numbers) > 2 and h == 1 and v > 1 else (1,)
 
 
-def _problem(form: Form, ready: Steps, judges: _Data) -> _Problem:
-    table = columns(form.basis, form.kind, ready)
-    sums = grams(centred(table, table.weight) if form.constants else table)
-    fit, judge = _split(form, _steps(judges, form))
-    return _Problem(form, sums, len(ready.nodes), fit, judge, len(judges.states), solve_own(sums))
+def _problem(form: Form, search: _Data, judges: _Data) -> _Problem:
+    sums = _sums(search, form)
+    fit, judge = (_sums(judges, form, part) for part in ("fit", "judge"))
+    units = judges.number if judges.groups is None or judges.number >= MANY else len(judge.targets)
+    return _Problem(form, sums, search.number, fit, judge, judges.number, units, solve_own(sums))
 
 
 def _try(problem: _Problem, ridge: float, shared: int, starts: int, generator: torch.Generator) -> Trial:
@@ -359,7 +397,7 @@ def _found(problem: _Problem, trial: Trial, kinds: Kinds) -> _Found:
     number = len(kinds.laws)
     posterior, _ = explain(problem.fit, kinds, problem.judges)
     chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(kinds.laws)
-    left = _log_residual(problem.judge, chosen @ kinds.laws, kinds.own, problem.judges)
+    left = _log_residual(problem.judge, chosen @ kinds.laws, kinds.own, problem.units)
     return _Found(float(left.mean()), left, kinds, number, trial)
 
 
@@ -378,8 +416,8 @@ def _judged(problem: _Problem, laws: Laws, ridge: float) -> Trial:
     """Laws with what they explain of held-out frames, weights from the others."""
     mean = solve_weights(problem.sums, laws, ridge)[1]
     weights = solve_weights(problem.fit, laws, ridge, mean)[0][0]
-    score = _log_residual(problem.judge, _sent(weights, laws), laws.own[0], problem.judges)
-    without = _log_residual(problem.judge, None, problem.own, problem.judges)
+    score = _log_residual(problem.judge, _sent(weights, laws), laws.own[0], problem.units)
+    without = _log_residual(problem.judge, None, problem.own, problem.units)
     gain = (without - score) / 2
     error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
     form = problem.form._replace(ridge=ridge)
@@ -437,12 +475,8 @@ def _rounds(sums: Grams, kinds: Kinds, posterior: Posterior, tasks: int, count: 
     return fit_kinds(sums, posterior, pairs)
 
 
-def _chunks(data: _Data, form: Form) -> list[Columns]:
-    parts = []
-    for i in range(0, len(data.states), CHUNK):
-        table = columns(form.basis, form.kind, _steps(data.part(slice(i, i + CHUNK)), form))
-        parts.append(table)
-    return parts
+def _tables(data: _Data, form: Form) -> list[Columns]:
+    return [columns(form.basis, form.kind, _steps(data.part(tasks), form)) for tasks in data.parts()]
 
 
 def _weighted(table: Columns, form: Form, importance: Tensor) -> Columns:
@@ -457,16 +491,18 @@ def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales
     Steep laws are finished by annealing: collisions tell some edges beyond doubt, and the laws at a distance come from
     receivers whose edges are all told, so that the quiet rest is not taken for whatever the first laws had there.
     """
-    tables, tasks = _chunks(data, form), len(data.states)
+    if data.groups is not None:
+        data = data.part(slice(len(data.parts()) and MOST_PARTS * (data.parts()[0].stop)))
+    tables, tasks = _tables(data, form), data.number
     sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
     weight = torch.cat([table.weight for table in tables])
     weigh = torch.ones_like(weight)
     for step in range(STEEP_ROUNDS if steep else 3):
         weighted = [_weighted(table, form, u) for table, u in zip(tables, weigh.split(sizes), strict=True)]
-        sums = joined([grams(table) for table in weighted])
+        sums = _pooled(joined([grams(table) for table in weighted]), data)
         heat = 1 + HEAT * COOL**step if steep else 1.0
         kinds = _sure_rounds(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
-        slots = explain(sums, kinds, tasks, temperature=heat)[0].slots.split(sizes)
+        slots = _by_task(explain(sums, kinds, tasks, temperature=heat)[0].slots, data).split(sizes)
         lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
         left = torch.cat(lefts) * weight.sqrt()
         activity = torch.cat([log_activity(table, kinds) for table in tables])
@@ -498,6 +534,51 @@ def _inflation(left: Tensor, weight: Tensor) -> float:
     alike = (clipped[:, 1:] * clipped[:, :-1]).sum() / clipped.square().sum().clamp_min(1e-300)
     alike = alike.clamp(0, 0.95)
     return float((1 + alike) / (1 - alike))
+
+
+def _pooled(sums: Grams, data: _Data) -> Grams:
+    return sums if data.groups is None else pooled(sums, data.groups, data.number)
+
+
+def _by_task(of_receivers: Tensor, data: _Data) -> Tensor:
+    """What receivers of structures have, (G N, ...), for those of tasks, (B N, ...)."""
+    if data.groups is None:
+        return of_receivers
+    return of_receivers.view(data.number, -1, *of_receivers.shape[1:])[data.groups].flatten(0, 1)
+
+
+def _infer_groups(start: Start, data: _Data) -> Answer:
+    """Structures of groups; only constants and importance are of tasks."""
+    form, kinds, (b, n) = start.form, start.kinds, data.states.shape[:2]
+    coefficients: Tensor | None = None
+    for _ in range(3):
+        total: Grams | None = None
+        own, weigh = [], []
+        for tasks in data.parts():
+            part = data.part(tasks)
+            table = columns(form.basis, form.kind, _steps(part, form))
+            activity = log_activity(table, kinds)
+            u = importance(start.scales, None, activity)
+            if coefficients is not None:
+                mine = coefficients.view(data.number, n, *coefficients.shape[1:])[data.groups[tasks]].flatten(0, 1)
+                left = residuals(_weighted(table, form, u), mine, kinds.own)
+                u = importance(start.scales, left * table.weight.sqrt(), activity)
+                weight = table.weight * u
+                own.append((residuals(table, mine, kinds.own) * weight).sum(1) / weight.sum(1).clamp_min(1e-12))
+                weigh.append(u)
+            one = pooled(grams(_weighted(table, form, u)), data.groups[tasks], data.number)
+            total = one if total is None else Grams(*(x.add_(y) for x, y in zip(total, one, strict=True)))
+        posterior, _ = explain(total, kinds, data.number, temperature=start.temperature)
+        coefficients = posterior.slots @ kinds.laws
+    weights = solve_weights(total, start.laws, form.ridge, start.mean)[0][0]
+    structures = posterior.slots.argmax(-1)
+    of_edges = (weights, posterior.slots, structures, posterior.slots.amax(-1))
+    return Answer(
+        *(part.view(data.number, n, *part.shape[1:]) for part in of_edges),
+        torch.cat(own).view(b, n, -1) * form.constants,
+        torch.cat(weigh).view(b, n, *weigh[0].shape[1:]),
+        kinds.laws[structures].view(data.number, n, *coefficients.shape[1:]),
+    )
 
 
 def _infer(start: Start, data: _Data) -> Answer:
