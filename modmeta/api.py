@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from modmeta.data.describe import Known
-from modmeta.data.loading.batches import TaskBatches, as_dataset, by_size
+from modmeta.data.loading.batches import TaskBatches, TaskDataset, as_dataset, by_size
 from modmeta.data.loading.for_model import Loaded, Options, arrays_for_model, load_for_model
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, with_absent
@@ -25,7 +25,8 @@ from modmeta.evaluation.posterior import OVERFLOWN, node_modules, of_edges, samp
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.keys import MASK, RELATIONS, STATES, TYPES
-from modmeta.search.infer import infer
+from modmeta.search.infer import Inferred, infer
+from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.checkpoints.loading import model_of, read_checkpoint
 
@@ -38,6 +39,8 @@ ENTITY_AXES = {"energies": 0} | dict.fromkeys(("evidence", "node_modules", "type
 class Relations:
     """Relations of B tasks of N entities, as matrices `[task, receiver, sender]`; the diagonal has no meaning.
 
+    Where tasks come in groups that share a structure, B is the number of groups, in the order of `groups`.
+
     Attributes:
         probabilities: probabilities of every relation, (B, N, N, R), calibrated on the model's validation tasks.
         relations: most probable relations, (B, N, N) integers.
@@ -48,6 +51,7 @@ class Relations:
         node_modules: probabilities of the node modules, (B, N, G), given the most probable incoming edges; None if the
             model has a single one.
         types: probabilities of every type of entity, (B, N, types); None likewise.
+        groups: names of the groups, (B,), sorted; None where every task has relations of its own.
     """
 
     probabilities: Any
@@ -58,6 +62,7 @@ class Relations:
     modules: Any
     node_modules: Any | None = None
     types: Any | None = None
+    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,8 @@ class Model:
                 data, or errors overflow.
         """
         data, given, steps = self._given(states, mask)
+        if data.group_names is not None:
+            return self._infer_groups(data, given, steps, isinstance(states, Tensor), advance)
         whole = _Whole(*given.shape[:2])
         for ids, n in _batches(data):
             generator = torch.Generator().manual_seed(self.module.seed)
@@ -168,6 +175,49 @@ class Model:
             "types": types,
         }  # fmt: skip
 
+    def _infer_groups(
+        self, data: Trajectories, states: Tensor, mask: Tensor | None, tensors: bool, advance: Advance | None
+    ) -> Relations:
+        """Relations of groups from all of their tasks."""
+        whole, module = _Whole(len(np.unique(data.group_names)), states.shape[1]), self.module
+        for groups, found in self._pooled(data, states, mask, advance):
+            lost = (~found.energies.isfinite()).nonzero()
+            if len(lost):
+                raise TaskError(int((data.group_index() == groups[int(lost[0])]).argmax()), OVERFLOWN)
+            k, g = module.model.dynamics.num_edge_modules, module.model.dynamics.num_node_modules
+            modules = torch.stack([to_matrix(found.probabilities[..., i]) for i in range(k)], dim=-1)
+            chances = to_relations(modules, module.module_to_relation)
+            gap = torch.full(found.structure.node_modules.shape, torch.nan) if found.gap is None else found.gap
+            nodes = None if g == 1 else one_hot(found.structure.node_modules, g).to(states.dtype)
+            matched = module.module_to_type
+            types = nodes if nodes is None or matched is None else to_relations(nodes, matched)
+            parts = {
+                "probabilities": chances, "relations": chances.argmax(-1), "energies": found.energies,
+                "evidence": gap.float(), "modules": modules, "node_modules": nodes, "types": types,
+            }  # fmt: skip
+            whole.put(groups, parts)
+        fields = whole.fields(Relations, tensors) | {"groups": np.unique(data.group_names)}
+        return Relations(**fields)
+
+    def _pooled(
+        self, data: Trajectories, states: Tensor, mask: Tensor | None, advance: Advance | None = None
+    ) -> Iterator[tuple[np.ndarray, Inferred]]:
+        """Groups of every size, with what all of their tasks tell."""
+        index, module = torch.from_numpy(data.group_index()), self.module
+        counts = torch.from_numpy(np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts)
+        for ids in by_size(torch.arange(data.num_tasks), counts):
+            groups, of = index[ids].unique(return_inverse=True)
+            n, generator = int(counts[ids[0]]), torch.Generator().manual_seed(module.seed)
+            batches = in_batches(states[ids, :n], of, None if mask is None else mask[ids])
+            problem = PooledProblem(
+                module.model, states.new_zeros(len(groups), n, 1, states.shape[-1]),
+                edge_cost=module.search.edge_cost, batches=batches,
+            )  # fmt: skip
+            frames = int(states.shape[2] * len(ids) / len(groups))
+            yield groups.numpy(), infer_pooled(module.search, problem, generator, None, self.calibration.at(frames))
+            if advance is not None:
+                advance(len(ids))
+
     def _fits(self, entities: int, frames: int) -> bool:
         """Returns whether the proposal network, which takes a fixed number of frames, can be used."""
         return frames == self.module.observed_frames and self.module.search.needs_proposal(self.module.model, entities)
@@ -194,6 +244,9 @@ class Model:
         dynamics, whole = self.module.model.dynamics, _Whole(*last.shape[:2])
         k, g = dynamics.num_edge_modules, dynamics.num_node_modules
         chances, types = torch.as_tensor(relations.modules), relations.node_modules
+        if relations.groups is not None and data.group_names is not None:
+            index = data.group_index()
+            chances, types = chances[index], None if types is None else torch.as_tensor(types)[index]
         _check_shape(chances, (*last.shape[:2], last.shape[1], k), "modules")
         if types is not None:
             types = torch.as_tensor(types)
@@ -227,9 +280,10 @@ class Model:
         """
         module, dataset = self.module, as_dataset(data, self.units)
         module.measures.reset()
+        pooled = None if data.group_names is None else self._by_task(data, dataset)
         for ids in TaskBatches(len(dataset), BATCH, None, None, counts=dataset.counts):
             batch = dataset[ids]
-            inferred = module.infer(batch[STATES], mask=batch.get(MASK))
+            inferred = module.infer(batch[STATES], mask=batch.get(MASK)) if pooled is None else pooled(ids)
             lost = (~inferred.energies.isfinite()).nonzero()
             if len(lost):
                 raise TaskError(data.task_name(ids[int(lost[0])]), OVERFLOWN)
@@ -240,6 +294,23 @@ class Model:
             if advance is not None:
                 advance(len(ids))
         return {f"test/{key}": float(value) for key, value in module.measures.compute().items()}
+
+    def _by_task(self, data: Trajectories, tasks: TaskDataset) -> Callable[[list[int]], Inferred]:
+        """Function of tasks of one size to what all tasks of their groups tell from the frames to observe."""
+        t, index = self.module.observed_frames, data.group_index()
+        groups: dict[int, tuple[int, Inferred]] = {}
+        mask = None if tasks.mask is None else tasks.mask[:, : t - 1]
+        for mine, found in self._pooled(data, tasks.states[:, :, :t], mask):
+            groups |= {int(group): (place, found) for place, group in enumerate(mine)}
+
+        def of(ids: list[int]) -> Inferred:
+            found = groups[int(index[ids[0]])][1]  # groups of one size were inferred together
+            places = [groups[int(index[task])][0] for task in ids]
+            structure = Structure(*(part[places] for part in found.structure))
+            gap = None if found.gap is None else found.gap[places]
+            return Inferred(structure, found.probabilities[places], found.energies[places], gap)
+
+        return of
 
     def trace(self, states: Any, relations: Relations) -> tuple[np.ndarray, np.ndarray]:
         """Energies (sweeps, chains, B) and temperatures (sweeps,) of chains that cool down from random structures.

@@ -26,6 +26,14 @@ class Likelihood(nn.Module, ABC):
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
         """Negative log-likelihood (..., D) of every error (..., D), in nats."""
 
+    def weight(self, error: Tensor, log_scale: Tensor) -> Tensor:
+        """Weights (..., D) of squared errors (..., D) by which half their sum is the energy near these errors.
+
+        The slope of the energy over the error; for densities with heavy tails the parabola lies above the energy
+        everywhere, so what lowers it lowers the energy (iteratively reweighted least squares).
+        """
+        return (-2 * log_scale).exp().expand_as(error)
+
     def follow(self) -> None:
         """Called after a backward pass of the mean energy. Updates scales for which an optimiser is too slow."""
 
@@ -95,6 +103,10 @@ class StudentT(Likelihood):
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
         nu = self.degrees
         return 0.5 * (nu + 1) * torch.log1p((error * (-log_scale).exp()).square() / nu) + (log_scale + self.constant)
+
+    def weight(self, error: Tensor, log_scale: Tensor) -> Tensor:
+        squared = (-2 * log_scale).exp()
+        return (self.degrees + 1) / (self.degrees + error.square() * squared) * squared
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -57,15 +57,20 @@ def write(
         title: title of the page; None for no page.
         advance: called with the number of tasks that are written.
     """
-    write_relations(directory, data, found)
-    write_types(directory, data, found)
+    scenes, shown, came = data, ahead, truth
+    if found.groups is not None:  # one graph for all tasks of a group, drawn beside the first of them
+        scenes, first = data.by_group(), np.unique(data.group_names, return_index=True)[1]
+        shown = type(ahead)(**{name: part[first] for name, part in vars(ahead).items()})
+        came = None if truth is None else truth[first]
+    write_relations(directory, scenes, found)
+    write_types(directory, scenes, found)
     write_forecasts(directory, data, model.features, ahead)
-    write_graphs(directory, data, found, advance)
-    drawn = figures(model, data, found, ahead, truth)
+    write_graphs(directory, scenes, found, advance)
+    drawn = figures(model, scenes, found, shown, came)
     (directory / "figures").mkdir()
     for name, (_, figure) in drawn.items():
         figure.savefig(directory / "figures" / name, dpi=110)
-    facts = facts_of(model, data, found, ahead, truth)
+    facts = facts_of(model, data, scenes, found, ahead, truth)
     if title is not None:
         images = [(caption, png(figure)) for caption, figure in drawn.values()]
         (directory / "report.html").write_text(page(title, facts, images, list(notes)), encoding="utf-8")
@@ -76,12 +81,13 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
     """Writes `relations.csv`, `relations.parquet` and `relations.npz`."""
     tasks, receivers, senders = pairs_of(data)
     relation = found.relations[tasks, receivers, senders]
-    columns = names_of(data, tasks, receivers, senders) | {"relation": relation}
+    columns = _named(found, names_of(data, tasks, receivers, senders)) | {"relation": relation}
     columns["probability"] = found.probabilities[tasks, receivers, senders, relation].astype(np.float64)
     for ending in ("csv", "parquet"):
         write_columns(directory / f"relations.{ending}", as_table(columns), False)
     arrays = {"relations": found.relations, "probabilities": found.probabilities, "energies": found.energies}
-    arrays |= {"evidence": found.evidence, "tasks": np.array([data.task_name(task) for task in range(data.num_tasks)])}
+    of = "tasks" if found.groups is None else "groups"
+    arrays |= {"evidence": found.evidence, of: np.array([data.task_name(task) for task in range(data.num_tasks)])}
     entities = [
         [data.entity_name(task, entity) for entity in range(data.num_entities)] for task in range(data.num_tasks)
     ]
@@ -91,6 +97,11 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
     np.savez(directory / "relations.npz", allow_pickle=False, **arrays)
 
 
+def _named(found: "Relations", columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns of names, the first called `group` where tasks of a group share relations."""
+    return columns if found.groups is None else {"group": columns.pop("task"), **columns}
+
+
 def write_types(directory: Path, data: Trajectories, found: "Relations") -> None:
     """Writes `entities.csv`, the type of every entity, if the model has several types."""
     if found.types is None:
@@ -98,7 +109,7 @@ def write_types(directory: Path, data: Trajectories, found: "Relations") -> None
     there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
     tasks, entities = np.nonzero(there)
     names, chances = names_of(data, tasks, entities, entities), found.types[tasks, entities]
-    columns = {"task": names["task"], "entity": names["receiver"], "type": chances.argmax(-1)}
+    columns = _named(found, {"task": names["task"], "entity": names["receiver"], "type": chances.argmax(-1)})
     columns["probability"] = chances.max(-1).astype(np.float64)
     write_columns(directory / "entities.csv", as_table(columns), False)
 
@@ -207,7 +218,7 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
     usage = np.stack([(found.modules[pairs].argmax(-1) == i).mean() for i in range(k)])
     pictures.plot_usage(left, usage, labels)
     left.set_title("module usage")
-    if model.module.search.horizon == 1 and data.mask is None:
+    if model.module.search.horizon == 1 and data.mask is None and found.groups is None:
         first = type(found)(**{name: None if part is None else part[:1] for name, part in vars(found).items()})
         energies, temperatures = model.trace(data.states[:1], first)
         pictures.plot_energies(right, energies[..., 0], temperatures)
@@ -226,14 +237,16 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
 
 
 def facts_of(
-    model: "Model", data: Trajectories, found: "Relations", ahead: "Forecasts", truth: np.ndarray | None
-) -> list[tuple[str, str]]:
-    """Summary in numbers: pairs of name and value."""
-    tasks, receivers, senders = pairs_of(data)
+    model: "Model", data: Trajectories, scenes: Trajectories, found: "Relations", ahead: "Forecasts",
+    truth: np.ndarray | None,
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Summary in numbers: pairs of name and value; `scenes` are the tasks, or one of every group."""
+    tasks, receivers, senders = pairs_of(scenes)
     relation = found.relations[tasks, receivers, senders]
     sure = found.probabilities[tasks, receivers, senders, relation]
     facts = [
         ("tasks", str(data.num_tasks)),
+        *([] if found.groups is None else [("groups", str(scenes.num_tasks))]),
         ("pairs", str(len(tasks))),
         *((f"relation {r}", f"{(relation == r).mean():.1%} of pairs") for r in range(model.num_relations)),
         ("probability of the relation named, mean", f"{sure.mean():.4f}"),
@@ -244,8 +257,9 @@ def facts_of(
         facts.append(
             ("split R-hat, largest", f"{worst:.3f}" + (" (above 1.1: chains disagree)" if worst > 1.1 else ""))
         )
-    if data.relations is not None:
-        right, known = _accuracy(relation, data.relations[tasks, receivers, senders], model.data.get("labelled", True))
+    if scenes.relations is not None:
+        true, labelled = scenes.relations[tasks, receivers, senders], model.data.get("labelled", True)
+        right, known = _accuracy(relation, true, labelled)
         facts.append(("edges right", f"{right:.2%}" + known))
     if truth is not None:
         steps = truth.shape[2]

@@ -42,21 +42,21 @@ def relaxed_rows(
     if mask is not None:
         weight = weight * mask[:, None, :, None]
     weight = weight.flatten(2).double()  # float64, because columns of entities that move alike are nearly collinear
-    corners = _corners(k, messages.device)  # (K, K - 1)
+    corners = corners_of(k, messages.device)  # (K, K - 1)
     sent = messages.flatten(4).transpose(3, 4).double() @ corners  # (B, N, S, T D, K - 1)
     columns = sent.transpose(3, 4).flatten(2, 3) * weight.unsqueeze(2)  # (B, N, S (K - 1), T D)
     wanted = (changes - messages.mean(3).sum(2)).flatten(2).double() * weight  # (B, N, T D)
     gram, aim = columns @ columns.mT, columns @ wanted.unsqueeze(-1)
-    return torch.stack([_decode(gram / factor**2, aim / factor**2, corners) for factor in SCALE_FACTORS], dim=2)
+    return torch.stack([decode(gram / factor**2, aim / factor**2, corners) for factor in SCALE_FACTORS], dim=2)
 
 
-def _corners(k: int, device: torch.device) -> Tensor:
+def corners_of(k: int, device: torch.device) -> Tensor:
     """Corners of a regular simplex about the origin, one per module, (K, K - 1). Messages are linear inside it."""
     centred = torch.eye(k, dtype=torch.float64, device=device) - 1 / k
     return torch.linalg.svd(centred).U[:, : k - 1]
 
 
-def _decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
+def decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
     """Decodes rows (B, N, S) by successive fixing.
 
     Args:

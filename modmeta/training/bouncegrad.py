@@ -1,7 +1,8 @@
 """BounceGrad (Alet et al. 2018, 2019) as a LightningModule: search step, gradient step, proposal step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -9,19 +10,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from modmeta.data.loading.batches import TaskDataset, by_size
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
-from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
+from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.basis import FoundLaws
 from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
 from modmeta.search.infer import Inferred, concatenated, infer
-from modmeta.search.problem import Info, Problem, clamped
+from modmeta.search.pooled import Batch, PooledProblem, infer_pooled
+from modmeta.search.problem import Info, Problem, clamped, one_step_problem
 from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
 from modmeta.training.callbacks.checkpoints import Checkpoints
-from modmeta.training.distributed import gather, over_processes
+from modmeta.training.distributed import gather, mixed_seed, over_processes
 from modmeta.training.module import ResumableModule, Scheduler
 
 Made = TypeVar("Made")
@@ -38,7 +41,7 @@ class Beginning(NamedTuple):
     """What training begins with.
 
     Attributes:
-        relations: of every training task, (tasks, N, S), -1 in slots of entities that a task lacks.
+        relations: of every training task, or group of tasks, (tasks, N, S), -1 in slots of entities that it lacks.
         laws: of every edge module.
         temperature: of the search at its start, at which the structures' probabilities are calibrated.
     """
@@ -57,6 +60,10 @@ class BounceGrad(ResumableModule):
 
     A batch holds tasks of one number of entities; the modules depend on none and are shared by all. The loss of a step
     is the mean over all observed numbers, so that tasks count alike, whatever their size.
+
+    Where tasks come in groups, the tasks of a group share a structure. A batch then takes the gradient step alone, and
+    the search step is one for all, at the beginning of every epoch: energies are summed over the tasks of a group
+    (`modmeta.search.pooled`).
 
     Structures persist in `bank`. Validation and test tasks are met with the modules frozen, their structures searched
     from random ones by the same code; test tasks only after training.
@@ -123,6 +130,10 @@ class BounceGrad(ResumableModule):
         self.known = 0.0  # share of relations that the search is given
         self.total_steps = 1
         self.beginning: Beginning | None = None
+        self.grouped = False
+        self.of_groups: tuple[Structure, Tensor] | None = (
+            None  # and probabilities: in validation and test, of all groups
+        )
 
     def begin_with(self, beginning: Beginning) -> None:
         """Gives the module what a cold start found, before it is fitted."""
@@ -144,10 +155,13 @@ class BounceGrad(ResumableModule):
             if self.beginning is not None:
                 self.model.dynamics.begin(self.beginning.laws)
         self.known = float(data.known)
-        ids = data.owned_tasks()
         dynamics = self.model.dynamics
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
         train = data.splits["train"]
+        self._check_groups(train.groups is not None)
+        # every process has the structures of all groups, whose tasks may be spread over processes
+        ids = torch.arange(data.num_groups) if self.grouped else data.owned_tasks()
+        count = len(ids) if self.grouped else data.num_tasks
         if self.soft and not self.search.enumerates(self.model, train.states.shape[1]):
             rows = f"{dynamics.num_node_modules} * {dynamics.num_edge_modules}^{train.states.shape[1] - 1}"
             raise UserError(
@@ -155,7 +169,7 @@ class BounceGrad(ResumableModule):
                 f"search.enumerate_up_to={self.search.enumerate_up_to}"
             )
         start = random_structure(
-            data.num_tasks, train.states.shape[1], dynamics.num_edge_modules, dynamics.num_node_modules, every
+            count, train.states.shape[1], dynamics.num_edge_modules, dynamics.num_node_modules, every
         )
         if self.beginning is not None:
             relations = self.beginning.relations
@@ -163,7 +177,10 @@ class BounceGrad(ResumableModule):
                 raise UserError("start.npz is not of this run; remove the run directory and start again")
             start = Structure(relations, start.node_modules)
         if train.counts is not None:
-            start = mark_absent(start, train.counts)
+            counts = train.counts
+            if train.groups is not None:  # all tasks of a group have as many entities
+                counts = torch.full((count,), train.states.shape[1]).scatter(0, train.groups, counts)
+            start = mark_absent(start, counts)
         self.bank = StructureBank(ids, type(start)(start.edge_modules[ids], start.node_modules[ids]))
         if "bank" in self.restored:
             self.bank.load_state_dict(self.restored["bank"])
@@ -171,6 +188,25 @@ class BounceGrad(ResumableModule):
             for values, kinds in known:
                 if values.numel() and not -1 <= int(values.min()) <= int(values.max()) < kinds:
                     raise ValueError(f"a structure has a module beyond the {kinds} that there are")
+
+    def _check_groups(self, grouped: bool) -> None:
+        """
+        Raises:
+            UserError: settings do not go with groups.
+        """
+        self.grouped, search = grouped, self.search
+        if not grouped:
+            return
+        alone = search.receivers == "all" and search.horizon == 1
+        for wrong, what in (
+            (not alone, f"search.receivers={search.receivers}, search.horizon={search.horizon}; use all and 1"),
+            (search.symmetric, "search.symmetric=true; set it to false"),
+            (self.soft, "method.soft=true; set it to false"),
+            (not self.persist, "method.persist=false; set it to true"),
+            (self.known > 0, f"data.known={self.known:g}; set it to 0"),
+        ):
+            if wrong:
+                raise UserError(f"structures that tasks of a group share do not go with {what}, or set data.group=null")
 
     @staticmethod
     def _made(part: Made | None) -> Made:
@@ -181,12 +217,14 @@ class BounceGrad(ResumableModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         bank, generator = self._made(self.bank), self._made(self.generator)
-        states, tasks = batch[STATES], batch[TASK].cpu()
+        states, tasks = batch[STATES], batch[GROUP if self.grouped else TASK].cpu()
         temperature = self._temperature()
         logits = self.proposal(states)
         structure = clamped(self._begin(bank, tasks, states.shape[1], generator), batch.get(KNOWN))
         problem = self._problem(batch, structure, logits)
-        kernel = self.search.holding() if self._holds else self.search.kernel(self.model, states.shape[1])
+        kernel = (
+            self.search.holding() if self._holds or self.grouped else self.search.kernel(self.model, states.shape[1])
+        )
         try:
             new, info = kernel(generator, structure, _detached(problem), temperature)
         except RuntimeError as error:  # nothing can be drawn from, or solved for, where energies are not numbers
@@ -208,6 +246,52 @@ class BounceGrad(ResumableModule):
     def _holds(self) -> bool:
         """Whether structures stay: those of a cold start, until modules and scales of errors have learned them."""
         return self.beginning is not None and int(self.steps_done) < HOLD * self.total_steps
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if self.grouped and not self._holds:
+            self._search_groups()
+
+    @torch.no_grad()
+    def _search_groups(self) -> None:
+        """The search step of all groups."""
+        bank = self._made(self.bank)
+        generator = torch.Generator(self.device).manual_seed(mixed_seed(self.seed, int(self.steps_done)))
+        for groups, problem in self._pooled("train"):
+            n = problem.states.shape[1]
+            start, temperature = bank.get(groups, self.device, n), float(self._temperature())
+            found = infer_pooled(self.search, problem, generator, start, temperature, draw=True)
+            bank.put(groups, found.structure, found.energies)
+
+    def _pooled(self, split: str, apart: Tensor | None = None) -> Iterator[tuple[Tensor, PooledProblem]]:
+        """Groups of every size with the problem of their tasks in a split; `apart` are groups to leave out."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        tasks = data.splits[split]
+        ids = data.owned_tasks() if split == "train" else torch.arange(len(tasks))
+        if apart is not None:
+            ids = ids[~torch.isin(tasks.groups[ids], apart)]
+        for mine in by_size(ids, tasks.counts):
+            groups, index = tasks.groups[mine].unique(return_inverse=True)
+            if split == "train":  # processes have tasks of different groups
+                groups = torch.cat(gather(groups)).unique()
+                index = torch.searchsorted(groups, tasks.groups[mine])
+            n = tasks.states.shape[1] if tasks.counts is None else int(tasks.counts[mine[0]])
+            batches = partial(self._batches, tasks, mine, index)
+            states = tasks.states.new_zeros(len(groups), n, 1, tasks.states.shape[3], device=self.device)
+            reduce = over_processes if split == "train" else _same
+            yield (
+                groups,
+                PooledProblem(self.model, states, edge_cost=self.search.edge_cost, batches=batches, reduce=reduce),
+            )
+
+    def _batches(self, tasks: TaskDataset, ids: Tensor, groups: Tensor, size: int) -> Iterator[Batch]:
+        """Tasks on this device, so many numbers of pairs at once; frames up to `observed_frames`."""
+        t = min(tasks.states.shape[2], self.observed_frames)
+        size = max(1, size // (t * tasks.states.shape[3]))
+        for part in torch.arange(len(ids)).split(size):
+            batch = tasks[ids[part].tolist()]
+            mask = batch[MASK][:, : t - 1].to(self.device) if MASK in batch else None
+            yield Batch(batch[STATES][:, :, :t].to(self.device), groups[part].to(self.device), mask)
 
     def _problem(self, batch: dict[str, Tensor], structure: Structure, logits: Tensor) -> Problem:
         """Of the search step; messages and score have gradients, and serve the gradient step, too."""
@@ -356,10 +440,61 @@ class BounceGrad(ResumableModule):
             parts.append(infer(self.search, self.model, network, seen[part], generator, given, steps))
         return concatenated(parts)
 
+    def on_validation_epoch_start(self) -> None:
+        if self.grouped:
+            self.of_groups = self._structures_of_groups("valid")
+
+    def on_test_epoch_start(self) -> None:
+        if self.grouped:
+            self.of_groups = self._structures_of_groups("test", weigh=True)
+
+    def _structures_of_groups(self, split: str, weigh: bool = False) -> tuple[Structure, Tensor]:
+        """Structures of all groups, with probabilities (G, N, S, K).
+
+        Those of training groups are as training has left them, and certain unless `weigh` asks for their probabilities;
+        those of others are what their tasks in the split tell.
+        """
+        bank, k = self._made(self.bank), self.model.dynamics.num_edge_modules
+        rows = Structure(bank.relations.long(), bank.types.long())
+        chances = F.one_hot(rows.edge_modules.clamp_min(0), k).float()
+        train = self.trainer.datamodule.splits["train"].groups.unique()  # type: ignore[attr-defined]
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        pools = [(None, pool) for pool in self._pooled(split, train)]
+        if weigh:
+            pools += [(bank, pool) for pool in self._pooled("train")]
+        for known, (groups, problem) in pools:
+            n = problem.states.shape[1]
+            start = known and known.get(groups, self.device, n)
+            found = infer_pooled(self.search, problem, generator, start, self._posterior_temperature)
+            rows.edge_modules[groups, :n, : n - 1] = found.structure.edge_modules.cpu()
+            rows.node_modules[groups, :n] = found.structure.node_modules.cpu()
+            chances[groups, :n, : n - 1] = found.probabilities.cpu()
+        return rows, chances
+
+    @property
+    def _posterior_temperature(self) -> float:
+        """Before calibration: what a cold start found residuals' correlation to ask for."""
+        return 1.0 if self.beginning is None else max(1.0, self.beginning.temperature)
+
+    def _of_group(self, batch: dict[str, Tensor]) -> Inferred:
+        """What is known of the structures of a batch from all tasks of their groups."""
+        (rows, chances), n = self._made(self.of_groups), batch[STATES].shape[1]
+        groups = batch[GROUP].cpu()
+        edges, types = rows.edge_modules[groups, :n, : n - 1], rows.node_modules[groups, :n]
+        structure = Structure(edges.to(self.device), types.to(self.device))
+        states = batch[STATES][:, :, : self.observed_frames]
+        mask = batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
+        with torch.no_grad():
+            problem = one_step_problem(self.model, states, structure, mask=mask)
+            messages, score = problem.one_step()
+            energies = score(summed(messages, structure.edge_modules.unsqueeze(2)), structure.node_modules.unsqueeze(2))
+        probabilities = chances[groups, :n, : n - 1].to(self.device)
+        return Inferred(structure, probabilities, energies.squeeze(-1).sum(-1), None)
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
         known, mask = batch.get(KNOWN), batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
-        inferred = self.infer(states, known, mask=mask)
+        inferred = self._of_group(batch) if self.grouped else self.infer(states, known, mask=mask)
         energy = inferred.energies.sum() / _numbers(states, mask) + self.model.unit
         self.keep_means({"val/energy": energy}, len(states))
         if inferred.gap is not None:
@@ -409,7 +544,7 @@ class BounceGrad(ResumableModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES]
         known = batch.get(KNOWN)
-        inferred = self.infer(states, known, mask=batch.get(MASK))
+        inferred = self._of_group(batch) if self.grouped else self.infer(states, known, mask=batch.get(MASK))
         self.measures.update(
             self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation, known,
             batch.get(TYPES), self.module_to_type,
@@ -421,6 +556,7 @@ class BounceGrad(ResumableModule):
         super().on_save_checkpoint(checkpoint)
         if self.bank is not None:
             shards = gather(self.bank.state_dict())
+            shards = shards[:1] if self.grouped else shards  # all processes have all groups
             checkpoint["modmeta"]["bank"] = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
     def epoch_state(self) -> dict[str, Any]:
@@ -436,6 +572,10 @@ class BounceGrad(ResumableModule):
 def _asked(batch: dict[str, Tensor]) -> Tensor:
     """Which relations of a batch the search is not given, (B, N, S) bool."""
     return batch[KNOWN] < 0 if KNOWN in batch else torch.ones_like(batch[RELATIONS], dtype=torch.bool)
+
+
+def _same(total: Tensor) -> Tensor:
+    return total
 
 
 def _detached(problem: Problem) -> Problem:

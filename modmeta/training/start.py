@@ -195,8 +195,8 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     with doing("searching for laws") as say:
         for kind in kinds_of(config.model, data.positions, states):
             start = cold_start(
-                states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, seed=config.seed, announce=say,
-                **_given(config.model),
+                states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, groups=_groups(tasks, ids),
+                seed=config.seed, announce=say, **_given(config.model),
             )  # fmt: skip
             best = start if best is None or _gain(start) > _gain(best) else best
             if _gain(best) > ENOUGH:
@@ -212,12 +212,19 @@ def _gain(start: Start) -> float:
 
 def _structures(start: Start, tasks: TaskDataset, states: Tensor) -> Tensor:
     most = states.shape[1]
-    relations = torch.full((len(tasks), most, most - 1), -1, dtype=torch.int8)
+    count = len(tasks) if tasks.groups is None else int(tasks.groups.max()) + 1
+    relations = torch.full((count, most, most - 1), -1, dtype=torch.int8)
     for n in _sizes(tasks):
         ids = _of_size(tasks, n)
-        found = infer(start, states[ids, :n], _seen(tasks, ids, n)).structures
-        relations[ids.view(-1, 1, 1), torch.arange(n).view(-1, 1), torch.arange(n - 1)] = found.to(torch.int8)
+        groups = _groups(tasks, ids)
+        found = infer(start, states[ids, :n], _seen(tasks, ids, n), groups).structures
+        rows = ids if groups is None else groups.unique()
+        relations[rows.view(-1, 1, 1), torch.arange(n).view(-1, 1), torch.arange(n - 1)] = found.to(torch.int8)
     return relations
+
+
+def _groups(tasks: TaskDataset, ids: Tensor) -> Tensor | None:
+    return None if tasks.groups is None else tasks.groups[ids]
 
 
 def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:

@@ -166,7 +166,7 @@ class _Problem(NamedTuple):
     fit: Grams  # of the judging tasks: frames that structures come from
     judge: Grams  # and frames held out
     judges: int
-    units: int  # that are judged one by one: structures, or receivers where structures are few
+    few: bool  # structures, so that receivers are judged one by one
     own: Tensor  # the own part without relations
 
 
@@ -230,7 +230,9 @@ def cold_start(
     for tried in [family] if family else families(kind, bool((data.states > 0).all())):
         announce(tried.name)
         few = search.part(search.parts()[0])
-        basis = fit_basis(tried, kind, steps(few.states, kind, units, smooth=smooth, growth=tried.growth, seen=few.seen))
+        basis = fit_basis(
+            tried, kind, steps(few.states, kind, units, smooth=smooth, growth=tried.growth, seen=few.seen)
+        )
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
         for own in (True, False) if constants is None else (constants,):
@@ -371,8 +373,8 @@ def _laws_shared(basis: Basis, numbers: list[int]) -> tuple[int, ...]:
 def _problem(form: Form, search: _Data, judges: _Data) -> _Problem:
     sums = _sums(search, form)
     fit, judge = (_sums(judges, form, part) for part in ("fit", "judge"))
-    units = judges.number if judges.groups is None or judges.number >= MANY else len(judge.targets)
-    return _Problem(form, sums, search.number, fit, judge, judges.number, units, solve_own(sums))
+    few = judges.groups is not None and judges.number < MANY
+    return _Problem(form, sums, search.number, fit, judge, judges.number, few, solve_own(sums))
 
 
 def _try(problem: _Problem, ridge: float, shared: int, starts: int, generator: torch.Generator) -> Trial:
@@ -397,7 +399,7 @@ def _found(problem: _Problem, trial: Trial, kinds: Kinds) -> _Found:
     number = len(kinds.laws)
     posterior, _ = explain(problem.fit, kinds, problem.judges)
     chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(kinds.laws)
-    left = _log_residual(problem.judge, chosen @ kinds.laws, kinds.own, problem.units)
+    left = _log_residual(problem, chosen @ kinds.laws, kinds.own)
     return _Found(float(left.mean()), left, kinds, number, trial)
 
 
@@ -416,8 +418,8 @@ def _judged(problem: _Problem, laws: Laws, ridge: float) -> Trial:
     """Laws with what they explain of held-out frames, weights from the others."""
     mean = solve_weights(problem.sums, laws, ridge)[1]
     weights = solve_weights(problem.fit, laws, ridge, mean)[0][0]
-    score = _log_residual(problem.judge, _sent(weights, laws), laws.own[0], problem.units)
-    without = _log_residual(problem.judge, None, problem.own, problem.units)
+    score = _log_residual(problem, _sent(weights, laws), laws.own[0])
+    without = _log_residual(problem, None, problem.own)
     gain = (without - score) / 2
     error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
     form = problem.form._replace(ridge=ridge)
@@ -429,16 +431,23 @@ def _sent(weights: Tensor, laws: Laws) -> Tensor:
     return weights @ laws.coefficients[0]
 
 
-def _log_residual(sums: Grams, coefficients: Tensor | None, own: Tensor, tasks: int) -> Tensor:
-    """Logarithm of the mean squared residual of every task, (B,)."""
+def _log_residual(problem: _Problem, coefficients: Tensor | None, own: Tensor) -> Tensor:
+    """Logarithm of the mean squared residual of every structure on held-out frames, (B,).
+
+    Where structures are few: of all together, to first order as a mean over receivers, (E,). Many have no sender.
+    """
+    sums = problem.judge
     rest = torch.cat([-own, own.new_ones(1)])
     left = torch.einsum("x,exy,y->e", rest, sums.own, rest)
     if coefficients is not None:
         left = left - 2 * torch.einsum("esf,esfx,x->e", coefficients, sums.cross, rest)
         left = left + torch.einsum("esf,estfg,etg->e", coefficients, sums.pairs, coefficients)
-    count = sums.targets.view(tasks, -1).sum(1).clamp_min(1)
-    target = sums.own[:, -1, -1].sum() / sums.targets.sum().clamp_min(1)
-    return torch.log((left.view(tasks, -1).sum(1) / count).clamp_min(1e-14 * target))
+    floor = 1e-14 * sums.own[:, -1, -1].sum() / sums.targets.sum().clamp_min(1)
+    if problem.few:
+        mean = (left.clamp_min(0).sum() / sums.targets.sum().clamp_min(1)).clamp_min(floor)
+        return mean.log() + left * len(left) / (mean * sums.targets.sum().clamp_min(1)) - 1
+    count = sums.targets.view(problem.judges, -1).sum(1).clamp_min(1)
+    return torch.log((left.view(problem.judges, -1).sum(1) / count).clamp_min(floor))
 
 
 def _kinds(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> list[Kinds]:

@@ -1,0 +1,298 @@
+"""Search where the tasks of a group share a structure: energies are summed over all tasks of a group.
+
+A pooled problem has one structure a group; its tasks are met a few at a time, so that memory does not grow with their
+number, and every pass over them serves all candidates. Rows short enough to enumerate are scored exactly. Longer ones,
+where messages add up, follow from Gram matrices of messages (weighted as the likelihood weighs errors of the structure
+so far), which are summed over tasks once and then serve any number of draws. Where messages do not add up, a pass
+scores all changes of a single edge or node module.
+
+Letters: G groups, B tasks met at once, N entities, S senders, K edge modules, T frames, L = T - 1 steps, C channels,
+M candidates.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.model.dynamics.base import summed
+from modmeta.search.candidates import every_row, marginals, sampled_rows, take
+from modmeta.search.infer import LARGEST, Inferred
+from modmeta.search.problem import Candidates, Problem, prior_energies
+from modmeta.search.relax import SCALE_FACTORS, corners_of, decode
+from modmeta.search.search import Search
+from modmeta.shapes import Float, Int
+
+AT_ONCE = 2**24  # numbers of messages, or of candidates' sums, that are held at once
+ROUNDS = 4  # of Gram matrices, each weighted by the errors of the structure before
+SWEEPS, KEPT = 30, 20  # of draws from Gram matrices; the last ones give probabilities
+FLIPS = 200  # passes of changes of a single edge that cool down, and at most as many that take the best
+HOT = 1e3  # of the first draws, in units of the last temperature
+
+
+class Batch(NamedTuple):
+    """Some tasks of one number of entities.
+
+    Attributes:
+        states: (B, N, T, D).
+        groups: group of every task, (B,), from 0 to G - 1.
+        mask: steps that count, (B, T - 1); None for all.
+    """
+
+    states: Tensor
+    groups: Tensor
+    mask: Tensor | None
+
+
+class Quadratic(NamedTuple):
+    """Energies of rows, (alone - 2 linear z + z square z) / 2 for one-hot z (S K), up to a constant.
+
+    Attributes:
+        square: (G, N, S K, S K).
+        linear: (G, N, S K).
+        alone: (G, N).
+    """
+
+    square: Tensor
+    linear: Tensor
+    alone: Tensor
+
+
+def in_batches(states: Tensor, groups: Tensor, mask: Tensor | None) -> Callable[[int], Iterable[Batch]]:
+    """The `batches` of a pooled problem from all tasks: (B, N, T, D), (B,), (B, T - 1) or none."""
+
+    def batches(size: int) -> Iterable[Batch]:
+        size = max(1, size // (states.shape[2] * states.shape[3]))
+        for part in torch.arange(len(states)).split(size):
+            yield Batch(states[part], groups[part], None if mask is None else mask[part])
+
+    return batches
+
+
+@dataclass(frozen=True)
+class PooledProblem(Problem):
+    """G groups whose structures are searched; `states` (G, N, 1, D) have their sizes only.
+
+    Attributes:
+        batches: function of the number of numbers a frame and feature at once to all tasks of this process.
+        reduce: sum over processes.
+    """
+
+    batches: Callable[[int], Iterable[Batch]] = lambda size: ()
+    reduce: Callable[[Tensor], Tensor] = lambda total: total
+
+    def _size(self, numbers: int) -> int:
+        return max(1, AT_ONCE // max(numbers, 1))
+
+    def energies(self, candidates: Candidates) -> Float[Tensor, "G N M"]:
+        """Energies (G, N, M) of the candidates of every receiver, summed over the tasks of its group."""
+        rows, types, (g, n) = candidates.rows, candidates.types, self.states.shape[:2]
+        m = rows.shape[2]
+        total = torch.zeros(g, n, m, dtype=torch.float64, device=self.states.device)
+        dynamics = self.model.dynamics
+        for states, groups, mask in self.batches(self._size(n * max(n * dynamics.num_edge_modules, m))):
+            score, messages = self.model.scorer(states, mask=mask), dynamics.messages(states)
+            mine = [part.expand(g, *part.shape[1:])[groups] for part in (rows, types)]
+            energies = score(summed(messages, mine[0]), mine[1]).nan_to_num(LARGEST, LARGEST, -LARGEST)
+            total.index_add_(0, groups, energies.clamp(-LARGEST, LARGEST).double())
+        return self.reduce(total) + prior_energies(self.prior, rows)
+
+    def quadratic(self, structure: Structure | None, types: Tensor) -> Quadratic:
+        """Sums over tasks of what rows' energies are made of, for additive dynamics.
+
+        Args:
+            structure: (G, N, S), whose errors say how much steps weigh; None for the likelihood's own scale.
+            types: node modules (G, N).
+        """
+        (g, n), k, model = self.states.shape[:2], self.num_edge_modules, self.model
+        size = (n - 1) * k
+        empty = torch.zeros(g, n, size, size, dtype=torch.float64, device=self.states.device)
+        total = Quadratic(empty, empty[..., 0].clone(), empty[..., 0, 0].clone())
+        for states, groups, mask in self.batches(self._size(n * n * k)):
+            messages = model.dynamics.without_constants(model.dynamics.messages(states), states, mask)
+            left = model.dynamics.without_constants(model.unexplained(states, types[groups]), states, mask)
+            scale, error = model.log_scale(states).expand_as(left), torch.zeros_like(left)
+            if structure is not None:
+                error = left - summed(messages, structure.edge_modules[groups].unsqueeze(2)).squeeze(2)
+            weight = model.likelihood.weight(error, scale) if structure is not None else (-2 * scale).exp()
+            if mask is not None:
+                weight = weight * mask[:, None, :, None]
+            root = weight.double().sqrt().flatten(2)  # (B, N, L C)
+            columns = messages.flatten(2, 3).flatten(3).double() * root.unsqueeze(2)  # (B, N, S K, L C)
+            wanted = left.flatten(2).double() * root
+            found = (columns @ columns.mT, (columns @ wanted.unsqueeze(-1)).squeeze(-1), wanted.square().sum(-1))
+            for whole, part in zip(total, found, strict=True):
+                whole.index_add_(0, groups, part)
+        return Quadratic(*(self.reduce(part) for part in total))
+
+
+@torch.no_grad()
+def infer_pooled(
+    search: Search,
+    problem: PooledProblem,
+    generator: torch.Generator,
+    structure: Structure | None = None,
+    temperature: float = 1.0,
+    draw: bool = False,
+) -> Inferred:
+    """Structures of groups (G, N, S) and their probabilities.
+
+    Args:
+        search: settings of the search; receivers move all at once, at horizon 1.
+        problem: the groups.
+        generator: of draws; the same in all processes.
+        structure: where to begin; None for a random one.
+        temperature: by which energies are divided.
+        draw: the structure is a draw at the temperature, otherwise the likeliest.
+    """
+    model, (g, n) = problem.model, problem.states.shape[:2]
+    k, types = problem.num_edge_modules, problem.num_node_modules
+    begin = structure or random_structure(g, n, k, types, generator)
+    if search.enumerates(model, n):
+        return _enumerated(problem, generator, begin, temperature, draw)
+    if model.dynamics.additive and types == 1:
+        return _by_grams(problem, generator, structure, begin.node_modules, temperature, draw)
+    return _by_flips(problem, generator, begin, structure is not None, temperature, draw)
+
+
+def _enumerated(
+    problem: PooledProblem, generator: torch.Generator, begin: Structure, temperature: float, draw: bool
+) -> Inferred:
+    candidates = every_row(generator, begin, problem)
+    energies = problem.energies(candidates)
+    weights = (-energies / temperature).softmax(-1)
+    chosen = energies.argmin(-1)
+    if draw:
+        chosen = torch.multinomial(weights.flatten(0, 1), 1, generator=generator).view(chosen.shape)
+    least = energies.topk(min(2, energies.shape[-1]), largest=False).values
+    of = energies.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+    probabilities = marginals(candidates, energies / temperature, problem.num_edge_modules)
+    return Inferred(take(candidates, chosen), probabilities.float(), of.sum(-1), least[..., -1] - least[..., 0])
+
+
+def _by_flips(
+    problem: PooledProblem, generator: torch.Generator, structure: Structure, warm: bool, temperature: float, draw: bool
+) -> Inferred:
+    """Every receiver changes one edge, or its node module, at a time.
+
+    From a random structure, draws at a falling temperature; then the best change until none is left.
+    """
+    propose = sampled_rows(0, flips=True)
+    (_, _, s), k = structure.edge_modules.shape, problem.num_edge_modules
+    heat, falling = temperature, 0 if warm else FLIPS
+    for step in range(1 if draw else falling + FLIPS):
+        candidates = propose(generator, structure, problem)
+        energies = problem.energies(candidates)  # (G, N, 1 + S (K - 1) + ...)
+        chosen = energies.argmin(-1)
+        if step == 0 and falling:
+            heat = max(float(energies.std(-1).mean()), temperature)
+        if draw or step < falling:
+            now = temperature if draw else heat * (temperature / heat) ** (step / falling)
+            weights = (-energies / now).softmax(-1)
+            chosen = torch.multinomial(weights.flatten(0, 1), 1, generator=generator).view(chosen.shape)
+        elif not bool(chosen.any()):
+            break
+        structure = take(candidates, chosen)
+    change = energies[..., 1 : 1 + s * (k - 1)] - energies[..., :1]  # what each change of an edge costs
+    costs = F.pad(change.unflatten(-1, (k - 1, s)).mT, (1, 0))  # (G, N, S, K) from the module it has
+    place = (structure.edge_modules.unsqueeze(-1) + torch.arange(k, device=costs.device)) % k
+    costs = torch.zeros_like(costs).scatter(-1, place, costs)
+    gap = change.amin(-1)
+    return Inferred(structure, (-costs / temperature).softmax(-1).float(), energies[..., 0].sum(-1), gap)
+
+
+def _by_grams(
+    problem: PooledProblem, generator: torch.Generator, structure: Structure | None, types: Tensor,
+    temperature: float, draw: bool,
+) -> Inferred:  # fmt: skip
+    """Rows from Gram matrices, drawn slot by slot; how frequent every module is, is learned on the way."""
+    k = problem.num_edge_modules
+    for step in range(1 if draw else ROUNDS):
+        quadratic = problem.quadratic(structure, types)
+        warm = structure is not None and step == 0
+        rows = structure.edge_modules if warm and structure is not None else _relaxed(quadratic, k)
+        share = _shares(rows, k)
+        heats = [temperature] * SWEEPS if warm else _cooling(temperature)
+        kept = []
+        for sweep, heat in enumerate(heats):
+            last = sweep == len(heats) - 1 and not draw
+            rows, costs = _drawn(quadratic, rows, -share.log() + problem.prior / temperature, heat, last, generator)
+            share = _shares(rows, k)
+            if sweep >= len(heats) - KEPT:
+                kept.append((-costs / heat).softmax(-1))
+        structure = Structure(rows, types)
+    probabilities = torch.stack(kept).mean(0)
+    assert structure is not None
+    least = costs.topk(2, largest=False).values
+    chosen = F.one_hot(rows, k).to(quadratic.linear).flatten(2)
+    linear = (quadratic.linear * chosen).sum(-1)
+    energies = (
+        quadratic.alone - 2 * linear + ((quadratic.square @ chosen.unsqueeze(-1)).squeeze(-1) * chosen).sum(-1)
+    ) / 2
+    return Inferred(structure, probabilities.float(), energies.sum(-1), (least[..., 1] - least[..., 0]).amin(-1))
+
+
+def _cooling(temperature: float) -> list[float]:
+    falling = torch.logspace(0, 1, SWEEPS - KEPT, base=1 / HOT, dtype=torch.float64) * HOT * temperature
+    return [*falling.tolist(), *[temperature] * KEPT]
+
+
+def _shares(rows: Tensor, k: int) -> Tensor:
+    """How frequent every module is, (K,), one edge of each added."""
+    counts = torch.bincount(rows.flatten(), minlength=k).double() + 1
+    return counts / counts.sum()
+
+
+def _relaxed(quadratic: Quadratic, k: int) -> Int[Tensor, "G N S"]:
+    """The best rows of the Gaussian relaxation; see `modmeta.search.relax`."""
+    corners = corners_of(k, quadratic.square.device)
+    s = quadratic.linear.shape[-1] // k
+    blocks = torch.block_diag(*[corners] * s)  # (S K, S (K - 1))
+    gram = blocks.mT @ quadratic.square @ blocks
+    centre = quadratic.square.new_full((s * k, 1), 1 / k)
+    aim = blocks.mT @ (quadratic.linear.unsqueeze(-1) - quadratic.square @ centre)
+    found = torch.stack([decode(gram / factor**2, aim / factor**2, corners) for factor in SCALE_FACTORS])
+    chosen = F.one_hot(found, k).to(gram).flatten(3)
+    energies = ((quadratic.square @ chosen.unsqueeze(-1)).squeeze(-1) * chosen).sum(-1) / 2
+    energies = energies - (quadratic.linear * chosen).sum(-1)
+    best = energies.argmin(0)  # (G, N)
+    return found.gather(0, best[None, ..., None].expand(1, *found.shape[1:])).squeeze(0)
+
+
+def _drawn(
+    quadratic: Quadratic, rows: Tensor, prior: Tensor, temperature: float, least: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One sweep over the slots of all receivers: new rows, and the energies of every module given the other slots.
+
+    Args:
+        quadratic: energies.
+        rows: (G, N, S).
+        prior: negative logarithm of what modules are expected, broadcastable to (G, N, S, K).
+        temperature: of the draws.
+        least: take the likeliest module instead of a draw.
+        generator: of the draws.
+    """
+    (g, n, s), k = rows.shape, prior.shape[-1]
+    prior = prior.expand(g, n, s, k)
+    z = F.one_hot(rows, k).to(quadratic.linear).flatten(2)
+    field = (quadratic.square @ z.unsqueeze(-1)).squeeze(-1) - quadratic.linear  # (G, N, S K)
+    costs = torch.empty(g, n, s, k, dtype=field.dtype, device=field.device)
+    own = quadratic.square.diagonal(dim1=-2, dim2=-1)
+    for slot in torch.randperm(s, generator=generator, device=generator.device).tolist():
+        here = slice(slot * k, slot * k + k)
+        now = z[..., here]
+        others = field[..., here] - (quadratic.square[..., here, here] @ now.unsqueeze(-1)).squeeze(-1)
+        costs[:, :, slot] = others + own[..., here] / 2 + temperature * prior[:, :, slot]
+        if least:
+            chosen = costs[:, :, slot].argmin(-1)
+        else:
+            weights = (-costs[:, :, slot] / temperature).softmax(-1).flatten(0, 1)
+            chosen = torch.multinomial(weights, 1, generator=generator).view(g, n)
+        new = F.one_hot(chosen, k).to(z)
+        field = field + (quadratic.square[..., here] @ (new - now).unsqueeze(-1)).squeeze(-1)
+        z[..., here] = new
+    return z.unflatten(-1, (s, k)).argmax(-1), costs
