@@ -5,6 +5,7 @@ H hidden width, M candidates per receiver, S = N - 1 senders per receiver, C mes
 """
 
 TASK = "task"  # (B,) int64: index of the task in its split
+GROUP = "group"  # (B,) int64: index of a task's group, whose tasks share a structure; missing if every task has its own
 STATES = "states"  # (B, N, T, D) float32: in protocol units
 MASK = "mask"  # (B, T - 1) bool: whether both frames of a step were observed; missing if all were
 RELATIONS = "relations"  # (B, N, S) int64: true relations, for evaluation only; missing if the data has no labels

@@ -78,6 +78,25 @@ class FormatContract:
             if getattr(back, name) is not None:
                 np.testing.assert_array_equal(getattr(back, name), getattr(data, name))
 
+    def test_groups_come_back(self, known: Format, tmp_path: Path) -> None:
+        for place, groups in enumerate((np.array(["b", "a 1", "b", "a 1"]), np.array([7, 7, 10, 7]))):
+            data = recordings(4)
+            named = np.array([f"entity {i}" for i in range(4)])[None].repeat(4, axis=0)
+            data = replace(data, entity_names=named, group_names=groups)
+            (tmp_path / str(place)).mkdir()
+            path = self.written(known, tmp_path / str(place), train=data, test=data[1:2])
+            back = formats.load(path)
+            np.testing.assert_array_equal(back["train"].group_names, groups)
+            np.testing.assert_array_equal(back["test"].group_names, groups[1:2])
+            assert back["train"].group_names.dtype.kind == groups.dtype.kind
+            assert formats.load(path, how=Reading(group="all"))["train"].num_features == data.num_features
+
+    def test_all_tasks_may_be_one_group(self, known: Format, tmp_path: Path) -> None:
+        data = recordings(2)
+        path = self.written(known, tmp_path, test=replace(data, entity_names=data.entity_names[[0, 0]]))
+        assert formats.load(path)["test"].group_names is None
+        assert formats.load(path, how=Reading(group="all"))["test"].group_names.tolist() == ["all", "all"]
+
     def test_splits_come_back_in_order_or_one_by_one(self, known: Format, tmp_path: Path) -> None:
         data = recordings(tasks=5)
         splits = {"test": data[3:], "train": data[:2], "valid": data[2:3]}

@@ -1,8 +1,11 @@
 """Options for reading files: names of columns, treatment of missing values and uneven times."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from modmeta.errors import DataError
+
+GROUP, ALL = "group", "all"  # default name of the column of groups; one group of all tasks
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,9 @@ class Reading:
         entity: column that names the entity.
         features: columns to use, in this order; None for all other columns.
         relations: table of true relations with columns task, receiver, sender, relation; None if unknown.
+        group: column of a table that names the group of a task, whose tasks share a structure; arrays have the key
+            `groups`, or this one. Not needed if it is the default. `all` puts all tasks into one group, unless there is
+            such a column; None ignores groups.
         missing: `error` rejects missing frames and values; `mask` masks them.
         resample: time between frames to interpolate to; None to keep the frames.
         frame_step: time units between two frames; None to use the value in the file.
@@ -31,6 +37,7 @@ class Reading:
     missing: str = "error"
     resample: float | None = None
     frame_step: float | None = None
+    group: str | None = GROUP
 
     def __post_init__(self) -> None:
         if self.features is not None:  # configs pass lists
@@ -41,9 +48,32 @@ class Reading:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise DataError(f"{name}={value} must be a positive time")
-        named = [self.task, self.frame, self.entity, *(self.features or ())]
+        chosen = [] if self.group in (None, GROUP, ALL) else [self.group]
+        named = [self.task, self.frame, self.entity, *chosen, *(self.features or ())]
         twice = sorted({name for name in named if named.count(name) > 1})
         if twice:
             raise DataError(
-                f"column {twice[0]!r} is used twice; give different columns for task, frame, entity, features"
+                f"column {twice[0]!r} is used twice; give different columns for task, frame, entity, group, features"
             )
+
+    def group_among(self, names: Collection[str], where: str, default: str = GROUP) -> str | None:
+        """The column or key of groups among those of a file; None if it has none.
+
+        Args:
+            names: columns or keys of the file.
+            where: the file, for error messages.
+            default: the name used if none was chosen.
+
+        Raises:
+            DataError: the chosen name does not exist.
+        """
+        name = default if self.group == GROUP else self.group
+        used = name in (self.task, self.frame, self.entity, *(self.features or ()))
+        if name is not None and name in names and not used:
+            return name
+        if self.group in (None, GROUP, ALL):
+            return None
+        raise DataError(
+            f"{where}: no {name!r} among {sorted(names)}; name what holds the group of a task, or choose group={ALL} "
+            "if all tasks share a structure"
+        )

@@ -29,6 +29,8 @@ class Trajectories:
         task_names: (tasks,) names of the tasks in their file, integers or strings; None for 0, 1, ...
         entity_names: (tasks, N) names of the entities, likewise. Names of absent entities are ignored.
         types: (tasks, N) int64, type of every entity, labels from 0; None if unknown or all the same.
+        group_names: (tasks,) names of the groups, integers or strings. A group is recordings, trials or windows of one
+            system: its tasks have the same entities and share a structure. None if every task has its own.
     """
 
     states: np.ndarray
@@ -40,6 +42,7 @@ class Trajectories:
     task_names: np.ndarray | None = None
     entity_names: np.ndarray | None = None
     types: np.ndarray | None = None
+    group_names: np.ndarray | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -86,7 +89,7 @@ class Trajectories:
 
     def __getitem__(self, tasks: slice | np.ndarray) -> "Trajectories":
         """Selects tasks: views for a slice, copies for an array of indices."""
-        per_task = ("states", "relations", "mask", "task_names", "entity_names", "types")
+        per_task = ("states", "relations", "mask", "task_names", "entity_names", "types", "group_names")
         parts = {name: getattr(self, name) for name in per_task}
         return replace(self, **{name: part[tasks] for name, part in parts.items() if part is not None})
 
@@ -102,6 +105,23 @@ class Trajectories:
     def entity_name(self, task: int, entity: int) -> Any:
         """Name of an entity in its file."""
         return entity if self.entity_names is None else self.entity_names[task, entity]
+
+    def group_index(self) -> np.ndarray:
+        """Index of the group of every task, (tasks,), in the order of `by_group`."""
+        if self.group_names is None:
+            return np.arange(self.num_tasks)
+        return np.asarray(np.unique(self.group_names, return_inverse=True)[1].reshape(-1))
+
+    def by_group(self) -> "Trajectories":
+        """The first task of every group, named after it, in the order of `np.unique` of the names.
+
+        Tasks without groups are returned unchanged. Entities, relations and types of the first task are those of all
+        tasks of its group; see `validate`.
+        """
+        if self.group_names is None:
+            return self
+        names, first = np.unique(self.group_names, return_index=True)
+        return replace(self[first], task_names=names, group_names=None)
 
     def take(self, count: int) -> "Trajectories":
         """The first `count` tasks.
@@ -120,7 +140,8 @@ class Trajectories:
             where: the file and split, for error messages.
 
         Raises:
-            DataError: a shape is wrong, a state is not finite, a relation is not a label, or a name is repeated.
+            DataError: a shape is wrong, a state is not finite, a relation is not a label, a name is repeated, or tasks
+                of a group differ in entities, relations or types.
         """
         self.check_shapes(where)
         if not 1 / LARGE < self.frame_step < LARGE:
@@ -138,6 +159,7 @@ class Trajectories:
                 f"{where}: task {self.task_name(task)}, type of entity {self.entity_name(task, entity)} is "
                 f"{self.types[task, entity]}; types are integer labels from 0 to {LABELS - 1}"
             )
+        self._validate_groups(where)
         return self
 
     def check_shapes(self, where: str) -> None:
@@ -171,6 +193,7 @@ class Trajectories:
             "entity_names": (self.entity_names, "iuU", "strings or integers (tasks, entities)", (b, n)),
             "relations": (self.relations, "iu", "integer labels from 0, (tasks, receivers, senders)", (b, n, n)),
             "types": (self.types, "iu", "integer labels from 0, (tasks, entities)", (b, n)),
+            "group_names": (self.group_names, "iuU", "one string or integer per task", (b,)),
         }
         for name, (part, kinds, form, shape) in parts.items():
             if part is not None and (part.shape != shape or part.dtype.kind not in kinds):
@@ -226,6 +249,8 @@ class Trajectories:
     def _validate_names(self, where: str) -> None:
         lists = {"feature": np.array(self.features)[None], "entity": self.entity_names}
         lists["task"] = None if self.task_names is None else self.task_names[None]
+        if self.group_names is not None and self.group_names.dtype.kind == "U":
+            _check_text(f"{where}: group", self.group_names)
         for what, names in lists.items():
             if names is None:
                 continue
@@ -250,6 +275,32 @@ class Trajectories:
         self._refuse(where, (self.relations < 0) | (self.relations >= LABELS), f"labels range from 0 to {LABELS - 1}")
         diagonal = np.eye(self.num_entities, dtype=bool) & (self.relations != 0)
         self._refuse(where, diagonal, "the diagonal must be 0")
+
+    def _validate_groups(self, where: str) -> None:
+        if (groups := self.group_names) is None:
+            return
+        first = np.unique(groups, return_index=True)[1][self.group_index()]  # a task to compare with
+
+        def check(differs: Any, what: str, remedy: str) -> None:
+            if differs.any():
+                task = int(differs.argmax())
+                raise DataError(
+                    f"{where}: group {groups[task]}: {what} of task {self.task_name(task)} and of task "
+                    f"{self.task_name(int(first[task]))} differ, but tasks of a group share a structure; {remedy}"
+                )
+
+        there = None if self.mask is None else np.asarray(self.mask.any(axis=2))
+        entities = "give such tasks different groups, or leave out entities that not all have"
+        if there is not None:
+            check((there != there[first]).any(axis=1), "entities", entities)
+        if self.entity_names is not None:
+            named = self.entity_names != self.entity_names[first]
+            check((named if there is None else named & there).any(axis=1), "entities", entities)
+        parts = [slice(start, start + CHUNK) for start in range(0, self.num_tasks, CHUNK)]
+        for what in ("relations", "types"):
+            if (labels := getattr(self, what)) is not None:
+                differ = [(labels[part] != labels[first[part]]).reshape(len(labels[part]), -1) for part in parts]
+                check(np.concatenate(differ).any(axis=1), what, "correct them, or give such tasks different groups")
 
     def _refuse(self, where: str, wrong: np.ndarray, advice: str) -> None:
         if wrong.any():

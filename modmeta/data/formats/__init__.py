@@ -12,12 +12,14 @@ it to `FORMATS`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from modmeta.data.formats import hdf5, npz, nri, tables
 from modmeta.data.formats.relations import with_relations
-from modmeta.data.reading import Reading
+from modmeta.data.reading import ALL, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last
 from modmeta.errors import DataError
@@ -91,11 +93,14 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
             where = f"{path}, split {name}"
             data.check_shapes(where)
             data = absent_last(data)
+            if how.group == ALL and data.group_names is None:
+                data = replace(data, group_names=np.full(data.num_tasks, ALL))
             if how.relations is not None:
                 data = with_relations(data, Path(how.relations), where)
             splits[name] = data.validate(where)
     except MemoryError as error:
         raise DataError(f"{path} does not fit into memory; split it into several files") from error
+    _check_groups(path, splits)
     usual = ("train", "valid", "test")
     return dict(sorted(splits.items(), key=lambda item: usual.index(item[0]) if item[0] in usual else len(usual)))
 
@@ -120,9 +125,18 @@ def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool =
     write(path, splits, overwrite)
 
 
+def _check_groups(path: Path, splits: Mapping[str, Trajectories]) -> None:
+    grouped = [name for name, data in splits.items() if data.group_names is not None]
+    if grouped and (without := [name for name in splits if name not in grouped]):
+        raise DataError(
+            f"{path}: split {grouped[0]} has groups but split {without[0]} has none; give the groups of all splits"
+        )
+
+
 def _check_agreement(path: Path, splits: Mapping[str, Trajectories]) -> None:
     if not splits:
         raise DataError(f"{path}: no split to save; give at least one")
+    _check_groups(path, splits)
     name, first = next(iter(splits.items()))
     for other, data in splits.items():
         if not other.isidentifier():

@@ -9,6 +9,7 @@ One file holds all splits as plain arrays (nothing is pickled). Only states are 
 | `{split}_types` | (tasks, entities) integer labels from 0, type of every entity |
 | `{split}_mask` | (tasks, entities, frames) bool, whether an entity was observed |
 | `{split}_task_names`, `{split}_entity_names` | (tasks,) and (tasks, entities) integers or strings |
+| `{split}_groups` | (tasks,) integers or strings, the group of every task; tasks of a group share a structure |
 | `features` | names of the features: coordinates, then their velocities, then others |
 | `frame_step` | time units between two frames |
 | `settings` | provenance of the data, a JSON object |
@@ -38,6 +39,7 @@ from modmeta.errors import DataError
 FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"
 OPTIONAL = ("mask", "task_names", "entity_names", "types")
+GROUPS = "groups"
 
 
 def to_arrays(path: Path, splits: Mapping[str, Trajectories]) -> dict[str, np.ndarray]:
@@ -51,6 +53,8 @@ def to_arrays(path: Path, splits: Mapping[str, Trajectories]) -> dict[str, np.nd
         for what in OPTIONAL:
             if (array := getattr(data, what)) is not None:
                 arrays[f"{name}_{what}"] = array
+        if data.group_names is not None:
+            arrays[f"{name}_{GROUPS}"] = data.group_names
     arrays |= {"features": np.array(first.features), "frame_step": np.array(float(first.frame_step))}
     arrays |= {"settings": np.array(_json(path, first.settings)), "format": np.array(FORMAT)}
     return arrays
@@ -60,11 +64,15 @@ def from_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], split: str | None, how: Reading
 ) -> dict[str, Trajectories]:
     """Splits from arrays in this layout or the published one; see `modmeta.data.formats.load`."""
-    layout = nri.from_arrays if nri.recognises(arrays.keys()) else _from_arrays
-    return with_options(path, layout(path, arrays, split), how)
+    if nri.recognises(arrays.keys()):
+        how.group_among((), f"{path}, in NRI's layout")
+        return with_options(path, nri.from_arrays(path, arrays, split), how)
+    return with_options(path, _from_arrays(path, arrays, split, how), how)
 
 
-def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None) -> dict[str, Trajectories]:
+def _from_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], split: str | None, how: Reading
+) -> dict[str, Trajectories]:
     prefixes = {key.removesuffix(STATES): f"{key.removesuffix(STATES)}_" for key in arrays if key.endswith(STATES)}
     if not prefixes and "states" in arrays:
         prefixes = {split or "test": ""}
@@ -93,6 +101,9 @@ def _from_arrays(path: Path, arrays: Mapping[str, np.ndarray], split: str | None
             }
             if "types" in more:
                 more["types"] = as_labels(f"{path}, key {prefix}types", more["types"])
+            keys = {key.removeprefix(prefix) for key in arrays if key.startswith(prefix)}
+            if (key := how.group_among(keys, str(path), GROUPS)) is not None:
+                more["group_names"] = names_as_text(f"{path}, key {prefix}{key}", arrays[prefix + key])
             splits[name] = Trajectories(states, relations, features, step, settings, **more)
     return splits
 

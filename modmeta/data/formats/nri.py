@@ -63,6 +63,7 @@ def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]
         file for name, parts in keys.items() for part, file in parts.items() if split in (None, name) or part == "edges"
     ]
     arrays = {file: load_array(path / file) for file in needed if (path / file).exists()}
+    how.group_among((), f"{path}, in NRI's layout")
     return with_options(path, _convert(path, keys, arrays, split), how)
 
 

@@ -1,9 +1,9 @@
 """Long tables, CSV and Parquet: one row per entity, frame and task, in any order.
 
-Columns are `task`, `frame`, `entity`, one per feature, and optionally `split`. The file is read twice in batches of
-rows: the first pass finds tasks, entities and frames, the second fills the states. So memory holds the states and one
-batch, not the table. In CSV files the apostrophe before a name that a spreadsheet would execute, such as `'=x`, is
-removed (`modmeta.text.for_sheet`).
+Columns are `task`, `frame`, `entity`, one per feature, and optionally `split` and `group`. The file is read twice in
+batches of rows: the first pass finds tasks, entities and frames, the second fills the states. So memory holds the
+states and one batch, not the table. In CSV files the apostrophe before a name that a spreadsheet would execute, such as
+`'=x`, is removed (`modmeta.text.for_sheet`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from modmeta.data.bounds import FREE, GAP, GAP_FREE, SPARSE, WHOLE
 from modmeta.data.formats.columns import Table, as_table, write_columns
 from modmeta.data.formats.relations import names_of
-from modmeta.data.reading import Reading
+from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import filled, resampled
 from modmeta.errors import DataError
@@ -50,13 +50,13 @@ def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> No
 
     Args:
         path: output file; its suffix selects CSV or Parquet.
-        splits: trajectories by name; several splits add a column `split`.
+        splits: trajectories by name; several splits add a column `split`, groups a column `group`.
         overwrite: whether to replace an existing file.
 
     Raises:
         DataError: see `modmeta.io.write_file`, or a feature has the name of another column.
     """
-    taken = {"split", "task", "frame", "entity"}.intersection(*(data.features for data in splits.values()))
+    taken = {"split", "task", "frame", "entity", GROUP}.intersection(*(data.features for data in splits.values()))
     if taken:
         raise DataError(f"{path}: feature {min(taken)!r} has the name of another column; rename it, or save an .npz")
     parts = [_rows(data, name if len(splits) > 1 else None) for name, data in splits.items()]
@@ -69,6 +69,7 @@ def _rows(data: Trajectories, split: str | None) -> pa.Table:
     columns: dict[str, np.ndarray | list] = {} if split is None else {"split": [split] * len(tasks)}
     names = names_of(data, tasks, entities, entities)
     columns |= {"task": names["task"], "frame": frames, "entity": names["receiver"]}
+    columns |= {} if data.group_names is None else {GROUP: data.group_names[tasks]}
     states = data.states[tasks, entities, frames]
     return as_table(columns | {name: states[:, i] for i, name in enumerate(data.features)})
 
@@ -97,6 +98,7 @@ class _Source:
         for name in how.features or ():
             if name not in names:
                 raise DataError(f"{path}: no column {name!r} among {names}; choose features among these")
+        how.group_among(names, str(path))
         if not source.features:
             raise DataError(
                 f"{path}: no columns other than {how.task}, {how.frame} and {how.entity}; add features, such as x, y"
@@ -120,22 +122,29 @@ class _Source:
         return [*split, self.how.task, self.how.entity, self.how.frame]
 
     @property
+    def group(self) -> str | None:
+        """Column of the groups; None if there is none."""
+        return self.how.group_among(self.names, str(self.path))
+
+    @property
     def features(self) -> tuple[str, ...]:
-        """Names of the feature columns."""
-        return self.how.features or tuple(name for name in self.names if name not in self.keys)
+        """Names of the feature columns. A column `group` is none unless it was chosen."""
+        others = (*self.keys, self.group, GROUP)
+        return self.how.features or tuple(name for name in self.names if name not in others)
 
     def batches(self, features: tuple[str, ...] = ()) -> Iterator[pa.Table]:
-        """Yields the key columns and the given features in batches of rows.
+        """Yields the key columns, the groups and the given features in batches of rows.
 
         Raises:
             DataError: the file is damaged or a column has the wrong type.
         """
-        text = [name for name in self.keys if name != self.how.frame]
+        names = self.keys if self.group is None else [*self.keys, self.group]
+        text = [name for name in dict.fromkeys(names) if name != self.how.frame]
         return self.table.batches(text, [self.how.frame, *features])
 
 
 def _check_keys(source: _Source, table: pa.Table) -> None:
-    for name in source.keys:
+    for name in source.keys + ([] if source.group is None else [source.group]):
         column = table[name]
         wanted = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
         if name == source.how.frame and not wanted:
@@ -201,6 +210,7 @@ class _Layout:
         slots: frame number of every entry of `frames`.
         step: step of the frame column; 0 when resampling.
         rows: number of rows of the table.
+        groups: name of the group of every entry of `of_task`; None without groups.
     """
 
     splits: list[str]
@@ -214,18 +224,21 @@ class _Layout:
     slots: np.ndarray
     step: float
     rows: int
+    groups: np.ndarray | None
 
     @classmethod
     def of(cls, source: _Source) -> "_Layout":
         """The first pass over the file."""
         how, keys = source.how, source.keys
         found: dict[str, list[pa.Table]] = {how.entity: [], how.frame: []}
+        found |= {} if source.group is None else {source.group: []}
         count = 0
         for table in source.batches():
             _check_keys(source, table)
             count += len(table)
             for key, parts in found.items():
-                parts.append(table.group_by([name for name in keys if name in (SPLIT, how.task, key)]).aggregate([]))
+                names = dict.fromkeys([*(name for name in keys if name in (SPLIT, how.task)), key])
+                parts.append(table.group_by(list(names)).aggregate([]))
         if not sum(map(len, found[how.entity])):
             raise DataError(f"{source.path}: no rows; give at least one task")
         merged = {
@@ -246,7 +259,32 @@ class _Layout:
         moment = np.searchsorted(moments, by_frame[how.frame].to_numpy().astype(float))
         frames = np.sort(np.searchsorted(of_task, code(by_frame)) * len(moments) + moment)
         step, slots = _grid(source, of_task, tasks, frames, moments)
-        return cls(splits, named, tasks, entities, of_task, pairs, moments, frames, slots, step, count)
+        groups = None
+        if source.group is not None:
+            by_group = merged[source.group]
+            groups = _groups(source, of_task, tasks, code(by_group), by_group[source.group])
+        return cls(splits, named, tasks, entities, of_task, pairs, moments, frames, slots, step, count, groups)
+
+
+def _groups(
+    source: _Source, of_task: np.ndarray, tasks: pa.Array, codes: np.ndarray, column: pa.ChunkedArray
+) -> np.ndarray:
+    """Names of the groups of all tasks, (tasks,), from all different pairs of a task's code and its group.
+
+    Raises:
+        DataError: a task has several groups.
+    """
+    names = _as_numbers(np.array(column.to_pylist()))
+    order = np.argsort(codes, kind="stable")
+    twice = np.flatnonzero(np.diff(codes[order]) == 0)
+    if len(twice):
+        one, other = order[twice[0]], order[twice[0] + 1]
+        row = int(np.searchsorted(of_task, codes[one]))
+        raise DataError(
+            f"{source.path}: task {_task_name(of_task, tasks, row)} has the groups {names[one]} and {names[other]} in "
+            f"column {source.group!r}; give all its rows one group, or every part a task of its own"
+        )
+    return np.asarray(names[order])
 
 
 def _place(source: _Source, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -286,7 +324,10 @@ def _trajectories(source: _Source, layout: _Layout, states: np.ndarray, seen: np
         states, seen = states[rows], seen[rows]
     names = _as_numbers(np.array(layout.tasks.to_pylist()))[layout.of_task[rows] % len(layout.tasks)]
     entities = _entity_names(where, layout, rows, states.shape[1])
-    data = Trajectories(states, None, source.features, how.frame_step or layout.step or 1.0, {}, seen, names, entities)
+    data = Trajectories(
+        states, None, source.features, how.frame_step or layout.step or 1.0, {}, seen, names, entities,
+        group_names=None if layout.groups is None else layout.groups[rows],
+    )  # fmt: skip
     if how.missing == "error":
         _check_complete(data, where, layout, rows)
     whole = np.isfinite(states).all(-1)

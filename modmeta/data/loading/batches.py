@@ -11,7 +11,7 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import observed_steps
 from modmeta.data.units import Units
 from modmeta.graph.relations import from_matrix
-from modmeta.keys import KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
+from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 
 
 class TaskDataset(Dataset[dict[str, Tensor]]):
@@ -24,6 +24,7 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
         known: relations given to the search (tasks, N, S), -1 where not given.
         types: labels of entities (tasks, N).
         counts: number of entities of every task, (tasks,); None if all have N.
+        groups: index of the group of every task, (tasks,) int64; None if every task has its own structure.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
         known: Tensor | None = None,
         types: Tensor | None = None,
         counts: Tensor | None = None,
+        groups: Tensor | None = None,
     ) -> None:
         self.states, self.relations, self.mask, self.known = states, relations, mask, known
-        self.types, self.counts = types, counts
+        self.types, self.counts, self.groups = types, counts, groups
 
     def __len__(self) -> int:
         return len(self.states)
@@ -47,6 +49,8 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
         if self.counts is not None and bool((self.counts[task] < n).any()):
             raise ValueError(f"tasks {ids} are not of one size; group them with `by_size`")
         batch = {TASK: task, STATES: self.states[task, :n]}
+        if self.groups is not None:
+            batch[GROUP] = self.groups[task]
         if self.relations is not None:
             batch[RELATIONS] = self.relations[task, :n, : n - 1].long()
         if self.known is not None:
@@ -166,16 +170,27 @@ class TaskLoader(DataLoader[dict[str, Tensor]]):
         self.sampler.skipped = state["served"]
 
 
-def as_dataset(data: Trajectories, units: Units) -> TaskDataset:
-    """Converts trajectories in physical units to a data set in protocol units."""
+def as_dataset(data: Trajectories, units: Units, group_names: np.ndarray | None = None) -> TaskDataset:
+    """Converts trajectories in physical units to a data set in protocol units.
+
+    Args:
+        data: trajectories in physical units.
+        units: protocol units.
+        group_names: names of all groups, increasing, by their index; None for those of `data`.
+    """
     relations = None
     if data.relations is not None:
         relations = from_matrix(torch.from_numpy(data.relations)).to(torch.int8)
     steps, counts = observed_steps(data), data.counts
+    groups = None
+    if data.group_names is not None:
+        names = np.unique(data.group_names) if group_names is None else group_names
+        groups = torch.from_numpy(np.searchsorted(names, data.group_names.astype(names.dtype)))
     return TaskDataset(
         units.normalised(data.states),
         relations,
         mask=None if steps is None else torch.from_numpy(steps),
         types=None if data.types is None else torch.from_numpy(data.types).to(torch.int8),
         counts=None if counts is None else torch.from_numpy(counts),
+        groups=groups,
     )

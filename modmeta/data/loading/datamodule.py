@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -125,6 +126,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.eval_batch_size, self.order_seed = eval_batch_size, order_seed
         self.splits: dict[str, TaskDataset] = {}
         self.meta: dict[str, Any] = {}
+        self.group_names: np.ndarray | None = None  # by index, over all splits; None without groups
 
     # ---- data ------------------------------------------------------------------------------------------------------
 
@@ -182,7 +184,9 @@ class TrajectoryDataModule(pl.LightningDataModule):
         self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
         self.meta |= {"velocities": self.velocities, "labelled": train.relations is not None}
         self.meta["frame_motion"] = frame_motion(splits["train"], self.positions)[0]
-        self.splits = {name: as_dataset(data, self.units) for name, data in splits.items()}
+        grouped = [data.group_names for data in splits.values() if data.group_names is not None]
+        self.group_names = np.unique(np.concatenate(grouped)) if grouped else None
+        self.splits = {name: as_dataset(data, self.units, self.group_names) for name, data in splits.items()}
         if self.known:
             generator = torch.Generator().manual_seed(self.seed)
             for name, tasks in self.splits.items():
@@ -239,6 +243,11 @@ class TrajectoryDataModule(pl.LightningDataModule):
         assert self.units is not None
         return robust_scales(self.splits["train"].present(), self.positions, self.units, self.meta["frame_step"])
 
+    @property
+    def num_groups(self) -> int | None:
+        """Number of groups of all splits; None if every task has its own structure."""
+        return None if self.group_names is None else len(self.group_names)
+
     def owned_tasks(self) -> Tensor:
         """Ids of the training tasks whose structures this process stores."""
         return owned(self.num_tasks, self.splits["train"].counts, *self._process())
@@ -252,6 +261,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
             "num_relations": self.num_relations,
             "positions": self.positions,
             "num_tasks": self.num_tasks,
+            "grouped": self.group_names is not None,
             "units": {"offset": list(self.units.offset), "scale": list(self.units.scale)},
             **self.meta,
         }

@@ -45,7 +45,10 @@ def write_json(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) 
     first = next(iter(splits.values()))
     content: dict[str, object] = {"features": first.features, "frame_step": first.frame_step}
     for name, data in splits.items():
-        part = {key: getattr(data, key) for key in ("relations", "types", "mask", "task_names", "entity_names")}
+        part = {
+            key: getattr(data, key)
+            for key in ("relations", "types", "mask", "task_names", "entity_names", "group_names")
+        }
         content[f"split {name}"] = {key: value.tolist() for key, value in part.items() if value is not None} | {
             "states": data.states.tolist()
         }
