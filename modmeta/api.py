@@ -179,7 +179,9 @@ class Model:
         self, data: Trajectories, states: Tensor, mask: Tensor | None, tensors: bool, advance: Advance | None
     ) -> Relations:
         """Relations of groups from all of their tasks."""
-        whole, module = _Whole(len(np.unique(data.group_names)), states.shape[1]), self.module
+        names, module = data.by_group().task_names, self.module
+        assert names is not None
+        whole = _Whole(len(names), states.shape[1])
         for groups, found in self._pooled(data, states, mask, advance):
             lost = (~found.energies.isfinite()).nonzero()
             if len(lost):
@@ -196,7 +198,7 @@ class Model:
                 "evidence": gap.float(), "modules": modules, "node_modules": nodes, "types": types,
             }  # fmt: skip
             whole.put(groups, parts)
-        fields = whole.fields(Relations, tensors) | {"groups": np.unique(data.group_names)}
+        fields = whole.fields(Relations, tensors) | {"groups": names}
         return Relations(**fields)
 
     def _pooled(

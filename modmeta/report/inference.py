@@ -59,7 +59,7 @@ def write(
     """
     scenes, shown, came = data, ahead, truth
     if found.groups is not None:  # one graph for all tasks of a group, drawn beside the first of them
-        scenes, first = data.by_group(), np.unique(data.group_names, return_index=True)[1]
+        scenes, first = data.by_group(), np.unique(data.group_index(), return_index=True)[1]
         shown = type(ahead)(**{name: part[first] for name, part in vars(ahead).items()})
         came = None if truth is None else truth[first]
     write_relations(directory, scenes, found)

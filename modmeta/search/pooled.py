@@ -229,10 +229,8 @@ def _by_grams(
     assert structure is not None
     least = costs.topk(2, largest=False).values
     chosen = F.one_hot(rows, k).to(quadratic.linear).flatten(2)
-    linear = (quadratic.linear * chosen).sum(-1)
-    energies = (
-        quadratic.alone - 2 * linear + ((quadratic.square @ chosen.unsqueeze(-1)).squeeze(-1) * chosen).sum(-1)
-    ) / 2
+    pull = (quadratic.square @ chosen.unsqueeze(-1)).squeeze(-1) - 2 * quadratic.linear
+    energies = (quadratic.alone + (pull * chosen).sum(-1)) / 2
     return Inferred(structure, probabilities.float(), energies.sum(-1), (least[..., 1] - least[..., 0]).amin(-1))
 
 

@@ -459,12 +459,12 @@ class BounceGrad(ResumableModule):
         chances = F.one_hot(rows.edge_modules.clamp_min(0), k).float()
         train = self.trainer.datamodule.splits["train"].groups.unique()  # type: ignore[attr-defined]
         generator = torch.Generator(self.device).manual_seed(self.seed)
-        pools = [(None, pool) for pool in self._pooled(split, train)]
+        pools = [(False, *pool) for pool in self._pooled(split, train)]
         if weigh:
-            pools += [(bank, pool) for pool in self._pooled("train")]
-        for known, (groups, problem) in pools:
+            pools += [(True, *pool) for pool in self._pooled("train")]
+        for known, groups, problem in pools:
             n = problem.states.shape[1]
-            start = known and known.get(groups, self.device, n)
+            start = bank.get(groups, self.device, n) if known else None
             found = infer_pooled(self.search, problem, generator, start, self._posterior_temperature)
             rows.edge_modules[groups, :n, : n - 1] = found.structure.edge_modules.cpu()
             rows.node_modules[groups, :n] = found.structure.node_modules.cpu()

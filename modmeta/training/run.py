@@ -239,10 +239,13 @@ def suited(words: Sequence[str]) -> list[str]:
     with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
         data = hydra.compose("train", [word for word in words if re.match(r"\+*data[.=]", word)]).data
     try:
-        moving = find_positions(tasks_of_config(data)["train"])[1]
+        train = tasks_of_config(data)["train"]
     except (UserError, OSError):  # the run says so, and leaves a record
         return []
-    return ["experiment=moving" if moving or data.velocities == "estimated" else "experiment=laws"]
+    moving = find_positions(train)[1] or data.velocities == "estimated"
+    # one structure for many recordings has too few receivers to begin from a random one
+    start = ["search.start=laws"] if moving and train.group_names is not None else []
+    return ["experiment=moving" if moving else "experiment=laws", *start]
 
 
 def attempt(config: DictConfig, number: int) -> DictConfig:

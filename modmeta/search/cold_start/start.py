@@ -34,7 +34,7 @@ STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes stee
 NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
 MOST_NUMBERS = 200_000  # than that
-MOST_PARTS = 40  # of groups, from which laws are finished
+MOST_PARTS = 20  # of groups, from which laws are finished
 MANY = 8  # groups whose spread says something
 
 
@@ -272,8 +272,8 @@ def infer(start: Start, states: Tensor, seen: Tensor | None = None, groups: Tens
     """
     form = start.form
     data = _Data(smoothed(unwrap(states.double(), form.kind.angles), form.smoothing), seen, _numbered(groups))
-    if groups is not None:
-        return _infer_groups(start, data)
+    if data.groups is not None:
+        return _infer_groups(start, data, data.groups)
     parts = [_infer(start, data.part(slice(i, i + CHUNK))) for i in range(0, len(states), CHUNK)]
     return Answer(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
 
@@ -294,13 +294,27 @@ def _held_out(length: int, device: torch.device) -> Tensor:
     return (fifth == 1) | (fifth == 4)
 
 
+class _Sum:
+    """A sum of Gram matrices."""
+
+    def __init__(self) -> None:
+        self.parts: Grams | None = None
+
+    def add(self, one: Grams) -> None:
+        self.parts = one if self.parts is None else Grams(*(a.add_(b) for a, b in zip(self.parts, one, strict=True)))
+
+    @property
+    def total(self) -> Grams:
+        assert self.parts is not None
+        return self.parts
+
+
 def _sums(data: _Data, form: Form, part: str = "all") -> Grams:
     """Gram matrices of the frames that fit, of those that judge, or of all, pooled over the tasks of a group.
 
     Constants of entities come from the frames that fit.
     """
-    total: Grams | None = None
-    apart = []
+    total, apart = _Sum(), []
     for tasks in data.parts():
         table = columns(form.basis, form.kind, _steps(data.part(tasks), form))
         judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
@@ -311,9 +325,8 @@ def _sums(data: _Data, form: Form, part: str = "all") -> Grams:
         if data.groups is None:
             apart.append(one)
         else:
-            one = pooled(one, data.groups[tasks], data.number)
-            total = one if total is None else Grams(*(a.add_(b) for a, b in zip(total, one, strict=True)))
-    return joined(apart) if total is None else total
+            total.add(pooled(one, data.groups[tasks], data.number))
+    return joined(apart) if data.groups is None else total.total
 
 
 def _merged(best: _Found, search: _Data, judges: _Data) -> list[_Found]:
@@ -501,7 +514,7 @@ def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales
     receivers whose edges are all told, so that the quiet rest is not taken for whatever the first laws had there.
     """
     if data.groups is not None:
-        data = data.part(slice(len(data.parts()) and MOST_PARTS * (data.parts()[0].stop)))
+        data = data.part(slice(MOST_PARTS * data.parts()[0].stop))
     tables, tasks = _tables(data, form), data.number
     sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
     weight = torch.cat([table.weight for table in tables])
@@ -556,38 +569,32 @@ def _by_task(of_receivers: Tensor, data: _Data) -> Tensor:
     return of_receivers.view(data.number, -1, *of_receivers.shape[1:])[data.groups].flatten(0, 1)
 
 
-def _infer_groups(start: Start, data: _Data) -> Answer:
+def _infer_groups(start: Start, data: _Data, groups: Tensor) -> Answer:
     """Structures of groups; only constants and importance are of tasks."""
     form, kinds, (b, n) = start.form, start.kinds, data.states.shape[:2]
     coefficients: Tensor | None = None
-    for _ in range(3):
-        total: Grams | None = None
-        own, weigh = [], []
+    for _ in range(3):  # passes over all tasks, weighted by the errors of the structures before
+        parts, own, weigh = _Sum(), [], []
         for tasks in data.parts():
-            part = data.part(tasks)
-            table = columns(form.basis, form.kind, _steps(part, form))
+            table = columns(form.basis, form.kind, _steps(data.part(tasks), form))
             activity = log_activity(table, kinds)
-            u = importance(start.scales, None, activity)
+            u = importance(start.scales, None, activity).expand_as(table.weight)
             if coefficients is not None:
-                mine = coefficients.view(data.number, n, *coefficients.shape[1:])[data.groups[tasks]].flatten(0, 1)
+                mine = coefficients[groups[tasks]].flatten(0, 1)
                 left = residuals(_weighted(table, form, u), mine, kinds.own)
                 u = importance(start.scales, left * table.weight.sqrt(), activity)
                 weight = table.weight * u
                 own.append((residuals(table, mine, kinds.own) * weight).sum(1) / weight.sum(1).clamp_min(1e-12))
-                weigh.append(u)
-            one = pooled(grams(_weighted(table, form, u)), data.groups[tasks], data.number)
-            total = one if total is None else Grams(*(x.add_(y) for x, y in zip(total, one, strict=True)))
-        posterior, _ = explain(total, kinds, data.number, temperature=start.temperature)
-        coefficients = posterior.slots @ kinds.laws
-    weights = solve_weights(total, start.laws, form.ridge, start.mean)[0][0]
+            weigh.append(u)
+            parts.add(pooled(grams(_weighted(table, form, u)), groups[tasks], data.number))
+        posterior, _ = explain(parts.total, kinds, data.number, temperature=start.temperature)
+        coefficients = (posterior.slots @ kinds.laws).unflatten(0, (data.number, n))
+    weights = solve_weights(parts.total, start.laws, form.ridge, start.mean)[0][0]
     structures = posterior.slots.argmax(-1)
-    of_edges = (weights, posterior.slots, structures, posterior.slots.amax(-1))
-    return Answer(
-        *(part.view(data.number, n, *part.shape[1:]) for part in of_edges),
-        torch.cat(own).view(b, n, -1) * form.constants,
-        torch.cat(weigh).view(b, n, *weigh[0].shape[1:]),
-        kinds.laws[structures].view(data.number, n, *coefficients.shape[1:]),
-    )
+    by_entity = (weights, posterior.slots, structures, posterior.slots.amax(-1), kinds.laws[structures])
+    weights, slots, structures, certainty, laws = (part.unflatten(0, (data.number, n)) for part in by_entity)
+    constants, u = (torch.cat(part).unflatten(0, (b, n)) for part in (own, weigh))
+    return Answer(weights, slots, structures, certainty, constants * form.constants, u, laws)
 
 
 def _infer(start: Start, data: _Data) -> Answer:
