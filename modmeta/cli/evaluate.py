@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from modmeta.cli.options import add_trust
+from modmeta.cli.options import add_group, add_trust, add_window
 from modmeta.errors import naming_file
 from modmeta.io import check_free, write_file
 
@@ -22,11 +22,20 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--any-entities", action="store_true", help="accept numbers of entities that the model was not trained on"
     )
+    add_group(parser)
+    add_window(parser)
     add_trust(parser)
     parser.set_defaults(run=run)
 
 
-def evaluate(model: Path | str, data: Path, split: str | None = None, any_entities: bool = False) -> dict[str, float]:
+def evaluate(
+    model: Path | str,
+    data: Path,
+    split: str | None = None,
+    any_entities: bool = False,
+    group: str | None = "group",
+    window: int | None = None,
+) -> dict[str, float]:
     """Measures of the protocol for a model on a data file; see `modmeta.api.Model.evaluate`.
 
     Args:
@@ -34,17 +43,22 @@ def evaluate(model: Path | str, data: Path, split: str | None = None, any_entiti
         data: file of trajectories. Without relations only forecasts are scored.
         split: split of the file; None for `test`, or the only split.
         any_entities: accept numbers of entities that the model was not trained on.
+        group: column or key of the group of a task, or `all`; see `modmeta.data.reading.Reading`.
+        window: frames of the windows into which tasks are cut; None for whole tasks.
 
     Raises:
         UserError: model or data cannot be read, or do not fit each other.
     """
     from modmeta.api import load
     from modmeta.data.loading.for_model import Options
+    from modmeta.data.reading import Reading
     from modmeta.terminal import progress
 
     trained = load(model)
     observed = trained.module.observed_frames
-    options = Options(split=split, observed=observed, any_entities=any_entities, labelled=True)
+    options = Options(
+        Reading(group=group), split, observed=observed, any_entities=any_entities, labelled=True, window=window
+    )
     tasks = trained.read(data, options).data
     with naming_file(data), progress("inferring", tasks.num_tasks) as advance:
         return trained.evaluate(tasks, advance)
@@ -60,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     reads = (args.data, find_checkpoint(path_of(args.model)))
     if args.json is not None:
         check_free(args.json, args.overwrite, reads)
-    measures = evaluate(args.model, args.data, args.split, args.any_entities)
+    measures = evaluate(args.model, args.data, args.split, args.any_entities, args.group, args.window)
     if args.json is not None:  # before printing, which fails if standard output is a closed pipe
         write_file(args.json, lambda file: file.write(as_json(measures)), args.overwrite, reads)
     Terminal().print(measures_table(measures, f"{args.model} on {args.data}"))

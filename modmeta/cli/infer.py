@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modmeta.cli.options import add_reading, add_trust, reading_of
+from modmeta.cli.options import add_reading, add_trust, add_window, reading_of
 from modmeta.errors import UserError, naming_file
 from modmeta.text import plain
 
@@ -28,6 +28,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--report", action="store_true", help="also write report.html, one page with all figures")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_reading(parser)
+    add_window(parser)
     add_trust(parser)
     parser.set_defaults(run=run)
 
@@ -51,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
     from modmeta.terminal import progress
 
     model, reading = load(args.model), reading_of(args, relations=args.relations)
-    loaded = model.read(args.file, Options(reading, args.split, observed=args.observed, velocities=args.velocities))
+    options = Options(reading, args.split, observed=args.observed, velocities=args.velocities, window=args.window)
+    loaded = model.read(args.file, options)
     data, truth = loaded.seen, loaded.truth(args.steps)
     title = f"{args.file.name} by {args.model}" if args.report else None
     with output.written() as directory, progress("inferring", 3 * data.num_tasks) as advance:

@@ -55,6 +55,32 @@ def _row(data: Any) -> list[str]:
     return [str(data.num_tasks), entities, str(data.num_frames), f"{data.frame_step:g}", str(absent), known]
 
 
+def _groups(data: Any) -> str:
+    """Number of groups and of their tasks, such as `10 groups of 2 to 5 tasks, which share relations`."""
+    import numpy as np
+
+    sizes = np.bincount(data.group_index())
+    least, most = int(sizes.min()), int(sizes.max())
+    tasks = f"{least} to {most} tasks" if least < most else f"{most} task{'s' if most > 1 else ''}"
+    return f"{len(sizes)} group{'s' if len(sizes) > 1 else ''} of {tasks}, which share relations"
+
+
+def _windows(file: Path, data: Any, length: int) -> str:
+    """Note on the windows that training would cut few long recordings into."""
+    from modmeta.data.transforms.windows import windows
+    from modmeta.errors import DataError
+
+    try:
+        count = windows(data, length, str(file)).num_tasks
+    except DataError as error:
+        return f"training would refuse the file: {error}"
+    what = "one long recording is" if data.num_tasks == 1 else f"{data.num_tasks} long recordings are"
+    return (
+        f"{what} cut into windows for training, which share relations: {count} windows of {length} frames; choose "
+        "another length with data.window=N, or none with data.window=null"
+    )
+
+
 def _ranges(data: Any) -> Any:
     from rich.table import Table
 
@@ -78,11 +104,13 @@ def _ranges(data: Any) -> Any:
 def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     """Notes on the data, and a command that trains on it."""
     from modmeta.data.describe import find_positions, frame_motion
+    from modmeta.data.transforms.windows import automatic_length
 
     first = next(iter(splits.values()))
     positions, moving = find_positions(first)
     sized = {name: data for name, data in splits.items() if len(data.sizes) > 1}
     lines = [f"{name}: tasks by number of entities: {data.tasks_by_size()}" for name, data in sized.items()]
+    lines += [f"{name}: {_groups(data)}" for name, data in splits.items() if data.group_names is not None]
     words = [f"modmeta train {shlex.quote(str(file))}"]
     if moving:
         motion, explained = frame_motion(first, positions)
@@ -105,7 +133,10 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
         lines.append("states are missing; time steps next to them are left out of all energies")
         words += ["data.reading.missing=mask"]
-    if len(splits) == 1 and first.num_tasks < 3:
+    length = automatic_length(first) if len(splits) == 1 else None
+    if length is not None:
+        lines.append(_windows(file, first, length))
+    elif len(splits) == 1 and first.num_tasks < 3:
         lines.append("fewer than three tasks: enough to infer from, too few to train on")
     if first.relations is None and positions:  # otherwise held-out frames choose it
         lines.append(

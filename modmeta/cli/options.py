@@ -10,6 +10,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--task", default="task", metavar="COLUMN", help="column of a table with the task")
     group.add_argument("--frame", default="frame", metavar="COLUMN", help="column with frame numbers or times")
     group.add_argument("--entity", default="entity", metavar="COLUMN", help="column with the entity")
+    add_group(group)
     group.add_argument("--features", metavar="A,B,...", help="columns to use, coordinates first; default: all others")
     group.add_argument(
         "--missing", choices=("error", "mask"), default="error", help="refuse missing frames, or leave them out (mask)"
@@ -21,6 +22,22 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split", help="split of the file; default: test, or the only split")
 
 
+def add_group(parser: Any) -> None:
+    """Registers the option of commands that pool the tasks of a group."""
+    parser.add_argument(
+        "--group", default="group", metavar="COLUMN|all",
+        help="column or key with the group of a task, whose tasks share relations; all: one group of all tasks",
+    )  # fmt: skip
+
+
+def add_window(parser: Any) -> None:
+    """Registers the option of commands that may cut recordings into windows."""
+    parser.add_argument(
+        "--window", type=int, metavar="FRAMES",
+        help="cut every task into windows of so many frames, which share relations, and infer from all of them",
+    )  # fmt: skip
+
+
 def reading_of(args: argparse.Namespace, **more: Any) -> Any:
     """How these options ask a file to be read."""
     from modmeta.data.reading import Reading
@@ -28,7 +45,7 @@ def reading_of(args: argparse.Namespace, **more: Any) -> Any:
     features = tuple(args.features.split(",")) if args.features else None
     return Reading(
         task=args.task, frame=args.frame, entity=args.entity, features=features, missing=args.missing,
-        resample=args.resample, frame_step=args.frame_step, **more,
+        resample=args.resample, frame_step=args.frame_step, group=args.group, **more,
     )  # fmt: skip
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from modmeta.errors import DataError
 
-GROUP, ALL = "group", "all"  # default name of the column of groups; one group of all tasks
+TASK, GROUP = "task", "group"  # default names of columns, which a table may lack
+ALL = "all"  # one group of all tasks
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Reading:
     """Options for reading a file. The defaults suit complete, evenly spaced data.
 
     Args:
-        task: column of a table that names the task.
+        task: column of a table that names the task. A table without a column `task` is one recording, task 0.
         frame: column of frame numbers or times.
         entity: column that names the entity.
         features: columns to use, in this order; None for all other columns.
@@ -29,7 +30,7 @@ class Reading:
         DataError: a setting is invalid.
     """
 
-    task: str = "task"
+    task: str = TASK
     frame: str = "frame"
     entity: str = "entity"
     features: tuple[str, ...] | None = None

@@ -4,8 +4,8 @@ One file holds all splits as plain arrays (nothing is pickled). Only states are 
 
 | key | content |
 |---|---|
-| `{split}_states` | (tasks, entities, frames, features) float, such as `train_states` |
-| `{split}_relations` | (tasks, receivers, senders) integer labels from 0, diagonal 0 |
+| `{split}_states` | (tasks, entities, frames, features) float, such as `train_states`; or one recording |
+| `{split}_relations` | (tasks, receivers, senders) integer labels from 0, diagonal 0; or (receivers, senders) for all |
 | `{split}_types` | (tasks, entities) integer labels from 0, type of every entity |
 | `{split}_mask` | (tasks, entities, frames) bool, whether an entity was observed |
 | `{split}_task_names`, `{split}_entity_names` | (tasks,) and (tasks, entities) integers or strings |
@@ -17,6 +17,9 @@ One file holds all splits as plain arrays (nothing is pickled). Only states are 
 
 Tasks may have different numbers of entities: an absent entity is NaN or masked in all frames; its relations are
 ignored.
+
+States of one recording may have the shape (frames, entities, features); then its mask is (frames, entities), and other
+arrays lack the axis of tasks.
 
 A file with a single split may name it `states` (and `relations`), or be a `.npy` file; the split is then called `test`
 or as requested. Arrays in the published layout, `modmeta.data.formats.nri`, are recognised by their keys.
@@ -104,8 +107,33 @@ def _from_arrays(
             keys = {key.removeprefix(prefix) for key in arrays if key.startswith(prefix)}
             if (key := how.group_among(keys, str(path), GROUPS)) is not None:
                 more["group_names"] = names_as_text(f"{path}, key {prefix}{key}", arrays[prefix + key])
-            splits[name] = Trajectories(states, relations, features, step, settings, **more)
+            parts: dict[str, Any] = {"states": states, "relations": relations, **more}
+            if states.ndim == 3:
+                parts = _of_recording(f"{path}, key {prefix}states", parts)
+            elif relations is not None and states.ndim == 4 and relations.shape == (states.shape[1],) * 2:
+                parts["relations"] = np.repeat(relations[None], len(states), axis=0)
+            splits[name] = Trajectories(features=features, frame_step=step, settings=settings, **parts)
     return splits
+
+
+def _of_recording(where: str, parts: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of one task from those of a recording: states (frames, entities, features), mask (frames, entities).
+
+    Raises:
+        DataError: there are fewer frames than entities, so that the axes were probably meant in another order.
+    """
+    frames, entities, _ = parts["states"].shape
+    if frames < entities:
+        raise DataError(
+            f"{where}: the shape {parts['states'].shape} is read as (frames, entities, features), {frames} frames of "
+            f"{entities} entities; save (tasks, entities, frames, features): states[None] if entities come first, "
+            "states.transpose(1, 0, 2)[None] if not"
+        )
+    turned = {"states": parts["states"].transpose(1, 0, 2)}
+    if (mask := parts.get("mask")) is not None and mask.ndim == 2:
+        turned["mask"] = mask.T
+    alone = {name: parts[name] for name in ("relations", "types", "entity_names") if parts.get(name) is not None}
+    return parts | {name: np.ascontiguousarray(part)[None] for name, part in (alone | turned).items()}
 
 
 def _features(path: Path, arrays: Mapping[str, np.ndarray], states: np.ndarray) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Long tables, CSV and Parquet: one row per entity, frame and task, in any order.
 
-Columns are `task`, `frame`, `entity`, one per feature, and optionally `split` and `group`. The file is read twice in
-batches of rows: the first pass finds tasks, entities and frames, the second fills the states. So memory holds the
-states and one batch, not the table. In CSV files the apostrophe before a name that a spreadsheet would execute, such as
-`'=x`, is removed (`modmeta.text.for_sheet`).
+Columns are `task`, `frame`, `entity`, one per feature, and optionally `split` and `group`. Without a column `task` all
+rows are of one recording, task 0. The file is read twice in batches of rows: the first pass finds tasks, entities and
+frames, the second fills the states. So memory holds the states and one batch, not the table. In CSV files the
+apostrophe before a name that a spreadsheet would execute, such as `'=x`, is removed (`modmeta.text.for_sheet`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from modmeta.data.bounds import FREE, GAP, GAP_FREE, SPARSE, WHOLE
 from modmeta.data.formats.columns import Table, as_table, write_columns
 from modmeta.data.formats.relations import names_of
-from modmeta.data.reading import GROUP, Reading
+from modmeta.data.reading import GROUP, TASK, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import filled, resampled
 from modmeta.errors import DataError
@@ -89,11 +89,13 @@ class _Source:
         """Opens a file and checks that it has the required columns."""
         source = cls(Table.of(path), how)
         names = list(source.names)
-        for purpose, name in (("task", how.task), ("frame", how.frame), ("entity", how.entity)):
-            if name not in names:
+        roles = {"task": how.task, "frame": how.frame, "entity": how.entity}
+        for purpose, name in roles.items():
+            if name not in names and not source.one_recording:
+                free = next((name for name in names if name not in roles.values()), "NAME")
                 raise DataError(
-                    f"{path}: no column {name!r} among {names}; name the column of the {purpose}, "
-                    f"such as {purpose}={next(iter(names), 'NAME')}"
+                    f"{path}: no column {name!r} among {names}; name the column of the {purpose}, such as "
+                    f"{purpose}={free}"
                 )
         for name in how.features or ():
             if name not in names:
@@ -114,6 +116,12 @@ class _Source:
     def names(self) -> tuple[str, ...]:
         """Names of all columns."""
         return self.table.names
+
+    @property
+    def one_recording(self) -> bool:
+        """Whether there is no column of tasks, and none was named: all rows belong to task 0."""
+        how = self.how
+        return how.task == TASK and TASK not in self.names and how.frame in self.names and how.entity in self.names
 
     @property
     def keys(self) -> list[str]:
@@ -140,7 +148,12 @@ class _Source:
         """
         names = self.keys if self.group is None else [*self.keys, self.group]
         text = [name for name in dict.fromkeys(names) if name != self.how.frame]
-        return self.table.batches(text, [self.how.frame, *features])
+        if not self.one_recording:
+            yield from self.table.batches(text, [self.how.frame, *features])
+            return
+        text.remove(self.how.task)
+        for table in self.table.batches(text, [self.how.frame, *features]):
+            yield table.append_column(self.how.task, pa.array(np.zeros(len(table), np.int64)))
 
 
 def _check_keys(source: _Source, table: pa.Table) -> None:
@@ -179,7 +192,8 @@ def _check_new(source: _Source, table: pa.Table, place: np.ndarray, seen: np.nda
     order = np.argsort(place, kind="stable")
     old[order[1:][np.diff(place[order]) == 0]] = True
     if old.any():
-        raise DataError(f"{source.path}: {_describe(table, source, int(old.argmax()))} is repeated; remove one")
+        advice = ", or name the column of the task, because there is no column 'task'" if source.one_recording else ""
+        raise DataError(f"{source.path}: {_describe(table, source, int(old.argmax()))} is repeated; remove one{advice}")
 
 
 def _numbers(source: _Source, table: pa.Table, name: str) -> np.ndarray:

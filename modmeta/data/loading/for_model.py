@@ -14,6 +14,7 @@ from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, filled, observed_steps, with_absent
 from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
+from modmeta.data.transforms.windows import windows
 from modmeta.data.units import Units
 from modmeta.errors import DataError
 
@@ -28,6 +29,7 @@ class Options:
         reading: reading options.
         split: split to use; None for `test`, or the only one.
         tasks: number of tasks to use, from the first; None for all.
+        window: frames of the windows into which tasks are cut, which then share a structure; None for whole tasks.
         observed: number of frames that structures are inferred from; None for all.
         velocities: `given`, or `estimated` from positions; None for what the model was trained on.
         any_entities: whether to accept other numbers of entities than in training.
@@ -41,6 +43,7 @@ class Options:
     velocities: str | None = None
     any_entities: bool = True
     labelled: bool = False
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def _tasks(file: Path | str, options: Options) -> Trajectories:
     if options.split is None and len(splits) > 1 and "test" not in splits:
         raise DataError(f"{file} has splits {sorted(splits)}; choose one with --split")
     data = splits[options.split or ("test" if "test" in splits else next(iter(splits)))]
-    return data if options.tasks is None else data.take(options.tasks)
+    data = data if options.tasks is None else data.take(options.tasks)
+    return data if options.window is None else windows(data, options.window, str(file))
 
 
 def _check_features(data: Trajectories, known: Known, where: str) -> tuple[str, ...]:
