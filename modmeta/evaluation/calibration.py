@@ -1,6 +1,6 @@
 """Calibration: temperatures of the posterior of edges, and widths of forecast bands."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from modmeta.search.search import Search
 
 WINDOWS = (10, 20, 49)  # frames
 TEMPERATURES = np.geomspace(1, 3000, 61)  # candidates; at least 1, so never sharper than the likelihood
+COARSE = TEMPERATURES[::4]
 TASKS = 100  # at most
 AHEAD = 20  # steps of forecasts whose bands are fitted
 
@@ -89,11 +90,47 @@ def calibrate(
                 losses[i] += nll(chances, labels) * labels.numel()
         found.append(float(TEMPERATURES[int(np.argmin(losses))]))
     fitted = Calibration(tuple(max(window, 3) for window in windows), tuple(found))
-    return fitted._replace(bands=_bands(model, search, [states for states, _ in labelled], fitted, generator))
+
+    def weighed(seen: Tensor) -> Tensor:
+        chances: Tensor = tempered(model, search, seen, generator)(fitted.at(seen.shape[2]))
+        return chances
+
+    return fitted._replace(bands=_bands(model, [(states, weighed) for states, _ in labelled], generator))
+
+
+@torch.no_grad()
+def calibrate_groups(
+    model: RelationalModel,
+    posterior: Callable[[float], Tensor],
+    labels: Tensor,
+    module_to_relation: Tensor,
+    frames: int,
+    scenes: Sequence[tuple[Tensor, Tensor]],
+    seed: int = 0,
+) -> Calibration:
+    """Fits the temperature at which validation tasks of groups tell the structures that training or labels have.
+
+    Args:
+        model: trained model.
+        posterior: function of the temperature to probabilities of edge modules, (G, N, S, K), from validation tasks.
+        labels: relations of the groups, (G, N, S), true ones or those that their training tasks tell.
+        module_to_relation: (K,).
+        frames: number of frames that a group has among validation tasks.
+        scenes: validation tasks of every size: states (B, N, T, D), probabilities of edge modules (B, N, S, K).
+        seed: of forecasts.
+    """
+    losses = [nll(to_relations(posterior(float(at)), module_to_relation), labels) for at in COARSE]
+    fitted = Calibration((max(frames, 3),), (float(COARSE[int(np.argmin(losses))]),))
+    generator = torch.Generator(labels.device).manual_seed(seed)
+
+    def given(chances: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda seen: chances
+
+    return fitted._replace(bands=_bands(model, [(states, given(of)) for states, of in scenes], generator))
 
 
 def _bands(
-    model: RelationalModel, search: Search, scenes: Sequence[Tensor], fitted: Calibration, generator: torch.Generator
+    model: RelationalModel, scenes: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]], generator: torch.Generator
 ) -> Bands:
     """Number of standard deviations of the ensemble that hold the share `HELD` of true states, at every step.
 
@@ -102,13 +139,12 @@ def _bands(
     Shafer, *Algorithmic Learning in a Random World*, 2005.)
     """
     off = []
-    for states in scenes:
+    for states, weighed in scenes:
         steps = min(AHEAD, states.shape[2] // 2)
         seen, ahead = states[:, :, :-steps], states[:, :, -steps:]
         if seen.shape[2] < 3:
             return ((NORMAL,),)
-        chances = tempered(model, search, seen, generator)(fitted.at(seen.shape[2]))
-        forecast = ensemble(model, seen, chances, steps, generator)
+        forecast = ensemble(model, seen, weighed(seen), steps, generator)
         spread = (forecast.high - forecast.low) / (2 * NORMAL)
         ahead = model.dynamics.nearest(ahead, forecast.mean)
         off.append(((ahead - forecast.mean).abs() / spread.clamp_min(1e-12)).flatten(0, 1))

@@ -1,8 +1,7 @@
 """BounceGrad (Alet et al. 2018, 2019) as a LightningModule: search step, gradient step, proposal step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from modmeta.data.loading.batches import TaskDataset, by_size
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
@@ -19,12 +17,12 @@ from modmeta.model.basis import FoundLaws
 from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
 from modmeta.search.infer import Inferred, concatenated, infer
-from modmeta.search.pooled import Batch, PooledProblem, infer_pooled
-from modmeta.search.problem import Info, Problem, clamped, one_step_problem
+from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
 from modmeta.training.callbacks.checkpoints import Checkpoints
-from modmeta.training.distributed import gather, mixed_seed, over_processes
+from modmeta.training.distributed import gather, over_processes
+from modmeta.training.groups import Groups
 from modmeta.training.module import ResumableModule, Scheduler
 
 Made = TypeVar("Made")
@@ -130,10 +128,7 @@ class BounceGrad(ResumableModule):
         self.known = 0.0  # share of relations that the search is given
         self.total_steps = 1
         self.beginning: Beginning | None = None
-        self.grouped = False
-        self.of_groups: tuple[Structure, Tensor] | None = (
-            None  # and probabilities: in validation and test, of all groups
-        )
+        self.groups: Groups | None = None
 
     def begin_with(self, beginning: Beginning) -> None:
         """Gives the module what a cold start found, before it is fitted."""
@@ -158,10 +153,12 @@ class BounceGrad(ResumableModule):
         dynamics = self.model.dynamics
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
         train = data.splits["train"]
-        self._check_groups(train.groups is not None)
+        grouped = train.groups is not None
+        if grouped:
+            self._check_groups()
         # every process has the structures of all groups, whose tasks may be spread over processes
-        ids = torch.arange(data.num_groups) if self.grouped else data.owned_tasks()
-        count = len(ids) if self.grouped else data.num_tasks
+        ids = torch.arange(data.num_groups) if grouped else data.owned_tasks()
+        count = len(ids) if grouped else data.num_tasks
         if self.soft and not self.search.enumerates(self.model, train.states.shape[1]):
             rows = f"{dynamics.num_node_modules} * {dynamics.num_edge_modules}^{train.states.shape[1] - 1}"
             raise UserError(
@@ -182,6 +179,9 @@ class BounceGrad(ResumableModule):
                 counts = torch.full((count,), train.states.shape[1]).scatter(0, train.groups, counts)
             start = mark_absent(start, counts)
         self.bank = StructureBank(ids, type(start)(start.edge_modules[ids], start.node_modules[ids]))
+        if grouped:
+            frames = self.observed_frames
+            self.groups = Groups(data, self.model, self.search, self.bank, frames, self.seed, self.device)
         if "bank" in self.restored:
             self.bank.load_state_dict(self.restored["bank"])
             known = ((self.bank.relations, dynamics.num_edge_modules), (self.bank.types, dynamics.num_node_modules))
@@ -189,14 +189,12 @@ class BounceGrad(ResumableModule):
                 if values.numel() and not -1 <= int(values.min()) <= int(values.max()) < kinds:
                     raise ValueError(f"a structure has a module beyond the {kinds} that there are")
 
-    def _check_groups(self, grouped: bool) -> None:
+    def _check_groups(self) -> None:
         """
         Raises:
             UserError: settings do not go with groups.
         """
-        self.grouped, search = grouped, self.search
-        if not grouped:
-            return
+        search = self.search
         alone = search.receivers == "all" and search.horizon == 1
         for wrong, what in (
             (not alone, f"search.receivers={search.receivers}, search.horizon={search.horizon}; use all and 1"),
@@ -217,14 +215,13 @@ class BounceGrad(ResumableModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         bank, generator = self._made(self.bank), self._made(self.generator)
-        states, tasks = batch[STATES], batch[GROUP if self.grouped else TASK].cpu()
+        states, tasks = batch[STATES], batch[GROUP if self.groups is not None else TASK].cpu()
         temperature = self._temperature()
         logits = self.proposal(states)
         structure = clamped(self._begin(bank, tasks, states.shape[1], generator), batch.get(KNOWN))
         problem = self._problem(batch, structure, logits)
-        kernel = (
-            self.search.holding() if self._holds or self.grouped else self.search.kernel(self.model, states.shape[1])
-        )
+        stays = self._holds or self.groups is not None
+        kernel = self.search.holding() if stays else self.search.kernel(self.model, states.shape[1])
         try:
             new, info = kernel(generator, structure, _detached(problem), temperature)
         except RuntimeError as error:  # nothing can be drawn from, or solved for, where energies are not numbers
@@ -249,49 +246,8 @@ class BounceGrad(ResumableModule):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        if self.grouped and not self._holds:
-            self._search_groups()
-
-    @torch.no_grad()
-    def _search_groups(self) -> None:
-        """The search step of all groups."""
-        bank = self._made(self.bank)
-        generator = torch.Generator(self.device).manual_seed(mixed_seed(self.seed, int(self.steps_done)))
-        for groups, problem in self._pooled("train"):
-            n = problem.states.shape[1]
-            start, temperature = bank.get(groups, self.device, n), float(self._temperature())
-            found = infer_pooled(self.search, problem, generator, start, temperature, draw=True)
-            bank.put(groups, found.structure, found.energies)
-
-    def _pooled(self, split: str, apart: Tensor | None = None) -> Iterator[tuple[Tensor, PooledProblem]]:
-        """Groups of every size with the problem of their tasks in a split; `apart` are groups to leave out."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        tasks = data.splits[split]
-        ids = data.owned_tasks() if split == "train" else torch.arange(len(tasks))
-        if apart is not None:
-            ids = ids[~torch.isin(tasks.groups[ids], apart)]
-        for mine in by_size(ids, tasks.counts):
-            groups, index = tasks.groups[mine].unique(return_inverse=True)
-            if split == "train":  # processes have tasks of different groups
-                groups = torch.cat(gather(groups)).unique()
-                index = torch.searchsorted(groups, tasks.groups[mine])
-            n = tasks.states.shape[1] if tasks.counts is None else int(tasks.counts[mine[0]])
-            batches = partial(self._batches, tasks, mine, index)
-            states = tasks.states.new_zeros(len(groups), n, 1, tasks.states.shape[3], device=self.device)
-            reduce = over_processes if split == "train" else _same
-            yield (
-                groups,
-                PooledProblem(self.model, states, edge_cost=self.search.edge_cost, batches=batches, reduce=reduce),
-            )
-
-    def _batches(self, tasks: TaskDataset, ids: Tensor, groups: Tensor, size: int) -> Iterator[Batch]:
-        """Tasks on this device, so many numbers of pairs at once; frames up to `observed_frames`."""
-        t = min(tasks.states.shape[2], self.observed_frames)
-        size = max(1, size // (t * tasks.states.shape[3]))
-        for part in torch.arange(len(ids)).split(size):
-            batch = tasks[ids[part].tolist()]
-            mask = batch[MASK][:, : t - 1].to(self.device) if MASK in batch else None
-            yield Batch(batch[STATES][:, :, :t].to(self.device), groups[part].to(self.device), mask)
+        if self.groups is not None and not self._holds:
+            self.groups.step(float(self._temperature()), int(self.steps_done))
 
     def _problem(self, batch: dict[str, Tensor], structure: Structure, logits: Tensor) -> Problem:
         """Of the search step; messages and score have gradients, and serve the gradient step, too."""
@@ -440,61 +396,23 @@ class BounceGrad(ResumableModule):
             parts.append(infer(self.search, self.model, network, seen[part], generator, given, steps))
         return concatenated(parts)
 
-    def on_validation_epoch_start(self) -> None:
-        if self.grouped:
-            self.of_groups = self._structures_of_groups("valid")
-
-    def on_test_epoch_start(self) -> None:
-        if self.grouped:
-            self.of_groups = self._structures_of_groups("test", weigh=True)
-
-    def _structures_of_groups(self, split: str, weigh: bool = False) -> tuple[Structure, Tensor]:
-        """Structures of all groups, with probabilities (G, N, S, K).
-
-        Those of training groups are as training has left them, and certain unless `weigh` asks for their probabilities;
-        those of others are what their tasks in the split tell.
-        """
-        bank, k = self._made(self.bank), self.model.dynamics.num_edge_modules
-        rows = Structure(bank.relations.long(), bank.types.long())
-        chances = F.one_hot(rows.edge_modules.clamp_min(0), k).float()
-        train = self.trainer.datamodule.splits["train"].groups.unique()  # type: ignore[attr-defined]
-        generator = torch.Generator(self.device).manual_seed(self.seed)
-        pools = [(False, *pool) for pool in self._pooled(split, train)]
-        if weigh:
-            pools += [(True, *pool) for pool in self._pooled("train")]
-        for known, groups, problem in pools:
-            n = problem.states.shape[1]
-            start = bank.get(groups, self.device, n) if known else None
-            found = infer_pooled(self.search, problem, generator, start, self._posterior_temperature)
-            rows.edge_modules[groups, :n, : n - 1] = found.structure.edge_modules.cpu()
-            rows.node_modules[groups, :n] = found.structure.node_modules.cpu()
-            chances[groups, :n, : n - 1] = found.probabilities.cpu()
-        return rows, chances
-
     @property
     def _posterior_temperature(self) -> float:
-        """Before calibration: what a cold start found residuals' correlation to ask for."""
+        """Of groups before calibration: what a cold start found residuals' correlation to ask for."""
         return 1.0 if self.beginning is None else max(1.0, self.beginning.temperature)
 
-    def _of_group(self, batch: dict[str, Tensor]) -> Inferred:
-        """What is known of the structures of a batch from all tasks of their groups."""
-        (rows, chances), n = self._made(self.of_groups), batch[STATES].shape[1]
-        groups = batch[GROUP].cpu()
-        edges, types = rows.edge_modules[groups, :n, : n - 1], rows.node_modules[groups, :n]
-        structure = Structure(edges.to(self.device), types.to(self.device))
-        states = batch[STATES][:, :, : self.observed_frames]
-        mask = batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
-        with torch.no_grad():
-            problem = one_step_problem(self.model, states, structure, mask=mask)
-            messages, score = problem.one_step()
-            energies = score(summed(messages, structure.edge_modules.unsqueeze(2)), structure.node_modules.unsqueeze(2))
-        probabilities = chances[groups, :n, : n - 1].to(self.device)
-        return Inferred(structure, probabilities, energies.squeeze(-1).sum(-1), None)
+    def on_validation_epoch_start(self) -> None:
+        if self.groups is not None:
+            self.groups.tell("valid", self._posterior_temperature)
+
+    def on_test_epoch_start(self) -> None:
+        if self.groups is not None:
+            self.groups.tell("test", self._posterior_temperature, weigh=True)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
         known, mask = batch.get(KNOWN), batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
-        inferred = self._of_group(batch) if self.grouped else self.infer(states, known, mask=mask)
+        inferred = self.groups.of(batch) if self.groups else self.infer(states, known, mask=mask)
         energy = inferred.energies.sum() / _numbers(states, mask) + self.model.unit
         self.keep_means({"val/energy": energy}, len(states))
         if inferred.gap is not None:
@@ -544,7 +462,7 @@ class BounceGrad(ResumableModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES]
         known = batch.get(KNOWN)
-        inferred = self._of_group(batch) if self.grouped else self.infer(states, known, mask=batch.get(MASK))
+        inferred = self.groups.of(batch) if self.groups else self.infer(states, known, mask=batch.get(MASK))
         self.measures.update(
             self.model, inferred, states, batch.get(RELATIONS), self.module_to_relation, known,
             batch.get(TYPES), self.module_to_type,
@@ -556,7 +474,7 @@ class BounceGrad(ResumableModule):
         super().on_save_checkpoint(checkpoint)
         if self.bank is not None:
             shards = gather(self.bank.state_dict())
-            shards = shards[:1] if self.grouped else shards  # all processes have all groups
+            shards = shards[:1] if self.groups else shards  # all processes have all groups
             checkpoint["modmeta"]["bank"] = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
     def epoch_state(self) -> dict[str, Any]:
@@ -572,10 +490,6 @@ class BounceGrad(ResumableModule):
 def _asked(batch: dict[str, Tensor]) -> Tensor:
     """Which relations of a batch the search is not given, (B, N, S) bool."""
     return batch[KNOWN] < 0 if KNOWN in batch else torch.ones_like(batch[RELATIONS], dtype=torch.bool)
-
-
-def _same(total: Tensor) -> Tensor:
-    return total
 
 
 def _detached(problem: Problem) -> Problem:

@@ -35,13 +35,17 @@ class Calibrate(pl.Callback):
         whole = torch.arange(len(valid)) if valid.mask is None else valid.mask.all(1).nonzero().squeeze(1)
         if not len(whole):
             return
+        training = module.training
+        module.eval()
         scenes = []
         for ids in by_size(whole[:TASKS], valid.counts):
             batch = {name: part.to(module.device) for name, part in valid[ids.tolist()].items()}
-            scenes.append((batch[STATES][:, :, : module.observed_frames], batch.get(RELATIONS)))
-        training = module.training
-        module.eval()
-        found = calibrate(module.model, module.search, scenes, module.module_to_relation, module.seed)
+            scenes.append((batch[STATES][:, :, : module.observed_frames], batch))
+        if module.groups is not None:
+            found = module.groups.calibrated([batch for _, batch in scenes], module.module_to_relation)
+        else:
+            labelled = [(states, batch.get(RELATIONS)) for states, batch in scenes]
+            found = calibrate(module.model, module.search, labelled, module.module_to_relation, module.seed)
         module.train(training)
         content = read_checkpoint(self.file)
         content["modmeta"]["calibration"] = found.state_dict()
