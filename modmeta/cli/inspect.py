@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     console.print(table)
     first = next(iter(splits.values()))
     console.print(_ranges(first))
-    for line in suggestions(args.file, splits):
+    for line in suggestions(args.file, splits, args.group):
         console.print(for_console(line), soft_wrap=True)
 
 
@@ -101,10 +101,12 @@ def _ranges(data: Any) -> Any:
     return table
 
 
-def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
-    """Notes on the data, and a command that trains on it."""
+def suggestions(file: Path, splits: dict[str, Any], group: str) -> list[str]:
+    """Notes on the data, and a command that trains on it with the same groups."""
     from modmeta.data.describe import find_positions, frame_motion
+    from modmeta.data.reading import GROUP
     from modmeta.data.transforms.windows import automatic_length
+    from modmeta.training.words import setting
 
     first = next(iter(splits.values()))
     positions, moving = find_positions(first)
@@ -112,6 +114,9 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     lines = [f"{name}: tasks by number of entities: {data.tasks_by_size()}" for name, data in sized.items()]
     lines += [f"{name}: {_groups(data)}" for name, data in splits.items() if data.group_names is not None]
     words = [f"modmeta train {shlex.quote(str(file))}"]
+    if group != GROUP:
+        plain = group.replace("_", "a").isalnum()  # needs no quotes
+        words.append(f"data.group={group}" if plain else shlex.quote(setting("data.group", group)))
     if moving:
         motion, explained = frame_motion(first, positions)
         lines.append(
@@ -137,7 +142,10 @@ def suggestions(file: Path, splits: dict[str, Any]) -> list[str]:
     if length is not None:
         lines.append(_windows(file, first, length))
     elif len(splits) == 1 and first.num_tasks < 3:
-        lines.append("fewer than three tasks: enough to infer from, too few to train on")
+        lines.append(
+            "fewer than three tasks: enough to infer from, too few to train on, unless data.window=N cuts them into "
+            "windows"
+        )
     if first.relations is None and positions:  # otherwise held-out frames choose it
         lines.append(
             "relations are unknown: to choose the number of edge types, add -m model.num_edge_modules=1,2,3,4 and take "

@@ -4,7 +4,8 @@ Pure functions on plain dictionaries, lists, numbers and strings. They do not ch
 current content unchanged. Checkpoints go through `upgraded`; configurations of runs (`.hydra/config.yaml`,
 `metrics.json`, result files) go through `upgraded_config`.
 
-To rename a class, add it to `RENAMED`. To drop a setting, add it to `DROPPED` with a test of whether it had no effect.
+To rename a class, add it to `RENAMED`. To add a setting whose default is not what earlier versions did, add it to
+`ADDED`. To drop a setting, add it to `DROPPED` with a test of whether it had no effect.
 A setting that had an effect stays in the configuration, and instantiating it fails.
 """
 
@@ -53,6 +54,11 @@ DROPPED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool]]] 
     ),
     "modmeta.model.model.RelationalModel": (("forecaster",), _no_forecaster),
 }
+# Settings of a class that came later, with the values that do as before.
+ADDED: dict[str, dict[str, Any]] = {
+    "modmeta.data.loading.filemodule.FileDataModule": {"group": "group", "window": None},
+    "modmeta.data.reading.Reading": {"group": "group"},
+}
 DROPPED_GROUPS = {"optimizer": ("forecast",)}  # removed keys of configuration groups
 DROPPED_STATE = ("model.forecasting", "mean_square_change")  # removed buffers of BounceGrad
 
@@ -67,7 +73,7 @@ def upgraded_config(config: Any) -> Any:
     target = RENAMED.get(target, target) if isinstance(target, str) else target
     names, without_effect = DROPPED.get(str(target), ((), bool))
     gone = names if without_effect(config) else ()
-    out = {key: upgraded_config(value) for key, value in config.items() if key not in gone}
+    out = ADDED.get(str(target), {}) | {key: upgraded_config(value) for key, value in config.items() if key not in gone}
     if "_target_" in config:
         out["_target_"] = target
     elif "bouncegrad" in out and "method" not in out:

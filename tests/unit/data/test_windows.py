@@ -252,5 +252,8 @@ def test_inspect_counts_groups_and_windows(tmp_path: Path, capsys: pytest.Captur
     out = " ".join(capsys.readouterr().out.split())
     assert "train: 2 groups of 2 tasks" in out
     assert "test: 2 groups of 1 to 2 tasks" in out
-    assert main(["inspect", str(tmp_path / "b.npz"), "--group", "all"]) == 0
-    assert "train: 1 group of 4 tasks" in " ".join(capsys.readouterr().out.split())
+    formats.save(tmp_path / "c.npz", {"test": replace(data, relations=None)})
+    assert main(["inspect", str(tmp_path / "c.npz"), "--group", "all"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "test: 1 group of 4 tasks" in out
+    assert out.endswith("c.npz data.group=all")

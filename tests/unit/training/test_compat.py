@@ -75,6 +75,17 @@ def test_configurations_are_upgraded_wherever_names_stand() -> None:
     assert upgraded_config(config) == config
 
 
+def test_runs_on_files_go_on_without_windows() -> None:
+    """Earlier versions trained on few long recordings as they were."""
+    old = {
+        "_target_": "modmeta.data.filemodule.FileDataModule", "path": "a.csv",
+        "reading": {"_target_": "modmeta.data.reading.Reading", "task": "task"},
+    }  # fmt: skip
+    new = upgraded_config(old)
+    assert (new["window"], new["group"], new["reading"]["group"]) == (None, "group", "group")
+    assert upgraded_config(new | {"window": 20})["window"] == 20
+
+
 def test_a_forecaster_that_was_used_is_not_dropped_in_silence(tmp_path: Path) -> None:
     content = torch.load(PRETRAINED[0], weights_only=True)
     config = content["modmeta"]["config"]
