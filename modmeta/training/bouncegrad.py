@@ -22,7 +22,7 @@ from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
 from modmeta.training.callbacks.checkpoints import Checkpoints
 from modmeta.training.distributed import gather, over_processes
-from modmeta.training.groups import Groups
+from modmeta.training.groups import Groups, check_groups
 from modmeta.training.module import ResumableModule, Scheduler
 
 Made = TypeVar("Made")
@@ -155,7 +155,7 @@ class BounceGrad(ResumableModule):
         train = data.splits["train"]
         grouped = train.groups is not None
         if grouped:
-            self._check_groups()
+            check_groups(self.search, self.soft, self.persist, self.known)
         # every process has the structures of all groups, whose tasks may be spread over processes
         ids = torch.arange(data.num_groups) if grouped else data.owned_tasks()
         count = len(ids) if grouped else data.num_tasks
@@ -188,23 +188,6 @@ class BounceGrad(ResumableModule):
             for values, kinds in known:
                 if values.numel() and not -1 <= int(values.min()) <= int(values.max()) < kinds:
                     raise ValueError(f"a structure has a module beyond the {kinds} that there are")
-
-    def _check_groups(self) -> None:
-        """
-        Raises:
-            UserError: settings do not go with groups.
-        """
-        search = self.search
-        alone = search.receivers == "all" and search.horizon == 1
-        for wrong, what in (
-            (not alone, f"search.receivers={search.receivers}, search.horizon={search.horizon}; use all and 1"),
-            (search.symmetric, "search.symmetric=true; set it to false"),
-            (self.soft, "method.soft=true; set it to false"),
-            (not self.persist, "method.persist=false; set it to true"),
-            (self.known > 0, f"data.known={self.known:g}; set it to 0"),
-        ):
-            if wrong:
-                raise UserError(f"structures that tasks of a group share do not go with {what}, or set data.group=null")
 
     @staticmethod
     def _made(part: Made | None) -> Made:

@@ -5,13 +5,14 @@ Letters: G groups, B tasks, N entities, S senders, K edge modules, T frames, D f
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from modmeta.data.loading.batches import TaskDataset, by_size
+from modmeta.errors import UserError
 from modmeta.evaluation.calibration import Calibration, calibrate_groups
 from modmeta.graph.bank import Structure, StructureBank
 from modmeta.keys import GROUP, MASK, STATES
@@ -25,6 +26,23 @@ from modmeta.training.distributed import mixed_seed, over_processes
 
 if TYPE_CHECKING:
     from modmeta.data.loading.datamodule import TrajectoryDataModule
+
+
+def check_groups(search: Any, soft: bool = False, persist: bool = True, known: float = 0.0) -> None:
+    """Checks settings, of a `Search` or as configured, where tasks of a group share a structure.
+
+    Raises:
+        UserError: a setting does not go with that.
+    """
+    for wrong, what in (
+        (search.receivers != "all" or search.horizon > 1, "search.receivers or search.horizon; set them to all and 1"),
+        (search.symmetric, "search.symmetric=true; set it to false"),
+        (soft, "method.soft=true; set it to false"),
+        (not persist, "method.persist=false; set it to true"),
+        (known > 0, f"data.known={known:g}; set it to 0"),
+    ):
+        if wrong:
+            raise UserError(f"structures that tasks of a group share do not go with {what}, or set data.group=null")
 
 
 class Told(NamedTuple):

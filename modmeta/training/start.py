@@ -27,6 +27,7 @@ from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, loo
 from modmeta.terminal import Terminal, doing
 from modmeta.training.bouncegrad import Beginning
 from modmeta.training.checkpoints.loading import read_checkpoint
+from modmeta.training.groups import check_groups
 
 FILE = "start.npz"
 ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
@@ -52,6 +53,8 @@ def begun(config: DictConfig) -> DictConfig:
     data = hydra.utils.instantiate(config.data)
     data.prepare_data()
     data.setup("fit")
+    if data.num_groups is not None:
+        check_groups(config.search, config.method.get("soft", False), config.method.get("persist", True), data.known)
     began = time.perf_counter()
     states = _physical(data)
     start = _start(config, data, states)

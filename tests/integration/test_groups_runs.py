@@ -1,0 +1,144 @@
+"""One network, many recordings: `modmeta train FILE` with groups, then `infer` and `evaluate`, resumed and sharded."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import modmeta
+from modmeta.cli.main import main
+from modmeta.training.bouncegrad import BounceGrad
+from tests.runs import KilledAt, accompanied, checkpoint, same_run, undrawn
+
+N = 6
+SHORT = (
+    "trainer.max_epochs=3", "data.batches_per_epoch=4", "data.batch_size=6", "trainer.accelerator=cpu",
+    "trainer.devices=1", "callbacks.progress=null", "logger=[csv]", "model.num_edge_modules=2", "threads=1",
+)  # fmt: skip
+
+
+def exchange(graphs: np.ndarray, groups: np.ndarray, frames: int, seed: int, noise: float = 0.0) -> np.ndarray:
+    """Recordings (tasks, N, T, 1) of heat that flows along the graph of every task's group."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(len(groups), N))
+    path = [x]
+    for _ in range(frames - 1):
+        for _ in range(10):
+            x = x + 0.02 * (graphs[groups] * (x[:, None, :] - x[:, :, None])).sum(2)
+        path.append(x)
+    states = np.stack(path, 2)[..., None]
+    return states + noise * rng.normal(size=states.shape)
+
+
+def graphs(number: int, seed: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).random((number, N, N)) < 0.3
+    return (drawn * (1 - np.eye(N))).astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks with fifteen recordings each, labelled to score them."""
+    truth, groups = graphs(2, 0), np.arange(30) % 2
+    path = tmp_path_factory.mktemp("groups") / "networks.npz"
+    names = np.array(["left", "right"])[groups]
+    np.savez(path, states=exchange(truth, groups, 20, 1), relations=truth[groups], groups=names, frame_step=0.2)
+    return path
+
+
+def train(run: Path, file: Path, *words: str) -> None:
+    with undrawn():
+        assert main(["train", str(file), "-o", str(run), *SHORT, *words]) in (0, None)
+
+
+@pytest.fixture(scope="module")
+def whole(file: Path) -> Path:
+    run = file.parent / "whole"
+    train(run, file)
+    return run
+
+
+def test_the_bank_has_a_structure_a_group(whole: Path, file: Path) -> None:
+    bank = checkpoint(whole)["modmeta"]["bank"]
+    assert bank["relations"].shape == (2, N, N - 1)
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert metrics["test/edge_accuracy"] == 1
+    assert metrics["test/auroc"] == 1
+
+
+def test_relations_of_groups_are_written_by_their_names(whole: Path, file: Path, tmp_path: Path) -> None:
+    with undrawn():
+        main(["infer", str(whole), str(file), "-o", str(tmp_path / "out"), "--steps", "3", "--observed", "16"])
+    with (tmp_path / "out" / "relations.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert list(rows[0]) == ["group", "receiver", "sender", "relation", "probability"]
+    found = {(row["group"], int(row["receiver"]), int(row["sender"])): int(row["relation"]) for row in rows}
+    truth = graphs(2, 0)
+    assert len(found) == 2 * N * (N - 1)
+    assert all(found[name, i, j] == truth[k, i, j] for k, name in enumerate(("left", "right")) for i, j in pairs())
+    with (tmp_path / "out" / "forecasts.csv").open() as table:
+        assert len({row["task"] for row in csv.DictReader(table)}) == 30, "forecasts are of recordings"
+
+
+def pairs() -> list[tuple[int, int]]:
+    return [(i, j) for i in range(N) for j in range(N) if i != j]
+
+
+def test_a_new_group_is_told_by_its_recordings_together(whole: Path) -> None:
+    """Noise hides the graph from a single recording of eight frames, but not from forty."""
+    truth = graphs(1, 5)
+    states = exchange(truth, np.zeros(40, int), 8, 6, noise=0.03)
+    model = modmeta.load(whole)
+    alone = model.infer(states[:1]).relations[0]
+    data = modmeta.data.trajectories.Trajectories(states, None, ("feature0",), 0.2, group_names=np.array(["new"] * 40))
+    together = model.infer(data)
+    assert together.relations.shape == (1, N, N)
+    assert together.groups is not None
+    assert together.groups.tolist() == ["new"]
+    off = ~np.eye(N, dtype=bool)
+    assert (together.relations[0] == truth[0])[off].mean() > 0.95
+    assert (alone == truth[0])[off].mean() < 0.95
+    ahead = model.forecast(data, together, 2)
+    assert ahead.mean.shape == (40, N, 2, 1)
+
+
+def test_a_killed_run_continues_to_the_bit(whole: Path, file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    with accompanied(KilledAt(1, batch=2)), pytest.raises(SystemExit):
+        train(run, file)
+    with undrawn():
+        main(["train", "--resume", str(run)])
+    same_run(whole, run)
+
+
+def test_settings_that_do_not_go_with_groups_are_refused(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run", file, "search.symmetric=true")
+    told = capsys.readouterr()
+    assert "search.symmetric=true; set it to false, or set data.group=null" in told.err
+    assert "laws tried" not in told.out, "before the search for laws"
+
+
+def test_one_recording_is_cut_into_windows(tmp_path: Path) -> None:
+    """A table without a task column: one network, one recording."""
+    truth = graphs(1, 3)
+    rng = np.random.default_rng(0)
+    x, path = rng.normal(size=N), []
+    for _ in range(300):  # stirred, or the heat would settle
+        path.append(x)
+        for _ in range(10):
+            x = x + 0.02 * (truth[0] * (x[None, :] - x[:, None])).sum(1) + 0.05 * rng.normal(size=N)
+    with (tmp_path / "recording.csv").open("w") as table:
+        print("frame,entity,heat", file=table)
+        for frame, row in enumerate(path):
+            for entity, value in enumerate(row):
+                print(f"{frame},{entity},{value:.6f}", file=table)
+    train(tmp_path / "run", tmp_path / "recording.csv")
+    bank = checkpoint(tmp_path / "run")["modmeta"]["bank"]
+    assert bank["relations"].shape == (1, N, N - 1)
+    assert isinstance(modmeta.load(tmp_path / "run").module, BounceGrad)
+    assert torch.isfinite(bank["energies"]).all()
