@@ -65,7 +65,7 @@ class Family(NamedTuple):
             placed where distances are, powers of the inverse among them), `across` (also across it), `moving` (also
             velocities relative to the receiver's, along all directions).
         rich: many functions of each argument instead of one.
-        power: the highest power of the receiver's state on the left.
+        power: the highest power of the receiver's state on the left; above 0 a constant comes last on the right.
         growth: explain rates of growth (increments of logarithms) of positive states.
         shifts: number of shifted functions of each argument where there are many.
         saturating: what acts is summed inside a saturating function.
@@ -205,6 +205,8 @@ def right_functions(
         parts.append(torch.tanh(shifted).flatten(-2))
     if turning.shape[-1]:
         parts += [turning.sin(), turning.cos(), (2 * turning).sin(), (2 * turning).cos()]
+    if family.power:  # what a sender of any state does to a receiver's; without functions of this it is a mere constant
+        parts.append(torch.ones_like(argument[..., :1]))
     return torch.cat(parts, -1)
 
 

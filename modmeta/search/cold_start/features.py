@@ -59,8 +59,12 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     h = left.shape[-1]
     whiten_left, _ = _whitening(left.flatten(0, -2))
     right = _average(right_functions(family, kind, places, widths, receiver, sender), steps.quadrature)
+    if family.power:
+        right = right[..., :-1]
     right = right - right.mean(3, keepdim=True)
     whiten_right, spread = _whitening(right.flatten(0, -2))
+    if family.power:
+        whiten_right, spread = torch.block_diag(whiten_right, one), torch.cat([spread, spread[:1]])
     if h == 1:
         whiten_left = one
     if not kind.coordinates:
