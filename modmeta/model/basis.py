@@ -20,15 +20,20 @@ __all__ = [
     "Family",
     "FoundLaws",
     "Kind",
+    "coarser",
     "cubics",
     "families",
     "family_named",
+    "finer",
     "left_functions",
     "own_functions",
     "right_functions",
+    "saturated",
+    "unsaturated",
 ]
 
 SHIFTS = 12  # shifted tanh of each feature in a rich family
+SATURATED = 0.9999  # share of the bound beyond which a rate says no more
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the nodes of a frame, and Boole's weights
 BOOLE = (7 / 90, 32 / 90, 12 / 90, 32 / 90, 7 / 90)
 
@@ -60,8 +65,10 @@ class Family(NamedTuple):
             placed where distances are, powers of the inverse among them), `across` (also across it), `moving` (also
             velocities relative to the receiver's, along all directions).
         rich: many functions of each argument instead of one.
-        power: the highest power of the receiver's state on the left.
+        power: the highest power of the receiver's state on the left; above 0 a constant comes last on the right.
         growth: explain rates of growth (increments of logarithms) of positive states.
+        shifts: number of shifted functions of each argument where there are many.
+        saturating: what acts is summed inside a saturating function.
     """
 
     name: str
@@ -69,6 +76,8 @@ class Family(NamedTuple):
     rich: bool = False
     power: int = 0
     growth: bool = False
+    shifts: int = SHIFTS
+    saturating: bool = False
 
 
 class FoundLaws(NamedTuple):
@@ -81,9 +90,10 @@ class FoundLaws(NamedTuple):
         rest: standard deviation of what they leave unexplained, in that unit.
         offset, span: physical states are span x state + offset, (D,) each.
         centre, scale: functions see (physical - centre) / scale, (D,) each.
-        places, widths: of shifted functions, (D, SHIFTS) each.
+        places, widths: of shifted functions, (D, shifts) each.
         left: left functions to uncorrelated ones, block by block for every feature, (D H, up to D H).
         right: right functions to uncorrelated ones, (V, up to V).
+        link: leak and size of every channel of a saturating family, (D, D + 2); else none, (0, ...).
     """
 
     edges: Tensor
@@ -98,6 +108,7 @@ class FoundLaws(NamedTuple):
     widths: Tensor
     left: Tensor
     right: Tensor
+    link: Tensor = torch.zeros(0, 0)
 
 
 VECTORS = (
@@ -113,10 +124,16 @@ PLAIN = (
     Family("sender", "sender"),
     Family("rich sender", "sender", True),
     Family("growth, rich sender", "sender", True, growth=True),
+    Family("saturating, rich sender", "sender", True, saturating=True),
     Family("receiver x sender", "sender", False, 2),
     Family("receiver x rich sender", "sender", True, 2),
     Family("rich difference", "difference", True),
 )
+FINE = tuple(
+    family._replace(name=f"fine {family.name}", shifts=2 * SHIFTS)
+    for family in (*VECTORS, *PLAIN)
+    if family.rich and family.right in ("difference", "sender", "steep")
+)  # to finish with; a search from random laws would get lost in them
 
 
 def families(kind: Kind, positive: bool) -> list[Family]:
@@ -128,7 +145,9 @@ def families(kind: Kind, positive: bool) -> list[Family]:
     return [
         family
         for family in PLAIN
-        if not (turning and (family.rich or family.power)) and (positive or not family.growth)
+        if not (turning and (family.rich or family.power))
+        and (positive or not family.growth)
+        and not (family.saturating and any(kind.angles))
     ]
 
 
@@ -137,11 +156,21 @@ def family_named(name: str) -> Family:
     Raises:
         ValueError: there is none of that name.
     """
-    for family in (*VECTORS, *PLAIN):
+    for family in (*VECTORS, *PLAIN, *FINE):
         if family.name == name:
             return family
-    names = ", ".join(repr(family.name) for family in (*VECTORS, *PLAIN))
+    names = ", ".join(repr(family.name) for family in (*VECTORS, *PLAIN, *FINE))
     raise ValueError(f"model.family is {name!r}; it must be one of {names}, or null for the one that fits best")
+
+
+def coarser(family: Family) -> Family:
+    """The family that a fine one is searched with; any other is itself."""
+    return family_named(family.name.removeprefix("fine "))
+
+
+def finer(family: Family) -> Family | None:
+    """The same with more functions of each argument; none where it has few, or as many already."""
+    return next((fine for fine in FINE if fine.name == f"fine {family.name}"), None)
 
 
 def left_functions(family: Family, kind: Kind, receiver: Tensor) -> Tensor:
@@ -161,8 +190,8 @@ def right_functions(
     Args:
         family: which functions.
         kind: what features are.
-        places: centres of shifted functions, (D, SHIFTS).
-        widths: theirs, (D, SHIFTS).
+        places: centres of shifted functions, (D, shifts).
+        widths: theirs, (D, shifts).
         receiver, sender: their states.
     """
     if kind.coordinates:
@@ -176,6 +205,8 @@ def right_functions(
         parts.append(torch.tanh(shifted).flatten(-2))
     if turning.shape[-1]:
         parts += [turning.sin(), turning.cos(), (2 * turning).sin(), (2 * turning).cos()]
+    if family.power:  # what a sender of any state does to a receiver's; without functions of this it is a mere constant
+        parts.append(torch.ones_like(argument[..., :1]))
     return torch.cat(parts, -1)
 
 
@@ -246,6 +277,26 @@ def _own_vectors(kind: Kind, states: Tensor) -> Tensor:
         ]
     constant = torch.eye(p, dtype=states.dtype, device=states.device).expand(*states.shape[:-1], p, p)
     return torch.cat([torch.stack(parts, -1), constant], -1)
+
+
+def unsaturated(rates: Tensor, seen: Tensor, link: Tensor) -> tuple[Tensor, Tensor]:
+    """What rates (..., C) at scaled states (..., D) are saturating functions of, and the slope there, (..., C) each.
+
+        rate = leak (1, s) + size tanh(u / size)
+
+    Args:
+        rates: observed.
+        seen: states.
+        link: leak and size of every channel, (C, D + 2).
+    """
+    size = link[:, -1]
+    share = ((rates - link[:, 0] - seen @ link[:, 1:-1].mT) / size).clamp(-SATURATED, SATURATED)
+    return size * torch.atanh(share), 1 - share.square()
+
+
+def saturated(sums: Tensor, seen: Tensor, link: Tensor) -> Tensor:
+    """Rates (..., C) from what acts, the inverse of `unsaturated`."""
+    return link[:, 0] + seen @ link[:, 1:-1].mT + link[:, -1] * torch.tanh(sums / link[:, -1])
 
 
 def cubics(states: Tensor, places: tuple[float, ...] = PLACES) -> Tensor:

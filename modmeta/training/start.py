@@ -238,6 +238,7 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
     laws = FoundLaws(
         start.kinds.laws, start.kinds.own, step, rest, offset, scale, form.units.centre, form.units.scale,
         basis.places, basis.widths, basis.left, basis.right,
+        torch.zeros(0, 0) if form.link is None else form.link,
     )  # fmt: skip
     parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
     out = io.BytesIO()

@@ -12,7 +12,6 @@ from modmeta.data.units import Scales
 from modmeta.graph.bank import Structure
 from modmeta.model.basis import (
     BOOLE,
-    SHIFTS,
     FoundLaws,
     Kind,
     cubics,
@@ -20,6 +19,8 @@ from modmeta.model.basis import (
     left_functions,
     own_functions,
     right_functions,
+    saturated,
+    unsaturated,
 )
 from modmeta.model.dynamics.base import Dynamics, one_hot
 from modmeta.model.features import PairFeatures, pair_states
@@ -45,7 +46,8 @@ class LawDynamics(Dynamics):
     The constants of entities (a frequency of its own, a drive) are what the errors of a task's frames have in common;
     nothing of them is learned.
 
-    Families of growth explain d log s/dt of positive states.
+    Families of growth explain d log s/dt of positive states. Saturating ones have a saturating function around all of
+    it, of bounds c and beside a linear leak: ds_i/dt = l(s_i) + c tanh((...) / c).
 
     Letters beside the usual ones: X points in time, P coordinates, H left and V right functions, O own functions.
 
@@ -110,7 +112,7 @@ class LawDynamics(Dynamics):
             nn.init.zeros_(perceptrons.affine[-1].weight)
             nn.init.zeros_(perceptrons.affine[-1].bias)
         cpu = torch.device("cpu")
-        one, shifts = torch.zeros(d, device=cpu), torch.ones(d, SHIFTS, device=cpu)
+        one, shifts = torch.zeros(d, device=cpu), torch.ones(d, self.family.shifts, device=cpu)
         h = left_functions(self.family, self.kind, one).shape[-1]
         v = right_functions(self.family, self.kind, shifts, shifts, one, one).shape[-1]
         own = own_functions(self.kind, one).shape[-1]
@@ -121,10 +123,12 @@ class LawDynamics(Dynamics):
         self.register_buffer("found_own_laws", torch.zeros_like(self.own_laws))
         for name, size in {"offset": d, "span": d, "middle": d, "width": d}.items():
             self.register_buffer(name, (torch.zeros if name in ("offset", "middle") else torch.ones)(size).double())
-        self.register_buffer("places", torch.zeros(d, SHIFTS).double())
-        self.register_buffer("widths", torch.ones(d, SHIFTS).double())
+        self.register_buffer("places", torch.zeros(d, self.family.shifts).double())
+        self.register_buffer("widths", torch.ones(d, self.family.shifts).double())
         self.register_buffer("left", torch.eye(self.blocks))
         self.register_buffer("right", torch.eye(v).double())
+        if self.family.saturating:
+            self.register_buffer("link", torch.ones(d, d + 2).double())
         self.register_buffer("unit", torch.ones(d))  # of rates that were found, in units of `change_scale`
         self.register_buffer("rest", torch.ones(d))  # and of what is learned beside them
 
@@ -136,6 +140,7 @@ class LawDynamics(Dynamics):
     widths: Tensor
     left: Tensor
     right: Tensor
+    link: Tensor
     unit: Tensor
     rest: Tensor
     found_laws: Tensor
@@ -154,6 +159,8 @@ class LawDynamics(Dynamics):
             getattr(self, name).copy_(value)
         for name in ("offset", "span", "places", "widths"):
             getattr(self, name).copy_(getattr(laws, name))
+        if self.family.saturating:
+            self.link.copy_(laws.link)
         h, v = laws.left.shape[1], laws.right.shape[1]
         self.left.zero_()[:, :h] = laws.left.to(self.left)
         self.right.zero_()[:, :v] = laws.right
@@ -227,14 +234,28 @@ class LawDynamics(Dynamics):
         return torch.cat([physical[:, :, :1], physical[:, :, 1:] - 2 * math.pi * turns], 2)
 
     def _gain(self, states: Tensor) -> Tensor | None:
-        """By what rates of growth become changes, (B, N, T - 1, D): mean states of the steps."""
+        """By what is explained becomes changes, (B, N, T - 1, D): of rates of growth mean states of the steps, of
+        saturating rates their slope."""
+        if self.family.saturating:
+            return self._unsaturated(states)[1]
         if not self.family.growth:
             return None
         physical = (states.double() * self.span + self.offset).clamp_min(SMALLEST)
         return ((physical[:, :, 1:] + physical[:, :, :-1]) / 2).to(states.dtype)
 
+    def _unsaturated(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What saturating changes are functions of, in units of `change_scale`, and slopes, (B, N, T - 1, D) each."""
+        nodes, weights = self._path(states.double())
+        seen = torch.tensordot(self._seen(nodes)[1].movedim(2, -1), weights, ([-1], [0]))
+        change = states.double().diff(dim=2) / (self.change_scale * self.unit)
+        sums, slope = unsaturated(change, seen, self.link)
+        return (sums * self.unit).to(states.dtype), slope.to(states.dtype)
+
     def targets(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N T-1 D"]:
         """Observed changes (B, N, T - 1, D) in units of `change_scale`."""
+        if self.family.saturating:
+            sums, slope = self._unsaturated(states)
+            return sums * slope
         physical = states.double() * self.span + self.offset
         if self.family.growth:
             physical = physical.clamp_min(SMALLEST)
@@ -338,6 +359,8 @@ class LawDynamics(Dynamics):
             change = self.responder(states)(received, types.unsqueeze(2)).squeeze(2)
             if drive is not None:
                 change = change + drive.unsqueeze(2)
+            if self.family.saturating:
+                change = saturated(change / self.unit, self._seen(states)[1], self.link) * self.unit
             return (change * per_frame).double()
 
         def step(states: Tensor) -> Tensor:

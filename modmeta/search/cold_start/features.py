@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from modmeta.model.basis import (
-    SHIFTS,
     Family,
     Kind,
+    coarser,
     families,
+    finer,
     left_functions,
     own_functions,
     right_functions,
@@ -24,7 +25,7 @@ from modmeta.model.basis import (
 from modmeta.search.cold_start.grams import Columns
 from modmeta.search.cold_start.weak_form import Steps
 
-__all__ = ["Basis", "Family", "columns", "families", "fit_basis"]
+__all__ = ["Basis", "Family", "coarser", "columns", "families", "finer", "fit_basis"]
 
 
 class Basis(NamedTuple):
@@ -32,7 +33,7 @@ class Basis(NamedTuple):
 
     Attributes:
         family: what a message depends on.
-        places: centres of shifted functions, (D, SHIFTS); of steep ones distances, (1, SHIFTS).
+        places: centres of shifted functions, (D, shifts); of steep ones distances, (1, shifts).
         widths: theirs, of the same shape.
         left: whitening of left features, (H', H).
         right: whitening of right features, (V', V).
@@ -50,7 +51,7 @@ class Basis(NamedTuple):
 def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     """Places the functions of a family where the data are, and whitens them."""
     nodes, d = steps.nodes, steps.nodes.shape[-1]
-    places, widths = _places(_arguments(family, kind, nodes))
+    places, widths = _places(_arguments(family, kind, nodes), family.shifts)
     one = torch.eye(1, dtype=nodes.dtype, device=nodes.device)
     raw = Basis(family, places, widths, one, one, one[0])
     receiver, sender = _ends(nodes)
@@ -58,8 +59,12 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     h = left.shape[-1]
     whiten_left, _ = _whitening(left.flatten(0, -2))
     right = _average(right_functions(family, kind, places, widths, receiver, sender), steps.quadrature)
+    if family.power:
+        right = right[..., :-1]
     right = right - right.mean(3, keepdim=True)
     whiten_right, spread = _whitening(right.flatten(0, -2))
+    if family.power:
+        whiten_right, spread = torch.block_diag(whiten_right, one), torch.cat([spread, spread[:1]])
     if h == 1:
         whiten_left = one
     if not kind.coordinates:
@@ -79,13 +84,13 @@ def _arguments(family: Family, kind: Kind, nodes: Tensor) -> Tensor:
     return argument[:: max(1, len(argument) // 50_000)]
 
 
-def _places(argument: Tensor) -> tuple[Tensor, Tensor]:
+def _places(argument: Tensor, shifts: int) -> tuple[Tensor, Tensor]:
     """Centres and widths of shifted functions: between even steps and quantiles."""
-    levels = torch.linspace(0.02, 0.98, SHIFTS, dtype=argument.dtype, device=argument.device)
-    quantiles = argument.quantile(levels, 0).mT  # (D, SHIFTS)
+    levels = torch.linspace(0.02, 0.98, shifts, dtype=argument.dtype, device=argument.device)
+    quantiles = argument.quantile(levels, 0).mT  # (D, shifts)
     even = quantiles[:, :1] + (quantiles[:, -1:] - quantiles[:, :1]) * (levels - 0.02) / 0.96
     places = (quantiles + even) / 2
-    widths = (1.5 * (quantiles[:, -1:] - quantiles[:, :1]) / SHIFTS).expand_as(places).clamp_min(1e-9)
+    widths = (1.5 * (quantiles[:, -1:] - quantiles[:, :1]) / shifts).expand_as(places).clamp_min(1e-9)
     return places, widths
 
 

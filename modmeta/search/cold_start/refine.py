@@ -15,6 +15,8 @@ from torch import Tensor
 
 from modmeta.search.cold_start.grams import Grams
 
+STILL = 1e-5  # share of the loss that a step gains, below which a start has arrived
+
 __all__ = ["Laws", "laws_of", "refine", "solve_own", "solve_weights"]
 
 
@@ -81,15 +83,19 @@ def refine(grams: Grams, laws: Laws, iterations: int, ridge: float = 1e-6) -> La
     Args:
         grams: of the receivers.
         laws: starts.
-        iterations: number of Levenberg-Marquardt steps.
+        iterations: number of Levenberg-Marquardt steps, at most; they end where steps that are taken gain nothing more.
         ridge: pull of every weight to their mean, as a share of a message's mean sum of squares.
     """
     solved = _solve(grams, laws, ridge)
     laws = laws._replace(loss=solved.loss)
+    still = torch.zeros_like(solved.loss, dtype=torch.bool)
     for _ in range(iterations):
+        if bool(still.all()):
+            break
         moved = _step(grams, laws, solved)
         again = _solve(grams, moved, ridge)
         better = again.loss < laws.loss
+        still |= better & (again.loss > laws.loss * (1 - STILL))
         damping = torch.where(better, laws.damping / 4, laws.damping * 6).clamp(1e-9, 1e9)
         laws = Laws(*(_choose(better, new, old) for new, old in zip(moved, laws, strict=True)))
         laws = laws._replace(loss=torch.where(better, again.loss, solved.loss), damping=damping)

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.search.cold_start.cluster import clusterings
-from modmeta.search.cold_start.features import Basis, Family, columns, families, fit_basis
+from modmeta.search.cold_start.cluster import Clusters, clusterings
+from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, pooled, residuals
 from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.saturation import link_columns, measure_link, saturates
 from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, from_labels, requantised
 from modmeta.search.cold_start.weak_form import Kind, Steps, Units, measure_units, roughness, steps, unwrap
@@ -28,9 +29,11 @@ RIDGES = (
 )  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
 ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
 BEST = 2  # clusterings of a law's weights that are carried to hard structures
+SAME = 0.003  # share of weights that clusterings which are the same may name otherwise
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
+RELINKS = 8  # steps that leak and size of saturating rates are moved by
 NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
 MOST_NUMBERS = 200_000  # than that
@@ -49,6 +52,7 @@ class Form(NamedTuple):
         constants: whether every entity has a constant of its own in each channel.
         ridge: pull of weights to their mean.
         smoothing: frames to either side over which noise of observation is averaged.
+        link: leak and size of every channel of a saturating family, (C, D + 2).
     """
 
     kind: Kind
@@ -58,6 +62,7 @@ class Form(NamedTuple):
     constants: bool
     ridge: float
     smoothing: int = 0
+    link: Tensor | None = None
 
 
 class Trial(NamedTuple):
@@ -227,16 +232,20 @@ def cold_start(
     numbers = [num_kinds] if num_kinds else [2, 3, 4]
     trials: list[Trial] = []
     found: list[_Found] = []
-    for tried in [family] if family else families(kind, bool((data.states > 0).all())):
+    for tried in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
         announce(tried.name)
-        few = search.part(search.parts()[0])
-        basis = fit_basis(
-            tried, kind, steps(few.states, kind, units, smooth=smooth, growth=tried.growth, seen=few.seen)
-        )
+        few, link = search.part(search.parts()[0]), None
+        ready = steps(few.states, kind, units, smooth=smooth, growth=tried.growth, seen=few.seen)
+        if tried.saturating:
+            link = measure_link(ready)
+            if family is None and not saturates(link, ready):
+                continue
+            ready = steps(few.states, kind, units, smooth=smooth, seen=few.seen, link=link)
+        basis = fit_basis(tried, kind, ready)
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
         for own in (True, False) if constants is None else (constants,):
-            problem = _problem(Form(kind, units, smooth, basis, own, 0.0, smoothing), search, judges)
+            problem = _problem(Form(kind, units, smooth, basis, own, 0.0, smoothing, link), search, judges)
             for setting in settings:
                 trials.append(_try(problem, *setting, starts, generator))
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
@@ -248,13 +257,13 @@ def cold_start(
             break
     if not num_kinds:
         found += _merged(min(found, key=lambda one: one.score), search, judges)
-    best = _chosen(found)
+    best = _polished(_chosen(found), search, judges, family, constants)
     trial, number = best.trial, best.number
     kinds, temperature, scales = _finish(trial.form, best.kinds, data)
+    trials = [trial, *sorted((one for one in trials if one is not trial), key=lambda one: one.score)]
     start = Start(
         trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score, scales
     )
-    trials.sort(key=lambda one: (one is not trial, one.score))
     return start._replace(answer=infer(start, states, seen, groups))
 
 
@@ -283,9 +292,8 @@ def _nothing() -> Answer:
 
 
 def _steps(data: _Data, form: Form) -> Steps:
-    return steps(
-        data.states, form.kind, form.units, smooth=form.smooth, growth=form.basis.family.growth, seen=data.seen
-    )
+    growth = form.basis.family.growth
+    return steps(data.states, form.kind, form.units, smooth=form.smooth, growth=growth, seen=data.seen, link=form.link)
 
 
 def _held_out(length: int, device: torch.device) -> Tensor:
@@ -295,18 +303,22 @@ def _held_out(length: int, device: torch.device) -> Tensor:
 
 
 class _Sum:
-    """A sum of Gram matrices."""
+    """Gram matrices of some tasks after the others: of all receivers, or summed over the tasks of a group."""
 
-    def __init__(self) -> None:
-        self.parts: Grams | None = None
+    def __init__(self, data: _Data) -> None:
+        self.data = data
+        self.parts: list[Grams] = []
 
-    def add(self, one: Grams) -> None:
-        self.parts = one if self.parts is None else Grams(*(a.add_(b) for a, b in zip(self.parts, one, strict=True)))
+    def add(self, one: Grams, tasks: slice) -> None:
+        if self.data.groups is None:
+            self.parts.append(one)
+            return
+        one = pooled(one, self.data.groups[tasks], self.data.number)
+        self.parts = [Grams(*(a.add_(b) for a, b in zip(sums, one, strict=True))) for sums in self.parts] or [one]
 
     @property
     def total(self) -> Grams:
-        assert self.parts is not None
-        return self.parts
+        return joined(self.parts)
 
 
 def _sums(data: _Data, form: Form, part: str = "all") -> Grams:
@@ -314,19 +326,15 @@ def _sums(data: _Data, form: Form, part: str = "all") -> Grams:
 
     Constants of entities come from the frames that fit.
     """
-    total, apart = _Sum(), []
+    total = _Sum(data)
     for tasks in data.parts():
         table = columns(form.basis, form.kind, _steps(data.part(tasks), form))
         judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
         fit = table.weight if part == "all" else table.weight * (1 - judges)
         if form.constants:
             table = centred(table, fit)
-        one = grams(table._replace(weight=table.weight * judges if part == "judge" else fit))
-        if data.groups is None:
-            apart.append(one)
-        else:
-            total.add(pooled(one, data.groups[tasks], data.number))
-    return joined(apart) if data.groups is None else total.total
+        total.add(grams(table._replace(weight=table.weight * judges if part == "judge" else fit)), tasks)
+    return total.total
 
 
 def _merged(best: _Found, search: _Data, judges: _Data) -> list[_Found]:
@@ -362,8 +370,72 @@ def _chosen(found: list[_Found]) -> _Found:
         if rival.score - best.score <= max(0.1 * (best.trial.without - best.score), _error(rival, best)):
             best = rival
             alike = [one for one in rivals if one.score - best.score <= min(ALIKE, _error(one, best))]
-            return min(alike, key=lambda one: (one.kinds.laws.shape[1], one.trial.form.constants, one.score))
+            return min(alike, key=lambda one: (*_complexity(one), one.score))
     return best
+
+
+def _polished(best: _Found, search: _Data, judges: _Data, family: Family | None, constants: bool | None) -> _Found:
+    """The same structures under finer functions and under the other choice of constants, if these explain more.
+
+    A choice that was given stays.
+    """
+    for _ in range(RELINKS if best.trial.form.link is not None else 0):
+        moved = _reformed(best, _relinked(best, search), search, judges)
+        if moved.score >= best.score - ALIKE:
+            break
+        best = moved
+    fine = finer(best.trial.form.basis.family)
+    if fine and family in (None, fine):
+        few = search.part(search.parts()[0])
+        basis = fit_basis(fine, best.trial.form.kind, _steps(few, best.trial.form))
+        best = _simpler(best, _reformed(best, best.trial.form._replace(basis=basis), search, judges))
+    if constants is None:
+        form = best.trial.form
+        best = _simpler(best, _reformed(best, form._replace(constants=not form.constants), search, judges))
+    return best
+
+
+def _simpler(one: _Found, other: _Found) -> _Found:
+    """The better, or of two as good as one another the simpler."""
+    better, worse = sorted((one, other), key=lambda found: found.score)
+    alike = worse.score - better.score <= min(ALIKE, _error(one, other))
+    return min(one, other, key=_complexity) if alike else better
+
+
+def _complexity(found: _Found) -> tuple[int, bool]:
+    return found.kinds.laws.shape[1], found.trial.form.constants
+
+
+def _reformed(best: _Found, form: Form, search: _Data, judges: _Data) -> _Found:
+    """Structures found, explained in another form of law."""
+    problem = _problem(form, search, judges)
+    beliefs, pairs = explain(_sums(search, best.trial.form), best.kinds, search.number)
+    kinds = _rounds(problem.sums, fit_kinds(problem.sums, beliefs, pairs), beliefs, problem.tasks)
+    laws = refine(problem.sums, _shared(kinds, best.trial.laws, form.basis), 12, form.ridge)
+    return _found(problem, _judged(problem, laws, form.ridge), kinds)
+
+
+def _relinked(best: _Found, search: _Data) -> Form:
+    """A saturating form whose leak and size are moved by what residuals say, structures kept."""
+    form = best.trial.form
+    assert form.link is not None
+    beliefs, pairs = explain(_sums(search, form), best.kinds, search.number)
+    total = _Sum(search)
+    for tasks in search.parts():
+        ready = _steps(search.part(tasks), form)
+        table = columns(form.basis, form.kind, ready)
+        table = table._replace(own=torch.cat([table.own, link_columns(ready, form.link)], -1))
+        total.add(grams(centred(table, table.weight) if form.constants else table), tasks)
+    own = fit_kinds(total.total, beliefs, pairs).own
+    return form._replace(link=form.link + own[-form.link.numel() :].view_as(form.link))
+
+
+def _shared(kinds: Kinds, laws: Laws, basis: Basis) -> Laws:
+    """As many shared laws as before, those that the kinds' laws vary along most."""
+    count, h = laws.right.shape[1], basis.left.shape[1]
+    most = torch.linalg.svd(kinds.laws, full_matrices=False)[2][:count].view(-1, h, basis.right.shape[1])
+    left, _, right = torch.linalg.svd(most)
+    return laws_of(left[None, :, :, 0], right[None, :, 0], kinds.own)
 
 
 def _error(one: _Found, other: _Found) -> float:
@@ -468,12 +540,24 @@ def _kinds(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.
     weights = solve_weights(sums, trial.laws, trial.form.ridge, trial.mean)[0][0]
     e, s, r = weights.shape
     ways: list[tuple[Kinds, Posterior]] = []
-    for mixture in clusterings(weights.reshape(-1, r), number, generator):
+    for mixture in _distinct(clusterings(weights.reshape(-1, r), number, generator)):
         beliefs = from_labels(mixture.probability.view(e, s, number))
         pairs = torch.outer(mixture.share, mixture.share)
         ways.append(requantised(sums, trial.laws, weights, beliefs, pairs, tasks))
     ways.sort(key=lambda way: float(way[0].variance))
     return [_rounds(sums, kinds, beliefs, tasks) for kinds, beliefs in _unlike(ways)[:BEST]]
+
+
+def _distinct(mixtures: list[Clusters]) -> list[Clusters]:
+    """Those that name other clusters than all before for at least a few weights in a thousand."""
+    kept: list[Clusters] = []
+    labels: list[Tensor] = []
+    for mixture in mixtures:
+        label = mixture.centre[:, 0].argsort().argsort()[mixture.probability.argmax(-1)]
+        if all(float((label != other).double().mean()) > SAME for other in labels):
+            kept.append(mixture)
+            labels.append(label)
+    return kept
 
 
 def _unlike(ways: list[tuple[Kinds, Posterior]]) -> list[tuple[Kinds, Posterior]]:
@@ -574,7 +658,7 @@ def _infer_groups(start: Start, data: _Data, groups: Tensor) -> Answer:
     form, kinds, (b, n) = start.form, start.kinds, data.states.shape[:2]
     coefficients: Tensor | None = None
     for _ in range(3):  # passes over all tasks, weighted by the errors of the structures before
-        parts, own, weigh = _Sum(), [], []
+        parts, own, weigh = _Sum(data), [], []
         for tasks in data.parts():
             table = columns(form.basis, form.kind, _steps(data.part(tasks), form))
             activity = log_activity(table, kinds)
@@ -586,7 +670,7 @@ def _infer_groups(start: Start, data: _Data, groups: Tensor) -> Answer:
                 weight = table.weight * u
                 own.append((residuals(table, mine, kinds.own) * weight).sum(1) / weight.sum(1).clamp_min(1e-12))
             weigh.append(u)
-            parts.add(pooled(grams(_weighted(table, form, u)), groups[tasks], data.number))
+            parts.add(grams(_weighted(table, form, u)), tasks)
         posterior, _ = explain(parts.total, kinds, data.number, temperature=start.temperature)
         coefficients = (posterior.slots @ kinds.laws).unflatten(0, (data.number, n))
     weights = solve_weights(parts.total, start.laws, form.ridge, start.mean)[0][0]

@@ -3,6 +3,8 @@
 Letters: B tasks, N entities, E = B N receivers, S senders, K kinds, F features of a pair, G own features, M rows.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -102,10 +104,14 @@ def explain(
     square = torch.einsum("estfk,lf->esltk", sent, kinds.laws).reshape(e, s * k, s * k)
     alone = torch.einsum("x,exy,y->e", own, grams.own, own)
     scale = 2 * kinds.variance * temperature
-    rows = _enumerated if k**s <= MOST_ROWS else _slot_by_slot
+    rows: Callable[[Tensor], Posterior]
+    if k**s <= MOST_ROWS:
+        rows = _Enumerated(linear, square, alone, scale)
+    else:
+        rows = functools.partial(_slot_by_slot, linear, square, alone, scale)
     pairs = kinds.pairs
     incoming = pairs.sum(1).log().expand(e, s, k)
-    posterior = rows(linear, square, alone, incoming, scale)
+    posterior = rows(incoming)
     for _ in range(rounds):
         back = _transposed(posterior.evidence, tasks)
         joint = (posterior.evidence.unsqueeze(-1) + back.unsqueeze(-2) + pairs.log()).flatten(-2).softmax(-1)
@@ -113,7 +119,7 @@ def explain(
         pairs = ((table + table.mT) / 2).clamp_min(1e-6)
         pairs = pairs / pairs.sum()
         incoming = (pairs.log() + back.unsqueeze(-2)).logsumexp(-1)
-        posterior = rows(linear, square, alone, incoming.log_softmax(-1), scale)
+        posterior = rows(incoming.log_softmax(-1))
     return posterior, pairs
 
 
@@ -128,19 +134,26 @@ def _transposed(slots: Tensor, tasks: int) -> Tensor:
     return slots.view(tasks, n, s, *slots.shape[2:])[:, j, place].reshape(slots.shape)
 
 
-def _enumerated(linear: Tensor, square: Tensor, alone: Tensor, prior: Tensor, scale: Tensor) -> Posterior:
-    e, s, k = linear.shape
-    chosen = torch.nn.functional.one_hot(all_rows(k, s, linear.device), k).to(linear).flatten(1)  # (M, S K)
-    products = (chosen.unsqueeze(-1) * chosen.unsqueeze(-2)).flatten(1)
-    energy = alone.unsqueeze(1) - 2 * linear.flatten(1) @ chosen.mT + square.flatten(1) @ products.mT
-    probability = (prior.flatten(1) @ chosen.mT - energy / scale).softmax(-1)
-    slots = (probability @ chosen).view(e, s, k)
-    evidence = (slots.clamp_min(1e-30).log() - prior).clamp_min(-60.0)
-    second = (probability @ products).view(e, s * k, s * k)
-    return Posterior(slots, second, evidence, (probability * energy).sum(-1).clamp_min(0))
+class _Enumerated:
+    """Beliefs under any prior (E, S, K) of slots; energies of all rows are worked out once."""
+
+    def __init__(self, linear: Tensor, square: Tensor, alone: Tensor, scale: Tensor) -> None:
+        _, s, k = linear.shape
+        self.chosen = torch.nn.functional.one_hot(all_rows(k, s, linear.device), k).to(linear).flatten(1)  # (M, S K)
+        self.products = (self.chosen.unsqueeze(-1) * self.chosen.unsqueeze(-2)).flatten(1)
+        self.energy = alone.unsqueeze(1) - 2 * linear.flatten(1) @ self.chosen.mT + square.flatten(1) @ self.products.mT
+        self.scale = scale
+
+    def __call__(self, prior: Tensor) -> Posterior:
+        e, s, k = prior.shape
+        probability = (prior.flatten(1) @ self.chosen.mT - self.energy / self.scale).softmax(-1)
+        slots = (probability @ self.chosen).view(e, s, k)
+        evidence = (slots.clamp_min(1e-30).log() - prior).clamp_min(-60.0)
+        second = (probability @ self.products).view(e, s * k, s * k)
+        return Posterior(slots, second, evidence, (probability * self.energy).sum(-1).clamp_min(0))
 
 
-def _slot_by_slot(linear: Tensor, square: Tensor, alone: Tensor, prior: Tensor, scale: Tensor) -> Posterior:
+def _slot_by_slot(linear: Tensor, square: Tensor, alone: Tensor, scale: Tensor, prior: Tensor) -> Posterior:
     """Mean field, one slot after the other; the scale comes down from what the prior leaves unexplained."""
     e, s, k = linear.shape
     square = square.view(e, s, k, s, k)

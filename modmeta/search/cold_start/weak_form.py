@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.model.basis import BOOLE, PLACES, Kind, cubics
+from modmeta.model.basis import BOOLE, PLACES, Kind, cubics, unsaturated
 
-__all__ = ["Kind", "Steps", "Units", "looks_like_angles", "measure_units", "roughness", "steps", "unwrap"]
+__all__ = ["Kind", "Steps", "Units", "averaged", "looks_like_angles", "measure_units", "roughness", "steps", "unwrap"]
 
 
 class Units(NamedTuple):
@@ -30,7 +30,8 @@ class Steps(NamedTuple):
         quadrature: its weights, (Q,), of sum 1.
         targets: rates of change of what a law explains, (B, N, L, C).
         seen: 1 where an entity was observed around the interval, else 0, (B, N, L).
-        weight: of a target, (B, N, L, C): 1, or for growth rates the squared state, so that residuals keep their unit.
+        weight: of a target, (B, N, L, C): 1, or for growth rates the squared state, for saturating ones the squared
+            slope, so that residuals keep their unit.
     """
 
     nodes: Tensor
@@ -90,7 +91,14 @@ def measure_units(states: Tensor, kind: Kind, frame_step: float) -> Units:
 
 
 def steps(
-    states: Tensor, kind: Kind, units: Units, *, smooth: bool, growth: bool = False, seen: Tensor | None = None
+    states: Tensor,
+    kind: Kind,
+    units: Units,
+    *,
+    smooth: bool,
+    growth: bool = False,
+    seen: Tensor | None = None,
+    link: Tensor | None = None,
 ) -> Steps:
     """Intervals of states (B, N, T, D), angles unwrapped.
 
@@ -102,7 +110,21 @@ def steps(
             before (a map, or motion driven by noise, where later frames would leak what is to be explained).
         growth: explain rates of growth, increments of logarithms, of positive plain states.
         seen: where entities were observed, (B, N, T); None for everywhere.
+        link: leak and size of every channel where rates saturate: explain what the saturating function is of.
     """
+    ready = _steps(states, kind, units, smooth, growth, seen)
+    if link is None:
+        return ready
+    targets, gain = unsaturated(ready.targets, averaged(ready), link)
+    return ready._replace(targets=targets, weight=gain.square())
+
+
+def averaged(ready: Steps) -> Tensor:
+    """States (B, N, L, D), averaged along the path of every interval."""
+    return torch.tensordot(ready.nodes.movedim(2, 0), ready.quadrature, ([0], [0]))
+
+
+def _steps(states: Tensor, kind: Kind, units: Units, smooth: bool, growth: bool, seen: Tensor | None) -> Steps:
     b, n, t, _ = states.shape
     present = torch.ones(b, n, t, dtype=states.dtype, device=states.device) if seen is None else seen.to(states)
     scaled = torch.where(present.unsqueeze(-1) > 0, (states - units.centre) / units.scale, 0.0)

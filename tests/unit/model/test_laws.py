@@ -27,12 +27,18 @@ def smooth(d: int, low: float = 0.5) -> Tensor:
     return low + parts[0] + 0.4 * torch.sin(2 * parts[1] * time + 6 * parts[2])
 
 
+def link_of(family: Family, d: int) -> Tensor | None:
+    """Leak and size of saturating rates, within which those of `smooth` stay."""
+    return torch.tensor([[0.1, *[-0.5] * d, 30.0]] * d, dtype=torch.float64) if family.saturating else None
+
+
 def with_laws(
     states: Tensor, kind: Kind, family: Family, is_smooth: bool, step: float = 0.1, constants: bool = False
 ) -> tuple[LawDynamics, Basis, Tensor, Tensor]:
     """Dynamics that hold random laws of a family, whose functions lie where states (B, N, T, D) are."""
     units = measure_units(states, kind, step)
-    ready = steps(unwrap(states, kind.angles), kind, units, smooth=is_smooth, growth=family.growth)
+    link = link_of(family, states.shape[-1])
+    ready = steps(unwrap(states, kind.angles), kind, units, smooth=is_smooth, growth=family.growth, link=link)
     basis = fit_basis(family, kind, ready)
     table = columns(basis, kind, ready)
     generator = torch.Generator().manual_seed(1)
@@ -49,7 +55,7 @@ def with_laws(
     one = torch.ones(())
     found = FoundLaws(
         laws, own, step_of, one, offset, span, units.centre, units.scale, basis.places, basis.widths, basis.left,
-        basis.right,
+        basis.right, torch.zeros(0, 0) if link is None else link,
     )  # fmt: skip
     dynamics.begin(found)
     return dynamics, basis, laws, own
@@ -60,6 +66,8 @@ CASES = [
     (Kind(0, (False, False)), "receiver x rich sender", True),
     (Kind(0, (False, False)), "rich difference", False),
     (Kind(0, (False,)), "growth, rich sender", True),
+    (Kind(0, (False, False)), "saturating, rich sender", True),
+    (Kind(0, (False,)), "fine rich sender", True),
     (Kind(0, (True,)), "difference", True),
     (Kind(2, (False, False)), "along and across the line", True),
     (Kind(3, (False,) * 3), "along the line", False),
@@ -73,9 +81,8 @@ def test_errors_are_the_residuals_of_the_cold_start(kind: Kind, name: str, is_sm
         states = (2 * states * math.pi).remainder(2 * math.pi)
     dynamics, basis, laws, own = with_laws(states, kind, family, is_smooth)
     units = measure_units(unwrap(states, kind.angles), kind, 0.1)
-    table = columns(
-        basis, kind, steps(unwrap(states, kind.angles), kind, units, smooth=is_smooth, growth=family.growth)
-    )
+    straight, link = unwrap(states, kind.angles), link_of(family, len(kind.angles))
+    table = columns(basis, kind, steps(straight, kind, units, smooth=is_smooth, growth=family.growth, link=link))
     relations = torch.randint(K, (B, N, N - 1), generator=torch.Generator().manual_seed(2))
     predicted = torch.einsum("eslcf,esf->elc", table.pair, laws[relations].flatten(0, 1)) + table.own @ own
     expected = (table.target - predicted) * table.weight.sqrt() * units.step  # growth: times the scaled state
@@ -127,6 +134,38 @@ def test_forecasts_follow_the_exact_flow() -> None:
     structure = Structure(torch.zeros(1, 4, 3, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))
     ahead = dynamics.rollout(states[:, :, :1], *structure, 13).squeeze(2)
     torch.testing.assert_close(ahead, states[:, :, 1:], atol=1e-5, rtol=1e-5)
+
+
+def test_saturating_forecasts_follow_a_finer_integration() -> None:
+    """Two rate neurons of hand-made laws, against Euler steps of a hundredth of a frame."""
+    dynamics = LawDynamics(1, 1, AbsoluteFeatures(), family="saturating, rich sender", smooth=True)
+    v = dynamics.right.shape[0]
+    own = torch.zeros(dynamics.own_laws.numel()).double()
+    own[0] = 0.3  # a constant within the saturating function
+    places = torch.linspace(-1, 1, 12).double().view(1, 12)
+    law = torch.zeros(1, v).double()
+    law[0, 0] = 2.0  # times the sender's state
+    link = torch.tensor([[0.05, -1.0, 0.8]]).double()
+    one, zero = torch.ones(1).double(), torch.zeros(1).double()
+    step = torch.tensor(0.2)
+    dynamics.begin(
+        FoundLaws(law, own, step, one[0], zero, one, zero, one, places, places * 0 + 1, one[None], torch.eye(v), link)
+    )
+    state = torch.tensor([0.9, -0.4]).double()
+    path = [state]
+    for _ in range(20):
+        for _ in range(100):
+            state = state + 0.002 * (0.05 - state + 0.8 * torch.tanh((0.3 + 2 * state.flip(0)) / 0.8))
+        path.append(state)
+    states = torch.stack(path, 1).view(1, 2, 21, 1).float()
+    structure = Structure(torch.zeros(1, 2, 1, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long))
+    ahead = dynamics.rollout(states[:, :, :1], *structure, 20).squeeze(2)
+    torch.testing.assert_close(ahead, states[:, :, 1:], atol=3e-3, rtol=3e-3)
+    received = summed(dynamics.messages(states), structure.edge_modules.unsqueeze(2))
+    change = dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
+    assert float((dynamics.targets(states) - change).detach().abs().max()) < 0.01 * float(
+        states.diff(dim=2).abs().max()
+    )
 
 
 def test_constants_of_entities_are_found_left_out_of_errors_and_carried_on() -> None:

@@ -1,17 +1,21 @@
 """The cold start: laws, weights and structures of small worlds made here, against the truth and plain least squares."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from modmeta.graph.relations import from_matrix
+from modmeta.model.basis import family_named
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams
 from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
 from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap
@@ -37,6 +41,20 @@ def phases(tasks: int, seed: int, frames: int = 30) -> tuple[Tensor, Tensor]:
 
 def rate(x: Tensor, relations: Tensor, speed: Tensor) -> Tensor:
     return speed + (relations * torch.sin(x.unsqueeze(1) - x.unsqueeze(2) + 0.3)).sum(2)
+
+
+def integrated(tasks: int, law: Callable[[Tensor, Tensor], Tensor], low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Four entities (B, N, T, 1) that begin between two values, by their rates, and relations (B, N, S)."""
+    g = torch.Generator().manual_seed(0)
+    relations = torch.randint(2, (tasks, 4, 4), generator=g) * (1 - torch.eye(4, dtype=torch.long))
+    x = low + (high - low) * torch.rand(tasks, 4, generator=g, dtype=torch.float64)
+    path = [x]
+    for _ in range(29):
+        for _ in range(10):
+            half = x + 0.005 * law(x, relations)
+            x = x + 0.01 * law(half, relations)
+        path.append(x)
+    return torch.stack(path, 2).unsqueeze(-1), from_matrix(relations)
 
 
 def right(found: Tensor, truth: Tensor) -> float:
@@ -75,6 +93,63 @@ def test_number_of_kinds_is_found_from_held_out_frames(oscillators: tuple[Tensor
     start = cold_start(states, PHASE, frame_step=0.1)
     assert start.suggested == len(start.kinds.laws) == 2
     assert right(start.answer.structures, relations) > 0.99
+
+
+def bounded_confidence(x: Tensor, z: Tensor) -> Tensor:
+    apart = x.unsqueeze(1) - x.unsqueeze(2)
+    return (z * apart * torch.exp(-(apart**2))).sum(2)
+
+
+def contagion(x: Tensor, z: Tensor) -> Tensor:
+    return (1 - x) * (0.3 * x + 0.4 * (z * x.unsqueeze(1)).sum(2)) - 0.6 * x
+
+
+def saturated_sums(x: Tensor, z: Tensor) -> Tensor:
+    return 0.2 - x + 0.7 * torch.tanh(2 * (z * torch.sin(3 * x).unsqueeze(1)).sum(2))
+
+
+def test_fine_functions_finish_what_coarse_ones_begin() -> None:
+    states, relations = integrated(40, bounded_confidence, -2.5, 2.5)
+    coarse, fine = (
+        cold_start(states, PLAIN, num_kinds=2, frame_step=0.1, family=family_named(name), constants=False, starts=4)
+        for name in ("rich difference", "fine rich difference")
+    )
+    assert coarse.form.basis.family.name == "rich difference", "a family that was given stays"
+    assert fine.form.basis.family.name == "fine rich difference"
+    assert fine.structural < coarse.structural - 2
+    assert right(fine.answer.structures, relations) > max(0.97, right(coarse.answer.structures, relations))
+    assert fine.trials[0].form is fine.form
+
+
+def test_senders_whose_mean_matters_to_a_receivers_state() -> None:
+    """Products with the receiver's state need a constant beside the sender's: 94% without it."""
+    states, relations = integrated(40, contagion, 0.0, 0.6)
+    start = cold_start(
+        states, PLAIN, num_kinds=2, frame_step=0.1, family=family_named("receiver x sender"), constants=False
+    )
+    assert start.structural < -25
+    assert right(start.answer.structures, relations) > 0.99
+
+
+def test_bounds_of_saturating_rates_are_found_and_the_sums_within() -> None:
+    states, relations = integrated(40, saturated_sums, -1.5, 1.5)
+    family = family_named("saturating, rich sender")
+    units = measure_units(states, PLAIN, 0.1)
+    ready = steps(states, PLAIN, units, smooth=True)
+    link = measure_link(ready)
+    assert saturates(link, ready)
+    size, slope = float(link[0, 2] * units.scale), float(link[0, 1])
+    assert (size, slope) == (pytest.approx(0.7, rel=0.03), pytest.approx(-1.0, rel=0.03))
+    start = cold_start(states, PLAIN, num_kinds=2, frame_step=0.1, family=family, constants=False, starts=4)
+    assert right(start.answer.structures, relations) > 0.95, "71% where the sums are not within a saturating function"
+    assert start.form.link is not None
+    assert float(start.form.link[0, 2] * units.scale) == pytest.approx(0.7, rel=0.02)
+
+
+def test_rates_without_bounds_do_not_saturate(oscillators: tuple[Tensor, Tensor]) -> None:
+    states = unwrap(oscillators[0], (True,))
+    ready = steps(states, PHASE, measure_units(states, PHASE, 0.1), smooth=True)
+    assert not saturates(measure_link(ready), ready)
 
 
 def test_collisions_are_no_noise() -> None:
