@@ -94,9 +94,10 @@ def _places(argument: Tensor, shifts: int) -> tuple[Tensor, Tensor]:
     return places, widths
 
 
-def columns(basis: Basis, kind: Kind, steps: Steps) -> Columns:
-    """Features and targets of every receiver, (E = B N, ...)."""
-    receiver, sender = _ends(steps.nodes)
+def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = None) -> Columns:
+    """Features and targets of every receiver, (E = B N, ...), or of some receivers of every task."""
+    some = slice(None) if receivers is None else receivers
+    receiver, sender = _ends(steps.nodes, some)
     right = (
         right_functions(basis.family, kind, basis.places, basis.widths, receiver, sender) @ basis.right
     )  # (B, N, S, Q, L, [P,] V')
@@ -110,22 +111,23 @@ def columns(basis: Basis, kind: Kind, steps: Steps) -> Columns:
         both = both.unflatten(-1, (h, -1))  # (B, N, S, L, H, V')
         turn = basis.left.view(c, h, -1)  # channel and left feature to whitened left
         pair = torch.einsum("bnslhv,chk->bnslckv", both, turn).flatten(-2)
-    own = _average(own_functions(kind, steps.nodes), steps.quadrature, 2)
+    own = _average(own_functions(kind, steps.nodes[:, some]), steps.quadrature, 2)
     if not kind.coordinates:
         own = torch.einsum("bnlg,cd->bnlcdg", own, torch.eye(c, dtype=own.dtype, device=own.device)).flatten(-2)
-    weight = steps.seen.unsqueeze(-1) * steps.weight
-    others = _ends(steps.seen.unsqueeze(2).unsqueeze(-1))[1][:, :, :, 0, :, 0]  # (B, N, S, L)
+    weight = (steps.seen.unsqueeze(-1) * steps.weight)[:, some]
+    others = _ends(steps.seen.unsqueeze(2).unsqueeze(-1), some)[1][:, :, :, 0, :, 0]  # (B, N, S, L)
     pair = pair * others[..., None, None]
-    return Columns(pair.flatten(0, 1), own.flatten(0, 1), steps.targets.flatten(0, 1), weight.flatten(0, 1))
+    targets = steps.targets[:, some]
+    return Columns(pair.flatten(0, 1), own.flatten(0, 1), targets.flatten(0, 1), weight.flatten(0, 1))
 
 
-def _ends(nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """Receivers (B, N, 1, ...) and their senders (B, N, S, ...)."""
+def _ends(nodes: Tensor, some: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """Receivers (B, N, 1, ...), or some of them, and their senders (B, N, S, ...)."""
     n = nodes.shape[1]
     index = torch.arange(n, device=nodes.device)
     others = torch.arange(n - 1, device=nodes.device)
     others = others + (others >= index.unsqueeze(1)).long()
-    return nodes.unsqueeze(2), nodes[:, others]
+    return nodes[:, some].unsqueeze(2), nodes[:, others[some]]
 
 
 def _average(features: Tensor, quadrature: Tensor, at: int = 3) -> Tensor:

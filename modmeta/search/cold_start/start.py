@@ -38,6 +38,8 @@ NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
 MOST_NUMBERS = 200_000  # than that
 MOST_PARTS = 20  # of groups, from which laws are finished
+MOST_PAIRS = 15_000  # pairs of senders of groups' receivers, of the receivers from which laws are searched
+MOST_PRODUCTS = 40_000_000  # products of their features, of those from which laws are finished
 MANY = 8  # groups whose spread says something
 
 
@@ -146,17 +148,26 @@ class _Data(NamedTuple):
     states: Tensor
     seen: Tensor | None
     groups: Tensor | None  # of every task, (B,), from 0; None where every task has a structure of its own
+    receivers: Tensor | None = None  # whose rows are looked at; None for all
 
     def part(self, tasks: Tensor | slice) -> "_Data":
         """Some of the tasks; their groups are numbered anew."""
         groups = None if self.groups is None else self.groups[tasks].unique(return_inverse=True)[1]
-        return _Data(self.states[tasks], None if self.seen is None else self.seen[tasks], groups)
+        return _Data(self.states[tasks], None if self.seen is None else self.seen[tasks], groups, self.receivers)
 
     def parts(self) -> "list[slice]":
         """Few tasks at a time, for memory."""
         n, t, d = self.states.shape[1:]
         size = max(1, min(CHUNK, MOST_NUMBERS // (n * n * t * d)))
         return [slice(i, i + size) for i in range(0, len(self.states), size)]
+
+    def few(self, numbers: int, generator: torch.Generator) -> "_Data":
+        """As many receivers, drawn at random, as so many pairs of senders, or their features, have room for."""
+        n = self.states.shape[1]
+        most = max(2, numbers // (self.number * (n - 1) ** 2))
+        if self.groups is None or most >= n:
+            return self
+        return self._replace(receivers=torch.randperm(n, generator=generator)[:most].sort().values)
 
     @property
     def number(self) -> int:
@@ -229,6 +240,8 @@ def cold_start(
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
     if len(states) == 1:
         search = judges = data
+    search = search.few(MOST_PAIRS, generator)
+    judges = judges._replace(receivers=search.receivers)
     numbers = [num_kinds] if num_kinds else [2, 3, 4]
     trials: list[Trial] = []
     found: list[_Found] = []
@@ -259,7 +272,7 @@ def cold_start(
         found += _merged(min(found, key=lambda one: one.score), search, judges)
     best = _polished(_chosen(found), search, judges, family, constants)
     trial, number = best.trial, best.number
-    kinds, temperature, scales = _finish(trial.form, best.kinds, data)
+    kinds, temperature, scales = _finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in trials if one is not trial), key=lambda one: one.score)]
     start = Start(
         trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score, scales
@@ -328,7 +341,7 @@ def _sums(data: _Data, form: Form, part: str = "all") -> Grams:
     """
     total = _Sum(data)
     for tasks in data.parts():
-        table = columns(form.basis, form.kind, _steps(data.part(tasks), form))
+        table = columns(form.basis, form.kind, _steps(data.part(tasks), form), data.receivers)
         judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
         fit = table.weight if part == "all" else table.weight * (1 - judges)
         if form.constants:
@@ -423,8 +436,10 @@ def _relinked(best: _Found, search: _Data) -> Form:
     total = _Sum(search)
     for tasks in search.parts():
         ready = _steps(search.part(tasks), form)
-        table = columns(form.basis, form.kind, ready)
-        table = table._replace(own=torch.cat([table.own, link_columns(ready, form.link)], -1))
+        table, link = columns(form.basis, form.kind, ready, search.receivers), link_columns(ready, form.link)
+        if search.receivers is not None:
+            link = link.unflatten(0, (-1, search.states.shape[1]))[:, search.receivers].flatten(0, 1)
+        table = table._replace(own=torch.cat([table.own, link], -1))
         total.add(grams(centred(table, table.weight) if form.constants else table), tasks)
     own = fit_kinds(total.total, beliefs, pairs).own
     return form._replace(link=form.link + own[-form.link.numel() :].view_as(form.link))
@@ -582,7 +597,7 @@ def _rounds(sums: Grams, kinds: Kinds, posterior: Posterior, tasks: int, count: 
 
 
 def _tables(data: _Data, form: Form) -> list[Columns]:
-    return [columns(form.basis, form.kind, _steps(data.part(tasks), form)) for tasks in data.parts()]
+    return [columns(form.basis, form.kind, _steps(data.part(tasks), form), data.receivers) for tasks in data.parts()]
 
 
 def _weighted(table: Columns, form: Form, importance: Tensor) -> Columns:
@@ -591,7 +606,7 @@ def _weighted(table: Columns, form: Form, importance: Tensor) -> Columns:
     return (centred(table, weight) if form.constants else table)._replace(weight=weight)
 
 
-def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales]:
+def _finish(form: Form, kinds: Kinds, data: _Data, generator: torch.Generator) -> tuple[Kinds, float, Scales]:
     """Kinds' laws from all tasks, Student-t weights; the temperature that residuals' correlation asks for; scales.
 
     Steep laws are finished by annealing: collisions tell some edges beyond doubt, and the laws at a distance come from
@@ -599,6 +614,7 @@ def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales
     """
     if data.groups is not None:
         data = data.part(slice(MOST_PARTS * data.parts()[0].stop))
+        data = data.few(MOST_PRODUCTS // kinds.laws.shape[1] ** 2, generator)
     tables, tasks = _tables(data, form), data.number
     sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
     weight = torch.cat([table.weight for table in tables])
@@ -656,29 +672,44 @@ def _by_task(of_receivers: Tensor, data: _Data) -> Tensor:
 def _infer_groups(start: Start, data: _Data, groups: Tensor) -> Answer:
     """Structures of groups; only constants and importance are of tasks."""
     form, kinds, (b, n) = start.form, start.kinds, data.states.shape[:2]
-    coefficients: Tensor | None = None
+    shared = start.laws.coefficients[0]
+    reduced, free = _among(kinds, shared)
+    slots: Tensor | None = None
     for _ in range(3):  # passes over all tasks, weighted by the errors of the structures before
         parts, own, weigh = _Sum(data), [], []
         for tasks in data.parts():
             table = columns(form.basis, form.kind, _steps(data.part(tasks), form))
             activity = log_activity(table, kinds)
+            table = table._replace(
+                pair=table.pair @ torch.cat([kinds.laws, shared]).mT,
+                target=table.target - table.own @ kinds.own,
+                own=table.own[..., :0],
+            )
             u = importance(start.scales, None, activity).expand_as(table.weight)
-            if coefficients is not None:
-                mine = coefficients[groups[tasks]].flatten(0, 1)
-                left = residuals(_weighted(table, form, u), mine, kinds.own)
+            if slots is not None:
+                mine = torch.nn.functional.pad(slots[groups[tasks]].flatten(0, 1), (0, len(shared)))
+                left = residuals(_weighted(table, form, u), mine, reduced.own)
                 u = importance(start.scales, left * table.weight.sqrt(), activity)
                 weight = table.weight * u
-                own.append((residuals(table, mine, kinds.own) * weight).sum(1) / weight.sum(1).clamp_min(1e-12))
+                own.append((residuals(table, mine, reduced.own) * weight).sum(1) / weight.sum(1).clamp_min(1e-12))
             weigh.append(u)
             parts.add(grams(_weighted(table, form, u)), tasks)
-        posterior, _ = explain(parts.total, kinds, data.number, temperature=start.temperature)
-        coefficients = (posterior.slots @ kinds.laws).unflatten(0, (data.number, n))
-    weights = solve_weights(parts.total, start.laws, form.ridge, start.mean)[0][0]
+        posterior, _ = explain(parts.total, reduced, data.number, temperature=start.temperature)
+        slots = posterior.slots.unflatten(0, (data.number, n))
+    weights = solve_weights(parts.total, free, form.ridge, start.mean)[0][0]
     structures = posterior.slots.argmax(-1)
     by_entity = (weights, posterior.slots, structures, posterior.slots.amax(-1), kinds.laws[structures])
     weights, slots, structures, certainty, laws = (part.unflatten(0, (data.number, n)) for part in by_entity)
     constants, u = (torch.cat(part).unflatten(0, (b, n)) for part in (own, weigh))
     return Answer(weights, slots, structures, certainty, constants * form.constants, u, laws)
+
+
+def _among(kinds: Kinds, shared: Tensor) -> tuple[Kinds, Laws]:
+    """Kinds and shared laws (R, F) where columns are the messages of all of them, and the own part is taken out."""
+    (k, _), r, none = kinds.laws.shape, len(shared), kinds.own[:0]
+    one = torch.eye(k + r, dtype=shared.dtype, device=shared.device)
+    laws = laws_of(torch.ones_like(one[None, k:, :1]), one[None, k:], none[None])
+    return kinds._replace(laws=one[:k], own=none), laws
 
 
 def _infer(start: Start, data: _Data) -> Answer:

@@ -90,7 +90,7 @@ def explain(
     table of pairs (sum-product messages). Where the two have nothing to do with each other, nothing is passed.
 
     Args:
-        grams: of E = tasks x N receivers.
+        grams: of E = tasks x N receivers, or of fewer: then nothing is passed.
         kinds: laws, variance, table.
         tasks: number of tasks.
         temperature: by which log-likelihoods are divided; above 1 where residuals of neighbouring frames agree.
@@ -113,6 +113,11 @@ def explain(
     incoming = pairs.sum(1).log().expand(e, s, k)
     posterior = rows(incoming)
     for _ in range(rounds):
+        if e != tasks * (s + 1):  # edges back are not among the receivers
+            share = posterior.slots.mean((0, 1)).clamp_min(1e-6)
+            pairs = torch.outer(share, share) / share.sum() ** 2
+            posterior = rows((share / share.sum()).log().expand(e, s, k))
+            continue
         back = _transposed(posterior.evidence, tasks)
         joint = (posterior.evidence.unsqueeze(-1) + back.unsqueeze(-2) + pairs.log()).flatten(-2).softmax(-1)
         table = joint.mean((0, 1)).view(k, k)
