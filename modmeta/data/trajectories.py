@@ -159,7 +159,7 @@ class Trajectories:
                 f"{where}: task {self.task_name(task)}, type of entity {self.entity_name(task, entity)} is "
                 f"{self.types[task, entity]}; types are integer labels from 0 to {LABELS - 1}"
             )
-        self._validate_groups(where)
+        self.check_groups(where)
         return self
 
     def check_shapes(self, where: str) -> None:
@@ -276,7 +276,12 @@ class Trajectories:
         diagonal = np.eye(self.num_entities, dtype=bool) & (self.relations != 0)
         self._refuse(where, diagonal, "the diagonal must be 0")
 
-    def _validate_groups(self, where: str) -> None:
+    def check_groups(self, where: str) -> None:
+        """Checks that the tasks of every group have the same entities, and relations and types where given.
+
+        Raises:
+            DataError: tasks of a group differ.
+        """
         if (groups := self.group_names) is None:
             return
         first = np.unique(groups, return_index=True)[1][self.group_index()]  # a task to compare with

@@ -92,6 +92,7 @@ def load_for_model(file: Path | str, known: Known, options: Options | None = Non
         )
     check_moving(data, str(file))
     data = absent_last(data, observed)
+    data.frames(observed).check_groups(f"{file}, first {observed} frames")
     new = [size for size in data.sizes if size not in known.entities]
     if new and not options.any_entities:
         trained = known.entities[0] if len(known.entities) == 1 else list(known.entities)

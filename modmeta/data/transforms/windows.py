@@ -63,9 +63,13 @@ def _cut(values: np.ndarray, length: int) -> np.ndarray:
 def automatic_length(data: Trajectories) -> int | None:
     """Frames of a window for training, such that there are about 20 windows, within 10 to 50 frames.
 
-    None, for no windows, where there are at least 10 tasks, or fewer than 60 frames.
+    None, for no windows, where there are at least 10 tasks, or a task has fewer than 60 frames.
     """
-    if data.num_tasks >= MANY_TASKS or data.num_frames < LONG:
+    frames = data.num_frames
+    if data.mask is not None:
+        seen = np.asarray(data.mask.any(axis=1))[:, ::-1]
+        frames -= int(seen.argmax(axis=1).max())  # of the shortest task, up to its last observed one
+    if data.num_tasks >= MANY_TASKS or frames < LONG:
         return None
     of_task = -(-WINDOWS // data.num_tasks)
-    return min(max((data.num_frames - 1) // of_task + 1, SHORTEST), LONGEST)
+    return min(max((frames - 1) // of_task + 1, SHORTEST), LONGEST)

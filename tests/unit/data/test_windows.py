@@ -87,6 +87,11 @@ def test_few_long_recordings_give_about_twenty_windows() -> None:
         assert length is not None
         assert 10 <= length <= 50
         assert windows(recordings(tasks, frames), length).num_tasks >= 20 or length == 10
+    mask = np.ones((2, N, 1000), bool)
+    mask[1, :, 59:] = False
+    assert automatic_length(recordings(2, 1000, mask=mask)) is None  # not all are long
+    mask[1, :, 59:101] = True
+    assert automatic_length(recordings(2, 1000, mask=mask)) == 11
 
 
 # ---- splits ----------------------------------------------------------------------------------------------------------
@@ -193,6 +198,13 @@ def test_a_model_may_be_given_windows(tmp_path: Path) -> None:
     assert loaded.data.task_names.tolist() == ["0:0", "0:20", "1:0", "1:20"]
     assert loaded.observed == 21
     assert load_for_model(tmp_path / "a.npz", known).data.num_frames == 41
+    mask = np.ones((2, N, 41), bool)
+    mask[1, 2, :10] = False
+    data = replace(recordings(2, 41, mask=mask, group_names=np.array([4, 4])), relations=None)
+    formats.save(tmp_path / "b.npz", {"test": data})
+    assert load_for_model(tmp_path / "b.npz", known, Options(observed=20)).data.group_names.tolist() == [4, 4]
+    with pytest.raises(DataError, match=r"b\.npz, first 9 frames: group 4: entities of task 1 and of task 0 differ"):
+        load_for_model(tmp_path / "b.npz", known, Options(observed=9))
 
 
 # ---- one recording ---------------------------------------------------------------------------------------------------
