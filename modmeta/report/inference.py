@@ -11,6 +11,7 @@ import networkx as nx
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from modmeta.data.formats.columns import as_table, write_columns
 from modmeta.data.formats.relations import names_of, pairs_of
@@ -259,8 +260,11 @@ def facts_of(
         )
     if scenes.relations is not None:
         true, labelled = scenes.relations[tasks, receivers, senders], model.data.get("labelled", True)
-        right, known = _accuracy(relation, true, labelled)
-        facts.append(("edges right", f"{right:.2%}" + known))
+        chances = found.probabilities[tasks, receivers, senders]
+        label = np.arange(chances.shape[-1]) if labelled else _matched(relation, true)
+        known = "" if labelled else ", after matching relations to those of the table"
+        facts.append(("edges right", f"{(label[relation] == true).mean():.2%}" + known))
+        facts += ranked(chances[:, label[: chances.shape[-1]] > 0], true > 0)
     if truth is not None:
         steps = truth.shape[2]
         there = np.isfinite(ahead.mean).all((2, 3)) if data.counts is not None else np.ones(truth.shape[:2], bool)
@@ -272,15 +276,29 @@ def facts_of(
     return facts
 
 
-def _accuracy(found: np.ndarray, true: np.ndarray, labelled: bool) -> tuple[float, str]:
-    """Edge accuracy; relations that a model found without labels are first matched to the true ones."""
-    if labelled:
-        return float((found == true).mean()), ""
+def _matched(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Label of every relation that a model found without labels."""
     r = int(max(found.max(), true.max())) + 1
     counts = torch.from_numpy(np.bincount(found * r + true, minlength=r**2).reshape(r, r))
-    return float(
-        (match_labels(counts).numpy()[found] == true).mean()
-    ), ", after matching relations to those of the table"
+    return np.asarray(match_labels(counts).numpy())
+
+
+def ranked(chances: np.ndarray, edges: np.ndarray) -> list[tuple[str, str]]:
+    """How well the probability of any relation but the first ranks directed pairs; nothing where all are alike.
+
+    Args:
+        chances: probabilities of these relations, (pairs, relations).
+        edges: whether a pair has one of them, (pairs,).
+    """
+    if edges.all() or not edges.any():
+        return []
+    chance, edge = torch.from_numpy(chances.sum(-1)).double().clamp(0, 1), torch.from_numpy(edges)
+    best = chance.argsort(descending=True, stable=True)[: int(edge.sum())]
+    return [
+        ("AUROC of directed pairs", f"{float(binary_auroc(chance, edge.long())):.4f}"),
+        ("AUPRC of directed pairs", f"{float(binary_average_precision(chance, edge.long())):.4f}"),
+        ("precision at the true number of edges", f"{float(edge[best].double().mean()):.4f}"),
+    ]
 
 
 def png(figure: Figure) -> bytes:

@@ -23,6 +23,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from modmeta.data.describe import find_positions
 from modmeta.data.loading.filemodule import filled_from_file, tasks_of_config
+from modmeta.data.trajectories import Trajectories
 from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.machine import keep_freed_memory
@@ -45,6 +46,7 @@ ADVICE = (
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
 # Of `modmeta.fit`: no output.
+PAIRS_AT_ONCE = 400  # ordered pairs in a batch of tasks that share structures
 QUIET = ("name=fit", "logger=[csv]", "callbacks.record=null")
 
 
@@ -243,9 +245,25 @@ def suited(words: Sequence[str]) -> list[str]:
     except (UserError, OSError):  # the run says so, and leaves a record
         return []
     moving = find_positions(train)[1] or data.velocities == "estimated"
-    # one structure for many recordings has too few receivers to begin from a random one
-    start = ["search.start=laws"] if moving and train.group_names is not None else []
-    return ["experiment=moving" if moving else "experiment=laws", *start]
+    return ["experiment=moving" if moving else "experiment=laws", *_for_groups(train, words)]
+
+
+def _for_groups(train: Trajectories, words: Sequence[str]) -> list[str]:
+    """Settings for tasks that share structures: short runs of small batches, for the laws are all that is learned.
+
+    They begin with laws, for one structure of many recordings has too few receivers to begin from a random one.
+    """
+    if train.group_names is None:
+        return []
+    pairs = train.num_entities * (train.num_entities - 1)
+    settings = {
+        "search.start": "laws",
+        "data.batch_size": str(max(1, min(10, PAIRS_AT_ONCE // pairs))),
+        "data.batches_per_epoch": "25",
+        "trainer.max_epochs": "6",
+    }
+    given = {word.partition("=")[0].lstrip("+") for word in words}
+    return [f"{name}={value}" for name, value in settings.items() if name not in given]
 
 
 def attempt(config: DictConfig, number: int) -> DictConfig:

@@ -683,7 +683,7 @@ def _infer_groups(start: Start, data: _Data, groups: Tensor) -> Answer:
             table = table._replace(
                 pair=table.pair @ torch.cat([kinds.laws, shared]).mT,
                 target=table.target - table.own @ kinds.own,
-                own=table.own[..., :0],
+                own=torch.zeros_like(table.own[..., :1]),
             )
             u = importance(start.scales, None, activity).expand_as(table.weight)
             if slots is not None:
@@ -706,7 +706,7 @@ def _infer_groups(start: Start, data: _Data, groups: Tensor) -> Answer:
 
 def _among(kinds: Kinds, shared: Tensor) -> tuple[Kinds, Laws]:
     """Kinds and shared laws (R, F) where columns are the messages of all of them, and the own part is taken out."""
-    (k, _), r, none = kinds.laws.shape, len(shared), kinds.own[:0]
+    (k, _), r, none = kinds.laws.shape, len(shared), torch.zeros_like(kinds.own[:1])
     one = torch.eye(k + r, dtype=shared.dtype, device=shared.device)
     laws = laws_of(torch.ones_like(one[None, k:, :1]), one[None, k:], none[None])
     return kinds._replace(laws=one[:k], own=none), laws

@@ -333,3 +333,28 @@ def regression(states: Tensor) -> tuple[Columns, Grams]:
     table = columns(fit_basis(Family("difference", "difference"), PHASE, ready), PHASE, ready)
     table = centred(table, table.weight)
     return table, grams(table)
+
+
+def test_tasks_of_a_group_tell_its_structure_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph of eight, forty noisy recordings of eleven frames; laws searched from three of the receivers."""
+    monkeypatch.setattr("modmeta.search.cold_start.start.MOST_PAIRS", 3 * 49)
+    g, n, b = torch.Generator().manual_seed(3), 8, 40
+    relations = (torch.rand(n, n, generator=g) < 0.3) * (1 - torch.eye(n, dtype=torch.long))
+    x = torch.randn(b, n, generator=g, dtype=torch.float64)
+    path = [x]
+    for _ in range(10):
+        for _ in range(10):
+            x = x + 0.02 * (relations * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2)
+        path.append(x)
+    states = torch.stack(path, 2).unsqueeze(-1)
+    states = states + 0.005 * torch.randn(states.shape, generator=g, dtype=torch.float64)
+    groups, truth = torch.full((b,), 7), from_matrix(relations[None])
+    start = cold_start(states, PLAIN, num_kinds=2, groups=groups, family=Family("difference", "difference"))
+    assert start.answer.structures.shape == (1, n, n - 1)
+    assert start.answer.constants.shape == (b, n, 1)
+    assert right(start.answer.structures, truth) > 0.98
+    alone = infer(start, states[:1]).structures
+    assert right(alone, truth) < 0.9, "a single recording does not tell"
+    again = infer(start, states[:20], groups=torch.arange(20) % 2)
+    assert again.structures.shape == (2, n, n - 1)
+    assert right(again.structures, truth.expand(2, -1, -1)) > 0.95

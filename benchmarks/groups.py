@@ -1,0 +1,157 @@
+"""One graph for many recordings: `modmeta train FILE`, then `modmeta infer`, scored by the order of directed pairs.
+
+    python -m benchmarks.groups DIR/vn15_springs.npz DIR/netsim3.npz --tasks 10 50 --seeds 0 1 2
+    python -m benchmarks.groups --table        # docs/benchmarks/groups.md from all that was measured
+
+A file has `states` (tasks, entities, frames, features) and `relations` or `truth`, one graph or one for every task,
+`[receiver, sender]`. The recordings are written without it, as one group; no option is given but two edge types. The
+rarer of them is taken for the edge. `--every K` keeps every K-th frame, `--frames T` the first T of these.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+from modmeta.io import write_json
+from modmeta.machine import commit, hardware
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "results" / "groups", ROOT / "docs" / "benchmarks" / "groups.md"
+PRIORS = "two edge types, how frequent each is is learned; no symmetry, no labels"
+HEAD = """# One graph, many recordings
+
+Written by `python -m benchmarks.groups --table`. `modmeta train FILE data.group=all model.num_edge_modules=2`, then
+`modmeta infer RUN FILE --group all`, on the same recordings: nothing was held out but the graph. Scored by directed
+pairs; the rarer edge type is taken for the edge; precision is at the true number of edges. Priors: {priors}. Seconds of both commands by the clock, {machines},
+beside other work: upper bounds.
+
+"""
+COLUMNS = ("file", "recordings x frames", "AUROC, mean (by seed)", "AUPRC", "precision", "law, by seed", "seconds")
+
+
+def read(path: Path, tasks: int | None, every: int, frames: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """States (tasks, N, T, D) of recordings drawn at random, and the graph (N, N)."""
+    with np.load(path, allow_pickle=False) as file:
+        states, truth = file["states"], file["relations" if "relations" in file else "truth"]
+    order = np.sort(np.random.default_rng(seed).permutation(len(states))[:tasks])
+    states = states[order][:, :, ::every][:, :, :frames].astype(np.float64)
+    return states, (truth[0] if truth.ndim == 3 else truth) > 0
+
+
+def measure(path: Path, tasks: int | None, every: int, frames: int | None, seed: int) -> dict[str, Any]:
+    """One run."""
+    from modmeta.cli.main import main as modmeta
+
+    states, truth = read(path, tasks, every, frames, seed)
+    began, busy = time.perf_counter(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        file, run, out = (str(Path(folder) / name) for name in ("recordings.npz", "run", "out"))
+        np.savez(file, states=states)
+        settings = ["data.group=all", "model.num_edge_modules=2", f"seed={seed}", "logger=[csv]", "threads=1"]
+        quiet = ["callbacks.progress=null", "callbacks.pictures=null"]
+        modmeta(["train", file, "-o", run, *settings, *quiet])
+        modmeta(["infer", run, file, "-o", out, "--group", "all"])
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - busy
+        with np.load(Path(out) / "relations.npz") as found:
+            chances = found["probabilities"][0]
+        model = json.loads((Path(run) / "metrics.json").read_text())["config"]["model"]
+    off = ~np.eye(len(truth), dtype=bool)
+    rare = int(chances[off].sum(0).argmin())
+    chance, edge = torch.from_numpy(chances[off][:, rare]).double(), torch.from_numpy(truth[off])
+    best = chance.argsort(descending=True, stable=True)[: int(edge.sum())]
+    return {
+        "file": path.stem,
+        "tasks": len(states),
+        "frames": states.shape[2],
+        "every": every,
+        "entities": len(truth),
+        "seed": seed,
+        "auroc": float(binary_auroc(chance, edge.long())),
+        "auprc": float(binary_average_precision(chance, edge.long())),
+        "precision": float(edge[best].double().mean()),
+        "confidence": float(chances[off].max(-1).mean()),
+        "edges_right": float(((chance > 0.5) == edge).double().mean()),
+        "form": _in_words(model),
+        "priors": PRIORS,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "hardware": hardware(),
+        "commit": commit(),
+    }
+
+
+def file_name(run: dict[str, Any]) -> str:
+    """Of a run's results."""
+    every = f"_every{run['every']}" if run["every"] > 1 else ""
+    return f"{run['file']}_{run['tasks']}tasks_{run['frames']}frames{every}_seed{run['seed']}.json"
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    """The page of all runs."""
+    groups: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {}
+    for run in sorted(runs, key=lambda run: (run["file"], -run["tasks"], run["frames"], run["seed"])):
+        groups.setdefault((run["file"], run["tasks"], run["frames"], run["every"]), []).append(run)
+    machines = sorted({f"{run['hardware']['threads']} thread(s) of {run['hardware']['cpu']}" for run in runs})
+    head = HEAD.format(machines="; ".join(machines), priors=PRIORS)
+    head += f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+    return head + "".join(f"{row(key, group)}\n" for key, group in groups.items())
+
+
+def row(key: tuple[str, int, int, int], runs: list[dict[str, Any]]) -> str:
+    """A line of the table."""
+    file, tasks, frames, every = key
+    spread = ", ".join(f"{run['seed']}: {run['auroc']:.4f}" for run in runs)
+    seconds = sorted(run["seconds"] for run in runs)
+    cells = [
+        file,
+        f"{tasks} x {frames}{f', every {every}.' if every > 1 else ''}",
+        f"{_mean(runs, 'auroc'):.4f} ({spread})",
+        f"{_mean(runs, 'auprc'):.3f}",
+        f"{_mean(runs, 'precision'):.3f}",
+        "; ".join(dict.fromkeys(run["form"] for run in runs)),
+        f"{seconds[0]:.0f} to {seconds[-1]:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _in_words(model: dict[str, Any]) -> str:
+    family = model.get("family") or model["_target_"].rpartition(".")[2]
+    return f"{family}{', own constants' * bool(model.get('constants'))}"
+
+
+def _mean(runs: list[dict[str, Any]], what: str) -> float:
+    return sum(run[what] for run in runs) / len(runs)
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--tasks", nargs="+", type=int, default=[None], help="number of recordings; all by default")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--frames", type=int)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument("--table", action="store_true", help="write the page from all results")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for file in arguments.files:
+        for tasks in arguments.tasks:
+            for seed in arguments.seeds:
+                run = measure(file, tasks, arguments.every, arguments.frames, seed)
+                write_json(arguments.out / file_name(run), run)
+                print(row((run["file"], run["tasks"], run["frames"], run["every"]), [run]), file=sys.stderr, flush=True)
+    if arguments.table:
+        PAGE.write_text(page([json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]))
+
+
+if __name__ == "__main__":
+    main()
