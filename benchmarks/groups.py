@@ -30,8 +30,8 @@ HEAD = """# One graph, many recordings
 
 Written by `python -m benchmarks.groups --table`. `modmeta train FILE data.group=all model.num_edge_modules=2`, then
 `modmeta infer RUN FILE --group all`, on the same recordings: nothing was held out but the graph. Scored by directed
-pairs; the rarer edge type is taken for the edge; precision is at the true number of edges. Priors: {priors}. Seconds of both commands by the clock, {machines},
-beside other work: upper bounds.
+pairs; the rarer edge type is taken for the edge; precision is at the true number of edges. Priors: {priors}.
+Seconds of both commands by the clock, {machines}, beside other work: upper bounds.
 
 """
 COLUMNS = ("file", "recordings x frames", "AUROC, mean (by seed)", "AUPRC", "precision", "law, by seed", "seconds")

@@ -11,7 +11,7 @@ import torch
 import modmeta
 from modmeta.cli.main import main
 from modmeta.training.bouncegrad import BounceGrad
-from tests.runs import KilledAt, accompanied, checkpoint, same_run, undrawn
+from tests.runs import KilledAt, accompanied, checkpoint, command, same_run, undrawn
 
 N = 6
 SHORT = (
@@ -142,3 +142,20 @@ def test_one_recording_is_cut_into_windows(tmp_path: Path) -> None:
     assert bank["relations"].shape == (1, N, N - 1)
     assert isinstance(modmeta.load(tmp_path / "run").module, BounceGrad)
     assert torch.isfinite(bank["energies"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_recordings_of_a_group_may_be_spread_over_processes(
+    processes: int, whole: Path, file: Path, tmp_path: Path
+) -> None:
+    """Structures as one process finds them, kept once in the checkpoint."""
+    words = [word for word in SHORT if "devices" not in word]
+    several = (f"trainer.devices={processes}", "+trainer.strategy=ddp", "callbacks.pictures=null")
+    done = command("-m", "modmeta", "train", str(file), "-o", str(tmp_path / "run"), *words, *several, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, bank = (checkpoint(path)["modmeta"]["bank"] for path in (whole, tmp_path / "run"))
+    assert torch.equal(bank["task_ids"], one["task_ids"])
+    assert torch.equal(bank["relations"], one["relations"])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test/auroc"] == 1

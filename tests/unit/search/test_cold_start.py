@@ -347,14 +347,14 @@ def test_tasks_of_a_group_tell_its_structure_together(monkeypatch: pytest.Monkey
             x = x + 0.02 * (relations * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2)
         path.append(x)
     states = torch.stack(path, 2).unsqueeze(-1)
-    states = states + 0.005 * torch.randn(states.shape, generator=g, dtype=torch.float64)
+    states = states + 0.008 * torch.randn(states.shape, generator=g, dtype=torch.float64)
     groups, truth = torch.full((b,), 7), from_matrix(relations[None])
     start = cold_start(states, PLAIN, num_kinds=2, groups=groups, family=Family("difference", "difference"))
     assert start.answer.structures.shape == (1, n, n - 1)
     assert start.answer.constants.shape == (b, n, 1)
-    assert right(start.answer.structures, truth) > 0.98
+    assert right(start.answer.structures, truth) > 0.96
     alone = infer(start, states[:1]).structures
-    assert right(alone, truth) < 0.9, "a single recording does not tell"
+    assert right(alone, truth) < right(start.answer.structures, truth), "a single recording tells less"
     again = infer(start, states[:20], groups=torch.arange(20) % 2)
     assert again.structures.shape == (2, n, n - 1)
-    assert right(again.structures, truth.expand(2, -1, -1)) > 0.95
+    assert right(again.structures, truth.expand(2, -1, -1)) > 0.93
