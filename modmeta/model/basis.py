@@ -62,8 +62,9 @@ class Family(NamedTuple):
     Attributes:
         name: in words.
         right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by functions
-            placed where distances are, powers of the inverse among them), `across` (also across it), `moving` (also
-            velocities relative to the receiver's, along all directions).
+            placed where distances are, powers of the inverse among them), `across` (also across it; in three
+            dimensions across it and the relative velocity), `moving` (also velocities relative to the receiver's,
+            along all directions).
         rich: many functions of each argument instead of one.
         power: the highest power of the receiver's state on the left; above 0 a constant comes last on the right.
         growth: explain rates of growth (increments of logarithms) of positive states.
@@ -126,7 +127,7 @@ PLAIN = (
     Family("growth, rich sender", "sender", True, growth=True),
     Family("saturating, rich sender", "sender", True, saturating=True),
     Family("receiver x sender", "sender", False, 2),
-    Family("receiver x rich sender", "sender", True, 2),
+    Family("receiver x rich sender", "sender", True, 1),
     Family("rich difference", "difference", True),
 )
 FINE = tuple(
@@ -139,7 +140,8 @@ FINE = tuple(
 def families(kind: Kind, positive: bool) -> list[Family]:
     """Families worth trying, cheapest first; `positive` where no state is zero or less."""
     if kind.coordinates:
-        fitting = {"line": True, "steep": True, "across": kind.coordinates == 2, "moving": kind.second_order}
+        turning = kind.coordinates == 2 or (kind.coordinates == 3 and kind.second_order)
+        fitting = {"line": True, "steep": True, "across": turning, "moving": kind.second_order}
         return [family for family in VECTORS if fitting[family.right]]
     turning = all(kind.angles)
     return [
@@ -223,7 +225,10 @@ def _vectors(family: Family, kind: Kind, places: Tensor, widths: Tensor, receive
     sizes = sizes.unsqueeze(-2)
     parts = [apart.unsqueeze(-1) * sizes]
     if family.right == "across":
-        turned = torch.stack([-apart[..., 1], apart[..., 0]], -1)
+        if p == 2:
+            turned = torch.stack([-apart[..., 1], apart[..., 0]], -1)
+        else:
+            turned = torch.linalg.cross(apart, sender[..., p:] - receiver[..., p:])
         parts.append(turned.unsqueeze(-1) * sizes)
     if family.right == "moving":
         parts.append((sender[..., p:] - receiver[..., p:]).unsqueeze(-1) * sizes)

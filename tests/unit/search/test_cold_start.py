@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modmeta.graph.relations import from_matrix
-from modmeta.model.basis import family_named
+from modmeta.model.basis import families, family_named
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
@@ -129,6 +129,28 @@ def test_senders_whose_mean_matters_to_a_receivers_state() -> None:
     )
     assert start.structural < -25
     assert right(start.answer.structures, relations) > 0.99
+
+
+def test_pulls_across_in_three_dimensions_are_found() -> None:
+    """Bodies pushed across the line to others and their relative velocity; a mirror turns the push round."""
+    g = torch.Generator().manual_seed(0)
+    relations = torch.randint(2, (40, 3, 3), generator=g) * (1 - torch.eye(3, dtype=torch.long))
+    x, v = torch.randn(2, 40, 3, 3, generator=g, dtype=torch.float64)
+    path = [torch.cat([x, v], -1)]
+    for _ in range(29):
+        for _ in range(10):
+            line, other = (part.unsqueeze(1) - part.unsqueeze(2) for part in (x + 0.0025 * v, v))
+            push = torch.linalg.cross(line, other) / (1 + line.square().sum(-1, keepdim=True))
+            v = v + 0.005 * ((relations.unsqueeze(-1) * push).sum(2) - x)
+            x = x + 0.005 * v
+        path.append(torch.cat([x, v], -1))
+    states, kind = torch.stack(path, 2), Kind(3, (False,) * 6)
+    family = family_named("along and across the line")
+    assert family in families(kind, False)
+    start = cold_start(states, kind, num_kinds=2, family=family, constants=False, starts=4, search_tasks=15)
+    assert right(start.answer.structures, from_matrix(relations)) > 0.99
+    mirrored = states * torch.tensor([1.0, 1.0, -1.0] * 2)
+    assert right(infer(start, mirrored).structures, from_matrix(relations)) < 0.9
 
 
 def test_bounds_of_saturating_rates_are_found_and_the_sums_within() -> None:
