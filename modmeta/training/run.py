@@ -39,7 +39,7 @@ ADVICE = (
     "warning: structures look arbitrary: the first and the last frames of validation tasks agree on them no better "
     "than {:.2f} (1: always, 0: by chance). Try restarts=3, a longer run (trainer.max_epochs), a hotter start "
     "(temperature.start), another model (experiment=laws, or experiment=moving for coordinates with velocities) or "
-    "likelihood (likelihood=student_t)."
+    "likelihood (likelihood=gaussian, or likelihood=student_t)."
 )
 # Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
@@ -109,8 +109,24 @@ class Fit:
     @property
     def energy(self) -> float:
         """Energy of validation tasks, which needs no labels."""
-        known = [row["val/energy"] for row in self.record.history if "val/energy" in row]
-        return known[-1] if known else float("inf")
+        return self._last("val/energy", float("inf"))
+
+    @property
+    def worth(self) -> tuple[float, float]:
+        """Gain over no relations, then less energy; the better of two fits has more.
+
+        Not energy first, because likelihoods may predict a few entities to the last digit and ignore the others.
+        """
+        return self._last("val/gain", float("-inf")), -self.energy
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether its structures look arbitrary, or explain held-out frames worse than no relations do."""
+        return self.module.stuck or self._last("val/gain", 0.0) < 0
+
+    def _last(self, name: str, default: float) -> float:
+        known = [row[name] for row in self.record.history if name in row]
+        return known[-1] if known else default
 
     @property
     def record(self) -> RunRecord:
@@ -148,7 +164,7 @@ def work(config: DictConfig) -> dict[str, float]:
 
 
 def complete(config: DictConfig) -> dict[str, float]:
-    """Fit, again from other initial modules while it looks stuck, then test the fit of least energy.
+    """Fit, again from other initial modules while it is doubtful, then test the fit of the largest gain.
 
     Raises:
         UserError: results would not be kept, or could not be written.
@@ -160,13 +176,14 @@ def complete(config: DictConfig) -> dict[str, float]:
     best = last = fit(attempt(config, 0), beginning)
     seconds = last.record.seconds
     for number in range(1, config.restarts + 1):
-        if not last.module.stuck:
+        if not last.doubtful:
             break
-        print(f"structures look arbitrary (agreement {float(last.module.agreement):.2f}): restart {number}")
+        doubt = f"agreement {float(last.module.agreement):.2f}, gain over no relations {last.worth[0]:.2f}"
+        print(f"structures look arbitrary ({doubt}): restart {number}")
         last.finish()
         last = fit(attempt(config, number), beginning)
         seconds += last.record.seconds
-        best = min(best, last, key=lambda fitted: fitted.energy)
+        best = max(best, last, key=lambda fitted: fitted.worth)
     if best.module.seed != config.seed:
         promote(best, directory)
     best.record.seconds = seconds  # of all attempts
@@ -246,7 +263,10 @@ def suited(words: Sequence[str]) -> list[str]:
 
 
 def attempt(config: DictConfig, number: int) -> DictConfig:
-    """The configuration of an attempt: of a restart, other initial modules and draws of the search, the same data."""
+    """The configuration of an attempt: of a restart, other initial modules and draws of the search, the same data.
+
+    Restarts may have another likelihood.
+    """
     moved = Path(config.directory) / f"restart_{number}"
     if number == 0 and not moved.exists():
         return config.copy()
@@ -254,6 +274,8 @@ def attempt(config: DictConfig, number: int) -> DictConfig:
     if number:
         plain = rebound(plain, config.run_id, f"{config.run_id}-{number}")
         plain["method"]["seed"] = config.seed + 1000 * number
+        if plain.get("restart_likelihood"):  # of runs that an earlier version began there is none
+            plain["likelihood"] = plain["method"]["model"]["likelihood"] = plain["restart_likelihood"]
     return OmegaConf.create(plain)
 
 

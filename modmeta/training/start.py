@@ -288,4 +288,6 @@ def otherwise(config: DictConfig, start: Start) -> str | None:
         return None
     family, constants = setting("model.family", forms[0].basis.family.name), str(forms[0].constants).lower()
     number = f"model.num_edge_modules={len(start.kinds.laws)}"
-    return shlex.join(["modmeta", "train", str(path), "experiment=laws", family, f"model.constants={constants}", number])
+    return shlex.join(
+        ["modmeta", "train", str(path), "experiment=laws", family, f"model.constants={constants}", number]
+    )

@@ -69,9 +69,7 @@ def test_choices_that_are_given_are_kept_or_refused(tmp_path: Path, capsys: pyte
         settle(compose(tmp_path / "text", *words, "trainer.max_epochs=one"))
 
 
-def test_the_command_that_chooses_otherwise_runs_as_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_that_chooses_otherwise_runs_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "it is a file.npz"
     np.savez(path, states=states(1).expand(12, 3, 20, 1).numpy() + 0.1 * np.arange(12).reshape(12, 1, 1, 1))
     words = ("experiment=laws", "data=files", f"data.path='{path}'", "model.num_edge_modules=2")
