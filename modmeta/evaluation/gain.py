@@ -4,8 +4,8 @@
 
 over tasks, entities and features, with `r` the root mean squared error over frames and `u` that without relations. An
 energy may be low because some entities or frames are predicted to the last digit, whatever becomes of the others. Here
-whole recordings count, by the roots of their changes: equal shares for all would let entities at rest decide, and shares
-in proportion those in a collision.
+entities count by the roots of their changes: with equal shares those at rest would decide, and with shares in
+proportion those in a collision.
 """
 
 import torch

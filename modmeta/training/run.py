@@ -109,24 +109,17 @@ class Fit:
     @property
     def energy(self) -> float:
         """Energy of validation tasks, which needs no labels."""
-        return self._last("val/energy", float("inf"))
+        energy = self._last("val/energy")
+        return float("inf") if energy is None else energy
 
     @property
-    def worth(self) -> tuple[float, float]:
-        """Gain over no relations, then less energy; the better of two fits has more.
+    def gain(self) -> float | None:
+        """Gain over no relations on held-out frames; None if the method has none."""
+        return self._last("val/gain")
 
-        Not energy first, because likelihoods may predict a few entities to the last digit and ignore the others.
-        """
-        return self._last("val/gain", float("-inf")), -self.energy
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether its structures look arbitrary, or explain held-out frames worse than no relations do."""
-        return self.module.stuck or self._last("val/gain", 0.0) < 0
-
-    def _last(self, name: str, default: float) -> float:
+    def _last(self, name: str) -> float | None:
         known = [row[name] for row in self.record.history if name in row]
-        return known[-1] if known else default
+        return known[-1] if known else None
 
     @property
     def record(self) -> RunRecord:
@@ -164,7 +157,7 @@ def work(config: DictConfig) -> dict[str, float]:
 
 
 def complete(config: DictConfig) -> dict[str, float]:
-    """Fit, again from other initial modules while it is doubtful, then test the fit of the largest gain.
+    """Fit, again from other initial modules while it is doubtful, then test the best fit.
 
     Raises:
         UserError: results would not be kept, or could not be written.
@@ -176,14 +169,15 @@ def complete(config: DictConfig) -> dict[str, float]:
     best = last = fit(attempt(config, 0), beginning)
     seconds = last.record.seconds
     for number in range(1, config.restarts + 1):
-        if not last.doubtful:
+        other = bool(config.get("restart_likelihood"))
+        if not doubtful(last, other):
             break
-        doubt = f"agreement {float(last.module.agreement):.2f}, gain over no relations {last.worth[0]:.2f}"
-        print(f"structures look arbitrary ({doubt}): restart {number}")
+        gain = "" if last.gain is None else f", gain over no relations {last.gain:.2f}"
+        print(f"structures look arbitrary (agreement {float(last.module.agreement):.2f}{gain}): restart {number}")
         last.finish()
         last = fit(attempt(config, number), beginning)
         seconds += last.record.seconds
-        best = max(best, last, key=lambda fitted: fitted.worth)
+        best = better(best, last, other)
     if best.module.seed != config.seed:
         promote(best, directory)
     best.record.seconds = seconds  # of all attempts
@@ -195,6 +189,23 @@ def complete(config: DictConfig) -> dict[str, float]:
     if best.module.stuck:
         print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
     return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}
+
+
+def doubtful(last: Fit, other: bool) -> bool:
+    """Whether a restart may find more: structures look arbitrary, or, with another likelihood, gain less than nothing.
+
+    Args:
+        last: the latest attempt.
+        other: restarts have another likelihood.
+    """
+    return last.module.stuck or (other and last.gain is not None and last.gain < 0)
+
+
+def better(one: Fit, two: Fit, other: bool) -> Fit:
+    """The attempt of less energy; if likelihoods differ, of larger gain, for any may win by a scale of its errors."""
+    if other and one.gain is not None and two.gain is not None:
+        return max(one, two, key=lambda fitted: fitted.gain or 0.0)
+    return min(one, two, key=lambda fitted: fitted.energy)
 
 
 def fit(config: DictConfig, beginning: Beginning | None = None) -> Fit:

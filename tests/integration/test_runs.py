@@ -86,7 +86,7 @@ def test_a_checkpoint_reproduces_its_measures(whole: Path) -> None:
 
 
 def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Twenty steps find nothing; two restarts follow, and the largest gain on validation tasks wins."""
+    """Twenty steps find nothing; two restarts follow, and the least energy of validation tasks wins."""
     directory = tmp_path / "run"
     run(directory, *QUICK, "restarts=2", f"results={tmp_path / 'results'}")
     said = capsys.readouterr()
@@ -94,7 +94,7 @@ def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.Capt
     assert "structures look arbitrary" in said.err
     final = json.loads((directory / "metrics.json").read_text())
     others = [json.loads(path.read_text()) for path in directory.glob("restart_*/metrics.json")]
-    assert final["val/gain"] == max(metrics["val/gain"] for metrics in [final, *others])
+    assert final["val/energy"] == min(metrics["val/energy"] for metrics in [final, *others])
     assert "test/edge_accuracy" in final
     assert not any("test/edge_accuracy" in metrics for metrics in others)  # test tasks are met once
     assert final["train/seconds"] > max(metrics["train/seconds"] for metrics in others)  # those of all attempts

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.resume import resolved
-from modmeta.training.run import Fit, attempt
+from modmeta.training.run import Fit, attempt, better, doubtful
 from tests.runs import compose
 
 
@@ -44,13 +44,16 @@ def fitted(stuck: bool = False, **measures: float) -> Fit:
 
 
 def test_what_a_restart_may_better() -> None:
-    assert not fitted(gain=0.1).doubtful
-    assert fitted(gain=-0.1).doubtful
-    assert fitted(stuck=True, gain=3.0).doubtful
-    assert not fitted(energy=-1.0).doubtful, "nothing is known of its gain"
+    assert doubtful(fitted(stuck=True, gain=3.0), False)
+    assert not doubtful(fitted(gain=-0.1), False), "of the same likelihood restarts are alike"
+    assert doubtful(fitted(gain=-0.1), True)
+    assert not doubtful(fitted(gain=0.1), True)
+    assert not doubtful(fitted(energy=-1.0), True), "nothing is known of its gain"
 
 
-def test_the_largest_gain_is_kept_whatever_its_energy() -> None:
-    trick, right, without = fitted(energy=-8.0, gain=0.2), fitted(energy=-7.9, gain=3.0), fitted(energy=-9.0)
-    assert max(trick, right, without, key=lambda fit: fit.worth) is right
-    assert max(without, better := fitted(energy=-9.5), key=lambda fit: fit.worth) is better
+def test_likelihoods_are_compared_by_gain_and_attempts_of_one_by_energy() -> None:
+    trick, right = fitted(energy=-8.0, gain=0.2), fitted(energy=-7.9, gain=3.0)
+    assert better(trick, right, True) is better(right, trick, True) is right
+    assert better(trick, right, False) is better(right, trick, False) is trick
+    unknown = fitted(energy=-9.0)
+    assert better(trick, unknown, True) is unknown
