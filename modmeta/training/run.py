@@ -172,8 +172,9 @@ def complete(config: DictConfig) -> dict[str, float]:
         other = bool(config.get("restart_likelihood"))
         if not doubtful(last, other):
             break
-        gain = "" if last.gain is None else f", gain over no relations {last.gain:.2f}"
-        print(f"structures look arbitrary (agreement {float(last.module.agreement):.2f}{gain}): restart {number}")
+        what = "structures look arbitrary" if last.module.stuck else "structures explain less than no relations"
+        gain = "" if last.gain is None else f", gain {last.gain:.2f} nats"
+        print(f"{what} (agreement {float(last.module.agreement):.2f}{gain}): restart {number}")
         last.finish()
         last = fit(attempt(config, number), beginning)
         seconds += last.record.seconds
