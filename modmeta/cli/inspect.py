@@ -149,6 +149,6 @@ def suggestions(file: Path, splits: dict[str, Any], group: str) -> list[str]:
     if first.relations is None and positions:  # otherwise held-out frames choose it
         lines.append(
             "relations are unknown: to choose the number of edge types, add -m model.num_edge_modules=1,2,3,4 and take "
-            "the lowest val/held_out, the energy of frames that structures were not inferred from"
+            "the least beyond which val/gain no longer grows, the gain over no relations on held-out frames"
         )
     return [*lines, "", " ".join(words)]

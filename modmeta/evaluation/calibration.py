@@ -62,7 +62,8 @@ def calibrate(
 ) -> Calibration:
     """Fits temperatures to known relations by maximum likelihood, for windows of the first frames.
 
-    Without labels, structures inferred from all frames replace them, for windows of up to half of the frames.
+    Without labels, windows of up to half of the frames at either end of a recording must agree as well as they claim
+    to, see `disagreement`.
 
     Args:
         model: trained model.
@@ -73,21 +74,24 @@ def calibrate(
         windows: numbers of frames.
     """
     generator = torch.Generator(scenes[0][0].device).manual_seed(seed)
-    t = scenes[0][0].shape[2] // (1 if scenes[0][1] is not None else 2)
+    known = [labels for _, labels in scenes if labels is not None]
+    t = scenes[0][0].shape[2] // (1 if known else 2)
     windows = tuple(sorted({min(window, t) for window in windows}))
-    labelled = []
-    for states, labels in scenes:
-        if labels is None:
-            labels = module_to_relation[infer(search, model, None, states, generator).structure.edge_modules]
-        labelled.append((states, labels))
+    truth = torch.cat([labels.flatten() for labels in known]) if known else None
+
+    def chances(posteriors: Sequence[Any], temperature: float) -> Tensor:
+        parts = [to_relations(posterior(temperature), module_to_relation) for posterior in posteriors]
+        return torch.cat([part.flatten(0, -2) for part in parts])
+
     found = []
     for window in windows:
-        losses = np.zeros(len(TEMPERATURES))
-        for states, labels in labelled:
-            probabilities = tempered(model, search, states[:, :, : max(window, 3)], generator)
-            for i, temperature in enumerate(TEMPERATURES):
-                chances = to_relations(probabilities(float(temperature)), module_to_relation)
-                losses[i] += nll(chances, labels) * labels.numel()
+        size, ends = max(window, 3), []
+        for part in (slice(size), slice(-size, None))[: 1 if known else 2]:
+            ends.append([tempered(model, search, states[:, :, part], generator) for states, _ in scenes])
+        losses = []
+        for temperature in TEMPERATURES.tolist():
+            said = [chances(end, temperature) for end in ends]
+            losses.append(disagreement(*said) if truth is None else nll(said[0], truth))
         found.append(float(TEMPERATURES[int(np.argmin(losses))]))
     fitted = Calibration(tuple(max(window, 3) for window in windows), tuple(found))
 
@@ -95,7 +99,7 @@ def calibrate(
         chances: Tensor = tempered(model, search, seen, generator)(fitted.at(seen.shape[2]))
         return chances
 
-    return fitted._replace(bands=_bands(model, [(states, weighed) for states, _ in labelled], generator))
+    return fitted._replace(bands=_bands(model, [(states, weighed) for states, _ in scenes], generator))
 
 
 @torch.no_grad()
@@ -179,6 +183,18 @@ def nll(probabilities: Tensor, labels: Tensor) -> float:
     """Mean negative log-likelihood of labels (...) under probabilities (..., R)."""
     chosen = probabilities.gather(-1, labels.clamp(max=probabilities.shape[-1] - 1).unsqueeze(-1))
     return float(-chosen.double().clamp_min(1e-12).log().mean())
+
+
+def disagreement(one: Tensor, two: Tensor) -> float:
+    """How badly two posteriors (edges, R) of the same edges, from independent evidence, foretell each other.
+
+    The mean negative logarithm of their density ratio, sum_r one_r two_r / share_r, with the share of every relation.
+    If the evidence is independent given the relations, that is how much likelier both are together than apart, and no
+    other posteriors have less: neither more certain ones, which contradict each other, nor less certain ones.
+    """
+    share = (one.mean(0) + two.mean(0)) / 2
+    ratio = (one.double() * two.double() / share.clamp_min(1e-12)).sum(-1)
+    return float(-ratio.clamp_min(1e-12).log().mean())
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

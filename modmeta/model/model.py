@@ -83,12 +83,25 @@ class RelationalModel(nn.Module):
             structure: (B, N, S), (B, N).
             mask: steps that count, (B, T - 1); none for all.
         """
-        dynamics = self.dynamics
-        if not dynamics.has_constants or states.shape[2] < 2:
+        if not self.dynamics.has_constants or states.shape[2] < 2:
             return None
-        received = summed(dynamics.messages(states, structure), structure.edge_modules.unsqueeze(2))
-        change = dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
-        return dynamics.drive(change - dynamics.targets(states), states, mask)
+        return self.dynamics.drive(self._errors(states, structure), states, mask)
+
+    def _errors(self, states: Tensor, structure: Structure) -> Tensor:
+        """Errors (B, N, T - 1, D) of predicted changes."""
+        received = summed(self.dynamics.messages(states, structure), structure.edge_modules.unsqueeze(2))
+        change = self.dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
+        return change - self.dynamics.targets(states)
+
+    def errors(self, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Tensor:
+        """Errors (B, N, T - 1, D) of predicted changes, in units of `change_scale`, without constants of entities.
+
+        Args:
+            states: observed (B, N, T, D).
+            structure: (B, N, S), (B, N).
+            mask: steps that count, (B, T - 1); None for all.
+        """
+        return self.dynamics.without_constants(self._errors(states, structure), states, mask)
 
     def receiver_energies(
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from modmeta.errors import UserError
+from modmeta.evaluation.gain import gain
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
@@ -398,6 +399,8 @@ class BounceGrad(ResumableModule):
         inferred = self.groups.of(batch) if self.groups else self.infer(states, known, mask=mask)
         energy = inferred.energies.sum() / _numbers(states, mask) + self.model.unit
         self.keep_means({"val/energy": energy}, len(states))
+        if self.groups:  # structures are of training tasks, so that all frames are held out
+            self.keep_means({"val/gain": self._gain(states, inferred, mask)}, len(states))
         if inferred.gap is not None:
             self.keep_means({"val/gap": inferred.gap.median()}, len(states))
             half = states.shape[2] // 2
@@ -405,7 +408,8 @@ class BounceGrad(ResumableModule):
             early = self.infer(states[:, :, : half + 1], known, False, before)
             late = self.infer(states[:, :, half:], known, False, after)
             held_out = self._held_out(states[:, :, half:], early, after)
-            self.keep_means({"val/held_out": held_out + self.model.unit}, len(states))
+            gain = self._gain(states[:, :, half:], early, after)
+            self.keep_means({"val/held_out": held_out + self.model.unit, "val/gain": gain}, len(states))
             self.halves.update(early.structure.edge_modules, late.structure.edge_modules)
             self.distances.update(self.model.dynamics.messages(states[: _few(states.shape[1])]))
         if RELATIONS in batch:
@@ -420,6 +424,12 @@ class BounceGrad(ResumableModule):
         rows, types = relations.unsqueeze(2), types.unsqueeze(2)
         messages = self.model.dynamics.messages(states, inferred.structure)
         return self.model.receiver_energies(states, messages, rows, types, mask=mask).sum() / _numbers(states, mask)
+
+    def _gain(self, states: Tensor, inferred: Inferred, mask: Tensor | None) -> Tensor:
+        """Nats a number gained over no relations in such frames."""
+        model, start = self.model, states[:, :, :-1]
+        error = model.errors(states, inferred.structure, mask)
+        return gain(error, model.dynamics.targets(states), model.dynamics.scaled(start), mask)
 
     def on_validation_epoch_end(self) -> None:
         self.log_means("val/")

@@ -40,7 +40,7 @@ ADVICE = (
     "warning: structures look arbitrary: the first and the last frames of validation tasks agree on them no better "
     "than {:.2f} (1: always, 0: by chance). Try restarts=3, a longer run (trainer.max_epochs), a hotter start "
     "(temperature.start), another model (experiment=laws, or experiment=moving for coordinates with velocities) or "
-    "likelihood (likelihood=student_t)."
+    "likelihood (likelihood=gaussian, or likelihood=student_t)."
 )
 # Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
@@ -111,8 +111,17 @@ class Fit:
     @property
     def energy(self) -> float:
         """Energy of validation tasks, which needs no labels."""
-        known = [row["val/energy"] for row in self.record.history if "val/energy" in row]
-        return known[-1] if known else float("inf")
+        energy = self._last("val/energy")
+        return float("inf") if energy is None else energy
+
+    @property
+    def gain(self) -> float | None:
+        """Gain over no relations on held-out frames; None if the method has none."""
+        return self._last("val/gain")
+
+    def _last(self, name: str) -> float | None:
+        known = [row[name] for row in self.record.history if name in row]
+        return known[-1] if known else None
 
     @property
     def record(self) -> RunRecord:
@@ -150,7 +159,7 @@ def work(config: DictConfig) -> dict[str, float]:
 
 
 def complete(config: DictConfig) -> dict[str, float]:
-    """Fit, again from other initial modules while it looks stuck, then test the fit of least energy.
+    """Fit, again from other initial modules while it is doubtful, then test the best fit.
 
     Raises:
         UserError: results would not be kept, or could not be written.
@@ -162,13 +171,16 @@ def complete(config: DictConfig) -> dict[str, float]:
     best = last = fit(attempt(config, 0), beginning)
     seconds = last.record.seconds
     for number in range(1, config.restarts + 1):
-        if not last.module.stuck:
+        other = bool(config.get("restart_likelihood"))
+        if not doubtful(last, other):
             break
-        print(f"structures look arbitrary (agreement {float(last.module.agreement):.2f}): restart {number}")
+        what = "structures look arbitrary" if last.module.stuck else "structures explain less than no relations"
+        gain = "" if last.gain is None else f", gain {last.gain:.2f} nats"
+        print(f"{what} (agreement {float(last.module.agreement):.2f}{gain}): restart {number}")
         last.finish()
         last = fit(attempt(config, number), beginning)
         seconds += last.record.seconds
-        best = min(best, last, key=lambda fitted: fitted.energy)
+        best = better(best, last, other)
     if best.module.seed != config.seed:
         promote(best, directory)
     best.record.seconds = seconds  # of all attempts
@@ -180,6 +192,23 @@ def complete(config: DictConfig) -> dict[str, float]:
     if best.module.stuck:
         print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
     return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}
+
+
+def doubtful(last: Fit, other: bool) -> bool:
+    """Whether a restart may find more: structures look arbitrary, or, with another likelihood, gain less than nothing.
+
+    Args:
+        last: the latest attempt.
+        other: restarts have another likelihood.
+    """
+    return last.module.stuck or (other and last.gain is not None and last.gain < 0)
+
+
+def better(one: Fit, two: Fit, other: bool) -> Fit:
+    """The attempt of less energy; if likelihoods differ, of larger gain, for any may win by a scale of its errors."""
+    if other and one.gain is not None and two.gain is not None:
+        return max(one, two, key=lambda fitted: fitted.gain or 0.0)
+    return min(one, two, key=lambda fitted: fitted.energy)
 
 
 def fit(config: DictConfig, beginning: Beginning | None = None) -> Fit:
@@ -267,7 +296,10 @@ def _for_groups(train: Trajectories, words: Sequence[str]) -> list[str]:
 
 
 def attempt(config: DictConfig, number: int) -> DictConfig:
-    """The configuration of an attempt: of a restart, other initial modules and draws of the search, the same data."""
+    """The configuration of an attempt: of a restart, other initial modules and draws of the search, the same data.
+
+    Restarts may have another likelihood.
+    """
     moved = Path(config.directory) / f"restart_{number}"
     if number == 0 and not moved.exists():
         return config.copy()
@@ -275,6 +307,8 @@ def attempt(config: DictConfig, number: int) -> DictConfig:
     if number:
         plain = rebound(plain, config.run_id, f"{config.run_id}-{number}")
         plain["method"]["seed"] = config.seed + 1000 * number
+        if plain.get("restart_likelihood"):  # of runs that an earlier version began there is none
+            plain["likelihood"] = plain["method"]["model"]["likelihood"] = plain["restart_likelihood"]
     return OmegaConf.create(plain)
 
 

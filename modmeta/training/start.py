@@ -4,6 +4,7 @@ What the configuration leaves open of `model=laws` is chosen here, and recorded 
 """
 
 import io
+import shlex
 import time
 import zipfile
 from collections import Counter
@@ -25,9 +26,11 @@ from modmeta.io import write_durably
 from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
 from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles
 from modmeta.terminal import Terminal, doing
+from modmeta.text import for_console
 from modmeta.training.bouncegrad import Beginning
 from modmeta.training.checkpoints.loading import read_checkpoint
 from modmeta.training.groups import check_groups
+from modmeta.training.words import setting
 
 FILE = "start.npz"
 ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
@@ -64,6 +67,8 @@ def begun(config: DictConfig) -> DictConfig:
     write_durably(path, _packed(start, relations, data.units))
     _fill(config, start, labelled=data.meta["labelled"])
     _show(start, time.perf_counter() - began)
+    if other := otherwise(config, start):
+        Terminal().print(f"to choose otherwise, for example the next best: {for_console(other)}", soft_wrap=True)
     return config
 
 
@@ -283,3 +288,17 @@ def _show(start: Start, seconds: float) -> None:
     turning = [str(feature) for feature, angle in enumerate(start.form.kind.angles) if angle]
     angles = f"; features that are angles: {', '.join(turning)}" if turning else ""
     console.print(f"chosen: {name_of(start.form)}; {len(start.kinds.laws)} edge modules{angles}")
+
+
+def otherwise(config: DictConfig, start: Start) -> str | None:
+    """A command that trains on the same file with the next best law; none where no other was tried."""
+    path = config.data.get("path")
+    chosen, rivals = start.form, sorted(start.trials, key=lambda trial: trial.score)
+    forms = [trial.form for trial in rivals if name_of(trial.form) != name_of(chosen)]
+    if path is None or "family" not in config.model or not forms:
+        return None
+    family, constants = setting("model.family", forms[0].basis.family.name), str(forms[0].constants).lower()
+    number = f"model.num_edge_modules={len(start.kinds.laws)}"
+    return shlex.join(
+        ["modmeta", "train", str(path), "experiment=laws", family, f"model.constants={constants}", number]
+    )

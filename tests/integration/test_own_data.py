@@ -16,6 +16,9 @@ from modmeta.data import formats
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
+from modmeta.model.likelihood import Gaussian
+from modmeta.training import run as training
+from modmeta.training.bouncegrad import BounceGrad
 from tests.runs import QUICK, ROOT, checkpoint, command, compose, run, undrawn
 
 
@@ -57,6 +60,22 @@ def test_training_on_a_file_without_labels(springs_file: Path, tmp_path: Path) -
     assert main(["infer", str(tmp_path / "run"), str(springs_file), "-o", str(out)]) == 0
     shares = np.load(out / "relations.npz", allow_pickle=False)["probabilities"]
     assert shares.shape == (12, 5, 5, 3)
+
+
+def test_data_with_velocities_restart_with_another_likelihood(springs_file: Path, tmp_path: Path) -> None:
+    """Which the run's own directory then holds, whatever its first configuration says."""
+    quick = ["trainer.max_epochs=1", "data.batches_per_epoch=3", "callbacks.progress=null", "logger.wandb=null"]
+    words = [*quick, "experiment=moving", "data=files", f"data.path={springs_file}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BounceGrad, "stuck", property(lambda module: True))
+        patch.setattr(training, "better", lambda one, two, other: two)
+        run(tmp_path / "run", *words)
+    metrics = [json.loads((tmp_path / "run" / part / "metrics.json").read_text()) for part in ("", "restart_0")]
+    kinds = [part["config"]["likelihood"]["_target_"].rpartition(".")[2] for part in metrics]
+    assert kinds == ["Gaussian", "StudentT"]
+    assert all(np.isfinite(part["val/gain"]) for part in metrics)
+    assert isinstance(modmeta.load(tmp_path / "run").module.model.likelihood, Gaussian)
+    assert run(tmp_path / "run", *words), "a finished run is not begun again"
 
 
 def test_positions_alone_and_missing_frames(springs: Trajectories, tmp_path: Path) -> None:

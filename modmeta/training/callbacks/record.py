@@ -123,6 +123,7 @@ class RunRecord(pl.Callback):
             "val/edge_accuracy": last.get("val/edge_accuracy"),
             "val/energy": last.get("val/energy"),
             "val/held_out": last.get("val/held_out"),
+            "val/gain": last.get("val/gain"),
             "val/agreement": last.get("val/agreement"),
             "val/gap": last.get("val/gap"),
             "val/module_usage": cast(ResumableModule, module).usage.tolist(),

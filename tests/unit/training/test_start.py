@@ -1,5 +1,6 @@
 """What a cold start takes features for, and what it leaves to the configuration."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from modmeta.cli.train import hydra_words
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
 from modmeta.training.resume import settle
@@ -47,12 +49,13 @@ def test_angles_are_recognised_or_given() -> None:
     assert [kind.angles for kind in kinds_of(config, 0, turning)] == [(False,)]
 
 
-def test_choices_that_are_given_are_kept_or_refused(tmp_path: Path) -> None:
+def test_choices_that_are_given_are_kept_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, states=states(1).expand(12, 3, 20, 1).numpy() + 0.1 * np.arange(12).reshape(12, 1, 1, 1))
     words = ("experiment=laws", "data=files", f"data.path={path}", "model.num_edge_modules=2")
     given = ("model.family=sender", "model.constants=true", "model.smooth=false")
     chosen = begun(filled_from_file(compose(tmp_path / "run", *words, *given))).model
+    assert "to choose otherwise" not in capsys.readouterr().out, "nothing else was tried"
     assert (chosen.family, chosen.constants, chosen.smooth, chosen.coordinates) == ("sender", True, False, 0)
     for wrong, said in (
         ("model.family=nonsense", "'rich sender'"),
@@ -64,6 +67,19 @@ def test_choices_that_are_given_are_kept_or_refused(tmp_path: Path) -> None:
             begun(config)
     with pytest.raises(UserError, match="max_epochs='one' must be a whole number"):
         settle(compose(tmp_path / "text", *words, "trainer.max_epochs=one"))
+
+
+def test_the_command_that_chooses_otherwise_runs_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "it is a file.npz"
+    np.savez(path, states=states(1).expand(12, 3, 20, 1).numpy() + 0.1 * np.arange(12).reshape(12, 1, 1, 1))
+    words = ("experiment=laws", "data=files", f"data.path='{path}'", "model.num_edge_modules=2")
+    family = "model.family='receiver x sender'"  # in printed commands, too
+    chosen = begun(filled_from_file(compose(tmp_path / "run", *words, family))).model
+    line = capsys.readouterr().out.partition("to choose otherwise")[2].partition("modmeta train ")[2]
+    given = hydra_words(shlex.split(line))
+    other = begun(filled_from_file(compose(tmp_path / "other", *given))).model
+    assert other.family == chosen.family == "receiver x sender"
+    assert other.constants != chosen.constants, "the next best"
 
 
 def test_other_runs_are_left_alone(tmp_path: Path) -> None:

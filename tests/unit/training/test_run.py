@@ -1,0 +1,59 @@
+"""What restarts change, and which attempt is kept."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from modmeta.training.callbacks.record import RunRecord
+from modmeta.training.resume import resolved
+from modmeta.training.run import Fit, attempt, better, doubtful
+from tests.runs import compose
+
+
+def test_restarts_of_moving_data_have_another_likelihood(tmp_path: Path) -> None:
+    config = resolved(compose(tmp_path / "run", "experiment=moving", "data=springs5"))
+    assert config.restarts == 1
+    first, second = attempt(config, 0), attempt(config, 1)
+    kinds = [part.method.model.likelihood._target_.rpartition(".")[2] for part in (first, second)]
+    assert kinds == ["StudentT", "Gaussian"]
+    assert second.likelihood == second.method.model.likelihood == config.restart_likelihood
+    assert second.method.seed != first.method.seed
+    assert second.data == first.data
+
+
+def test_restarts_of_other_runs_differ_in_their_seeds(tmp_path: Path) -> None:
+    config = resolved(compose(tmp_path / "run", "experiment=springs5", "restarts=1"))
+    first, second = attempt(config, 0), attempt(config, 1)
+    assert second.method.pop("seed") != first.method.pop("seed")
+    assert second.method == first.method
+
+
+class Record(RunRecord):
+    """Of a fit that ended with such measures."""
+
+    def __init__(self, last: dict[str, float]) -> None:
+        super().__init__("")
+        self.history = [last]
+
+
+def fitted(stuck: bool = False, **measures: float) -> Fit:
+    """A fit with such measures of its last validation."""
+    last = {f"val/{name}": value for name, value in measures.items()}
+    trainer = SimpleNamespace(callbacks=[Record(last)])
+    return Fit(cast(Any, trainer), cast(Any, SimpleNamespace(stuck=stuck)), Path())
+
+
+def test_what_a_restart_may_better() -> None:
+    assert doubtful(fitted(stuck=True, gain=3.0), False)
+    assert not doubtful(fitted(gain=-0.1), False), "of the same likelihood restarts are alike"
+    assert doubtful(fitted(gain=-0.1), True)
+    assert not doubtful(fitted(gain=0.1), True)
+    assert not doubtful(fitted(energy=-1.0), True), "nothing is known of its gain"
+
+
+def test_likelihoods_are_compared_by_gain_and_attempts_of_one_by_energy() -> None:
+    trick, right = fitted(energy=-8.0, gain=0.2), fitted(energy=-7.9, gain=3.0)
+    assert better(trick, right, True) is better(right, trick, True) is right
+    assert better(trick, right, False) is better(right, trick, False) is trick
+    unknown = fitted(energy=-9.0)
+    assert better(trick, unknown, True) is unknown
