@@ -232,7 +232,8 @@ class BounceGrad(ResumableModule):
         for ids in by_size(bank.task_ids, train.counts):
             for part in ids.split(_few(train.states.shape[1])):
                 batch = train[part.tolist()]
-                states, mask = (None if one is None else one.to(self.device) for one in (batch[STATES], batch.get(MASK)))
+                states = batch[STATES].to(self.device)
+                mask = batch[MASK].to(self.device) if MASK in batch else None
                 weights = relaxed(self.model, states, _first_modules(states), mask)[1]
                 found.append((part, torch.stack(weights).cpu()))
         every = torch.cat([torch.cat([of.flatten(1) for _, of in part], 1) for part in gather(found)], 1)
@@ -250,7 +251,7 @@ class BounceGrad(ResumableModule):
 
     @property
     def _holds(self) -> bool:
-        """Whether structures stay: those of a cold start or of weights, until modules and scales of errors have learned them."""
+        """Whether structures stay: those of a start, until modules and scales of errors have learned them."""
         since = int(self.steps_done) - (0 if self.relaxed is None else self._weighed_steps)
         return (self.beginning is not None or self.relaxed is not None) and since < HOLD * self.total_steps
 
