@@ -51,6 +51,10 @@ OWN = (
     Row("kuramoto5", 500),
     Row("charged5_noise", 500),
     Row("charged10", 500),
+    *(
+        Row(f"inputs/{name}", 5000, name=name)
+        for name in ("absolute_springs5", "absolute_charged5", "relative_charged5")
+    ),
 )
 TRAINED = ("nri", "supervised", "nri_true", "nri_full", "lstm_joint", "lstm_single", "correlation_lstm")
 # The published search and sizes are slow: 40 steps, three minutes, fewer new tasks.

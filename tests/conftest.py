@@ -35,6 +35,7 @@ DYNAMICS = {
     "paper": {"features": AbsoluteFeatures(), "additive": False, "linear_path": False, "robust": False},
     "isotropic": {"features": IsotropicFeatures(2)},
     "continuous": {"features": IsotropicFeatures(2)},
+    "gated": {"features": AbsoluteFeatures(gated=True)},
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from modmeta.graph.relations import senders
 from modmeta.shapes import Float
 
+LARGEST_GATE = 12.0  # bound of the logarithm of a gate
 MIN_DISTANCE = 1e-3  # lower bound of distances in logarithms and denominators, in units of scaled states
 
 
@@ -37,7 +38,7 @@ class PairFeatures(ABC):
 
     mutual: ClassVar[bool] = False
     power_law: ClassVar[bool] = False
-    direct: ClassVar[bool] = True
+    direct: bool = True
     directions: ClassVar[bool] = False
 
     @abstractmethod
@@ -53,6 +54,10 @@ class PairFeatures(ABC):
     def answers(self, channels: int) -> int:
         """Number of outputs A of an edge module, for messages of `channels` channels."""
         return channels
+
+    def factors(self, channels: int) -> int:
+        """Number of leading outputs that messages are proportional to; the others shape them."""
+        return self.answers(channels)
 
     def messages(
         self,
@@ -74,9 +79,52 @@ class PairFeatures(ABC):
         return answers
 
 
+class GatedFeatures(PairFeatures):
+    """Abstract base class of features whose edge modules may shape their messages by positive factors.
+
+    With `gated`, an edge module has a second output g for every channel, and the message is a exp(g). A law that is
+    steep but turns with one linear function, such as a force along the line between two entities, then needs no
+    perceptron for its sign.
+
+    Attributes:
+        gated: whether they do.
+    """
+
+    gated: bool = False
+
+    def answers(self, channels: int) -> int:
+        """C, or 2 C if gated."""
+        return 2 * channels if self.gated else channels
+
+    def factors(self, channels: int) -> int:
+        """C: messages are proportional to the first outputs."""
+        return channels
+
+    def messages(
+        self,
+        answers: Float[Tensor, "K *pair A"],
+        seen: Float[Tensor, "*pair F"],
+        receiver: Float[Tensor, "*pair D"],
+        sender: Float[Tensor, "*pair D"],
+        powers: Float[Tensor, " K"] | None,
+    ) -> Float[Tensor, "K *pair C"]:
+        """Messages (K, ..., C): the answers, or the first half times the exponential of the second."""
+        if not self.gated:
+            return answers
+        size, gate = answers.chunk(2, dim=-1)
+        return size * gate.clamp(-LARGEST_GATE, LARGEST_GATE).exp()
+
+
 @final
-class AbsoluteFeatures(PairFeatures):
-    """Concatenated states of receiver and sender, as in the paper: F = 2 D."""
+class AbsoluteFeatures(GatedFeatures):
+    """Concatenated states of receiver and sender, as in the paper: F = 2 D.
+
+    Args:
+        gated: see `GatedFeatures`.
+    """
+
+    def __init__(self, gated: bool = False) -> None:
+        self.gated, self.direct = gated, not gated
 
     def size(self, num_features: int) -> int:
         return 2 * num_features
@@ -108,7 +156,7 @@ class ProductFeatures(PairFeatures):
 
 
 @final
-class RelativeFeatures(PairFeatures):
+class RelativeFeatures(GatedFeatures):
     """Difference of the states, distance and log distance: F = D + 2.
 
     Laws rarely depend on the location of a pair and often on its distance. With absolute states the roles of modules
@@ -116,12 +164,13 @@ class RelativeFeatures(PairFeatures):
 
     Args:
         positions: number P of leading features that are coordinates, which define the distance.
+        gated: see `GatedFeatures`.
     """
 
     directions = True
 
-    def __init__(self, positions: int) -> None:
-        self.positions = positions
+    def __init__(self, positions: int, gated: bool = False) -> None:
+        self.positions, self.gated, self.direct = positions, gated, not gated
 
     def size(self, num_features: int) -> int:
         return num_features + 2

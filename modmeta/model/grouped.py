@@ -136,6 +136,16 @@ class GroupedMLP(nn.Module):
         out = self.layers[-1](h)
         return out if self.linear is None else out + self.linear(x)
 
+    @torch.no_grad()
+    def multiply(self, factors: Tensor, outputs: int) -> None:
+        """Makes every network the last one, with its first outputs times a factor, (K,)."""
+        ends = [self.affine[-1], *([] if self.linear is None else [self.linear])]
+        for layer in [*self.affine[:-1], *ends]:
+            for part in (layer.weight, layer.bias):
+                part.copy_(part[-1:].clone().expand_as(part))
+                if layer in ends:
+                    part[..., :outputs] *= factors.view(-1, 1, 1).to(part)
+
     @property
     def affine(self) -> list[GroupedLinear]:
         """The affine layers of the perceptrons, from input to output."""

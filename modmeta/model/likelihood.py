@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from modmeta.model.features import RelativeFeatures, pair_states
+from modmeta.model.features import PairFeatures, RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
 
 
@@ -80,13 +80,21 @@ class StudentT(Likelihood):
         positions: number of leading features that are coordinates.
         degrees: degrees of freedom.
         hidden: width of the network that predicts the scale.
+        features: of pairs, its inputs; None for relative ones.
     """
 
-    def __init__(self, num_features: int, positions: int, degrees: float = 3.0, hidden: int = 32) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        positions: int,
+        degrees: float = 3.0,
+        hidden: int = 32,
+        features: PairFeatures | None = None,
+    ) -> None:
         super().__init__()
         self.degrees = degrees
         self.constant = math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2) + 0.5 * math.log(degrees * math.pi)
-        self.features = RelativeFeatures(positions)
+        self.features = features or RelativeFeatures(positions)
         self.pair = GroupedMLP(1, [self.features.size(num_features), hidden, hidden])
         self.own = GroupedMLP(1, [num_features + hidden, hidden, 1])
         self.offset = nn.Parameter(torch.zeros(()))  # of the log scale; errors may shrink a thousandfold in training

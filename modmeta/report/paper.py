@@ -47,7 +47,11 @@ ROWS = (
     Row("Supervised encoder", "supervised_{world}", (None, None, 0.999), (None, None, 0.950)),
     Row("NRI (true graph)", "nri_true_{world}", (1.69e-11, 1.32e-9, None), (1.04e-3, 3.03e-3, None)),
 )
-FURTHER = {"nri_adapted": "NRI, adapted to new tasks"}  # labels of methods that are not in the paper
+FURTHER = {  # labels of methods that are not in the paper
+    "nri_adapted": "NRI, adapted to new tasks",
+    "absolute": "Modular meta-learning, ours, absolute features as in the paper",
+    "relative": "Modular meta-learning, ours, relative features",
+}
 # Settings that a run of a row must have; older runs lack some of these keys.
 ALL = {"data.num_entities": 5, "data.noise": 0.0, "data.velocities": "given", "data.known": 0.0}
 ALL |= {"method.observed_frames": 49}

@@ -16,7 +16,7 @@ from modmeta.search.mutual import mutual_rows
 from modmeta.search.problem import Kernel, Propose, every_receiver, one_receiver
 from modmeta.search.selection import Selection
 
-STARTS = ("laws", "random")
+STARTS = ("laws", "random", "weights")
 RECEIVERS = {"all": every_receiver, "one": one_receiver}
 
 
@@ -37,7 +37,8 @@ class Search:
         sweeps: search steps of an inference with modules frozen; see `infer`.
         symmetric: prior that relations are mutual, z_ij = z_ji, found jointly (needs all rows, all receivers, Gibbs).
         edge_cost: prior against edges, nats for each whose module is not the first.
-        start: of training: `laws`, from structures of the cold start, or `random`, from structures drawn uniformly.
+        start: of training: `laws`, from structures of the cold start, `random`, from structures drawn uniformly, or
+            `weights`, from clusters of real weights, which edges have in the first part of the run (`search.weights`).
     """
 
     selection: Selection
@@ -58,7 +59,7 @@ class Search:
             ValueError: the choices do not go together.
         """
         if self.start not in STARTS:
-            raise ValueError(f"search.start is {self.start!r}; it must be 'laws' or 'random'")
+            raise ValueError(f"search.start is {self.start!r}; it must be 'laws', 'random' or 'weights'")
         if self.receivers not in RECEIVERS:
             raise ValueError(f"search.receivers is {self.receivers!r}; it must be 'all' or 'one'")
         if self.receivers == "all" and self.horizon > 1:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from modmeta.data.loading.batches import by_size
 from modmeta.errors import UserError
 from modmeta.evaluation.gain import gain
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
@@ -21,6 +22,7 @@ from modmeta.search.infer import Inferred, concatenated, infer
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
+from modmeta.search.weights import RealWeights, Weights, centres
 from modmeta.training.callbacks.checkpoints import Checkpoints
 from modmeta.training.distributed import gather, over_processes
 from modmeta.training.groups import Groups, check_groups
@@ -31,6 +33,7 @@ Made = TypeVar("Made")
 # Of the run. From then on laws and structures are good enough to tell the paths of close pairs, and scales of errors
 # follow at once as laws get exact; a scale that shrinks early would end the annealing before its time.
 LATE = 0.7
+WEIGHED = 0.6  # of the run, in which edges have real weights on one law, where it starts so
 HOLD = 0.15  # of the run, in which modules learn the structures of a cold start
 EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
@@ -120,6 +123,9 @@ class BounceGrad(ResumableModule):
         if soft and (search.receivers != "all" or search.symmetric):
             raise ValueError("method.soft=true needs search.receivers=all and search.symmetric=false")
         telling = g > 1 and num_types > 1  # else there is nothing to match
+        if search.start == "weights" and (g > 1 or not model.dynamics.additive or model.dynamics.null_module):
+            raise ValueError("search.start=weights needs additive dynamics, one node module and no null module")
+        self.relaxed = RealWeights() if search.start == "weights" else None
         self.register_buffer("module_to_type", torch.arange(g) % num_types if telling else None)
         self.type_confusion = Confusion(g, num_types)  # of validation tasks
         self.halves = Confusion(k, k)  # of the structures that two halves of their frames tell
@@ -138,7 +144,10 @@ class BounceGrad(ResumableModule):
     # ---- set-up ----------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Scheduler]]:
-        modules = self.make_optimizer([group for group in self.model.parameter_groups() if group["params"]])
+        groups = [group for group in self.model.parameter_groups() if group["params"]]
+        if self.relaxed is not None:
+            groups.append({"params": list(self.relaxed.parameters()), "weight_decay": 0.0})
+        modules = self.make_optimizer(groups)
         proposal = self.make_proposal_optimizer(self.proposal.parameters())
         self.total_steps = int(self.trainer.estimated_stepping_batches)
         return [modules, proposal], self.scheduled(modules, self.make_scheduler)
@@ -200,6 +209,10 @@ class BounceGrad(ResumableModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         bank, generator = self._made(self.bank), self._made(self.generator)
         states, tasks = batch[STATES], batch[GROUP if self.groups is not None else TASK].cpu()
+        if self.relaxed is not None and int(self.steps_done) <= self._weighed_steps:
+            if int(self.steps_done) < self._weighed_steps:
+                return self._weigh(batch, self.relaxed)
+            self._settle(bank, self.relaxed)
         temperature = self._temperature()
         logits = self.proposal(states)
         structure = clamped(self._begin(bank, tasks, states.shape[1], generator), batch.get(KNOWN))
@@ -218,6 +231,38 @@ class BounceGrad(ResumableModule):
         self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, new, info, logits, loss, proposal_loss)
 
+    @property
+    def _weighed_steps(self) -> int:
+        return int(WEIGHED * self.total_steps)
+
+    def _weigh(self, batch: dict[str, Tensor], relaxed: RealWeights) -> None:
+        """A gradient step on one law, on which edges have real weights."""
+        states, mask = batch[STATES], batch.get(MASK)
+        energies, _ = relaxed(self.model, states, _first_modules(states), mask)
+        loss = energies.sum() / _numbers(states, mask)
+        self._descend(loss, torch.zeros_like(loss), batch[TASK].cpu())
+        self.keep_means({"train/loss": loss.detach() + self.model.unit}, len(states))
+
+    @torch.no_grad()
+    def _settle(self, bank: StructureBank, relaxed: RealWeights) -> None:
+        """Makes structures of all tasks from their real weights, and edge modules from the law."""
+        train, k = self.trainer.datamodule.splits["train"], self.model.dynamics.num_edge_modules  # type: ignore[attr-defined]
+        found: list[tuple[Tensor, Tensor]] = []
+        for ids in by_size(bank.task_ids, train.counts):
+            for part in ids.split(_few(train.states.shape[1])):
+                batch = train[part.tolist()]
+                states = batch[STATES].to(self.device)
+                mask = batch[MASK].to(self.device) if MASK in batch else None
+                weights = relaxed(self.model, states, _first_modules(states), mask)[1]
+                found.append((part, torch.stack(weights).cpu()))
+        every = torch.cat([torch.cat([of.flatten(1) for _, of in part], 1) for part in gather(found)], 1)
+        middle = centres(Weights(*every), k)
+        for part, (value, _) in found:
+            nearest = (value.unsqueeze(-1) - middle).abs().argmin(-1)
+            bank.put(part, Structure(nearest, torch.zeros_like(nearest[..., 0])), torch.full((len(part),), torch.inf))
+        self.model.dynamics.multiply(middle)
+        self.all_optimizers()[0].optimizer.state.clear()  # its moments are of other modules
+
     def _temperature(self) -> Tensor:
         """Of the step; after a cold start no more than it found, for heat would undo its structures."""
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
@@ -225,8 +270,9 @@ class BounceGrad(ResumableModule):
 
     @property
     def _holds(self) -> bool:
-        """Whether structures stay: those of a cold start, until modules and scales of errors have learned them."""
-        return self.beginning is not None and int(self.steps_done) < HOLD * self.total_steps
+        """Whether structures stay: those of a start, until modules and scales of errors have learned them."""
+        since = int(self.steps_done) - (0 if self.relaxed is None else self._weighed_steps)
+        return (self.beginning is not None or self.relaxed is not None) and since < HOLD * self.total_steps
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -284,7 +330,7 @@ class BounceGrad(ResumableModule):
         modules.zero_grad()
         proposal.zero_grad()
         self.backward_everywhere(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
-        if self._late or self.beginning is not None:
+        if self._late or self.beginning is not None or self.relaxed is not None:
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         if not bool(torch.isfinite(norm)):
@@ -478,6 +524,11 @@ class BounceGrad(ResumableModule):
         for counts, now in ((state["searched"], self.searched), (state["proposed"], self.proposed)):
             now.counts += counts.to(self.device)
             now._update_count += bool(counts.sum())
+
+
+def _first_modules(states: Tensor) -> Tensor:
+    """The first node module for every entity of states (B, N, T, D), (B, N)."""
+    return torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
 
 
 def _asked(batch: dict[str, Tensor]) -> Tensor:

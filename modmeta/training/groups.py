@@ -37,6 +37,7 @@ def check_groups(search: Any, soft: bool = False, persist: bool = True, known: f
     for wrong, what in (
         (search.receivers != "all" or search.horizon > 1, "search.receivers or search.horizon; set them to all and 1"),
         (search.symmetric, "search.symmetric=true; set it to false"),
+        (search.start == "weights", "search.start=weights; set it to laws"),
         (soft, "method.soft=true; set it to false"),
         (not persist, "method.persist=false; set it to true"),
         (known > 0, f"data.known={known:g}; set it to 0"),

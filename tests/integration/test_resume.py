@@ -43,6 +43,7 @@ OTHERS = {
     "paper": ("experiment=paper/springs5", "model.hidden=16", "proposal.hidden=16"),  # plateau, acceptance, dropout
     "types": ("experiment=masses5", "search.sweeps=1", "data.frames=12", "method.observed_frames=12"),
     "continuous": ("model=continuous", "model.substeps=1"),
+    "weights": ("search.start=weights",),
     "sizes": ("data.num_entities=[3,5]", "data.known=0.3", "search.enumerate_up_to=4"),  # five by samples and slots
 }  # fmt: skip
 

@@ -92,7 +92,7 @@ class Dynamics(nn.Module, ABC):
     ) -> None:
         super().__init__()
         d, k, g = num_features, num_edge_modules, num_node_modules
-        self.features, self.additive, self.null_module = features, additive, null_module
+        self.features, self.additive, self.null_module, self.channels = features, additive, null_module, channels
         self.num_edge_modules, self.num_node_modules = k, g
         edge_sizes = [features.size(d), *hidden, features.answers(channels)]
         node_sizes = [d if additive else d + channels, *node_hidden, d]
@@ -200,6 +200,12 @@ class Dynamics(nn.Module, ABC):
         """States (..., D) whose angles are within half a turn of the reference, so that means and differences hold."""
         return states
 
+    def forward(
+        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
+    ) -> Float[Tensor, "B N S K T-1 C"]:
+        """`messages`, for calls with other parameters."""
+        return self.messages(states, structure)
+
     # ---- shared by all dynamics ------------------------------------------------------------------------------------
 
     def copy_scales(self, scales: Scales) -> None:
@@ -221,6 +227,13 @@ class Dynamics(nn.Module, ABC):
         if self.features.power_law and self.edge_modules.linear is not None:
             parameters.append(self.edge_modules.linear.weight)
         return parameters
+
+    @torch.no_grad()
+    def multiply(self, factors: Float[Tensor, " K"]) -> None:
+        """Makes every edge module the last one, with its messages times a factor (K,)."""
+        self.edge_modules.multiply(factors, self.features.factors(self.channels))
+        if self.decay is not None:
+            self.decay.copy_(self.decay[-1:].clone().expand_as(self.decay))
 
     def pair_law(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T C"]:
         """Messages of every module along every edge at given states: (B, N, T, D) to (B, N, S, K, T, C)."""
