@@ -16,7 +16,7 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.data.units import ROBUST
 from modmeta.errors import DataError
 
-MIN_EXPLAINED = 0.9  # features are velocities if they explain more than this share of the changes of coordinates
+MIN_EXPLAINED = 0.8  # features are velocities if they explain more than this share of the changes of coordinates
 SAMPLE = 500  # number of tasks used
 FACTOR = 20.0  # error if a task exceeds the model's typical level, or falls short of its spread, by this factor
 NOTE_FACTOR = 5.0  # note if the median spread falls short by this factor; it varies less than that of single tasks

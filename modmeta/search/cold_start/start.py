@@ -39,6 +39,7 @@ CHUNK = 64  # tasks whose features are held at once, and fewer where those of al
 MOST_NUMBERS = 200_000  # than that
 MOST_PARTS = 20  # of groups, from which laws are finished
 MOST_PAIRS = 15_000  # pairs of senders of groups' receivers, of the receivers from which laws are searched
+MOST_SUMS = 250_000_000  # numbers of Gram matrices, beyond which a family is not tried
 MOST_PRODUCTS = 40_000_000  # products of their features, of those from which laws are finished
 MANY = 8  # groups whose spread says something
 
@@ -169,6 +170,12 @@ class _Data(NamedTuple):
             return self
         return self._replace(receivers=torch.randperm(n, generator=generator)[:most].sort().values)
 
+    def products(self, basis: Basis) -> int:
+        """Numbers of the Gram matrices of all receivers."""
+        n = self.states.shape[1]
+        receivers = n if self.receivers is None else len(self.receivers)
+        return self.number * receivers * ((n - 1) * basis.left.shape[1] * basis.right.shape[1]) ** 2
+
     @property
     def number(self) -> int:
         """How many structures there are."""
@@ -255,6 +262,8 @@ def cold_start(
                 continue
             ready = steps(few.states, kind, units, smooth=smooth, seen=few.seen, link=link)
         basis = fit_basis(tried, kind, ready)
+        if trials and search.products(basis) > MOST_SUMS:
+            continue
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
         for own in (True, False) if constants is None else (constants,):
