@@ -34,6 +34,7 @@ ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the e
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
+NUMBERS = 200_000_000  # in Gram matrices of the tasks that laws are finished on, at most
 NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once
 
@@ -539,7 +540,10 @@ def _finish(form: Form, kinds: Kinds, data: _Data) -> tuple[Kinds, float, Scales
 
     Steep laws are finished by annealing: collisions tell some edges beyond doubt, and the laws at a distance come from
     receivers whose edges are all told, so that the quiet rest is not taken for whatever the first laws had there.
+    Wide laws come from fewer tasks, as many as memory holds.
     """
+    n, f = data.states.shape[1], kinds.laws.shape[1]
+    data = data.part(slice(max(1, NUMBERS // (n * ((n - 1) * f) ** 2))))
     tables, tasks = _chunks(data, form), len(data.states)
     sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
     weight = torch.cat([table.weight for table in tables])
