@@ -34,13 +34,13 @@ ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the e
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
+NUMBERS = 200_000_000  # in Gram matrices of what laws are finished on, at most
 NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
 MOST_NUMBERS = 200_000  # than that
 MOST_PARTS = 20  # of groups, from which laws are finished
 MOST_PAIRS = 15_000  # pairs of senders of groups' receivers, of the receivers from which laws are searched
 MOST_SUMS = 250_000_000  # numbers of Gram matrices, beyond which a family is not tried
-MOST_PRODUCTS = 40_000_000  # products of their features, of those from which laws are finished
 MANY = 8  # groups whose spread says something
 
 
@@ -620,10 +620,13 @@ def _finish(form: Form, kinds: Kinds, data: _Data, generator: torch.Generator) -
 
     Steep laws are finished by annealing: collisions tell some edges beyond doubt, and the laws at a distance come from
     receivers whose edges are all told, so that the quiet rest is not taken for whatever the first laws had there.
+    Wide laws come from fewer tasks, as many as memory holds.
     """
-    if data.groups is not None:
-        data = data.part(slice(MOST_PARTS * data.parts()[0].stop))
-        data = data.few(MOST_PRODUCTS // kinds.laws.shape[1] ** 2, generator)
+    n, f = data.states.shape[1], kinds.laws.shape[1]
+    if data.groups is None:
+        data = data.part(slice(max(1, NUMBERS // (n * ((n - 1) * f) ** 2))))
+    else:
+        data = data.part(slice(MOST_PARTS * data.parts()[0].stop)).few(NUMBERS // (4 * f**2), generator)
     tables, tasks = _tables(data, form), data.number
     sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
     weight = torch.cat([table.weight for table in tables])
