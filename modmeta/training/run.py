@@ -45,9 +45,8 @@ ADVICE = (
 # Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
-# Of `modmeta.fit`: no output.
 PAIRS_AT_ONCE = 400  # ordered pairs in a batch of tasks that share structures
-QUIET = ("name=fit", "logger=[csv]", "callbacks.record=null")
+QUIET = ("name=fit", "logger=[csv]")  # of `modmeta.fit`: no output
 
 
 def group_of(mode: Any, sweep: str, name: str) -> str:
@@ -159,13 +158,27 @@ def work(config: DictConfig) -> dict[str, float]:
 
 
 def complete(config: DictConfig) -> dict[str, float]:
-    """Fit, again from other initial modules while it is doubtful, then test the best fit.
+    """Fit, again while that may find more, then test the best fit.
 
     Raises:
         UserError: results would not be kept, or could not be written.
     """
     if not (config.callbacks or {}).get("record"):
         raise UserError("callbacks.record is missing, which keeps curves and results; leave out others one by one")
+    directory = Path(config.directory)
+    best, last = attempts(config)
+    best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+    last.finish()
+    if best.record.unwritten:
+        again = f"modmeta train --resume {shlex.quote(str(directory))}"
+        raise UserError(f"{best.record.unwritten}. The run is saved; finish it: {again}")
+    if best.module.stuck:
+        print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
+    return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}
+
+
+def attempts(config: DictConfig) -> tuple[Fit, Fit]:
+    """Fits modules, again while that may find more: the best fit, which is put in the run's directory, and the last."""
     directory = Path(config.directory)
     beginning = beginning_of(config)  # of all attempts, whose directories differ
     best = last = fit(attempt(config, 0), beginning)
@@ -184,14 +197,7 @@ def complete(config: DictConfig) -> dict[str, float]:
     if best.module.seed != config.seed:
         promote(best, directory)
     best.record.seconds = seconds  # of all attempts
-    best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
-    last.finish()
-    if best.record.unwritten:
-        again = f"modmeta train --resume {shlex.quote(str(directory))}"
-        raise UserError(f"{best.record.unwritten}. The run is saved; finish it: {again}")
-    if best.module.stuck:
-        print(ADVICE.format(float(best.module.agreement)), file=sys.stderr)
-    return {name: float(value) for name, value in best.trainer.callback_metrics.items()} | {"val/energy": best.energy}
+    return best, last
 
 
 def doubtful(last: Fit, other: bool) -> bool:
@@ -252,7 +258,7 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
     words += suited(words)
     with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
         config = begun(filled_from_file(hydra.compose("train", words)))
-    fit(config, beginning_of(config)).finish()
+    attempts(config)[1].finish()
     return directory
 
 
