@@ -62,5 +62,6 @@ def test_gates_are_factors_of_messages() -> None:
     features, answers = AbsoluteFeatures(gated=True), torch.randn(2, 5, 8)
     answers[0, 0, 4] = 1e3
     sent = features.messages(answers, torch.empty(5, 8), torch.empty(5, 4), torch.empty(5, 4), None)
-    assert sent.shape == (2, 5, features.factors(4)) and bool(sent.isfinite().all())
+    assert sent.shape == (2, 5, features.factors(4))
+    assert bool(sent.isfinite().all())
     torch.testing.assert_close(sent[1], answers[1, :, :4] * answers[1, :, 4:].exp())
