@@ -1,7 +1,7 @@
 """Training from found structures beside training from random ones: the experiments of the paper's worlds, seed by seed.
 
-    python -m benchmarks.starts laws springs5 charged5     # runs with search.start=laws that are not in results/starts
-    python -m benchmarks.starts --table                    # docs/benchmarks/starts.md; random starts are those of results/
+    python -m benchmarks.starts laws springs5 charged5   # runs with search.start=laws that are not in results/starts
+    python -m benchmarks.starts --table                  # docs/benchmarks/starts.md; random ones are those of results/
 
 Rows are those of `benchmarks.runs`, which also makes the runs from random structures.
 """
@@ -18,8 +18,8 @@ STARTS = ("laws", "weights")
 TASKS = (50, 500)
 HEAD = """# Starts of training
 
-Written by `python -m benchmarks.starts --table`. The same experiment, tasks and seed, from structures that a start finds
-(`search.start`) and from random ones. Edges right and MSE on new tasks; seconds of training by the clock, without the
+Written by `python -m benchmarks.starts --table`. The same experiment, tasks and seed, from structures that a
+start finds (`search.start`) and from random ones. Edges right and MSE on new tasks; seconds of training by the clock, without the
 cold start of `laws`, on machines that did other work, too.
 
 | experiment | tasks | start | seed | edges right | MSE, step 1 | MSE, step 10 | training, s |
