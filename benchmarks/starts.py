@@ -18,8 +18,8 @@ STARTS = ("laws", "weights")
 TASKS = (50, 500)
 HEAD = """# Starts of training
 
-Written by `python -m benchmarks.starts --table`. The same experiment, tasks and seed, from structures that a
-start finds (`search.start`) and from random ones. Edges right and MSE on new tasks; seconds of training by the clock, without the
+Written by `python -m benchmarks.starts --table`. The same experiment, tasks and seed, from structures that were found
+and from random ones (`search.start`). Edges right and MSE on new tasks. Seconds of training by the clock, without the
 cold start of `laws`, on machines that did other work, too.
 
 | experiment | tasks | start | seed | edges right | MSE, step 1 | MSE, step 10 | training, s |
