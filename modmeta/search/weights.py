@@ -25,6 +25,7 @@ from modmeta.shapes import Bool, Float, Int
 DEGREES = 3.0  # degrees of freedom of errors, so that close encounters count no more than all other frames
 ROUNDS = 3  # of reweighting
 RIDGE = 1e-3  # relative to the mean diagonal
+PIN = 0.01  # nats a number that keep the size of a law, which its weights could make up for, near 1
 FLOOR, SHARE = 0.1, 0.13  # scale of errors at first: in units of `change_scale`, and of what all senders could do
 
 
@@ -76,7 +77,8 @@ class RealWeights(nn.Module):
         energy = (DEGREES + 1) / 2 * torch.log1p(error.square() / DEGREES) + log_scale
         if mask is not None:
             energy = energy * mask[:, None, :, None]
-        return energy.sum((1, 2, 3)), weights
+        size = (sent.square().mean((0, 1, 2, 3, 4)) + 1e-12).log() / 2  # which nothing but the scales tells
+        return energy.sum((1, 2, 3)) + PIN * energy[0].numel() * size.square(), weights
 
 
 def last_messages(dynamics: Dynamics, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S T-1 C"]:

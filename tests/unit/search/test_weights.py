@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modmeta.model.features import AbsoluteFeatures
 from modmeta.search.weights import RealWeights, Weights, centres, last_messages, real_weights
 from tests.conftest import make_model
 
@@ -54,3 +55,13 @@ def test_modules_become_multiples_of_the_last(kind: str, states: Tensor) -> None
     dynamics.multiply(factors)
     after = dynamics.messages(states).movedim(3, 0)
     torch.testing.assert_close(after, factors.view(-1, 1, 1, 1, 1, 1) * before, rtol=1e-4, atol=1e-5)
+
+
+def test_gates_are_factors_of_messages() -> None:
+    """Of two outputs a channel, the message is one times the exponential of the other, bounded."""
+    features, answers = AbsoluteFeatures(gated=True), torch.randn(2, 5, 8)
+    answers[0, 0, 4] = 1e3
+    sent = features.messages(answers, torch.empty(5, 8), torch.empty(5, 4), torch.empty(5, 4), None)
+    assert sent.shape == (2, 5, features.factors(4))
+    assert bool(sent.isfinite().all())
+    torch.testing.assert_close(sent[1], answers[1, :, :4] * answers[1, :, 4:].exp())

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import hydra
+import pytest
 import torch
 
 from modmeta.graph.bank import random_structure
@@ -31,3 +32,11 @@ def test_soft_rows_descend_the_free_energy(tmp_path: Path) -> None:
     for ours, truth in zip(got, wanted, strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-4)
     assert any(a is not None and not torch.allclose(a, b, rtol=0.1) for a, b in zip(got, other, strict=True))
+
+
+@pytest.mark.parametrize("setting", ["model.num_node_modules=2", "model.additive=false", "model.null_module=true"])
+def test_real_weights_need_messages_that_add_up(setting: str, tmp_path: Path) -> None:
+    """One law, which every module of the run begins as a multiple of."""
+    config = compose(tmp_path / "run", "search.start=weights", setting, "model.hidden=8")
+    with pytest.raises(hydra.errors.InstantiationException, match="weights needs additive dynamics"):
+        hydra.utils.instantiate(config.method)
