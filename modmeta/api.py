@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Relations:
             model has a single one.
         types: probabilities of every type of entity, (B, N, types); None likewise.
         groups: names of the groups, (B,), sorted; None where every task has relations of its own.
+        of_tasks: index of the group of every task; None likewise.
     """
 
     probabilities: Any
@@ -63,6 +64,7 @@ class Relations:
     node_modules: Any | None = None
     types: Any | None = None
     groups: np.ndarray | None = None
+    of_tasks: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Model:
         return load_for_model(file, self.known, options)
 
     @torch.no_grad()
-    def infer(self, states: Any, mask: Any = None, sampling: bool = False, advance: Advance | None = None) -> Relations:
+    def infer(
+        self, states: Any, mask: Any = None, sampling: bool = False, advance: Advance | None = None, groups: Any = None
+    ) -> Relations:
         """Infers relations of tasks from all of their frames; tasks may have different numbers of entities.
 
         Args:
@@ -122,6 +126,8 @@ class Model:
             mask: (B, T - 1) bool, steps that count, or (B, N, T) bool, where each entity was observed; none for all.
             sampling: sample structures even if all could be enumerated.
             advance: called with the number of tasks that are finished.
+            groups: name of the group of every task, (B,), integers or strings: its tasks share their relations. None
+                for those of trajectories, or where every task has its own.
 
         Returns:
             NumPy arrays, or tensors if states are a tensor. Entities that a task lacks have NaN, or -1 as relations.
@@ -131,6 +137,7 @@ class Model:
                 data, or errors overflow.
         """
         data, given, steps = self._given(states, mask)
+        data = _grouped(data, groups)
         if data.group_names is not None:
             return self._infer_groups(data, given, steps, isinstance(states, Tensor), advance)
         whole = _Whole(*given.shape[:2])
@@ -198,7 +205,7 @@ class Model:
                 "evidence": gap.float(), "modules": modules, "node_modules": nodes, "types": types,
             }  # fmt: skip
             whole.put(groups, parts)
-        fields = whole.fields(Relations, tensors) | {"groups": names}
+        fields = whole.fields(Relations, tensors) | {"groups": names, "of_tasks": data.group_index()}
         return Relations(**fields)
 
     def _pooled(
@@ -246,8 +253,8 @@ class Model:
         dynamics, whole = self.module.model.dynamics, _Whole(*last.shape[:2])
         k, g = dynamics.num_edge_modules, dynamics.num_node_modules
         chances, types = torch.as_tensor(relations.modules), relations.node_modules
-        if relations.groups is not None and data.group_names is not None:
-            index = data.group_index()
+        if relations.of_tasks is not None:
+            index = relations.of_tasks
             chances, types = chances[index], None if types is None else torch.as_tensor(types)[index]
         _check_shape(chances, (*last.shape[:2], last.shape[1], k), "modules")
         if types is not None:
@@ -393,6 +400,18 @@ def _chances(chances: Tensor, name: str) -> Tensor:
     return chances.float()
 
 
+def _grouped(data: Trajectories, groups: Any) -> Trajectories:
+    """Trajectories whose tasks have these groups, if given."""
+    if groups is None:
+        return data
+    names = np.asarray(groups.detach().cpu() if isinstance(groups, Tensor) else groups)
+    if names.shape != (data.num_tasks,) or names.dtype.kind not in "iuU":
+        raise DataError(f"groups are {names.dtype} of shape {names.shape}; give an integer or string for every task")
+    data = replace(data, group_names=names)
+    data.check_groups("states")
+    return data
+
+
 def models() -> list[str]:
     """Names of the packaged models."""
     return sorted(
@@ -441,6 +460,7 @@ def fit(
     modules: int = 2,
     seed: int = 0,
     overrides: Sequence[str] = (),
+    groups: Any = None,
 ) -> Model:
     """Trains a model like `modmeta train FILE`.
 
@@ -453,6 +473,8 @@ def fit(
         modules: number of edge types.
         seed: seed of all random numbers.
         overrides: further settings, such as `trainer.max_epochs=20`.
+        groups: name of the group of every task, (B,), integers or strings: its tasks share their relations. None where
+            every task has its own.
 
     Raises:
         UserError: data or settings are invalid.
@@ -470,6 +492,7 @@ def fit(
     )
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "states.npz"
-        formats.save(path, {"all": absent_last(with_absent(Trajectories(array, labels, names, frame_step)))})
+        data = _grouped(Trajectories(array, labels, names, frame_step), groups)
+        formats.save(path, {"all": absent_last(with_absent(data))})
         settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
         return load(fit_file(path, Path(directory) / "run", settings))

@@ -10,6 +10,7 @@ import torch
 
 import modmeta
 from modmeta.cli.main import main
+from modmeta.errors import UserError
 from modmeta.training.bouncegrad import BounceGrad
 from tests.runs import KilledAt, accompanied, checkpoint, command, same_run, undrawn
 
@@ -92,16 +93,17 @@ def test_a_new_group_is_told_by_its_recordings_together(whole: Path) -> None:
     states = exchange(truth, np.zeros(40, int), 8, 6, noise=0.03)
     model = modmeta.load(whole)
     alone = model.infer(states[:1]).relations[0]
-    data = modmeta.data.trajectories.Trajectories(states, None, ("feature0",), 0.2, group_names=np.array(["new"] * 40))
-    together = model.infer(data)
+    together = model.infer(states, groups=["new"] * 40)
     assert together.relations.shape == (1, N, N)
     assert together.groups is not None
     assert together.groups.tolist() == ["new"]
     off = ~np.eye(N, dtype=bool)
     assert (together.relations[0] == truth[0])[off].mean() > 0.95
     assert (alone == truth[0])[off].mean() < 0.95
-    ahead = model.forecast(data, together, 2)
+    ahead = model.forecast(states, together, 2)
     assert ahead.mean.shape == (40, N, 2, 1)
+    with pytest.raises(UserError, match="an integer or string for every task"):
+        model.infer(states, groups=["new"])
 
 
 def test_a_killed_run_continues_to_the_bit(whole: Path, file: Path, tmp_path: Path) -> None:
