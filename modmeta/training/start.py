@@ -34,6 +34,7 @@ from modmeta.training.words import setting
 
 FILE = "start.npz"
 ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
+SURE = 5.0  # standard errors
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
 CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
 
@@ -207,8 +208,9 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
                 seed=config.seed, announce=say, **_given(config.model),
             )  # fmt: skip
             best = start if best is None or _gain(start) > _gain(best) else best
-            if _gain(best) > ENOUGH:
-                break
+            told = start.trials[0].gain > SURE * start.trials[0].gain_error
+            if _gain(best) > ENOUGH or (told and kind.coordinates and kind.coordinates == data.positions):
+                break  # coordinates by name are not read otherwise if they tell anything
     assert best is not None
     return best
 
