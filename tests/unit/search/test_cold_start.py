@@ -153,6 +153,25 @@ def test_pulls_across_in_three_dimensions_are_found() -> None:
     assert right(infer(start, mirrored).structures, from_matrix(relations)) < 0.9
 
 
+def test_wide_laws_are_finished_on_as_many_tasks_as_memory_holds(
+    oscillators: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states, relations = oscillators
+    sizes = []
+
+    def counted(columns: Columns) -> Grams:
+        sizes.append(len(columns.target) // 4)
+        return grams(columns)
+
+    monkeypatch.setattr("modmeta.search.cold_start.start.grams", counted)
+    monkeypatch.setattr("modmeta.search.cold_start.start.NUMBERS", 12 * 4 * (3 * 4) ** 2)
+    start = cold_start(
+        states, PHASE, num_kinds=2, frame_step=0.1, family=family_named("difference"), starts=4, search_tasks=9
+    )
+    assert max(sizes[:-4]) == 12, "all but the answer's, which takes all tasks"
+    assert right(start.answer.structures, relations) > 0.99
+
+
 def test_bounds_of_saturating_rates_are_found_and_the_sums_within() -> None:
     states, relations = integrated(40, saturated_sums, -1.5, 1.5)
     family = family_named("saturating, rich sender")
