@@ -106,6 +106,7 @@ def suggestions(file: Path, splits: dict[str, Any], group: str) -> list[str]:
     from modmeta.data.describe import find_positions, frame_motion
     from modmeta.data.reading import GROUP
     from modmeta.data.transforms.windows import automatic_length
+    from modmeta.training.run import experiment_for
     from modmeta.training.words import setting
 
     first = next(iter(splits.values()))
@@ -121,7 +122,7 @@ def suggestions(file: Path, splits: dict[str, Any], group: str) -> list[str]:
         motion, explained = frame_motion(first, positions)
         lines.append(
             f"{', '.join(first.features[:positions])} are coordinates; their velocities follow ({explained:.1%} of the "
-            f"motion explained, {motion:.4g} time units a frame); experiment=moving is trained"
+            f"motion explained, {motion:.4g} time units a frame); experiment={experiment_for(first)} is trained"
         )
     elif positions:
         lines.append(

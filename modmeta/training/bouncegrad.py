@@ -35,6 +35,7 @@ Made = TypeVar("Made")
 LATE = 0.7
 WEIGHED = 0.6  # of the run, in which edges have real weights on one law, where it starts so
 HOLD = 0.15  # of the run, in which modules learn the structures of a cold start
+HOLD_GROUPS = 0.6  # where many recordings tell a structure, which is more than new modules can tell
 EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
 
@@ -272,7 +273,11 @@ class BounceGrad(ResumableModule):
     def _holds(self) -> bool:
         """Whether structures stay: those of a start, until modules and scales of errors have learned them."""
         since = int(self.steps_done) - (0 if self.relaxed is None else self._weighed_steps)
-        return (self.beginning is not None or self.relaxed is not None) and since < HOLD * self.total_steps
+        return (self.beginning is not None or self.relaxed is not None) and since < self._hold * self.total_steps
+
+    @property
+    def _hold(self) -> float:
+        return HOLD if self.groups is None else HOLD_GROUPS
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -27,6 +27,7 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.machine import keep_freed_memory
+from modmeta.search.cold_start import Kind, driven_by_noise
 from modmeta.training.bouncegrad import Beginning
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.configs import rebound
@@ -45,6 +46,7 @@ ADVICE = (
 # Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
+SAMPLE = 100  # tasks that are looked at
 PAIRS_AT_ONCE = 400  # ordered pairs in a batch of tasks that share structures
 QUIET = ("name=fit", "logger=[csv]")  # of `modmeta.fit`: no output
 
@@ -263,7 +265,7 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
 
 
 def suited(words: Sequence[str]) -> list[str]:
-    """The experiment that suits a file: `moving` for coordinates with velocities, `laws` for anything else.
+    """The experiment that suits a file: `laws`, or for coordinates with velocities `moving`, `driven` if noise drives it.
 
     Args:
         words: of the command, among them `data=files data.path=FILE`.
@@ -279,8 +281,18 @@ def suited(words: Sequence[str]) -> list[str]:
         train = tasks_of_config(data)["train"]
     except (UserError, OSError):  # the run says so, and leaves a record
         return []
-    moving = find_positions(train)[1] or data.velocities == "estimated"
-    return ["experiment=moving" if moving else "experiment=laws", *_for_groups(train, words)]
+    if data.velocities == "estimated":
+        return ["experiment=moving", *_for_groups(train, words)]
+    return [f"experiment={experiment_for(train)}", *_for_groups(train, words)]
+
+
+def experiment_for(data: Trajectories) -> str:
+    """The experiment that suits trajectories; see `suited`."""
+    positions, moving = find_positions(data)
+    if not moving:
+        return "laws"
+    some = torch.from_numpy(data.states[:SAMPLE]).double()
+    return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"
 
 
 def _for_groups(train: Trajectories, words: Sequence[str]) -> list[str]:
@@ -294,8 +306,8 @@ def _for_groups(train: Trajectories, words: Sequence[str]) -> list[str]:
     settings = {
         "search.start": "laws",
         "data.batch_size": str(max(1, min(10, PAIRS_AT_ONCE // pairs))),
-        "data.batches_per_epoch": "25",
-        "trainer.max_epochs": "6",
+        "data.batches_per_epoch": "40",
+        "trainer.max_epochs": "8",
     }
     given = {word.partition("=")[0].lstrip("+") for word in words}
     return [f"{name}={value}" for name, value in settings.items() if name not in given]

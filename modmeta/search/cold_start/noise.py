@@ -11,8 +11,11 @@ import math
 import torch
 from torch import Tensor
 
+from modmeta.search.cold_start.weak_form import Kind, roughness
+
 __all__ = ["observation_noise", "smoothed", "smoothing_width"]
 
+ROUGH = 1.0  # third over first differences, from which a path is none between frames
 LOW, HIGH = 4, 6  # orders of differences whose estimates of the noise are compared
 AGREE = 0.03  # how far they may be apart, relative, beside their error
 MOST = 8  # frames to either side, at most
@@ -25,6 +28,12 @@ def observation_noise(states: Tensor) -> Tensor:
     low, high = (_from_differences(states, order) for order in (LOW, HIGH))
     error = 3 * (2 * HIGH / (states.shape[0] * states.shape[1] * states.shape[2])) ** 0.5
     return torch.where((low / high.clamp_min(1e-300) - 1).abs() < AGREE + error, high, torch.zeros_like(high))
+
+
+def driven_by_noise(states: Tensor, kind: Kind) -> bool:
+    """Whether noise drives the motion of states (B, N, T, D): rough between frames, and not by noise of observation."""
+    rough = roughness(states, kind) >= ROUGH
+    return rough and not bool((observation_noise(states) > 0).all())
 
 
 def _from_differences(states: Tensor, order: int) -> Tensor:

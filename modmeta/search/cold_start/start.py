@@ -14,7 +14,7 @@ from torch import Tensor
 from modmeta.search.cold_start.cluster import Clusters, clusterings
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, pooled, residuals
-from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
+from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import link_columns, measure_link, saturates
 from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
@@ -241,7 +241,7 @@ def cold_start(
     if rough > NOISY and seen is None:
         smoothing = smoothing_width(data.states, observation_noise(data.states))
         data = data._replace(states=smoothed(data.states, smoothing))
-    smooth = (rough < 1.0 or smoothing > 0) if smooth is None else smooth
+    smooth = (rough < ROUGH or smoothing > 0) if smooth is None else smooth
     order = torch.randperm(len(states), generator=generator)
     judging = max(1, min(2 * search_tasks // 3, len(states) // 3))
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])

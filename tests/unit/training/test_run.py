@@ -57,3 +57,25 @@ def test_likelihoods_are_compared_by_gain_and_attempts_of_one_by_energy() -> Non
     assert better(trick, right, False) is better(right, trick, False) is trick
     unknown = fitted(energy=-9.0)
     assert better(trick, unknown, True) is unknown
+
+
+def test_noise_that_drives_the_motion_asks_for_another_experiment() -> None:
+    """Springs to the origin, stirred or not; noise of observation is not taken for stirring."""
+    rng = np.random.default_rng(0)
+
+    def path(stirred: float) -> np.ndarray:
+        x, v, frames = rng.normal(size=(20, 3, 2)), rng.normal(size=(20, 3, 2)), []
+        for _ in range(60):
+            frames.append(np.concatenate((x, v), -1))
+            for _ in range(10):
+                v = v - 0.01 * x + stirred * rng.normal(size=v.shape)
+                x = x + 0.01 * v
+        return np.stack(frames, 2)
+
+    def chosen(states: np.ndarray) -> str:
+        return experiment_for(Trajectories(states, None, ("x", "y", "vx", "vy"), 0.1))
+
+    assert chosen(path(0.0)) == "moving"
+    assert chosen(path(0.1)) == "driven"
+    assert chosen(path(0.0) + 0.05 * rng.normal(size=(20, 3, 60, 4))) == "moving"
+    assert experiment_for(Trajectories(path(0.0)[..., :2], None, ("a", "b"), 0.1)) == "laws"
