@@ -265,7 +265,7 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
 
 
 def suited(words: Sequence[str]) -> list[str]:
-    """The experiment that suits a file: `laws`, or for coordinates with velocities `moving`, `driven` if noise drives it.
+    """The experiment that suits a file: `laws`; for coordinates with velocities `moving`, or `driven` if by noise.
 
     Args:
         words: of the command, among them `data=files data.path=FILE`.

@@ -4,9 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
+
+from modmeta.data.trajectories import Trajectories
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.resume import resolved
-from modmeta.training.run import Fit, attempt, better, doubtful
+from modmeta.training.run import Fit, attempt, better, doubtful, experiment_for
 from tests.runs import compose
 
 
