@@ -1,6 +1,7 @@
 """Seconds of training until the edges of validation tasks reach a target accuracy.
 
     python -m benchmarks.target springs5 0.99 [overrides of train.py]
+    python -m benchmarks.target springs5 0.99 search.start=weights trainer.max_epochs=1 data.batches_per_epoch=60
 
 The clock stops while the structures of validation tasks are inferred, from random ones, and compared with the truth.
 """
