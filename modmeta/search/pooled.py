@@ -79,14 +79,19 @@ class PooledProblem(Problem):
 
     Attributes:
         batches: function of the number of numbers a frame and feature at once to all tasks of this process.
-        reduce: sum over processes.
+        reduce: sum over processes; None for one.
     """
 
-    batches: Callable[[int], Iterable[Batch]] = lambda size: ()
-    reduce: Callable[[Tensor], Tensor] = lambda total: total
+    batches: Callable[[int], Iterable[Batch]] | None = None
+    reduce: Callable[[Tensor], Tensor] | None = None
 
-    def _size(self, numbers: int) -> int:
-        return max(1, AT_ONCE // max(numbers, 1))
+    def _few(self, numbers: int) -> Iterable[Batch]:
+        """Tasks, as many at once as so many numbers a frame and feature of each have room."""
+        assert self.batches is not None, "a pooled problem has tasks"
+        return self.batches(max(1, AT_ONCE // max(numbers, 1)))
+
+    def _over_processes(self, total: Tensor) -> Tensor:
+        return total if self.reduce is None else self.reduce(total)
 
     def energies(self, candidates: Candidates) -> Float[Tensor, "G N M"]:
         """Energies (G, N, M) of the candidates of every receiver, summed over the tasks of its group."""
@@ -94,12 +99,12 @@ class PooledProblem(Problem):
         m = rows.shape[2]
         total = torch.zeros(g, n, m, dtype=torch.float64, device=self.states.device)
         dynamics = self.model.dynamics
-        for states, groups, mask in self.batches(self._size(n * max(n * dynamics.num_edge_modules, m))):
+        for states, groups, mask in self._few(n * max(n * dynamics.num_edge_modules, m)):
             score, messages = self.model.scorer(states, mask=mask), dynamics.messages(states)
             mine = [part.expand(g, *part.shape[1:])[groups] for part in (rows, types)]
             energies = score(summed(messages, mine[0]), mine[1]).nan_to_num(LARGEST, LARGEST, -LARGEST)
             total.index_add_(0, groups, energies.clamp(-LARGEST, LARGEST).double())
-        return self.reduce(total) + prior_energies(self.prior, rows)
+        return self._over_processes(total) + prior_energies(self.prior, rows)
 
     def quadratic(self, structure: Structure | None, types: Tensor) -> Quadratic:
         """Sums over tasks of what rows' energies are made of, for additive dynamics.
@@ -112,7 +117,7 @@ class PooledProblem(Problem):
         size = (n - 1) * k
         empty = torch.zeros(g, n, size, size, dtype=torch.float64, device=self.states.device)
         total = Quadratic(empty, empty[..., 0].clone(), empty[..., 0, 0].clone())
-        for states, groups, mask in self.batches(self._size(n * n * k)):
+        for states, groups, mask in self._few(n * n * k):
             messages = model.dynamics.without_constants(model.dynamics.messages(states), states, mask)
             left = model.dynamics.without_constants(model.unexplained(states, types[groups]), states, mask)
             scale, error = model.log_scale(states).expand_as(left), torch.zeros_like(left)
@@ -127,7 +132,7 @@ class PooledProblem(Problem):
             found = (columns @ columns.mT, (columns @ wanted.unsqueeze(-1)).squeeze(-1), wanted.square().sum(-1))
             for whole, part in zip(total, found, strict=True):
                 whole.index_add_(0, groups, part)
-        return Quadratic(*(self.reduce(part) for part in total))
+        return Quadratic(*(self._over_processes(part) for part in total))
 
 
 @torch.no_grad()

@@ -182,7 +182,7 @@ class Groups:
             index = torch.searchsorted(groups, of[own])
             batches = partial(self._batches, tasks, own, index, frames or self.frames)
             states = tasks.states.new_zeros(len(groups), n, 1, tasks.states.shape[3], device=self.device)
-            reduce = over_processes if training else _same
+            reduce = over_processes if training else None
             yield (
                 groups,
                 PooledProblem(self.model, states, edge_cost=self.search.edge_cost, batches=batches, reduce=reduce),
@@ -194,7 +194,3 @@ class Groups:
             batch = tasks[ids[part].tolist()]
             mask = batch[MASK][:, : t - 1].to(self.device) if MASK in batch else None
             yield Batch(batch[STATES][:, :, :t].to(self.device), groups[part].to(self.device), mask)
-
-
-def _same(total: Tensor) -> Tensor:
-    return total
