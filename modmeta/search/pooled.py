@@ -23,9 +23,9 @@ from modmeta.model.dynamics.base import summed
 from modmeta.search.candidates import every_row, marginals, sampled_rows, take
 from modmeta.search.infer import LARGEST, Inferred
 from modmeta.search.problem import Candidates, Problem, prior_energies
-from modmeta.search.relax import SCALE_FACTORS, corners_of, decode
+from modmeta.search.relax import decoded
 from modmeta.search.search import Search
-from modmeta.shapes import Float, Int
+from modmeta.shapes import Float
 
 AT_ONCE = 2**24  # numbers of messages, or of candidates' sums, that are held at once
 ROUNDS = 4  # of Gram matrices, each weighted by the errors of the structure before
@@ -218,8 +218,8 @@ def _by_grams(
     k = problem.num_edge_modules
     for step in range(1 if draw else ROUNDS):
         quadratic = problem.quadratic(structure, types)
-        warm = structure is not None and step == 0
-        rows = structure.edge_modules if warm and structure is not None else _relaxed(quadratic, k)
+        warm = structure if step == 0 else None
+        rows = decoded(quadratic.square, quadratic.linear, k) if warm is None else warm.edge_modules
         share = _shares(rows, k)
         heats = [temperature] * SWEEPS if warm else _cooling(temperature)
         kept = []
@@ -248,22 +248,6 @@ def _shares(rows: Tensor, k: int) -> Tensor:
     """How frequent every module is, (K,), one edge of each added."""
     counts = torch.bincount(rows.flatten(), minlength=k).double() + 1
     return counts / counts.sum()
-
-
-def _relaxed(quadratic: Quadratic, k: int) -> Int[Tensor, "G N S"]:
-    """The best rows of the Gaussian relaxation; see `modmeta.search.relax`."""
-    corners = corners_of(k, quadratic.square.device)
-    s = quadratic.linear.shape[-1] // k
-    blocks = torch.block_diag(*[corners] * s)  # (S K, S (K - 1))
-    gram = blocks.mT @ quadratic.square @ blocks
-    centre = quadratic.square.new_full((s * k, 1), 1 / k)
-    aim = blocks.mT @ (quadratic.linear.unsqueeze(-1) - quadratic.square @ centre)
-    found = torch.stack([decode(gram / factor**2, aim / factor**2, corners) for factor in SCALE_FACTORS])
-    chosen = F.one_hot(found, k).to(gram).flatten(3)
-    energies = ((quadratic.square @ chosen.unsqueeze(-1)).squeeze(-1) * chosen).sum(-1) / 2
-    energies = energies - (quadratic.linear * chosen).sum(-1)
-    best = energies.argmin(0)  # (G, N)
-    return found.gather(0, best[None, ..., None].expand(1, *found.shape[1:])).squeeze(0)
 
 
 def _drawn(

@@ -9,6 +9,7 @@ on the way, and it resolves messages that almost cancel, of many entities that m
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from modmeta.shapes import Bool, Float, Int
 
@@ -48,6 +49,27 @@ def relaxed_rows(
     wanted = (changes - messages.mean(3).sum(2)).flatten(2).double() * weight  # (B, N, T D)
     gram, aim = columns @ columns.mT, columns @ wanted.unsqueeze(-1)
     return torch.stack([decode(gram / factor**2, aim / factor**2, corners) for factor in SCALE_FACTORS], dim=2)
+
+
+@torch.no_grad()
+def decoded(square: Float[Tensor, "G N SK SK"], linear: Float[Tensor, "G N SK"], k: int) -> Int[Tensor, "G N S"]:
+    """The best of the decoded rows where energies of one-hot rows z are (z square z - 2 linear z) / 2.
+
+    Args:
+        square: sums of products of messages, in units of errors, (G, N, S K, S K).
+        linear: those of messages and changes, (G, N, S K).
+        k: number of modules.
+    """
+    corners = corners_of(k, square.device)
+    blocks = torch.block_diag(*[corners] * (linear.shape[-1] // k))  # (S K, S (K - 1))
+    gram = blocks.mT @ square @ blocks
+    centre = square.new_full((linear.shape[-1], 1), 1 / k)
+    aim = blocks.mT @ (linear.unsqueeze(-1) - square @ centre)
+    found = torch.stack([decode(gram / factor**2, aim / factor**2, corners) for factor in SCALE_FACTORS])
+    chosen = F.one_hot(found, k).to(gram).flatten(3)
+    energies = ((square @ chosen.unsqueeze(-1)).squeeze(-1) * chosen).sum(-1) / 2 - (linear * chosen).sum(-1)
+    best = energies.argmin(0)  # (G, N)
+    return found.gather(0, best[None, ..., None].expand(1, *found.shape[1:])).squeeze(0)
 
 
 def corners_of(k: int, device: torch.device) -> Tensor:

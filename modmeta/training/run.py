@@ -46,6 +46,7 @@ ADVICE = (
 # Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
+MANY = 10  # entities
 SAMPLE = 100  # tasks that are looked at
 PAIRS_AT_ONCE = 400  # ordered pairs in a batch of tasks that share structures
 QUIET = ("name=fit", "logger=[csv]")  # of `modmeta.fit`: no output
@@ -282,8 +283,8 @@ def suited(words: Sequence[str]) -> list[str]:
     except (UserError, OSError):  # the run says so, and leaves a record
         return []
     if data.velocities == "estimated":
-        return ["experiment=moving", *_for_groups(train, words)]
-    return [f"experiment={experiment_for(train)}", *_for_groups(train, words)]
+        return ["experiment=moving", *_sized(train, words)]
+    return [f"experiment={experiment_for(train)}", *_sized(train, words)]
 
 
 def experiment_for(data: Trajectories) -> str:
@@ -295,13 +296,15 @@ def experiment_for(data: Trajectories) -> str:
     return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"
 
 
-def _for_groups(train: Trajectories, words: Sequence[str]) -> list[str]:
+def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:
     """Settings for tasks that share structures: short runs of small batches, for the laws are all that is learned.
 
-    They begin with laws, for one structure of many recordings has too few receivers to begin from a random one.
+    They begin with laws, for one structure of many recordings has too few receivers to begin from a random one. So do
+    tasks of many entities, whose rows are too many to be met at random.
     """
     if train.group_names is None:
-        return []
+        many = train.num_entities >= MANY and not any("search.start=" in word for word in words)
+        return ["search.start=laws"] if many else []
     pairs = train.num_entities * (train.num_entities - 1)
     settings = {
         "search.start": "laws",

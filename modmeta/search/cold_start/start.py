@@ -39,7 +39,8 @@ NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
 MOST_NUMBERS = 200_000  # than that
 MOST_PARTS = 20  # of groups, from which laws are finished
-MOST_PAIRS = 15_000  # pairs of senders of groups' receivers, of the receivers from which laws are searched
+MOST_PAIRS = 15_000  # pairs of senders of all receivers from which laws are searched
+FEWEST = 4  # tasks
 MOST_SUMS = 250_000_000  # numbers of Gram matrices, beyond which a family is not tried
 MANY = 8  # groups whose spread says something
 
@@ -243,6 +244,9 @@ def cold_start(
         data = data._replace(states=smoothed(data.states, smoothing))
     smooth = (rough < ROUGH or smoothing > 0) if smooth is None else smooth
     order = torch.randperm(len(states), generator=generator)
+    if groups is None:  # of many entities few tasks
+        n = states.shape[1]
+        search_tasks = min(search_tasks, max(FEWEST, MOST_PAIRS // (n * (n - 1) ** 2)))
     judging = max(1, min(2 * search_tasks // 3, len(states) // 3))
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
     if len(states) == 1:

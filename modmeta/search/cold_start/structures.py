@@ -12,9 +12,11 @@ from torch import Tensor
 
 from modmeta.search.cold_start.grams import Grams
 from modmeta.search.cold_start.refine import Laws
+from modmeta.search.relax import decoded
 
 __all__ = ["Kinds", "Posterior", "all_rows", "explain", "fit_kinds", "from_labels", "requantised"]
 
+SWEEPS = 4  # over slots
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
 
 
@@ -108,7 +110,9 @@ def explain(
     if k**s <= MOST_ROWS:
         rows = _Enumerated(linear, square, alone, scale)
     else:
-        rows = functools.partial(_slot_by_slot, linear, square, alone, scale)
+        unit = scale / 2
+        begin = decoded(square[None] / unit, linear.flatten(1)[None] / unit, k)[0]
+        rows = functools.partial(_slot_by_slot, linear, square, alone, scale, begin)
     pairs = kinds.pairs
     incoming = pairs.sum(1).log().expand(e, s, k)
     posterior = rows(incoming)
@@ -158,25 +162,22 @@ class _Enumerated:
         return Posterior(slots, second, evidence, (probability * self.energy).sum(-1).clamp_min(0))
 
 
-def _slot_by_slot(linear: Tensor, square: Tensor, alone: Tensor, scale: Tensor, prior: Tensor) -> Posterior:
-    """Mean field, one slot after the other; the scale comes down from what the prior leaves unexplained."""
+def _slot_by_slot(
+    linear: Tensor, square: Tensor, alone: Tensor, scale: Tensor, rows: Tensor, prior: Tensor
+) -> Posterior:
+    """Mean field, one slot after the other, from rows (E, S) that linear algebra gives."""
     e, s, k = linear.shape
     square = square.view(e, s, k, s, k)
     itself = torch.stack([square[:, :, a].diagonal(dim1=1, dim2=2)[:, a] for a in range(k)], -1)  # (E, S, K)
-    q = prior.softmax(-1).clone()
-    field = prior
-    coarse = (_energy(linear, square, alone, q) / (s * scale)).clamp_min(1.0).unsqueeze(1)
-    for power in torch.linspace(1, 0, 10, dtype=linear.dtype, device=linear.device):
-        heat = coarse**power
-        parts = []
-        for j in range(s):
-            others = torch.einsum("ektl,etl->ek", square[:, j], q) - torch.einsum(
-                "ekl,el->ek", square[:, j, :, j], q[:, j]
-            )
-            log = (2 * linear[:, j] - itself[:, j] - 2 * others) / (scale * heat)
-            parts.append(log)
-            q[:, j] = (log + prior[:, j]).softmax(-1)
-        field = torch.stack(parts, 1)
+    q = torch.nn.functional.one_hot(rows, k).to(linear)
+    sent = torch.einsum("ejktl,etl->ejk", square, q)  # kept up to date slot by slot
+    field = torch.empty_like(linear)
+    for j in list(range(s)) * SWEEPS:
+        others = sent[:, j] - torch.einsum("ekl,el->ek", square[:, j, :, j], q[:, j])
+        field[:, j] = (2 * linear[:, j] - itself[:, j] - 2 * others) / scale
+        new = (field[:, j] + prior[:, j]).softmax(-1)
+        sent = sent + torch.einsum("eiml,el->eim", square[:, :, :, j], new - q[:, j])
+        q[:, j] = new
     return Posterior(q, from_labels(q).second, field.clamp_min(-60.0), _energy(linear, square, alone, q).clamp_min(0))
 
 
