@@ -302,16 +302,12 @@ def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:
     They begin with laws, for one structure of many recordings has too few receivers to begin from a random one. So do
     tasks of many entities, whose rows are too many to be met at random.
     """
-    if train.group_names is None:
-        many = train.num_entities >= MANY and not any("search.start=" in word for word in words)
-        return ["search.start=laws"] if many else []
     pairs = train.num_entities * (train.num_entities - 1)
-    settings = {
-        "search.start": "laws",
-        "data.batch_size": str(max(1, min(10, PAIRS_AT_ONCE // pairs))),
-        "data.batches_per_epoch": "40",
-        "trainer.max_epochs": "8",
-    }
+    settings: dict[str, str | int] = {}
+    if train.group_names is not None or train.num_entities >= MANY:
+        settings |= {"search.start": "laws", "data.batch_size": max(1, min(10, PAIRS_AT_ONCE // pairs))}
+    if train.group_names is not None:
+        settings |= {"data.batches_per_epoch": 40, "trainer.max_epochs": 8}
     given = {word.partition("=")[0].lstrip("+") for word in words}
     return [f"{name}={value}" for name, value in settings.items() if name not in given]
 

@@ -399,3 +399,21 @@ def test_tasks_of_a_group_tell_its_structure_together(monkeypatch: pytest.Monkey
     again = infer(start, states[:20], groups=torch.arange(20) % 2)
     assert again.structures.shape == (2, n, n - 1)
     assert right(again.structures, truth.expand(2, -1, -1)) > 0.93
+
+
+def test_rows_too_long_to_enumerate() -> None:
+    """Twelve bodies, a tenth of the pairs joined by springs: 2^11 rows a receiver."""
+    g, n, b, dt = torch.Generator().manual_seed(0), 12, 12, 0.02
+    relations = torch.triu(torch.rand(b, n, n, generator=g) < 0.1, 1).double()
+    relations = relations + relations.mT
+    x, v = (torch.randn(b, n, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    path = []
+    for _ in range(40):
+        path.append(torch.cat([x, v], -1))
+        for _ in range(5):
+            v = v + dt * (relations @ x - relations.sum(2, keepdim=True) * x)
+            x = x + dt * v
+    states, truth = torch.stack(path, 2), from_matrix(relations.long())
+    kind, springs = Kind(2, (False,) * 4), Family("springs", "line")
+    start = cold_start(states[:8], kind, num_kinds=2, family=springs, constants=False)
+    assert right(infer(start, states[8:]).structures, truth[8:]) > 0.99
