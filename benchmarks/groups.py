@@ -30,7 +30,8 @@ HEAD = """# One graph, many recordings
 
 Written by `python -m benchmarks.groups --table`. `modmeta train FILE data.group=all model.num_edge_modules=2`, then
 `modmeta infer RUN FILE --group all`, on the same recordings: nothing was held out but the graph. Scored by directed
-pairs; which edge type is the edge is read off the graph; precision is at the true number of edges. Priors: {priors}.
+pairs; which edge type is the edge is read off the graph; precision is at the true number of edges.
+Priors: {priors}.
 Seconds of both commands by the clock, {machines}, beside other work: upper bounds.
 
 """

@@ -35,7 +35,7 @@ Made = TypeVar("Made")
 LATE = 0.7
 WEIGHED = 0.6  # of the run, in which edges have real weights on one law, where it starts so
 HOLD = 0.15  # of the run, in which modules learn the structures of a cold start
-HOLD_GROUPS = 0.6  # where many recordings tell a structure, which is more than new modules can tell
+HOLD_LONG = 0.6  # where many recordings, or rows too long to enumerate, tell more than new modules can
 EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
 
@@ -277,7 +277,10 @@ class BounceGrad(ResumableModule):
 
     @property
     def _hold(self) -> float:
-        return HOLD if self.groups is None else HOLD_GROUPS
+        assert self.bank is not None
+        entities = self.bank.types.shape[1]
+        short = self.groups is None and self.search.enumerates(self.model, entities)
+        return HOLD if short or self.search.horizon > 1 else HOLD_LONG
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
