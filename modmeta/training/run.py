@@ -46,9 +46,9 @@ ADVICE = (
 # Instruction sets of CPUs, as torch names them, on which products in bfloat16 take ten times as long as in float32.
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
-MANY = 10  # entities
+MANY = 12  # entities, whose rows are beyond `search.enumerate_up_to` by default
 SAMPLE = 100  # tasks that are looked at
-PAIRS_AT_ONCE = 400  # ordered pairs in a batch of tasks that share structures
+PAIRS_AT_ONCE = 1000  # ordered pairs in a batch of tasks that share structures, or have many entities
 QUIET = ("name=fit", "logger=[csv]")  # of `modmeta.fit`: no output
 
 
