@@ -190,6 +190,8 @@ class Groups:
 
     def _batches(self, tasks: TaskDataset, ids: Tensor, groups: Tensor, frames: int, size: int) -> Iterator[Batch]:
         t = min(tasks.states.shape[2], frames)
+        if not len(ids):  # a process may have no task of a size
+            return
         for part in torch.arange(len(ids)).split(max(1, size // (t * tasks.states.shape[3]))):
             batch = tasks[ids[part].tolist()]
             mask = batch[MASK][:, : t - 1].to(self.device) if MASK in batch else None

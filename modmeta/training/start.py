@@ -62,7 +62,7 @@ def begun(config: DictConfig) -> DictConfig:
     began = time.perf_counter()
     states = _physical(data)
     start = _start(config, data, states)
-    relations = _structures(start, data.splits["train"], states)
+    relations = _structures(start, data.splits["train"], states, data.num_groups)
     path = Path(config.directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, _packed(start, relations, data.units))
@@ -220,15 +220,15 @@ def _gain(start: Start) -> float:
     return (start.trials[0].without - start.structural) / 2
 
 
-def _structures(start: Start, tasks: TaskDataset, states: Tensor) -> Tensor:
-    most = states.shape[1]
-    count = len(tasks) if tasks.groups is None else int(tasks.groups.max()) + 1
+def _structures(start: Start, tasks: TaskDataset, states: Tensor, groups: int | None) -> Tensor:
+    """Structures of all tasks, or of all `groups` of the data, -1 in those that have no training tasks."""
+    most, count = states.shape[1], groups or len(tasks)
     relations = torch.full((count, most, most - 1), -1, dtype=torch.int8)
     for n in _sizes(tasks):
         ids = _of_size(tasks, n)
-        groups = _groups(tasks, ids)
-        found = infer(start, states[ids, :n], _seen(tasks, ids, n), groups).structures
-        rows = ids if groups is None else groups.unique()
+        of = _groups(tasks, ids)
+        found = infer(start, states[ids, :n], _seen(tasks, ids, n), of).structures
+        rows = ids if of is None else of.unique()
         relations[rows.view(-1, 1, 1), torch.arange(n).view(-1, 1), torch.arange(n - 1)] = found.to(torch.int8)
     return relations
 

@@ -10,6 +10,8 @@ import torch
 
 import modmeta
 from modmeta.cli.main import main
+from modmeta.data.loading.filemodule import tasks_of
+from modmeta.data.reading import Reading
 from modmeta.errors import UserError
 from modmeta.training.bouncegrad import BounceGrad
 from tests.runs import KilledAt, accompanied, checkpoint, command, same_run, undrawn
@@ -161,3 +163,18 @@ def test_recordings_of_a_group_may_be_spread_over_processes(
     assert torch.equal(bank["relations"], one["relations"])
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test/auroc"] == 1
+
+
+def test_whole_groups_are_held_out_and_told_from_their_own_recordings(tmp_path: Path) -> None:
+    """Twelve networks; the last of them is not among those of training."""
+    truth, groups = graphs(12, 8), np.repeat(np.arange(12), 4)
+    path = tmp_path / "many.npz"
+    np.savez(path, states=exchange(truth, groups, 20, 9), relations=truth[groups], groups=groups, frame_step=0.2)
+    held = next(
+        seed
+        for seed in range(20)
+        if not (tasks_of(str(path), Reading(), 0.2, 0.2, seed)["train"].group_names == 11).any()
+    )
+    train(tmp_path / "run", path, f"data.split_seed={held}", "model.family=difference")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test/edge_accuracy"] > 0.99

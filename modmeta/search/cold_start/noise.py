@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modmeta.search.cold_start.weak_form import Kind, roughness
 
-__all__ = ["observation_noise", "smoothed", "smoothing_width"]
+__all__ = ["driven_by_noise", "observation_noise", "smoothed", "smoothing_width"]
 
 ROUGH = 1.0  # third over first differences, from which a path is none between frames
 LOW, HIGH = 4, 6  # orders of differences whose estimates of the noise are compared
