@@ -3,7 +3,7 @@ PYTHON ?= python3
 KILLS ?= 200
 BIN := .venv/bin
 
-.PHONY: train test test-unit test-slow lint bench crash faults pretrained clean
+.PHONY: train test test-unit test-slow lint bench gpu crash faults pretrained clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=springs5
@@ -37,6 +37,10 @@ notebooks: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+# Needs a CUDA device and a python3 that has torch for it. Eight minutes at most.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 faults: .venv/installed
 	$(BIN)/python -m tests.faults

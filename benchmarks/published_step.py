@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.step import make
+from benchmarks.step import make, synchronize
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.graph.relations import senders
 from modmeta.model.grouped import GroupedMLP
@@ -48,8 +48,9 @@ class Published:
     def __init__(self, module: BounceGrad) -> None:
         dynamics = module.model.dynamics
         self.module, self.horizon = module, module.search.horizon
-        self.edges = [sequential(dynamics.edge_modules, k) for k in range(dynamics.num_edge_modules)]
-        self.node = sequential(dynamics.node_modules, 0)
+        self.device = dynamics.centre.device
+        self.edges = [sequential(dynamics.edge_modules, k).to(self.device) for k in range(dynamics.num_edge_modules)]
+        self.node = sequential(dynamics.node_modules, 0).to(self.device)
 
     def graph(self, structures: list[Lists], num_entities: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For each module the senders (E,), receivers (E,) and one-hot receivers (B N, E) of the joint graph."""
@@ -60,9 +61,9 @@ class Published:
                 for sender, receiver in lists[module]:
                     by.append(task * num_entities + sender)
                     to.append(task * num_entities + receiver)
-            one_hot = torch.zeros(len(structures) * num_entities, len(to))
+            one_hot = torch.zeros(len(structures) * num_entities, len(to), device=self.device)
             one_hot[to, range(len(to))] = 1.0
-            joint.append((torch.tensor(by), torch.tensor(to), one_hot))
+            joint.append((torch.tensor(by, device=self.device), torch.tensor(to, device=self.device), one_hot))
         return joint
 
     def energies(self, states: Tensor, structures: list[Lists]) -> Tensor:
@@ -120,33 +121,35 @@ def ours(module: BounceGrad, states: Tensor, current: Structure, proposed: Struc
     return energies.detach().squeeze(1)
 
 
-def run() -> dict[str, float]:
+def run(device: str = "cpu") -> dict[str, float]:
     """Times all implementations alternately and returns the ratios of tasks per second to the published one."""
     module, states = make("experiment=paper/springs5")
+    module, states = module.to(device), states.to(device)
     b, n = states.shape[:2]
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     k = module.model.dynamics.num_edge_modules
     current, other = (random_structure(b, n, k, 1, generator) for _ in range(2))
-    moving = torch.randint(n, (b, 1), generator=generator) == torch.arange(n)
+    moving = torch.randint(n, (b, 1), generator=generator, device=device) == torch.arange(n, device=device)
     proposed = Structure(
         torch.where(moving.unsqueeze(-1), other.edge_modules, current.edge_modules), current.node_modules
     )
-    threshold = -torch.rand(b, generator=generator).log()
+    threshold = -torch.rand(b, generator=generator, device=device).log()
     yardstick = Published(module)
     ways = {
         "published": lambda: yardstick.step(states, current, proposed, threshold),
         "float32": lambda: ours(module, states, current, proposed, threshold),
     }
-    if has_bfloat16():
+    if device != "cpu" or has_bfloat16():
         ways["bfloat16"] = ways["float32"]
     times: dict[str, list[float]] = {name: [] for name in ways}
     energies: dict[str, Tensor] = {}
     for repeat in range(REPEATS + 1):
         for name, work in ways.items():
-            autocast = torch.autocast("cpu", torch.bfloat16) if name == "bfloat16" else nullcontext()
+            autocast = torch.autocast(device, torch.bfloat16) if name == "bfloat16" else nullcontext()
             begun = time.perf_counter()
             with autocast:
                 energies[name] = work()
+            synchronize(device)
             if repeat:
                 times[name].append(time.perf_counter() - begun)
     torch.testing.assert_close(energies["float32"], energies["published"], rtol=1e-3, atol=1e-3)

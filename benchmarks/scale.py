@@ -43,7 +43,7 @@ class Clock(pl.Callback):
         self.seconds = time.perf_counter() - self.begun
 
 
-def train(*overrides: str) -> tuple[BounceGrad, TrajectoryDataModule, float]:
+def train(*overrides: str, accelerator: str = "cpu") -> tuple[BounceGrad, TrajectoryDataModule, float]:
     """Trains `experiment=springs5` with overrides and without validation. Also returns the seconds per step."""
     keep_freed_memory()
     clock = Clock()
@@ -54,12 +54,12 @@ def train(*overrides: str) -> tuple[BounceGrad, TrajectoryDataModule, float]:
         pl.seed_everything(config.seed, verbose=False)
         data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.method)
         trainer = pl.Trainer(
-            max_epochs=config.trainer.max_epochs, accelerator="cpu", devices=1, logger=False, limit_val_batches=0,
+            max_epochs=config.trainer.max_epochs, accelerator=accelerator, devices=1, logger=False, limit_val_batches=0,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False, callbacks=[clock],
         )  # fmt: skip
         trainer.fit(module, data)
-        return module.eval(), data, clock.seconds / int(module.steps_done)
+        return module.eval(), data, clock.seconds / module.done
 
 
 def accuracy(module: BounceGrad, data: TrajectoryDataModule, entities: int, tasks: int) -> tuple[float, float]:
@@ -67,8 +67,9 @@ def accuracy(module: BounceGrad, data: TrajectoryDataModule, entities: int, task
     made: Any = generate(Springs(num_entities=entities), {"test": (tasks, 49)}, seed=NEW, stream="task")["test"]
     assert data.units is not None
     states, truth = data.units.normalised(made.states), from_matrix(torch.from_numpy(made.relations))
+    states = states.to(module.device)
     begun = time.perf_counter()
-    found = module.infer(states).structure.edge_modules
+    found = module.infer(states).structure.edge_modules.cpu()
     seconds = (time.perf_counter() - begun) / truth.numel()
     counts = torch.zeros(module.model.dynamics.num_edge_modules, 2)
     counts.index_put_((found.flatten(), truth.flatten()), torch.ones(()), accumulate=True)

@@ -54,12 +54,19 @@ class Recorder(TorchDispatchMode):
             func(*args, **kwargs)
 
 
-def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
+def synchronize(device: str) -> None:
+    """Waits until a GPU has done its work."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], repeats: int = REPEATS, device: str = "cpu") -> float:
     """Median seconds of a call, after two calls to warm up."""
     times = []
     for _ in range(repeats + 2):
         start = time.perf_counter()
         work()
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:])
 
@@ -74,7 +81,7 @@ def mlp_flops(network: GroupedMLP, rows: int) -> int:
 
 def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], object]]:
     """The parts of a training step on a batch of states (B, N, T, D), each as a function to call."""
-    model, search, generator = module.model, module.search, torch.Generator().manual_seed(0)
+    model, search, generator = module.model, module.search, torch.Generator(states.device).manual_seed(0)
     dynamics = model.dynamics
     b, n = states.shape[:2]
     structure = random_structure(b, n, dynamics.num_edge_modules, dynamics.num_node_modules, generator)
@@ -106,7 +113,7 @@ def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], objec
     def propose() -> None:
         torch.nn.functional.cross_entropy(module.proposal(states).flatten(0, -2), labels).backward()
 
-    temperature = torch.tensor(1.0)
+    temperature = torch.ones((), device=states.device)
 
     def search_step() -> None:
         """As in inference: computes the messages, which a training step shares with the gradient step."""
@@ -129,7 +136,8 @@ def measure(module: BounceGrad, states: Tensor) -> dict[str, dict[str, float]]:
             work()
         with Recorder() as recorder:
             work()
-        total, products = seconds(work), seconds(recorder.replay)
+        device = states.device.type
+        total, products = seconds(work, device=device), seconds(recorder.replay, device=device)
         flops = float(counter.get_total_flops())
         figures[name] = {"flops": flops, "ms": 1e3 * total, "products_ms": 1e3 * products, "share": products / total}
     return figures

@@ -44,7 +44,7 @@ class Clock(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(module, BounceGrad)
-        step = int(module.steps_done)
+        step = module.done
         if step % EVERY:
             return
         self.seconds += time.perf_counter() - self.begun
@@ -60,13 +60,13 @@ class Clock(pl.Callback):
         """Edge accuracy on validation tasks, with labels matched on the same tasks."""
         confusion = Confusion(module.model.dynamics.num_edge_modules, module.num_relations)
         for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
-            found = module.infer(batch["states"]).structure.edge_modules
-            confusion.update(found.flatten(), batch["relations"].flatten())
+            found = module.infer(batch["states"].to(module.device)).structure.edge_modules.cpu()
+            confusion.update(found, batch["relations"])
         counts = confusion.matrix()
         return float(matched_accuracy(counts, match_labels(counts)))
 
 
-def seconds(experiment: str, target: float, *overrides: str) -> float:
+def seconds(experiment: str, target: float, *overrides: str, accelerator: str = "cpu") -> float:
     """Trains, prints the curve and returns the seconds until the target; infinity if it is not reached."""
     root = Path(__file__).resolve().parents[1]
     keep_freed_memory()
@@ -79,7 +79,7 @@ def seconds(experiment: str, target: float, *overrides: str) -> float:
         data = hydra.utils.instantiate(config.data)
         module = hydra.utils.instantiate(config.method)
         trainer = pl.Trainer(
-            max_epochs=config.trainer.max_epochs, accelerator="cpu", devices=1, logger=False, callbacks=[clock],
+            max_epochs=config.trainer.max_epochs, accelerator=accelerator, devices=1, logger=False, callbacks=[clock],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
             use_distributed_sampler=False,
         )  # fmt: skip

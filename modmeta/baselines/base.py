@@ -91,7 +91,7 @@ class Baseline(ResumableModule):
         super().on_fit_start()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.steps_done += 1
+        self.count_step()
         if not self.trained:
             return
         loss, extra = self.loss(batch)

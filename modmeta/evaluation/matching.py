@@ -17,10 +17,12 @@ class Confusion(Metric):
         self.shape = (num_modules, num_relations)
         self.add_state("counts", torch.zeros(self.shape, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, modules: Tensor, relations: Tensor) -> None:
-        """Adds edge modules and true relations of the same shape."""
-        k, r = self.shape
-        self.counts += torch.bincount((modules * r + relations).flatten(), minlength=k * r).view(k, r)
+    def update(self, modules: Tensor, relations: Tensor, asked: Tensor | None = None) -> None:
+        """Adds edge modules and true relations of the same shape; with `asked`, bool, only where it is true."""
+        pair = (modules * self.shape[1] + relations).flatten()
+        each = torch.ones_like(pair) if asked is None else asked.flatten().to(pair.dtype)
+        # unlike bincount, this does not wait for a GPU
+        self.counts += torch.zeros_like(self.counts.flatten()).scatter_add(0, pair, each).view(self.shape)
 
     def compute(self) -> Tensor:
         return self.counts.clone()

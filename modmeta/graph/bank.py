@@ -45,50 +45,52 @@ class StructureBank:
     The id of a task is its index in the data set; ids are sharded over processes. A task of n entities uses the first n
     rows and n - 1 columns of its stored structure.
 
+    Ids stay on the CPU, so that looking them up never waits for another device.
+
     Args:
-        task_ids: ids owned by this process (tasks,), increasing.
+        task_ids: ids owned by this process (tasks,), increasing, on the CPU.
         initial: initial structures of these tasks.
+        device: where structures are kept.
     """
 
-    def __init__(self, task_ids: Tensor, initial: Structure) -> None:
-        self.task_ids = task_ids
-        self.relations = initial.edge_modules.to(torch.int8)  # at most 20 modules; int8 keeps 50,000 tasks small
-        self.types = initial.node_modules.to(torch.int8)
-        self.energies = torch.full((len(task_ids),), torch.inf)
-        self.visits = torch.zeros(len(task_ids), dtype=torch.int64)
+    def __init__(self, task_ids: Tensor, initial: Structure, device: torch.device | str = "cpu") -> None:
+        self.task_ids, self.device = task_ids, torch.device(device)
+        self.relations = initial.edge_modules.to(device, torch.int8)  # 20 modules at most; int8 keeps 50,000 small
+        self.types = initial.node_modules.to(device, torch.int8)
+        self.energies = torch.full((len(task_ids),), torch.inf, device=device)
+        self.visits = torch.zeros(len(task_ids), dtype=torch.int64, device=device)
 
     def _rows(self, task_ids: Tensor) -> Tensor:
         rows = torch.searchsorted(self.task_ids, task_ids).clamp_max(len(self.task_ids) - 1)
         if not torch.equal(self.task_ids[rows], task_ids):
             raise KeyError(f"tasks {task_ids.tolist()} are not all in this bank")
-        return rows
+        return rows.to(self.device, non_blocking=True)
 
-    def get(self, task_ids: Tensor, device: torch.device | str = "cpu", entities: int | None = None) -> Structure:
+    def get(self, task_ids: Tensor, entities: int | None = None) -> Structure:
         """Structures of a batch of tasks.
 
         Args:
             task_ids: ids (B,), on the CPU.
-            device: device of the result.
             entities: number n of entities of these tasks; None for the largest.
 
         Raises:
             KeyError: an id is not in this bank.
         """
         rows, n = self._rows(task_ids), entities or self.types.shape[1]
-        return Structure(self.relations[rows, :n, : n - 1].long().to(device), self.types[rows, :n].long().to(device))
+        return Structure(self.relations[rows, :n, : n - 1].long(), self.types[rows, :n].long())
 
     def put(self, task_ids: Tensor, structure: Structure, energies: Tensor) -> None:
         """Stores the structures of a batch of tasks of one size, and their energies (B,), and counts the visit."""
         rows, n = self._rows(task_ids), structure.node_modules.shape[1]
-        self.relations[rows, :n, : n - 1] = structure.edge_modules.to("cpu", torch.int8)
-        self.types[rows, :n] = structure.node_modules.to("cpu", torch.int8)
-        self.energies[rows] = energies.detach().to("cpu", torch.float32)
+        self.relations[rows, :n, : n - 1] = structure.edge_modules.to(self.device, torch.int8)
+        self.types[rows, :n] = structure.node_modules.to(self.device, torch.int8)
+        self.energies[rows] = energies.detach().to(self.device, torch.float32)
         self.visits[rows] += 1
 
     def state_dict(self) -> dict[str, Tensor]:
         """Content of the bank, one row per task."""
         names = ("task_ids", "relations", "types", "energies", "visits")
-        return {name: getattr(self, name).clone() for name in names}
+        return {name: getattr(self, name).to("cpu", copy=True) for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores the tasks owned by this process. Saved tasks of other processes are ignored; missing ones stay."""
@@ -99,4 +101,5 @@ class StructureBank:
         place = torch.searchsorted(known, self.task_ids).clamp_max(len(known) - 1)
         here = known[place] == self.task_ids
         for name in ("relations", "types", "energies", "visits"):
-            getattr(self, name)[here] = state[name][order[place[here]]]
+            mine = getattr(self, name)
+            mine[here.to(self.device)] = state[name][order[place[here]]].to(self.device)

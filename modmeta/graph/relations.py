@@ -12,15 +12,11 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=64)
-def _senders(num_entities: int) -> Tensor:
-    everyone = torch.arange(num_entities).expand(num_entities, num_entities)
-    off_diagonal = ~torch.eye(num_entities, dtype=torch.bool)
-    return everyone[off_diagonal].view(num_entities, num_entities - 1)
-
-
 def senders(num_entities: int, device: torch.device | str = "cpu") -> Tensor:
     """Indices of the senders of every receiver, (N, S), increasing."""
-    return _senders(num_entities).to(device)
+    everyone = torch.arange(num_entities, device=device).expand(num_entities, num_entities)
+    off_diagonal = ~torch.eye(num_entities, dtype=torch.bool, device=device)
+    return everyone[off_diagonal].view(num_entities, num_entities - 1)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from modmeta.graph.bank import Structure
 from modmeta.graph.relations import all_rows
 from modmeta.search.problem import Candidates, Problem, Propose
 from modmeta.search.relax import relaxed_rows
+from modmeta.search.selection import drawn
 from modmeta.shapes import Float, Int
 
 
@@ -48,8 +49,12 @@ def propose_rows(
     rows, node_types = [relations.unsqueeze(2)], [types.unsqueeze(2)]
     if samples:
         flat = relations.new_zeros(b * n * s, k, dtype=torch.float32) if logits is None else logits.reshape(-1, k)
-        drawn = torch.multinomial(flat.softmax(-1), samples, replacement=True, generator=generator)
-        rows.append(drawn.view(b, n, s, samples).transpose(2, 3))
+        weights = flat.softmax(-1)
+        if weights.is_cuda:  # does not wait for the GPU
+            found = drawn(weights.repeat_interleave(samples, dim=0), generator)
+        else:
+            found = torch.multinomial(weights, samples, replacement=True, generator=generator)
+        rows.append(found.view(b, n, s, samples).transpose(2, 3))
         drawn_types = torch.randint(g, (b, n, samples), generator=generator, device=relations.device)
         node_types.append(drawn_types if g > 1 else types.unsqueeze(2).expand(-1, -1, samples))
     if flips:

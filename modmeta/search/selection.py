@@ -29,8 +29,18 @@ def gibbs(
 ) -> Int[Tensor, "*rest"]:
     """Draws a candidate with probability proportional to exp(-energy / temperature)."""
     weights = (-energies / temperature).softmax(-1)
-    flat = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
-    return flat.view(weights.shape[:-1])
+    return drawn(weights.flatten(0, -2), generator).view(weights.shape[:-1])
+
+
+def drawn(weights: Float[Tensor, "Q M"], generator: torch.Generator) -> Int[Tensor, " Q"]:
+    """Draws one of M in proportion to weights (Q, M), (Q,).
+
+    `torch.multinomial` would wait for a GPU to look at the weights. This is its algorithm without looking: the same
+    numbers are drawn from a generator.
+    """
+    if not weights.is_cuda:
+        return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(-1)
 
 
 def metropolis(

@@ -33,6 +33,7 @@ Made = TypeVar("Made")
 # Of the run. From then on laws and structures are good enough to tell the paths of close pairs, and scales of errors
 # follow at once as laws get exact; a scale that shrinks early would end the annealing before its time.
 LATE = 0.7
+LOOK = 50  # steps after which gradients on a GPU are looked at
 WEIGHED = 0.6  # of the run, in which edges have real weights on one law, where it starts so
 HOLD = 0.15  # of the run, in which modules learn the structures of a cold start
 HOLD_LONG = 0.6  # where many recordings, or rows too long to enumerate, tell more than new modules can
@@ -137,6 +138,7 @@ class BounceGrad(ResumableModule):
         self.total_steps = 1
         self.beginning: Beginning | None = None
         self.groups: Groups | None = None
+        self.norms: list[Tensor] = []  # of the gradients that were not looked at yet
 
     def begin_with(self, beginning: Beginning) -> None:
         """Gives the module what a cold start found, before it is fitted."""
@@ -156,7 +158,7 @@ class BounceGrad(ResumableModule):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if int(self.steps_done) == 0:
+        if self.done == 0:
             self.model.dynamics.set_scales(data.model_scales())
             if self.beginning is not None:
                 self.model.dynamics.begin(self.beginning.laws)
@@ -189,7 +191,7 @@ class BounceGrad(ResumableModule):
             if train.groups is not None:  # all tasks of a group have as many entities
                 counts = torch.full((count,), train.states.shape[1]).scatter(0, train.groups, counts)
             start = mark_absent(start, counts)
-        self.bank = StructureBank(ids, type(start)(start.edge_modules[ids], start.node_modules[ids]))
+        self.bank = StructureBank(ids, Structure(start.edge_modules[ids], start.node_modules[ids]), self.device)
         if grouped:
             frames = self.observed_frames
             self.groups = Groups(data, self.model, self.search, self.bank, frames, self.seed, self.device)
@@ -209,9 +211,9 @@ class BounceGrad(ResumableModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         bank, generator = self._made(self.bank), self._made(self.generator)
-        states, tasks = batch[STATES], batch[GROUP if self.groups is not None else TASK].cpu()
-        if self.relaxed is not None and int(self.steps_done) <= self._weighed_steps:
-            if int(self.steps_done) < self._weighed_steps:
+        states, tasks = batch[STATES], batch[GROUP if self.groups is not None else TASK]
+        if self.relaxed is not None and self.done <= self._weighed_steps:
+            if self.done < self._weighed_steps:
                 return self._weigh(batch, self.relaxed)
             self._settle(bank, self.relaxed)
         temperature = self._temperature()
@@ -241,7 +243,7 @@ class BounceGrad(ResumableModule):
         states, mask = batch[STATES], batch.get(MASK)
         energies, _ = relaxed(self.model, states, _first_modules(states), mask)
         loss = energies.sum() / _numbers(states, mask)
-        self._descend(loss, torch.zeros_like(loss), batch[TASK].cpu())
+        self._descend(loss, torch.zeros_like(loss), batch[TASK])
         self.keep_means({"train/loss": loss.detach() + self.model.unit}, len(states))
 
     @torch.no_grad()
@@ -266,13 +268,13 @@ class BounceGrad(ResumableModule):
 
     def _temperature(self) -> Tensor:
         """Of the step; after a cold start no more than it found, for heat would undo its structures."""
-        temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
+        temperature = self.temperature.at(self.done / self.total_steps)
         return temperature if self.beginning is None else temperature.clamp_max(self.beginning.temperature)
 
     @property
     def _holds(self) -> bool:
         """Whether structures stay: those of a start, until modules and scales of errors have learned them."""
-        since = int(self.steps_done) - (0 if self.relaxed is None else self._weighed_steps)
+        since = self.done - (0 if self.relaxed is None else self._weighed_steps)
         return (self.beginning is not None or self.relaxed is not None) and since < self._hold * self.total_steps
 
     @property
@@ -285,7 +287,7 @@ class BounceGrad(ResumableModule):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if self.groups is not None and not self._holds:
-            self.groups.step(float(self._temperature()), int(self.steps_done))
+            self.groups.step(float(self._temperature()), self.done)
 
     def _problem(self, batch: dict[str, Tensor], structure: Structure, logits: Tensor) -> Problem:
         """Of the search step; messages and score have gradients, and serve the gradient step, too."""
@@ -307,13 +309,13 @@ class BounceGrad(ResumableModule):
     def _begin(self, bank: StructureBank, tasks: Tensor, entities: int, generator: torch.Generator) -> Structure:
         """Structures that a search step begins from."""
         if self.persist:
-            return bank.get(tasks, self.device, entities)
+            return bank.get(tasks, entities)
         dynamics = self.model.dynamics
         return random_structure(len(tasks), entities, dynamics.num_edge_modules, dynamics.num_node_modules, generator)
 
     @property
     def _late(self) -> bool:
-        return int(self.steps_done) >= LATE * self.total_steps
+        return self.done >= LATE * self.total_steps
 
     def _energy(self, problem: Problem, structure: Structure, info: Info, temperature: Tensor) -> Tensor:
         """Energy of the batch under its new structures, with gradients; rollouts of the search serve again."""
@@ -341,19 +343,34 @@ class BounceGrad(ResumableModule):
         if self._late or self.beginning is not None or self.relaxed is not None:
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
-        if not bool(torch.isfinite(norm)):
-            raise self._not_finite(tasks, f"loss {float(loss):g}: the gradient is")
+        self._check_finite(norm, tasks)
         modules.step()
         proposal.step()
         self.step_schedulers()
-        self.steps_done += 1
+        self.count_step()
+
+    def _check_finite(self, norm: Tensor, tasks: Tensor) -> None:
+        """Stops training where a gradient is not finite.
+
+        On a GPU it looks only now and then, for looking waits until the GPU is done. No checkpoint is written between.
+
+        Raises:
+            UserError: names the step and the last good checkpoint.
+        """
+        self.norms.append(norm)
+        if norm.is_cuda and len(self.norms) < LOOK and not self.ends_epoch:
+            return
+        finite = torch.stack(self.norms).isfinite()
+        self.norms.clear()
+        if not bool(finite.all()):
+            raise self._not_finite(tasks, "the gradient is")
 
     def _not_finite(self, tasks: Tensor, what: str) -> UserError:
         """What to tell where numbers are not finite any more."""
         paths = [part.path for part in self.trainer.checkpoint_callbacks if isinstance(part, Checkpoints)]
         kept = [f"the last good checkpoint is {path}" for path in paths if path.exists()]
         return UserError(
-            f"training stopped at step {int(self.steps_done)} (epoch {self.current_epoch}, batch "
+            f"training stopped at step {self.done} (epoch {self.current_epoch}, batch "
             f"{self.trainer.fit_loop.batch_idx}, training tasks {tasks.tolist()}): {what} not finite; "
             f"{(*kept, 'no checkpoint was written before')[0]}. Lower optimizer.modules.lr, or look for extreme values "
             "in these tasks"
@@ -373,8 +390,8 @@ class BounceGrad(ResumableModule):
         }
         if RELATIONS in batch:
             asked = _asked(batch)
-            self.searched.update(structure.edge_modules[asked], batch[RELATIONS][asked])
-            self.proposed.update(logits.detach().argmax(-1)[asked], batch[RELATIONS][asked])
+            self.searched.update(structure.edge_modules, batch[RELATIONS], asked)
+            self.proposed.update(logits.detach().argmax(-1), batch[RELATIONS], asked)
         self.keep_means(values, size)
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -393,7 +410,7 @@ class BounceGrad(ResumableModule):
         self.proposed.reset()
 
     def on_train_epoch_end(self) -> None:
-        self.temperature.end_epoch(int(self.steps_done) / self.total_steps)
+        self.temperature.end_epoch(self.done / self.total_steps)
         super().on_train_epoch_end()
 
     @property
@@ -519,6 +536,8 @@ class BounceGrad(ResumableModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        if self.norms and not bool(torch.stack(self.norms).isfinite().all()):
+            raise self._not_finite(torch.tensor([]), "a gradient was")
         if self.bank is not None:
             shards = gather(self.bank.state_dict())
             shards = shards[:1] if self.groups else shards  # all processes have all groups

@@ -83,7 +83,7 @@ class Groups:
         """The search step of all training groups."""
         generator = self._generator(mixed_seed(self.seed, steps_done))
         for groups, problem in self._pools("train"):
-            start = self.bank.get(groups, self.device, problem.states.shape[1])
+            start = self.bank.get(groups, problem.states.shape[1])
             found = infer_pooled(self.search, problem, generator, start, temperature, draw=True)
             self.bank.put(groups, found.structure, found.energies)
 
@@ -101,25 +101,25 @@ class Groups:
         pools += [(True, *pool) for pool in self._pools("train")] if weigh else []
         for known, groups, problem in pools:
             n = problem.states.shape[1]
-            start = bank.get(groups, self.device, n) if known else None
+            start = bank.get(groups, n) if known else None
             found = infer_pooled(self.search, problem, self._generator(self.seed), start, temperature)
-            structure.edge_modules[groups, :n, : n - 1] = found.structure.edge_modules.cpu()
-            structure.node_modules[groups, :n] = found.structure.node_modules.cpu()
-            told.probabilities[groups, :n, : n - 1] = found.probabilities.cpu()
+            structure.edge_modules[groups, :n, : n - 1] = found.structure.edge_modules
+            structure.node_modules[groups, :n] = found.structure.node_modules
+            told.probabilities[groups, :n, : n - 1] = found.probabilities
         self.told = told
 
     @torch.no_grad()
     def of(self, batch: dict[str, Tensor]) -> Inferred:
         """What is known of the structures of a batch, from all tasks of their groups, with the batch's own energies."""
         assert self.told is not None, "told when validation or test began"
-        (edges, types), chances, groups = *self.told, batch[GROUP].cpu()
+        (edges, types), chances, groups = *self.told, batch[GROUP]
         n = batch[STATES].shape[1]
-        structure = Structure(edges[groups, :n, : n - 1].to(self.device), types[groups, :n].to(self.device))
+        structure = Structure(edges[groups, :n, : n - 1], types[groups, :n])
         states = batch[STATES][:, :, : self.frames]
         mask = batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
         messages, score = one_step_problem(self.model, states, structure, mask=mask).one_step()
         energies = score(summed(messages, structure.edge_modules.unsqueeze(2)), structure.node_modules.unsqueeze(2))
-        return Inferred(structure, chances[groups, :n, : n - 1].to(self.device), energies.flatten(1).sum(1), None)
+        return Inferred(structure, chances[groups, :n, : n - 1], energies.flatten(1).sum(1), None)
 
     def calibrated(self, batches: list[dict[str, Tensor]], module_to_relation: Tensor) -> Calibration:
         """Calibration on validation tasks, of the groups of the most frequent size.
@@ -135,7 +135,7 @@ class Groups:
             first = torch.stack([(valid.groups == group).nonzero()[0, 0] for group in groups])
             labels = valid.relations[first, :n, : n - 1].long()
         elif trained:
-            labels = module_to_relation[self.bank.get(groups, self.device, n).edge_modules]
+            labels = module_to_relation[self.bank.get(groups, n).edge_modules]
         else:
             found = infer_pooled(self.search, whole, self._generator(self.seed))
             labels, frames = module_to_relation[found.structure.edge_modules], max(3, self.frames // 2)

@@ -67,6 +67,7 @@ class ResumableModule(pl.LightningModule):
         self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
         self.register_buffer("module_to_relation", torch.arange(num_modules) % num_relations)
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
+        self.done = 0  # the same number, without waiting for the device that the buffer is on
         self.register_buffer("usage", torch.full((num_modules,), torch.nan))  # share of validation edges per module
         self.register_buffer("agreement", torch.tensor(torch.nan))  # between structures from two halves of the frames
         self.confusion = Confusion(max(num_modules, 1), num_relations)  # counts over validation tasks
@@ -98,6 +99,7 @@ class ResumableModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         check_same_config(self.run_config)
         seed, done = self.seed * 1000 + self.global_rank, int(self.steps_done)
+        self.done = done
         # A run that resumes with another number of processes cannot continue the old generators; it seeds new ones.
         self.generator = torch.Generator(self.device).manual_seed(mixed_seed(seed, done) if done else seed)
         rank, processes = self.global_rank, self.trainer.world_size
@@ -149,7 +151,8 @@ class ResumableModule(pl.LightningModule):
     def keep_means(self, values: dict[str, Tensor], size: int) -> None:
         """Adds the means of a batch of `size` tasks to the means over the epoch."""
         for name, value in values.items():
-            weighted = torch.stack((value.double() * size, value.new_tensor(size, dtype=torch.float64)))
+            value = value.double()
+            weighted = torch.stack((value * size, torch.full_like(value, size)))
             self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
 
     def log_means(self, split: str) -> dict[str, Tensor]:
@@ -195,6 +198,11 @@ class ResumableModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             loss = loss + sum(0 * parameter.sum() for parameter in self.parameters())
         self.manual_backward(loss)
+
+    def count_step(self) -> None:
+        """Counts a step of optimisation."""
+        self.done += 1
+        self.steps_done += 1
 
     def all_optimizers(self) -> list[LightningOptimizer]:
         """All optimisers as a list; Lightning returns a single one without a list."""

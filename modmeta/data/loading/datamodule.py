@@ -21,6 +21,7 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.data.units import Scales, Units, robust_scales
 from modmeta.errors import DataError
+from modmeta.keys import GROUP, TASK
 from modmeta.simulators import World
 
 log = logging.getLogger(__name__)
@@ -279,6 +280,14 @@ class TrajectoryDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> TaskLoader:
         return self._loader("test", self.eval_batch_size, None, None)
+
+    def transfer_batch_to_device(
+        self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Moves a batch; ids of tasks and groups stay on the CPU, where structures are looked up by them."""
+        ids = {name: batch.pop(name) for name in (TASK, GROUP) if name in batch}
+        moved: dict[str, Tensor] = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved | ids
 
     def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> TaskLoader:
         data = self.splits[split]

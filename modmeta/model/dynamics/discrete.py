@@ -157,7 +157,7 @@ class ModularDynamics(Dynamics):
         for module in sending:
             chosen = (relations.flatten() == module).nonzero().squeeze(1)
             ends.append((receiver[chosen], sender[chosen]))
-            degrees.append(torch.bincount(receiver[chosen], minlength=b * n))
+            degrees.append(types.new_zeros(b * n).index_add(0, receiver[chosen], torch.ones_like(chosen)))
         degree = torch.stack(degrees, dim=-1).unsqueeze(1).to(last.weight.dtype)  # (B N, 1, K)
         networks, kept = [self.edge_modules.hidden_layers(module) for module in sending], kept or Kept()
         lead = [last.weight[sending.start :].flatten(0, 1), last.bias[sending.start :].squeeze(1)]

@@ -51,7 +51,7 @@ class Pictures(pl.Callback):
         if data.positions and dynamics.additive:
             figures["laws"] = laws_figure(dynamics, data.positions)
         if module.bank is not None:
-            figures["usage"] = usage_figure(module.bank.relations, dynamics.num_edge_modules)
+            figures["usage"] = usage_figure(module.bank.relations.cpu(), dynamics.num_edge_modules)
         return figures
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
