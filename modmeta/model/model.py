@@ -143,7 +143,8 @@ class RelationalModel(nn.Module):
             )
 
         def score(received: Tensor, types: Tensor) -> Tensor:
-            error, constant = respond(received, types) - targets, torch.zeros(())
+            error = respond(received, types) - targets
+            constant = error.new_zeros(())
             error = self.dynamics.without_constants(error, states, mask)
             if self.noise is not None:
                 error, constant = self.noise(error)

@@ -259,8 +259,8 @@ class ContinuousDynamics(Dynamics):
     def _kernel(self, weights: Tensor) -> Tensor:
         """Quadrature weights of the changes of positions and velocities, (2, nodes), corrected for `lag`."""
         correction = torch.zeros_like(weights)
-        correction[:, 0] = 1
-        correction[1, -1] = -1
+        correction[:, 0].fill_(1)  # unlike an assignment, this does not wait for a GPU
+        correction[1, -1].fill_(-1)
         return weights + self.lag * correction
 
     def responder(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
