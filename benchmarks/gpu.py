@@ -125,7 +125,7 @@ class Bench:
             "no:cacheprovider",
             "-o",
             "filterwarnings=",
-        )  # the machine's own packages may warn of other things
+        )
         return {"tests_status": int(pytest.main([file, "-q", "-m", "gpu", "--tb=short", *plain]))}
 
     def rates(self) -> Figures:
