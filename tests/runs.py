@@ -84,7 +84,8 @@ def undrawn() -> Iterator[None]:
 def run(directory: Path, *overrides: str, drawn: bool = False) -> dict[str, float]:
     """A run of `python train.py OVERRIDES` in this process; `drawn`: with a picture of its curves."""
     config = compose(directory, *overrides)
-    with nullcontext() if drawn else undrawn():
+    with nullcontext() if drawn else undrawn(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modmeta.training.run.commit", lambda: "a commit")  # tests run in trees that are being edited
         return train(config)
 
 

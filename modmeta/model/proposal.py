@@ -1,5 +1,7 @@
 """Proposal networks q(z | trajectory), which predict edge modules from a trajectory."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,25 +35,35 @@ class MLPProposal(nn.Module):
         num_edge_modules: K.
         hidden: width of all layers.
         dropout: probability of dropping a hidden unit in training.
+        published: initialisation and sums over senders as in the published program.
     """
 
     def __init__(
-        self, num_frames: int, num_features: int, num_edge_modules: int, hidden: int = 64, dropout: float = 0.0
+        self,
+        num_frames: int,
+        num_features: int,
+        num_edge_modules: int,
+        hidden: int = 64,
+        dropout: float = 0.0,
+        published: bool = False,
     ) -> None:
         super().__init__()
+        self.published = published
         self.num_frames = num_frames
         self.node_1 = _Block(num_frames * num_features, hidden, dropout)
         self.edge_1 = _Block(2 * hidden, hidden, dropout)
         self.node_2 = _Block(hidden, hidden, dropout)
         self.edge_2 = _Block(3 * hidden, hidden, dropout)
         self.out = nn.Linear(hidden, num_edge_modules)
+        if published:
+            self.apply(_as_published)
 
     def forward(self, states: Tensor) -> Tensor:
         """Normalised states (B, N, T, D) to logits (B, N, S, K)."""
         n = states.shape[1]
         nodes = self.node_1(states.flatten(2))  # (B, N, H)
         edges = self.edge_1(_pairs(nodes, n))  # (B, N, S, H)
-        nodes = self.node_2(edges.mean(dim=2))
+        nodes = self.node_2(edges.sum(dim=2) / n if self.published else edges.mean(dim=2))
         return self.out(self.edge_2(torch.cat((_pairs(nodes, n), edges), dim=-1)))
 
 
@@ -66,10 +78,14 @@ class CNNProposal(nn.Module):
         num_edge_modules: K.
         hidden: width of all layers.
         dropout: probability of dropping a hidden unit in training.
+        published: initialisation, and means over steps and senders, as in the published program.
     """
 
-    def __init__(self, num_features: int, num_edge_modules: int, hidden: int = 256, dropout: float = 0.0) -> None:
+    def __init__(
+        self, num_features: int, num_edge_modules: int, hidden: int = 256, dropout: float = 0.0, published: bool = False
+    ) -> None:
         super().__init__()
+        self.published = published
         self.read = nn.Sequential(
             nn.Conv1d(2 * num_features, hidden, 5), nn.ReLU(), nn.BatchNorm1d(hidden), nn.Dropout(dropout),
             nn.MaxPool1d(2), nn.Conv1d(hidden, hidden, 5), nn.ReLU(), nn.BatchNorm1d(hidden),
@@ -79,6 +95,8 @@ class CNNProposal(nn.Module):
         self.node = _Block(hidden, hidden, dropout)
         self.edge_2 = _Block(3 * hidden, hidden, dropout)
         self.out = nn.Linear(hidden, num_edge_modules)
+        if published:
+            self.apply(_as_published)
 
     def forward(self, states: Tensor) -> Tensor:
         """Normalised states (B, N, T, D) to logits (B, N, S, K)."""
@@ -86,9 +104,21 @@ class CNNProposal(nn.Module):
         paths = torch.cat(pair_states(states), dim=-1)  # (B, N, S, T, 2 D)
         read = self.read(paths.flatten(0, 2).mT)  # (B N S, H, T')
         seen = (self.answer(read) * self.attention(read).softmax(-1)).sum(-1).view(*paths.shape[:3], -1)
+        seen = seen / read.shape[-1] if self.published else seen
         edges = self.edge_1(seen)  # (B, N, S, H)
-        nodes = self.node(edges.mean(dim=2))
+        nodes = self.node(edges.sum(dim=2) / n if self.published else edges.mean(dim=2))
         return self.out(self.edge_2(torch.cat((_pairs(nodes, n), edges), dim=-1)))
+
+
+def _as_published(layer: nn.Module) -> None:
+    """Initialises a layer as the published program does."""
+    if isinstance(layer, nn.Linear):
+        nn.init.xavier_normal_(layer.weight)
+        nn.init.constant_(layer.bias, 0.1)
+    elif isinstance(layer, nn.Conv1d):
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / (layer.kernel_size[0] * layer.out_channels)))
+        assert layer.bias is not None
+        nn.init.constant_(layer.bias, 0.1)
 
 
 def _pairs(nodes: Tensor, n: int) -> Tensor:

@@ -18,6 +18,8 @@ class Curve(NamedTuple):
         mean, deviation: (points,).
         colour: of matplotlib.
         bold: drawn above the others.
+        flat: whether the training behind every point had flattened, (points,); None for all. Other points are open,
+            and no line passes through them.
     """
 
     label: str
@@ -26,6 +28,7 @@ class Curve(NamedTuple):
     deviation: np.ndarray
     colour: str
     bold: bool = False
+    flat: Sequence[bool] | None = None
 
 
 def plot_efficiency(ax: Axes, curves: Sequence[Curve], published: Sequence[tuple[float, str]]) -> Axes:
@@ -39,10 +42,16 @@ def plot_efficiency(ax: Axes, curves: Sequence[Curve], published: Sequence[tuple
     low = 50.0
     for curve in curves:
         mean, deviation = curve.mean, curve.deviation
-        (line,) = ax.plot(curve.x, 100 * mean, marker="o", markersize=4, color=curve.colour, label=curve.label)
+        flat = np.ones(len(mean), dtype=bool) if curve.flat is None else np.asarray(curve.flat)
+        whole = np.where(flat, 100 * mean, np.nan)
+        (line,) = ax.plot(curve.x, whole, marker="o", markersize=4, color=curve.colour, label=curve.label)
         line.set(linewidth=2.4 if curve.bold else 1.5, zorder=4 if curve.bold else 3)
         ends = 100 * (mean - deviation), np.minimum(100 * (mean + deviation), 100)
-        ax.fill_between(curve.x, *ends, color=curve.colour, alpha=0.2, linewidth=0)
+        ax.fill_between(curve.x, *ends, color=curve.colour, alpha=0.2, linewidth=0, where=flat)
+        x, y, spread = (np.asarray(part)[~flat] for part in (curve.x, 100 * mean, 100 * deviation))
+        ax.errorbar(
+            x, y, spread, fmt="o", markersize=5, markerfacecolor="none", color=curve.colour, elinewidth=0.8, zorder=3
+        )
         low = min([low, *ends[0][np.isfinite(ends[0])]])
     _mark_published(ax, published)
     sizes = sorted({size for curve in curves for size in curve.x})
@@ -106,7 +115,7 @@ def plot_bars(
 
 def plot_steps(ax: Axes, curves: Sequence[Curve]) -> Axes:
     """Curves of training over search steps, mean and spread over seeds, on `ax`, which is returned."""
-    for label, steps, mean, deviation, colour, _ in curves:
+    for label, steps, mean, deviation, colour, *_ in curves:
         ax.plot(steps, mean, marker=".", color=colour, label=label)
         ax.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
     ax.set_xlabel("search steps")

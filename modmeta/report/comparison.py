@@ -33,17 +33,26 @@ def efficiency_figure(panels: Mapping[str, Lines]) -> Figure:
     for ax, (world, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         curves = [
             Curve(
-                for_plot(row.label, 60), [group.tasks for group in of], *_spread(of, ACCURACY), colours[row.name],
-                row.name == OURS,
+                for_plot(_named(row, of), 90), [group.tasks for group in of], *_spread(of, ACCURACY),
+                colours[row.name], row.name == OURS, [group.stopped is None for group in of],
             )
             for row, of in lines
         ]  # fmt: skip
         plot_efficiency(ax, curves, _published(world)).set_title(WORLDS[world])
     drawn = [line for ax in figure.axes for line in ax.get_lines()]
     named = {name: line for line in drawn if not (name := str(line.get_label())).startswith("_")}
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.suptitle(f"mean and spread over seeds; dashed: published, from {PUBLISHED_TASKS:,} tasks", fontsize=9)
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    told = f"mean and spread over seeds; dashed: published, from {PUBLISHED_TASKS:,} tasks"
+    figure.suptitle(f"{told}; open: training was stopped while it still gained", fontsize=9)
     return figure
+
+
+def _named(row: Row, of: Sequence[Group]) -> str:
+    """A method with its features and priors, for the legend."""
+    priors = [] if of[-1].priors == "none" else [of[-1].priors]
+    features = [] if of[-1].features == "-" else [f"{of[-1].features} features"]
+    known = [part for part in (*features, *priors) if part.split()[0] not in row.label]
+    return f"{row.label} ({'; '.join(known)})" if known else row.label
 
 
 def _published(world: str) -> list[tuple[float, str]]:

@@ -82,6 +82,13 @@ class Group:
         return dict(settings_of(self.runs[0]))
 
     @property
+    def stopped(self) -> float | None:
+        """Visits of tasks after which training stopped before it had flattened, in any run; None where it had."""
+        if all(run.flattened is not False for run in self.runs):
+            return None
+        return min((visits for run in self.runs if (visits := run.visits) is not None), default=math.nan)
+
+    @property
     def hardware(self) -> str:
         """Hardware of the runs, for tables."""
         return "; ".join(sorted({machine(run.metrics.get("hardware")) + _instead(run) for run in self.runs}))

@@ -24,6 +24,10 @@ SILENT = 20 * 60  # seconds without a new file after which a run counts as inter
 LONGEST_NAME = 200  # characters
 MOST = 10**12  # tasks, steps or seconds
 LARGEST = 1e100  # a finite measure has a smaller magnitude
+LAST = 0.75  # share of a run's steps after which its curves must be flat
+RISE = 0.005  # of the edge accuracy on validation tasks that still counts as flat
+FALL = 0.05  # of the validation energy, as a share of its fall over the run, likewise
+FEW_WRONG = 0.95  # edge accuracy above which a falling energy does not matter: it is of scales and forecasts
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,35 @@ class Run:
         """Returns a measure such as `test/mse_1`, or None where the run lacks it."""
         value = self.metrics.get(measure)
         return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def flattened(self) -> bool | None:
+        """Whether its training had flattened: more of it would hardly have changed which edges are right.
+
+        At the end the edge accuracy on validation tasks is half a point above its best in the first three quarters at
+        most, and the validation energy is below its lowest there by a twentieth of its fall over the run at most, or
+        95% of the edges are right. A run with one validation cannot show it. None for a method that does not train, or
+        a run without curves.
+        """
+        steps = self.value("train/steps")
+        if steps is None or steps <= 1 or not self.history:
+            return None
+        told = [row for row in self.history if {"steps", "val/energy"} <= row.keys()]
+        before = [row for row in told if row["steps"] <= LAST * told[-1]["steps"]]
+        if not before:
+            return False
+        last, name = told[-1], "val/edge_accuracy"
+        right, best = last.get(name), max((row[name] for row in before if name in row), default=None)
+        rises = right is not None and best is not None and right - best > RISE
+        lowest, whole = min(row["val/energy"] for row in before), before[0]["val/energy"] - last["val/energy"]
+        falls = lowest - last["val/energy"] > FALL * whole > 0
+        return not rises and not (falls and (right is None or right < FEW_WRONG))
+
+    @property
+    def visits(self) -> float | None:
+        """Visits of tasks in training."""
+        steps, size = self.value("train/steps"), self.settings.get("data.batch_size")
+        return None if steps is None or not isinstance(size, int) else steps * min(size, self.tasks or size)
 
     @property
     def diverged(self) -> list[str]:

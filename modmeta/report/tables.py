@@ -60,10 +60,20 @@ def ratio(group: Group, published: float | None, measure: str) -> str:
 def _about(group: Group) -> list[str]:
     numbers = [group.mean(f"train/{name}") for name in ("seconds", "steps")]
     figures = [ABSENT if number is None else f"{number:,.0f}" for number in numbers]
-    return [f"{group.tasks:,}", str(len(group.runs)), *figures, group.hardware, group.priors, group.features]
+    about = [group.hardware, group.priors, group.features, flat_text(group)]
+    return [f"{group.tasks:,}", str(len(group.runs)), *figures, *about]
 
 
-ABOUT = ("tasks", "seeds", "training, s", "steps", "hardware", "priors", "features")
+ABOUT = ("tasks", "seeds", "training, s", "steps", "hardware", "priors", "features", "training")
+
+
+def flat_text(group: Group) -> str:
+    """Whether training had flattened, or after how many visits of tasks it stopped before that."""
+    if group.stopped is not None:
+        return f"stopped at {group.stopped:,.0f} visits"
+    if any(run.flattened is None for run in group.runs):
+        return ABSENT
+    return f"flat at {min(run.visits or 0 for run in group.runs):,.0f} visits"
 
 
 def _missing(row: Row, world: str, tasks: int | None, unfinished: Sequence[Run]) -> str:

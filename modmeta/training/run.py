@@ -26,7 +26,7 @@ from modmeta.data.loading.filemodule import filled_from_file, tasks_of_config
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import UserError
 from modmeta.io import write_durably
-from modmeta.machine import keep_freed_memory
+from modmeta.machine import commit, keep_freed_memory
 from modmeta.search.cold_start import Kind, driven_by_noise
 from modmeta.training.bouncegrad import Beginning
 from modmeta.training.callbacks.record import RunRecord
@@ -168,6 +168,11 @@ def complete(config: DictConfig) -> dict[str, float]:
     """
     if not (config.callbacks or {}).get("record"):
         raise UserError("callbacks.record is missing, which keeps curves and results; leave out others one by one")
+    if config.results and (commit() or "").endswith("+"):
+        raise UserError(
+            f"results={config.results} keeps figures that others can make again, but this source tree has uncommitted "
+            "changes; commit or stash them, or leave results out: metrics.json of the run has all figures"
+        )
     directory = Path(config.directory)
     best, last = attempts(config)
     best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]

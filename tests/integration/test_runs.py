@@ -13,6 +13,7 @@ from modmeta.cli.evaluate import evaluate
 from modmeta.errors import UserError
 from modmeta.model.noise import GAIN
 from modmeta.training.checkpoints.loading import load_model
+from modmeta.training.run import train
 from tests.runs import QUICK, ROOT, checkpoint, compose, run, same_run
 
 EXPERIMENTS = sorted(
@@ -103,6 +104,14 @@ def test_a_run_that_looks_stuck_starts_again(tmp_path: Path, capsys: pytest.Capt
     kept = json.loads((tmp_path / "results" / "springs5" / "12tasks_seed0.json").read_text())
     assert kept.pop("history")  # a file that stands alone holds the curves, too
     assert kept == final
+
+
+def test_results_of_an_edited_tree_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures that go beside others must be those of a commit; nothing is computed before that is said."""
+    monkeypatch.setattr("modmeta.training.run.commit", lambda: "0123456789ab+")
+    with pytest.raises(UserError, match="uncommitted changes"):
+        train(compose(tmp_path / "run", *QUICK, f"results={tmp_path / 'results'}"))
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_single_module_runs(tmp_path: Path) -> None:

@@ -255,3 +255,34 @@ def test_variants_of_the_ablation_are_settings_that_exist() -> None:
         made.add(str(config))
     assert len(made) == len(VARIANTS)
     assert len({variant.title for variant in VARIANTS}) == len(VARIANTS)
+
+
+RISING = (0.70, 0.80, 0.90, 0.99)
+FLAT = (0.90, 0.985, 0.985, 0.988)
+AT_CHANCE = (0.50, 0.51, 0.50, 0.51)
+
+
+@pytest.mark.parametrize(
+    ("right", "energy", "flat"),
+    [
+        (RISING, (3.0, 2.0, 2.0, 2.0), False),
+        (FLAT, (3.0, 2.0, 2.0, 1.0), True),  # the scales still learn, the edges are found
+        (AT_CHANCE, (3.0, 2.0, 2.0, 1.0), False),  # it has not begun to find edges, but learns
+        (AT_CHANCE, (3.0, 2.0, 2.0, 1.99), True),
+        (RISING[-1:], (2.0,), False),  # one validation shows nothing
+    ],
+)
+def test_training_that_had_not_flattened_is_told(
+    tmp_path: Path, right: tuple[float, ...], energy: tuple[float, ...], flat: bool
+) -> None:
+    """It is a point without a line, and the table has the visits after which it was stopped."""
+    file = written(result_file(tmp_path, "springs5", 100, 0))
+    steps = [400 // len(right) * (place + 1) for place in range(len(right))]
+    rows = [
+        {"steps": at, "val/edge_accuracy": a, "val/energy": e} for at, a, e in zip(steps, right, energy, strict=True)
+    ]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"history": rows, "train/steps": 400}))
+    found = collect([tmp_path])
+    assert found.runs[0].flattened is flat
+    (line,) = cells(results(found)["RESULTS.md"].decode(), "Modular meta-learning, ours")[:1]
+    assert line[-1] == ("flat at 4,000 visits" if flat else "stopped at 4,000 visits")
