@@ -1,5 +1,6 @@
 """Figures of many runs: accuracy over training tasks, ablations, curves over search steps."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ def efficiency_figure(panels: Mapping[str, Lines]) -> Figure:
     for ax, (world, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         curves = [
             Curve(
-                for_plot(_named(row, of), 90), [group.tasks for group in of], *_spread(of, ACCURACY),
+                _named(row, of), [group.tasks for group in of], *_spread(of, ACCURACY),
                 colours[row.name], row.name == OURS, [group.stopped is None for group in of],
             )
             for row, of in lines
@@ -49,10 +50,11 @@ def efficiency_figure(panels: Mapping[str, Lines]) -> Figure:
 
 def _named(row: Row, of: Sequence[Group]) -> str:
     """A method with its features and priors, for the legend."""
-    priors = [] if of[-1].priors == "none" else [of[-1].priors]
-    features = [] if of[-1].features == "-" else [f"{of[-1].features} features"]
-    known = [part for part in (*features, *priors) if part.split()[0] not in row.label]
-    return f"{row.label} ({'; '.join(known)})" if known else row.label
+    features = [] if of[-1].features == "-" or of[-1].features in row.label else [f"{of[-1].features} features"]
+    known = [*features, *(of[-1].priors.split("; ") if of[-1].priors != "none" else [])]
+    known = [part for part in known if "rollouts" not in part]  # they change forecasts alone
+    lines = [row.label, *textwrap.wrap(f"({'; '.join(known)})", 60)] if known else [row.label]
+    return "\n".join(for_plot(line, 90) for line in lines)
 
 
 def _published(world: str) -> list[tuple[float, str]]:

@@ -11,6 +11,12 @@ from typing import Any
 from modmeta.report.runs import LARGEST, Run
 from modmeta.training.configs import MISSING, is_free
 
+# What parts of a model take for granted, by the names of their classes.
+ASSUMED = {
+    "ContinuousDynamics": "positions follow velocities in continuous time, walls reflect",
+    "IsotropicFeatures": "isotropic laws, equal and opposite, with a power of the distance",
+    "RelativeFeatures": "laws of differences",
+}
 # Keys that depend on the seed, and on where a run wrote.
 SEEDS = ("seed", "data.seed", "data.order_seed", "method.seed")
 BESIDES = ("callbacks", "trainer.default_root_dir", "trainer.plugins", "data.num_tasks", "data.train")
@@ -95,18 +101,26 @@ class Group:
 
     @property
     def priors(self) -> str:
-        """Structural priors of the runs."""
-        named = sorted({prior for run in self.runs for prior in run.metrics.get("priors") or []})
-        return ", ".join(map(str, named)) or "none"
+        """Structural priors of the runs, what their models assume, and forecasts that are means of several rollouts."""
+        named = sorted({str(prior) for run in self.runs for prior in run.metrics.get("priors") or []})
+        settings = self.runs[0].settings
+        parts = [self._class("dynamics"), self._class("features")]
+        named += [ASSUMED[part] for part in parts if part in ASSUMED]
+        members = settings.get("method.model.members", settings.get("model.members"))
+        named += [f"forecasts are means of {members} rollouts"] if isinstance(members, int) and members > 1 else []
+        return "; ".join(named) or "none"
+
+    def _class(self, part: str) -> str:
+        """Name of the class of the dynamics or the pair features; empty for a method without them."""
+        ends = {"dynamics": ("model._target_", "method.model.dynamics._target_"),
+                "features": ("model.features._target_", "method.model.dynamics.features._target_")}  # fmt: skip
+        found = [self.runs[0].settings.get(key) for key in ends[part]]
+        return next((name.rsplit(".", 1)[-1] for name in found if isinstance(name, str)), "")
 
     @property
     def features(self) -> str:
         """Pair features that edge modules see."""
-        settings = self.runs[0].settings
-        for key in ("model.features._target_", "method.model.dynamics.features._target_"):
-            if isinstance(settings.get(key), str):
-                return str(settings[key]).rsplit(".", 1)[-1].removesuffix("Features").lower()
-        return "-"
+        return self._class("features").removesuffix("Features").lower() or "-"
 
 
 def _instead(run: Run) -> str:
