@@ -53,8 +53,8 @@ def _named(row: Row, of: Sequence[Group]) -> str:
     features = [] if of[-1].features == "-" or of[-1].features in row.label else [f"{of[-1].features} features"]
     known = [*features, *(of[-1].priors.split("; ") if of[-1].priors != "none" else [])]
     known = [part for part in known if "rollouts" not in part]  # they change forecasts alone
-    lines = [row.label, *textwrap.wrap(f"({'; '.join(known)})", 60)] if known else [row.label]
-    return "\n".join(for_plot(line, 90) for line in lines)
+    told = textwrap.wrap(for_plot(f"({'; '.join(known)})", 200), 60) if known else []
+    return "\n".join((for_plot(row.label, 60), *told))
 
 
 def _published(world: str) -> list[tuple[float, str]]:
