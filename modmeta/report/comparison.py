@@ -42,6 +42,7 @@ def efficiency_figure(panels: Mapping[str, Lines]) -> Figure:
         plot_efficiency(ax, curves, _published(world)).set_title(WORLDS[world])
     drawn = [line for ax in figure.axes for line in ax.get_lines()]
     named = {name: line for line in drawn if not (name := str(line.get_label())).startswith("_")}
+    figure.set_figheight(3.9 + 0.06 * sum(2 + name.count("\n") for name in named))  # of axes, and a legend in 3 columns
     figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     told = f"mean and spread over seeds; dashed: published, from {PUBLISHED_TASKS:,} tasks"
     figure.suptitle(f"{told}; open: training was stopped while it still gained", fontsize=9)
@@ -54,7 +55,7 @@ def _named(row: Row, of: Sequence[Group]) -> str:
     known = [*features, *(of[-1].priors.split("; ") if of[-1].priors != "none" else [])]
     known = [part for part in known if "rollouts" not in part]  # they change forecasts alone
     told = textwrap.wrap(for_plot(f"({'; '.join(known)})", 200), 60) if known else []
-    return "\n".join((for_plot(row.label, 60), *told))
+    return "\n".join((for_plot(row.label, 70), *told))
 
 
 def _published(world: str) -> list[tuple[float, str]]:
