@@ -29,7 +29,9 @@ def make(name: str, run: Path) -> None:
         raise UserError(f"{run} has no metrics.json; name the directory of a finished run")
     content = read_checkpoint(run)
     kept = {
-        key: content["modmeta"][key] for key in ("format", "config", "data", "calibration") if key in content["modmeta"]
+        key: content["modmeta"][key]
+        for key in ("format", "config", "data", "calibration", "judged")
+        if key in content["modmeta"]
     }
     kept["reciprocity"] = reciprocity_of(content)
     path = ROOT / "modmeta" / "pretrained" / f"{name}.ckpt"
