@@ -49,10 +49,10 @@ HEAD = """# Verdicts
 
 Written by `python -m benchmarks.verdicts --table`. Short trainings ({words}) of `modmeta train FILE` on states without
 labels, then `Model.infer` on new tasks. *Shuffled*: each entity's recording is drawn from another task, so that there
-is nothing to find; likewise noise, random walks, and entities that move by themselves. *Random*, *few*, *one*: runs made
-deliberately bad, from random structures with the default model, from a fifth of the tasks, with one edge type less.
-*Claimed* is the mean probability of the relation named, *right* the share of edges right after labels of half of the new
-tasks said which edge type is which; the other half is scored. Chance: of a gain as large where there is none.
+is nothing to find; likewise noise, random walks, and entities that move by themselves. *Random*, *few*, *one*: runs
+made deliberately bad, from random structures with the default model, from a fifth of the tasks, with one edge type
+less. *Claimed* is the mean probability of the relation named, *right* the share of edges right after labels of half of
+the new tasks said which edge type is which; the other half is scored. Chance: of a gain as large where there is none.
 
 """
 COLUMNS = (
@@ -211,7 +211,9 @@ def measure(name: str, variant: str, tasks: int, seed: int) -> dict[str, Any]:
             return row | {"trained": {"name": REFUSED}, "message": str(error).replace(folder, ""), "new": None}
     row["train_seconds"] = round(time.process_time() - began, 1)
     row["trained"] = model.judged.verdict.state_dict()
-    if source.test is source.train or "data.velocities=estimated" in words:  # windows of the one recording itself: nothing is new
+    if (
+        source.test is source.train or "data.velocities=estimated" in words
+    ):  # windows of the one recording itself: nothing is new
         return row | {"new": None}
     began = time.process_time()
     found = model.infer(test, groups=np.zeros(len(test), int) if "data.group=all" in words else None)
@@ -303,7 +305,8 @@ def line(row: dict[str, Any]) -> str:
     cells = (
         row["source"], row["variant"], str(row["tasks"]), str(row["seed"]), told["name"], new["name"] if new else "",
         gain("over_none"), gain("over_exchanged"), number(told.get("chance"), "{:.1g}"),
-        number(told.get("agreement"), "{:.2f}"), number(row.get("claimed"), "{:.1%}"), number(row.get("right"), "{:.1%}"),
+        number(told.get("agreement"), "{:.2f}"),
+        number(row.get("claimed"), "{:.1%}"), number(row.get("right"), "{:.1%}"),
         number(row.get("train_seconds"), "{:.0f}"),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -22,7 +22,7 @@ from modmeta.errors import DataError, TaskError, UserError, renumbered
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import bounded, check_size, ensemble
 from modmeta.evaluation.posterior import OVERFLOWN, node_modules, of_edges, sample
-from modmeta.evaluation.verdict import NOT_JUDGED, NOTHING, UNFIT, Judged, Verdict, quality
+from modmeta.evaluation.verdict import NOT_JUDGED, NOTHING, UNFIT, Judged, Verdict, as_searched, quality
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.keys import MASK, RELATIONS, STATES, TYPES
@@ -212,13 +212,15 @@ class Model:
         return {
             "probabilities": chances, "relations": chances.argmax(-1), "energies": found.energies, "evidence": gap,
             "r_hat": None if r_hat is None else to_matrix(r_hat), "modules": modules, "node_modules": nodes,
-            "types": types, "misfit": self._misfit(states, structure, mask, frames),
+            "types": types, "misfit": self._misfit(states, found, mask, frames),
         }  # fmt: skip
 
-    def _misfit(self, states: Tensor, structure: Structure, mask: Tensor | None, frames: int) -> Tensor | None:
+    def _misfit(self, states: Tensor, found: Inferred, mask: Tensor | None, frames: int) -> Tensor | None:
         """Whether the model does not fit tasks, (B,), if it is known how well it fits those of validation."""
         home = self.judged.home
-        return None if home is None else home.misfit(*quality(self.module.model, states, structure, mask), frames)
+        if home is None:
+            return None
+        return home.misfit(*as_searched(self.module.model, states, found, home, mask), frames)
 
     def _infer_groups(
         self, data: Trajectories, states: Tensor, mask: Tensor | None, tensors: bool, advance: Advance | None

@@ -15,6 +15,7 @@ from torch import Tensor
 from modmeta.evaluation.nulls import Compared, Gain
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
+from modmeta.search.infer import Inferred
 
 FOUND, UNRESOLVED = "relations found", "relations found, not resolved"
 NOTHING, UNFIT = "nothing found", "model does not fit"
@@ -171,11 +172,16 @@ class Home:
         most = float(known.max()) + CORRELATED if len(known) else float("inf")
         return cls(tuple(frames for frames, _ in ordered), tuple(typical), tuple(limits), min(most, 2.0))
 
+    @property
+    def white(self) -> bool:
+        """Whether errors of validation tasks are so little correlated that those of others may be more so."""
+        return self.correlation < 1
+
     def misfit(self, energies: Tensor, correlations: Tensor, frames: int) -> Tensor:
         """Whether the model does not fit tasks, (B,) bool, of energies (B,) nats a number, correlations (B,)."""
         limit = float(np.interp(np.log(frames), np.log(self.frames), self.limits))
         far = ~(energies <= limit)  # NaN is far, too
-        return far | (correlations > self.correlation) if frames > ENOUGH else far
+        return far | (correlations > self.correlation) if self.white and frames > ENOUGH else far
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -254,6 +260,22 @@ class Quality(NamedTuple):
 
     energies: Tensor
     correlations: Tensor
+
+
+@torch.no_grad()
+def as_searched(
+    model: RelationalModel, states: Tensor, found: Inferred, home: "Home | None", mask: Tensor | None = None
+) -> Quality:
+    """How well what a search has found explains states (B, N, T, D), by the energies that it ended with.
+
+    Errors are worked out only where their correlation says something, see `Home.white`.
+    """
+    b, n, t, d = states.shape
+    numbers = torch.full((b,), (t - 1) * n * d) if mask is None else mask.sum(1).clamp_min(1).cpu() * n * d
+    correlations = torch.zeros(b)
+    if home is None or home.white:
+        correlations = correlation(model.errors(states, found.structure, mask), mask).cpu()
+    return Quality(found.energies.cpu() / numbers, correlations)
 
 
 @torch.no_grad()

@@ -6,14 +6,25 @@ from torch import Tensor
 from modmeta.data.loading.batches import TaskDataset, by_size
 from modmeta.evaluation.calibration import TASKS, WINDOWS, Calibration, calibrate
 from modmeta.evaluation.nulls import Compared, compare, in_groups, in_pieces, in_time
-from modmeta.evaluation.verdict import NOTHING, UNFIT, Home, Judged, Quality, Verdict, decide, of_file, quality
+from modmeta.evaluation.verdict import (
+    NOTHING,
+    UNFIT,
+    Home,
+    Judged,
+    Quality,
+    Verdict,
+    as_searched,
+    decide,
+    of_file,
+    quality,
+)
 from modmeta.graph.bank import Structure
 from modmeta.search.infer import Inferred
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.training.bouncegrad import BounceGrad
 
 SLOW = 20  # tasks at most where rollouts are searched
-SOME = 16  # tasks of a file that are compared, at least
+SOME = 12  # tasks of a file that are compared, at least
 DRAWS, DRAWS_OF_GROUPS = 2, 6  # exchanges of partners
 
 
@@ -91,7 +102,8 @@ def _home(module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tenso
     known = []
     for window in sorted({min(window, states.shape[2]) for window in WINDOWS}):
         seen, steps = states[:, :, :window], None if mask is None else mask[:, : window - 1]
-        known.append((window, quality(module.model, seen, module.infer(seen, None, False, steps).structure, steps)))
+        found = module.infer(seen, None, False, steps)
+        known.append((window, as_searched(module.model, seen, found, None, steps)))
     return _noted(known)
 
 
@@ -129,11 +141,11 @@ def judge_file(
 
 
 def sample_of(tasks: int, counts: Tensor | None, least: int | None) -> Tensor:
-    """Tasks of the most frequent size, spread over the file: a tenth, or `least` if that is more; None for all."""
+    """Tasks of the most frequent size, spread over the file: one of 20, or `least` if that is more; None for all."""
     ids = max(by_size(torch.arange(tasks), counts), key=len)
     if least is None:
         return ids
-    few = min(len(ids), max(least, len(ids) // 10))
+    few = min(len(ids), max(least, len(ids) // 20))
     return ids[torch.arange(few) * len(ids) // few]
 
 

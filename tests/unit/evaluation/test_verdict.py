@@ -225,6 +225,9 @@ def test_correlation_of_errors() -> None:
     assert float(correlation(noise, mask).abs().max()) == 0.0, "no neighbours"
 
 
+DAMAGED = {"frames": [3], "typical": [], "limits": [1.0], "correlation": 0.0}
+
+
 @pytest.mark.parametrize(
     "state",
     [
@@ -232,7 +235,8 @@ def test_correlation_of_errors() -> None:
         {"verdict": {"name": "certain"}, "home": None, "prior": []},
         {"verdict": {"name": FOUND, "over_none": "much"}, "home": None, "prior": []},
         {"verdict": {"name": FOUND}, "home": None, "prior": [2.0]},
-        {"verdict": {"name": FOUND}, "home": {"frames": [3], "typical": [], "limits": [1.0], "correlation": 0.0}, "prior": []},
+        {"verdict": {"name": FOUND}, "home": {"frames": [3], "typical": [], "limits": [1.0]}, "prior": []},
+        {"verdict": {"name": FOUND}, "home": DAMAGED, "prior": []},
         {"verdict": {"name": FOUND, "more": 1}, "home": None, "prior": []},
     ],
 )  # fmt: skip
