@@ -24,7 +24,7 @@ from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.training.bouncegrad import BounceGrad
 
 SLOW = 20  # tasks at most where rollouts are searched
-SOME = 12  # tasks of a file that are compared, at least
+SOME = 10  # tasks of a file that are compared, at least; as many as are inferred at once
 DRAWS, DRAWS_OF_GROUPS = 2, 6  # exchanges of partners
 
 
@@ -102,8 +102,8 @@ def _home(module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tenso
     known = []
     for window in sorted({min(window, states.shape[2]) for window in WINDOWS}):
         seen, steps = states[:, :, :window], None if mask is None else mask[:, : window - 1]
-        found = module.infer(seen, None, False, steps)
-        known.append((window, as_searched(module.model, seen, found, None, steps)))
+        mine = module.infer(seen, None, False, steps)
+        known.append((window, as_searched(module.model, seen, mine, None, steps)))
     return _noted(known)
 
 
