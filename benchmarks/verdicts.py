@@ -251,22 +251,31 @@ def file_name(row: dict[str, Any], tasks: int) -> str:
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
     """What all rows say together."""
-    null, real = [row for row in rows if not row["real"]], [row for row in rows if row["real"]]
+    null, known = [row for row in rows if not row["real"]], [row for row in rows if row["real"] and "right" in row]
+    strong = [row for row in known if row["variant"] == "real"]
+    unknown = [row for row in rows if row["real"] and "right" not in row]
     lines = []
-    for what, of in (("without anything to find", null), ("with relations", real)):
+    for what, of in (
+        ("without anything to find", null),
+        ("with relations", strong),
+        ("with relations, runs made bad", [row for row in known if row["variant"] != "real"]),
+        ("of relations that nobody knows", unknown),
+    ):
         names = [row["trained"]["name"] for row in of]
+        if not names:
+            continue
         counts = ", ".join(f"{name}: {names.count(name)}" for name in sorted(set(names)))
         lines.append(f"- {len(of)} data sets {what}: {counts}.")
-    scored = [row for row in rows if row["trained"].get("chance") is not None]
-    if null and real:
+    scored = [row for row in null + strong if row["trained"].get("chance") is not None]
+    if null and strong:
         evidence = torch.tensor([_evidence(row["trained"]) for row in scored], dtype=torch.double)
         area = float(
             binary_auroc(evidence.argsort().argsort() / len(scored), torch.tensor([int(r["real"]) for r in scored]))
         )
         lines.append(f"- Area under the curve of the evidence for relations: {area:.3f} ({len(scored)} data sets).")
     for what, of in (
-        ("found", [row for row in real if "right" in row and row["new"]["name"] in (FOUND, UNRESOLVED)]),
-        ("not found", [row for row in real if "right" in row and row["new"]["name"] not in (FOUND, UNRESOLVED)]),
+        ("found", [row for row in known if row["new"]["name"] in (FOUND, UNRESOLVED)]),
+        ("not found", [row for row in known if row["new"]["name"] not in (FOUND, UNRESOLVED)]),
     ):
         if of:
             off = [abs(row["claimed"] - row["right"]) for row in of]
