@@ -134,10 +134,11 @@ def judge_file(
     few = nulls is None and groups is None and module.search.horizon == 1
     if nothing or not (nulls or few or misfits > 0.5):
         return of_file(judged.verdict, decide(None, misfits))
-    ids = sample_of(len(states), counts, None if nulls else SOME)
+    far = misfits > 0.5  # only gains can tell whether there are relations all the same
+    ids = sample_of(len(states), counts, None if nulls else TASKS if far else SOME)
     n = states.shape[1] if counts is None else int(counts[ids[0]])
     part = (states[ids, :n], None if mask is None else mask[ids], None if groups is None else groups[ids])
-    return of_file(judged.verdict, decide(compared(module, *part, draws=None if nulls else 1), misfits))
+    return of_file(judged.verdict, decide(compared(module, *part, draws=None if nulls or far else 1), misfits))
 
 
 def sample_of(tasks: int, counts: Tensor | None, least: int | None) -> Tensor:
