@@ -38,6 +38,7 @@ from modmeta.training.run import fit_file
 
 RESULTS, PAGE = ROOT / "results" / "verdicts", ROOT / "docs" / "benchmarks" / "verdicts.md"
 SHORT = ("trainer.max_epochs=2", "data.batches_per_epoch=30", "threads=1")
+STRANGERS = 5  # shufflings of new tasks, on which a model of unshuffled ones is tried
 NEW, ENTITIES, FRAMES, WINDOW = 60, 5, 50, 20
 REFUSED = "refused"
 # Of runs: as they are; each entity from another task; a start from random structures with the default model; a
@@ -219,6 +220,9 @@ def measure(name: str, variant: str, tasks: int, seed: int) -> dict[str, Any]:
     found = model.infer(test, groups=np.zeros(len(test), int) if "data.group=all" in words else None)
     row["infer_seconds"] = round(time.process_time() - began, 1)
     row["new"] = found.verdict.state_dict()
+    if variant == "real" and relations is not None and "data.group=all" not in words:
+        strangers = (shuffled(test, generator) for _ in range(STRANGERS))
+        row["strangers"] = [model.infer(states, nulls=True).verdict.name for states in strangers]
     chances = torch.stack([from_matrix(torch.as_tensor(found.probabilities)[..., r]) for r in range(kinds)], -1)
     row["claimed"] = float(chances.max(-1).values.mean())
     if relations is not None:
@@ -273,6 +277,10 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
             binary_auroc(evidence.argsort().argsort() / len(scored), torch.tensor([int(r["real"]) for r in scored]))
         )
         lines.append(f"- Area under the curve of the evidence for relations: {area:.3f} ({len(scored)} data sets).")
+    strangers = [name for row in known for name in row.get("strangers", [])]
+    if strangers:
+        counts = ", ".join(f"{name}: {strangers.count(name)}" for name in sorted(set(strangers)))
+        lines.append(f"- {len(strangers)} shufflings of new tasks, by models of unshuffled ones: {counts}.")
     for what, of in (
         ("found", [row for row in known if row["new"]["name"] in (FOUND, UNRESOLVED)]),
         ("not found", [row for row in known if row["new"]["name"] not in (FOUND, UNRESOLVED)]),
