@@ -2,6 +2,7 @@
 
 python -m benchmarks.pretrained                                  # trains all three, about half an hour on two cores
 python -m benchmarks.pretrained springs5=runs/springs5/<date>    # uses an existing run
+python -m benchmarks.pretrained judge                            # only judges them anew, on new tasks of their worlds
 """
 
 import json
@@ -11,11 +12,18 @@ from pathlib import Path
 
 import torch
 
+import modmeta
+from benchmarks.calibration import WORLDS
+from modmeta.data.generation import generate
+from modmeta.data.loading.batches import as_dataset
 from modmeta.errors import UserError
+from modmeta.training.checkpoints.files import load
 from modmeta.training.checkpoints.loading import read_checkpoint, reciprocity_of
+from modmeta.training.judge import judge
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("springs5", "charged5", "kuramoto5")
+TASKS, FRAMES, SEED = 100, 49, 777  # that packaged models are judged on
 LARGEST = 1_000_000  # largest packaged model in bytes
 
 
@@ -29,7 +37,9 @@ def make(name: str, run: Path) -> None:
         raise UserError(f"{run} has no metrics.json; name the directory of a finished run")
     content = read_checkpoint(run)
     kept = {
-        key: content["modmeta"][key] for key in ("format", "config", "data", "calibration") if key in content["modmeta"]
+        key: content["modmeta"][key]
+        for key in ("format", "config", "data", "calibration", "judged")
+        if key in content["modmeta"]
     }
     kept["reciprocity"] = reciprocity_of(content)
     path = ROOT / "modmeta" / "pretrained" / f"{name}.ckpt"
@@ -59,8 +69,23 @@ def card(name: str, metrics: dict, kept: dict) -> str:
     )
 
 
+def judge_again(name: str) -> None:
+    """Adds the verdict, on new tasks of its world, to a packaged model; all else stays."""
+    path = ROOT / "modmeta" / "pretrained" / f"{name}.ckpt"
+    content, model = load(path), modmeta.load(path)
+    made = generate(WORLDS[name], {"valid": (TASKS, FRAMES)}, seed=SEED, stream="task")["valid"]
+    judged = judge(model.module, as_dataset(made, model.units))
+    content["modmeta"]["judged"] = judged.state_dict()
+    torch.save(content, path)
+    print(name, *(f"{what}: {value};" for what, value in judged.verdict.facts()), judged.home)
+
+
 def main(words: list[str]) -> None:
     """Makes the models from given runs, or trains all."""
+    if words == ["judge"]:
+        for name in MODELS:
+            judge_again(name)
+        return
     given = dict(word.split("=", 1) for word in words)
     for name in given or MODELS:
         run = Path(given[name]) if name in given else ROOT / "runs" / "pretrained" / name

@@ -22,6 +22,7 @@ from modmeta.errors import DataError, TaskError, UserError, renumbered
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import bounded, check_size, ensemble
 from modmeta.evaluation.posterior import OVERFLOWN, node_modules, of_edges, sample
+from modmeta.evaluation.verdict import NOT_JUDGED, NOTHING, UNFIT, Judged, Verdict, as_searched, quality
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.keys import MASK, RELATIONS, STATES, TYPES
@@ -29,10 +30,13 @@ from modmeta.search.infer import Inferred, infer
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.checkpoints.loading import model_of, read_checkpoint
+from modmeta.training.judge import judge_file, recalibrated
 
 Advance = Callable[[int], object]
 BATCH = 50  # tasks that are inferred together
-ENTITY_AXES = {"energies": 0} | dict.fromkeys(("evidence", "node_modules", "types", "mean", "low", "high"), 1)  # else 2
+ENTITY_AXES = dict.fromkeys(("energies", "misfit"), 0) | dict.fromkeys(
+    ("evidence", "node_modules", "types", "mean", "low", "high"), 1
+)  # else 2
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class Relations:
         types: probabilities of every type of entity, (B, N, types); None likewise.
         groups: names of the groups, (B,), sorted; None where every task has relations of its own.
         of_tasks: index of the group of every task; None likewise.
+        verdict: what may be claimed. Where nothing is found, or the model does not fit, `probabilities` are those that
+            relations have before anything is observed.
+        misfit: whether the model does not fit a task (or group), (B,) bool; None if unknown.
     """
 
     probabilities: Any
@@ -65,6 +72,8 @@ class Relations:
     types: Any | None = None
     groups: np.ndarray | None = None
     of_tasks: np.ndarray | None = None
+    verdict: Verdict = NOT_JUDGED
+    misfit: Any | None = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +97,14 @@ class Model:
         module: trained module.
         data: description of the training data in its checkpoint.
         calibration: temperatures of its posterior.
+        judged: verdict on its validation tasks, and how well it explains them.
     """
 
-    def __init__(self, module: BounceGrad, data: dict[str, Any], calibration: Calibration) -> None:
+    def __init__(
+        self, module: BounceGrad, data: dict[str, Any], calibration: Calibration, judged: Judged | None = None
+    ) -> None:
         self.module, self.data, self.calibration = module.eval(), data, calibration
+        self.judged = judged or Judged()
         self.units = Units(tuple(data["units"]["offset"]), tuple(data["units"]["scale"]))
         types = None if module.module_to_type is None else len(module.measures.types.counts)
         self.known = Known.of(module.model.dynamics, data, types)
@@ -116,8 +129,9 @@ class Model:
 
     @torch.no_grad()
     def infer(
-        self, states: Any, mask: Any = None, sampling: bool = False, advance: Advance | None = None, groups: Any = None
-    ) -> Relations:
+        self, states: Any, mask: Any = None, sampling: bool = False, advance: Advance | None = None, groups: Any = None,
+        nulls: bool | None = None,
+    ) -> Relations:  # fmt: skip
         """Infers relations of tasks from all of their frames; tasks may have different numbers of entities.
 
         Args:
@@ -128,6 +142,8 @@ class Model:
             advance: called with the number of tasks that are finished.
             groups: name of the group of every task, (B,), integers or strings: its tasks share their relations. None
                 for those of trajectories, or where every task has its own.
+            nulls: compare with no relations and with partners exchanged, for the verdict: all tasks; None: some, where
+                they are enough and have no groups; False: none.
 
         Returns:
             NumPy arrays, or tensors if states are a tensor. Entities that a task lacks have NaN, or -1 as relations.
@@ -138,21 +154,38 @@ class Model:
         """
         data, given, steps = self._given(states, mask)
         data = _grouped(data, groups)
+        tensors, index = isinstance(states, Tensor), None
         if data.group_names is not None:
-            return self._infer_groups(data, given, steps, isinstance(states, Tensor), advance)
+            index = torch.from_numpy(data.group_index())
+            found = self._infer_groups(data, given, steps, tensors, advance)
+        else:
+            found = self._infer_tasks(data, given, steps, sampling, self.calibration, advance, tensors)
+        misfits = 0.0 if found.misfit is None else float(np.mean(np.asarray(found.misfit)))
+        counts = None if data.counts is None else torch.from_numpy(data.counts)
+        verdict = judge_file(self.module, self.judged, given, steps, index, counts, misfits, nulls)
+        if verdict.found and misfits > 0.5 and index is None:  # relations are there, but errors are not those of home
+            again = recalibrated(self.module, self.calibration, given, steps, counts)
+            found = self._infer_tasks(data, given, steps, sampling, again, None, tensors)
+        return claimed(replace(found, verdict=verdict), self.judged.prior)
+
+    def _infer_tasks(
+        self, data: Trajectories, given: Tensor, steps: Tensor | None, sampling: bool, calibration: Calibration,
+        advance: Advance | None, tensors: bool,
+    ) -> Relations:  # fmt: skip
+        """Relations of tasks, each with a structure of its own."""
         whole = _Whole(*given.shape[:2])
         for ids, n in _batches(data):
             generator = torch.Generator().manual_seed(self.module.seed)
             with renumbered([data.task_name(int(task)) for task in ids]):
                 of = None if steps is None else steps[ids]
-                found = self._infer(given[ids, :n], of, sampling, generator)
+                found = self._infer(given[ids, :n], of, sampling, generator, calibration)
             whole.put(ids, found)
             if advance is not None:
                 advance(len(ids))
-        return Relations(**whole.fields(Relations, isinstance(states, Tensor)))
+        return Relations(**whole.fields(Relations, tensors))
 
     def _infer(
-        self, states: Tensor, mask: Tensor | None, sampling: bool, generator: torch.Generator
+        self, states: Tensor, mask: Tensor | None, sampling: bool, generator: torch.Generator, calibration: Calibration
     ) -> dict[str, Tensor | None]:
         module, model = self.module, self.module.model
         k, n, t = model.dynamics.num_edge_modules, states.shape[1], states.shape[2]
@@ -162,7 +195,7 @@ class Model:
             raise TaskError(int(lost[0]), OVERFLOWN)
         frames = t if mask is None else int(mask.sum(1).median()) + 1
         structure, r_hat, nodes, types = found.structure, None, None, None
-        temperature = self.calibration.at(frames)
+        temperature = calibration.at(frames)
         probabilities = found.probabilities
         if module.search.horizon == 1:
             probabilities, r_hat = of_edges(
@@ -179,8 +212,15 @@ class Model:
         return {
             "probabilities": chances, "relations": chances.argmax(-1), "energies": found.energies, "evidence": gap,
             "r_hat": None if r_hat is None else to_matrix(r_hat), "modules": modules, "node_modules": nodes,
-            "types": types,
+            "types": types, "misfit": self._misfit(states, found, mask, frames),
         }  # fmt: skip
+
+    def _misfit(self, states: Tensor, found: Inferred, mask: Tensor | None, frames: int) -> Tensor | None:
+        """Whether the model does not fit tasks, (B,), if it is known how well it fits those of validation."""
+        home = self.judged.home
+        if home is None:
+            return None
+        return home.misfit(*as_searched(self.module.model, states, found, home, mask), frames)
 
     def _infer_groups(
         self, data: Trajectories, states: Tensor, mask: Tensor | None, tensors: bool, advance: Advance | None
@@ -203,10 +243,26 @@ class Model:
             parts = {
                 "probabilities": chances, "relations": chances.argmax(-1), "energies": found.energies,
                 "evidence": gap.float(), "modules": modules, "node_modules": nodes, "types": types,
+                "misfit": self._group_misfit(states, mask, data.group_index(), groups, found.structure),
             }  # fmt: skip
             whole.put(groups, parts)
         fields = whole.fields(Relations, tensors) | {"groups": names, "of_tasks": data.group_index()}
         return Relations(**fields)
+
+    def _group_misfit(
+        self, states: Tensor, mask: Tensor | None, index: np.ndarray, groups: np.ndarray, structure: Structure
+    ) -> Tensor | None:
+        """Whether the model does not fit most tasks of groups, (G,), whose structures are given."""
+        home = self.judged.home
+        if home is None:
+            return None
+        tasks, n = np.flatnonzero(np.isin(index, groups)), structure.edge_modules.shape[1]
+        place, parts = torch.from_numpy(np.searchsorted(groups, index[tasks])), []
+        for some in torch.arange(len(tasks)).split(BATCH):
+            ids, rows = tasks[some], Structure(*(part[place[some]] for part in structure))
+            whole = quality(self.module.model, states[ids, :n], rows, None if mask is None else mask[ids])
+            parts.append(home.misfit(*whole, states.shape[2]))
+        return torch.bincount(place, torch.cat(parts).double()) > 0.5 * torch.bincount(place)
 
     def _pooled(
         self, data: Trajectories, states: Tensor, mask: Tensor | None, advance: Advance | None = None
@@ -375,6 +431,24 @@ class _Whole:
         return {name: part if part is None or tensors else part.numpy() for name, part in parts.items()}
 
 
+def claimed(found: Relations, prior: Sequence[float] = ()) -> Relations:
+    """Relations as the verdict has them: where nothing may be claimed, probabilities are those of the prior, (R,)."""
+    nothing = found.verdict.name in (NOTHING, UNFIT)
+    b, r = len(found.probabilities), found.probabilities.shape[-1]
+    misfit = np.zeros(b, bool) if found.misfit is None or found.verdict.misfits > 0.5 else np.asarray(found.misfit)
+    lost = torch.from_numpy(misfit | nothing)
+    if not bool(lost.any()):
+        return found
+    share = torch.tensor(prior if len(prior) == r else [1 / r] * r)
+    chances, relations = (torch.as_tensor(part).clone() for part in (found.probabilities, found.relations))
+    there = chances[lost].isfinite()
+    chances[lost] = torch.where(there, share.to(chances), chances[lost])
+    relations[lost] = torch.where(there.all(-1), share.argmax(), relations[lost])
+    if isinstance(found.probabilities, Tensor):
+        return replace(found, probabilities=chances, relations=relations)
+    return replace(found, probabilities=chances.numpy(), relations=relations.numpy())
+
+
 def _batches(data: Trajectories) -> Iterator[tuple[np.ndarray, int]]:
     """Batches of up to `BATCH` tasks of one size, each with its number of entities."""
     counts = torch.from_numpy(np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts)
@@ -448,8 +522,9 @@ def load(model: str | Path) -> Model:
     path = path_of(model)
     content = read_checkpoint(path)
     module, data = model_of(content, path)
-    saved = content["modmeta"].get("calibration")
-    return Model(module, data, Calibration.from_state(saved) if saved else Calibration())
+    saved, judged = content["modmeta"].get("calibration"), content["modmeta"].get("judged")
+    calibration = Calibration.from_state(saved) if saved else Calibration()
+    return Model(module, data, calibration, Judged.from_state(judged) if judged else None)
 
 
 def fit(

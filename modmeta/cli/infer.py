@@ -25,6 +25,11 @@ def add_parser(subparsers: Any) -> None:
         "--relations", metavar="TABLE", help="table of true relations to compare with: task, receiver, sender, relation"
     )
     parser.add_argument("--sample", action="store_true", help="sample structures even if all can be enumerated")
+    parser.add_argument(
+        "--nulls",
+        action="store_true",
+        help="compare all tasks, not a sample, with no relations and with partners exchanged, for the verdict",
+    )
     parser.add_argument("--report", action="store_true", help="also write report.html, one page with all figures")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_reading(parser)
@@ -58,11 +63,11 @@ def run(args: argparse.Namespace) -> None:
     title = f"{args.file.name} by {args.model}" if args.report else None
     with output.written() as directory, progress("inferring", 3 * data.num_tasks) as advance:
         with naming_file(args.file):
-            found = model.infer(data, sampling=args.sample, advance=advance)
+            found = model.infer(data, sampling=args.sample, advance=advance, nulls=args.nulls or None)
             ahead = model.forecast(data, found, args.steps, advance=advance)
         facts = inference.write(directory, model, data, found, ahead, truth, loaded.notes, title, advance)
+    for name, value in facts:  # the verdict first
+        print(plain(f"{name}: {value}"))
     for note in loaded.notes:
         print(plain(f"note: {note}"))
-    for name, value in facts:
-        print(plain(f"{name}: {value}"))
     print(f"written to {plain(args.output)}, {time.perf_counter() - start:.1f} s")

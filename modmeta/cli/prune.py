@@ -58,9 +58,10 @@ def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[
     config = copy.deepcopy(content["modmeta"]["config"])
     for part in (config["model"]["dynamics"], config["proposal"]):
         part["num_edge_modules"] = len(keep)
+    own = {key: content["modmeta"][key] for key in ("data", "judged") if key in content["modmeta"]}
     return {
         "state_dict": state,
-        "modmeta": {"format": FORMAT, "config": config, "data": content["modmeta"]["data"]},
+        "modmeta": {"format": FORMAT, "config": config, **own},
     }, keep.tolist()
 
 

@@ -162,14 +162,15 @@ def _infer(
         if args.relations == "known" and matrix is not None:
             known = modules_of(module.module_to_relation, from_matrix(matrix))
     groups, counted = _search(args, module, visible, known)
-    result = content(groups, module, visible, truth)
+    result = content(groups, module, visible, truth, model.judged)
     if counted is not None:
         numbers = counted.number.bincount(minlength=counted.energies.shape[1])
         result["tasks_by_count"] = {str(number): int(tasks) for number, tasks in enumerate(numbers)}
-    saved = arrays(groups, module, visible, args.hide, units)
+    saved = arrays(groups, module, visible, args.hide, units, model.judged)
     if counted is not None:
         saved["held_out_energies"] = counted.energies.numpy()
     settings = {name: getattr(args, name) for name in ("hide", "relations", "count", "seed")}
+    settings |= {"verdict": model.judged.verdict.name}
     settings |= {"priors": priors_of(module.search, known is not None), "reciprocity": model.data["reciprocity"]}
     settings |= {"model": str(args.model), "data": str(args.data), "hardware": hardware(), "commit": commit()}
     with output.written() as directory:
@@ -178,11 +179,16 @@ def _infer(
         if groups:
             group = groups[0]
             drawn = None if truth is None else truth.states[group.tasks]
-            figure = plot_tasks(module, visible[group.tasks], group, drawn, min(DRAWN, len(group.tasks)))
+            figure = plot_tasks(module, visible[group.tasks], group, drawn, min(DRAWN, len(group.tasks)), model.judged)
             figure.savefig(directory / "unseen.png", dpi=120)
     console = Terminal()
     numbers_only = {name: value for name, value in result.items() if isinstance(value, float)}
     console.print(measures_table(numbers_only, f"hidden entities of {args.data}"))
+    console.print(f"verdict on the model: {model.judged.verdict}", highlight=False)
+    if result.get("do_not_fit"):
+        console.print(
+            f"the model does not fit {len(result['do_not_fit'])} tasks: {result['do_not_fit']}", highlight=False
+        )
     if "tasks_by_count" in result:
         console.print(f"tasks by number of hidden entities: {result['tasks_by_count']}")
     if "statement" in result:

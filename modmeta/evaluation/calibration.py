@@ -140,9 +140,10 @@ def _bands(
 
     Forecasts start before the last frames of the tasks. Errors of a law are correlated over steps, those that the
     ensemble draws are not, so the spread of the ensemble is too small. (Conformal prediction: Vovk, Gammerman,
-    Shafer, *Algorithmic Learning in a Random World*, 2005.)
+    Shafer, *Algorithmic Learning in a Random World*, 2005, with its correction for a finite number: of tasks, since
+    the entities of a task err together.)
     """
-    off = []
+    off, tasks = [], sum(len(states) for states, _ in scenes)
     for states, weighed in scenes:
         steps = min(AHEAD, states.shape[2] // 2)
         seen, ahead = states[:, :, :-steps], states[:, :, -steps:]
@@ -152,7 +153,8 @@ def _bands(
         spread = (forecast.high - forecast.low) / (2 * NORMAL)
         ahead = model.dynamics.nearest(ahead, forecast.mean)
         off.append(((ahead - forecast.mean).abs() / spread.clamp_min(1e-12)).flatten(0, 1))
-    return tuple(tuple(row) for row in torch.cat(off).quantile(HELD, dim=0).tolist())  # over tasks and entities
+    share = min(1.0, HELD * (tasks + 1) / tasks)
+    return tuple(tuple(row) for row in torch.cat(off).quantile(share, dim=0).tolist())  # over tasks and entities
 
 
 def tempered(model: RelationalModel, search: Search, states: Tensor, generator: torch.Generator) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.evaluation.verdict import NOTHING, UNFIT, Judged
 from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.hidden.infer import Found
 from modmeta.model.model import RelationalModel
@@ -47,18 +48,47 @@ def silent_modules(model: RelationalModel, visible: Tensor) -> Tensor:
     return strength < SILENT * strength.max()
 
 
-def located(found: Found, model: RelationalModel, silent: Tensor) -> Tensor:
+def deviations(found: Found) -> Tensor:
+    """Standard deviations of hidden states (B, H, T, D), the paths that other starts led to included.
+
+    Paths weigh by their energies. Several hidden entities have no order to compare paths by: theirs are those of the
+    best path.
+    """
+    if found.paths.shape[1] > 1:
+        return found.deviations
+    share = (-found.excess).softmax(1)[..., None, None, None]
+    apart = (share * (found.others - found.paths.unsqueeze(1)).square()).nan_to_num(0).sum(1)
+    return (found.deviations.square() + apart).sqrt()
+
+
+def fits(found: Found, judged: Judged) -> Tensor:
+    """Whether a model fits the visible entities of tasks, hidden ones included, (B,), as far as that is known."""
+    (b, h, t, d), home = found.paths.shape, judged.home
+    if judged.verdict.name in (NOTHING, UNFIT):
+        return torch.zeros(b, dtype=torch.bool)
+    if home is None:
+        return torch.ones(b, dtype=torch.bool)
+    visible = found.energies[:, :-h].cpu()
+    each = visible.sum(1) / (visible.shape[1] * (t - 1) * d)
+    return ~home.misfit(each, torch.zeros(b), t)
+
+
+def located(found: Found, model: RelationalModel, silent: Tensor, judged: Judged | None = None) -> Tensor:
     """Whether each hidden entity is located (B, H): it acts on a visible entity, and its position is certain enough.
+
+    Where the model does not fit the visible entities, none is.
 
     Args:
         found: inferred hidden entities.
         model: model that was used.
         silent: edge modules that mean no relation (K,).
+        judged: what the model's checkpoint knows of its fit.
     """
     h = found.paths.shape[1]
     acts = ~silent[to_matrix(found.structure.edge_modules)[:, :-h, -h:]].all(1)
     positions = getattr(model.dynamics, "positions", found.paths.shape[-1])
-    scaled = found.deviations[..., :positions] / model.dynamics.state_scale[:positions]
+    acts = acts & fits(found, judged or Judged()).unsqueeze(1)
+    scaled = deviations(found)[..., :positions] / model.dynamics.state_scale[:positions]
     return acts & (scaled.square().mean((2, 3)).sqrt() < LOCATED)
 
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from modmeta.data.units import Units
+from modmeta.evaluation.verdict import Judged
 from modmeta.graph.relations import to_matrix
 from modmeta.hidden.infer import Found
-from modmeta.hidden.measures import Truth, located, measures, silent_modules
+from modmeta.hidden.measures import Truth, deviations, fits, located, measures, silent_modules
 from modmeta.training.bouncegrad import BounceGrad
 
 UNKNOWN = -1  # label of relations of absent entities
@@ -22,7 +23,9 @@ class Group(NamedTuple):
     found: Found
 
 
-def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int | None, units: Units) -> dict[str, Any]:
+def arrays(
+    groups: list[Group], module: BounceGrad, visible: Tensor, hide: int | None, units: Units, judged: Judged
+) -> dict[str, Any]:
     """The arrays of `unseen.npz`, for all B tasks.
 
     Args:
@@ -31,6 +34,7 @@ def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int |
         visible: states of the visible entities (B, V, T, D), normalised.
         hide: index of the entity that was removed from the file; None if the entity was not in it.
         units: units of the data.
+        judged: what the checkpoint knows of the model's fit.
 
     Returns:
         `count` (B,); `states` and `deviations` (B, H, T, D) in physical units, NaN for absent entities; `located`
@@ -56,8 +60,8 @@ def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int |
         at, number, starts = tasks.numpy(), found.paths.shape[1], found.others.shape[1]
         out["count"][at] = number
         out["states"][at, :number] = found.paths.numpy() * scale + offset
-        out["deviations"][at, :number] = found.deviations.numpy() * scale
-        out["located"][at, :number] = located(found, module.model, silent).numpy()
+        out["deviations"][at, :number] = deviations(found).numpy() * scale
+        out["located"][at, :number] = located(found, module.model, silent, judged).numpy()
         labels = to_matrix(module.module_to_relation[found.structure.edge_modules]).numpy()
         out["relations"][at, : v + number, : v + number] = labels
         out["others"][at, :starts, :number] = found.others.numpy() * scale + offset
@@ -68,23 +72,29 @@ def arrays(groups: list[Group], module: BounceGrad, visible: Tensor, hide: int |
     return out
 
 
-def content(groups: list[Group], module: BounceGrad, visible: Tensor, truth: Truth | None) -> dict[str, Any]:
+def content(
+    groups: list[Group], module: BounceGrad, visible: Tensor, truth: Truth | None, judged: Judged
+) -> dict[str, Any]:
     """The content of `unseen.json`: measures if the truth is known, and the tasks whose entity cannot be located."""
     silent = silent_modules(module.model, visible)
     lost = [
         int(task)
         for group in groups
-        for task, known in zip(group.tasks, located(group.found, module.model, silent).all(1), strict=True)
+        for task, known in zip(group.tasks, located(group.found, module.model, silent, judged).all(1), strict=True)
         if not known
     ]
+    unfit = [int(task) for group in groups for task in group.tasks[~fits(group.found, judged)]]
     out: dict[str, Any] = {"located": 1 - len(lost) / max(sum(len(group.tasks) for group in groups), 1)}
     if truth is not None:
         out |= measures(groups[0].found, truth, module.module_to_relation, silent)
+    if unfit:
+        out["do_not_fit"] = sorted(unfit)
     if lost:
         out["cannot_be_located"] = sorted(lost)
         out["statement"] = (
             f"in {len(lost)} tasks the hidden entity cannot be located, since the visible entities hardly depend on "
-            "its position, for example because it acts on none of them; its path and relations there are guesses"
+            "its position, for example because it acts on none of them, or the model does not fit; its path and "
+            "relations there are guesses"
         )
     return out
 

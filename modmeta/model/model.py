@@ -87,21 +87,29 @@ class RelationalModel(nn.Module):
             return None
         return self.dynamics.drive(self._errors(states, structure), states, mask)
 
-    def _errors(self, states: Tensor, structure: Structure) -> Tensor:
+    def _errors(self, states: Tensor, structure: Structure, chances: Tensor | None = None) -> Tensor:
         """Errors (B, N, T - 1, D) of predicted changes."""
-        received = summed(self.dynamics.messages(states, structure), structure.edge_modules.unsqueeze(2))
+        messages = self.dynamics.messages(states, structure)
+        if chances is None:
+            received = summed(messages, structure.edge_modules.unsqueeze(2))
+        else:
+            received = torch.einsum("bnsk,bnsktc->bntc", chances, messages).unsqueeze(2)
         change = self.dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
         return change - self.dynamics.targets(states)
 
-    def errors(self, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Tensor:
+    def errors(
+        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None
+    ) -> Tensor:
         """Errors (B, N, T - 1, D) of predicted changes, in units of `change_scale`, without constants of entities.
 
         Args:
             states: observed (B, N, T, D).
             structure: (B, N, S), (B, N).
             mask: steps that count, (B, T - 1); None for all.
+            chances: probabilities of edge modules (B, N, S, K), whose mean messages are taken; None for those of the
+                structure.
         """
-        return self.dynamics.without_constants(self._errors(states, structure), states, mask)
+        return self.dynamics.without_constants(self._errors(states, structure, chances), states, mask)
 
     def receiver_energies(
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,

@@ -19,6 +19,7 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.evaluation.calibration import calibration_error, reliability
 from modmeta.evaluation.laws import laws
 from modmeta.evaluation.matching import match_labels
+from modmeta.io import write_json
 from modmeta.plots import pictures
 from modmeta.text import for_plot, plain
 
@@ -64,6 +65,7 @@ def write(
         shown = type(ahead)(**{name: part[first] for name, part in vars(ahead).items()})
         came = None if truth is None else truth[first]
     write_relations(directory, scenes, found)
+    write_verdict(directory, scenes, found)
     write_types(directory, scenes, found)
     write_forecasts(directory, data, model.features, ahead)
     write_graphs(directory, scenes, found, advance)
@@ -96,6 +98,16 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
     if found.r_hat is not None:
         arrays["r_hat"] = found.r_hat
     np.savez(directory / "relations.npz", allow_pickle=False, **arrays)
+
+
+def write_verdict(directory: Path, data: Trajectories, found: "Relations") -> None:
+    """Writes `verdict.json`: the verdict, what it follows from, and the tasks that the model does not fit."""
+    misfit: np.ndarray | list[int] = [] if found.misfit is None else np.flatnonzero(np.asarray(found.misfit))
+    content = {"verdict": found.verdict.name} | found.verdict.state_dict()
+    del content["name"]
+    of = "tasks" if found.groups is None else "groups"
+    content[f"{of}_that_do_not_fit"] = None if found.misfit is None else [data.task_name(int(i)) for i in misfit]
+    write_json(directory / "verdict.json", content)
 
 
 def _named(found: "Relations", columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -220,7 +232,9 @@ def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[st
     pictures.plot_usage(left, usage, labels)
     left.set_title("module usage")
     if model.module.search.horizon == 1 and data.mask is None and found.groups is None:
-        first = type(found)(**{name: None if part is None else part[:1] for name, part in vars(found).items()})
+        first = type(found)(
+            **{name: part[:1] if hasattr(part, "shape") else part for name, part in vars(found).items()}
+        )
         energies, temperatures = model.trace(data.states[:1], first)
         pictures.plot_energies(right, energies[..., 0], temperatures)
         right.set_title(f"chains of task {for_plot(data.task_name(0))}")
@@ -246,6 +260,7 @@ def facts_of(
     relation = found.relations[tasks, receivers, senders]
     sure = found.probabilities[tasks, receivers, senders, relation]
     facts = [
+        *found.verdict.facts(),
         ("tasks", str(data.num_tasks)),
         *([] if found.groups is None else [("groups", str(scenes.num_tasks))]),
         ("pairs", str(len(tasks))),

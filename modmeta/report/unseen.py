@@ -3,13 +3,16 @@
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from modmeta.evaluation.verdict import Judged
 from modmeta.hidden.measures import located, silent_modules
 from modmeta.hidden.result import Group, predicted_without
 from modmeta.plots.unseen import plot_scene, plot_spread
 from modmeta.training.bouncegrad import BounceGrad
 
 
-def plot_tasks(module: BounceGrad, visible: Tensor, group: Group, truth: Tensor | None, count: int) -> Figure:
+def plot_tasks(
+    module: BounceGrad, visible: Tensor, group: Group, truth: Tensor | None, count: int, judged: Judged
+) -> Figure:
     """Scenes above, spread over starts below, a column for each of the first tasks of a group.
 
     Args:
@@ -18,11 +21,12 @@ def plot_tasks(module: BounceGrad, visible: Tensor, group: Group, truth: Tensor 
         group: inferred.
         truth: of the hidden entities (b, H, T, D), if it is known.
         count: of tasks that are drawn.
+        judged: what the checkpoint knows of the model's fit.
     """
     figure = Figure(figsize=(3.6 * count, 6.6), layout="constrained")
     axes = figure.subplots(2, count, squeeze=False)
     without = predicted_without(module, visible[:count])
-    known = located(group.found, module.model, silent_modules(module.model, visible)).all(1)
+    known = located(group.found, module.model, silent_modules(module.model, visible), judged).all(1)
     for i in range(count):
         hidden = None if truth is None else truth[i]
         plot_scene(axes[0, i], visible[i], without[i], group.found.paths[i], hidden)

@@ -13,6 +13,7 @@ from modmeta.data.loading.batches import by_size
 from modmeta.errors import UserError
 from modmeta.evaluation.gain import gain
 from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
+from modmeta.evaluation.verdict import Verdict
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.basis import FoundLaws
@@ -139,6 +140,7 @@ class BounceGrad(ResumableModule):
         self.beginning: Beginning | None = None
         self.groups: Groups | None = None
         self.norms: list[Tensor] = []  # of the gradients that were not looked at yet
+        self.verdict: Verdict | None = None  # at the end of training
 
     def begin_with(self, beginning: Beginning) -> None:
         """Gives the module what a cold start found, before it is fitted."""

@@ -1,5 +1,6 @@
 """`modmeta infer` on files, and what it writes."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -19,10 +20,18 @@ from modmeta.text import plain
 from tests.unit.test_text import named
 
 
-def test_infer_writes_what_is_true(springs_file: Path, springs: Trajectories, tmp_path: Path) -> None:
+def test_infer_writes_what_is_true(
+    springs_file: Path, springs: Trajectories, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     words = ["--relations", str(springs_file.with_name("truth.csv")), "--report", "--observed", "40", "--steps", "9"]
     assert main(["infer", "springs5", str(springs_file), "-o", str(out), *words]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "verdict: relations found"
+    told = json.loads((out / "verdict.json").read_text())
+    assert told["verdict"] == "relations found"
+    assert told["over_exchanged"] > 1
+    assert told["tasks_that_do_not_fit"] == []
+    assert "relations found" in (out / "report.html").read_text()
     rows = csv.read_csv(out / "relations.csv")
     assert rows.column_names == ["task", "receiver", "sender", "relation", "probability"]
     assert rows.equals(parquet.read_table(out / "relations.parquet").cast(rows.schema))

@@ -103,6 +103,8 @@ class RunRecord(pl.Callback):
         if content["priors"]:
             console.print(f"structural priors: {', '.join(content['priors'])}")
         unused = [str(k) for k, share in enumerate(content["val/module_usage"]) if share < UNUSED]
+        if "verdict" in content:
+            console.print(f"verdict: {content['verdict']}", highlight=False)
         if unused:
             console.print(
                 f"edge modules on less than {UNUSED:.0%} of edges: {', '.join(unused)}; `modmeta prune` removes them"
@@ -116,6 +118,8 @@ class RunRecord(pl.Callback):
         for row in self.history:
             last |= row
         measures = measures | {name: last[name] for name in ("val/type_accuracy",) if name in last}
+        verdict = getattr(module, "verdict", None)  # baselines have none
+        measures = measures | ({} if verdict is None else verdict.measures())
         return measures | {
             "train/tasks": trainer.datamodule.num_tasks,  # type: ignore[attr-defined]
             "train/seconds": round(self.seconds, 2),

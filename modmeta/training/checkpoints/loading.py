@@ -13,7 +13,7 @@ from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.checkpoints.arguments import check_arguments
 from modmeta.training.checkpoints.compat import upgraded
 from modmeta.training.checkpoints.files import LAST, find_newest, load
-from modmeta.training.checkpoints.trust import MOST, check_config, check_description, shown
+from modmeta.training.checkpoints.trust import MOST, check_config, check_description, check_judged, shown
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -55,6 +55,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file} is a checkpoint of another program; use one written by `modmeta train`")
     check_config(own["config"], str(file))
     check_description(own["data"], own.get("calibration"), own.get("reciprocity"), str(file))
+    check_judged(own.get("judged"), str(file))
     if not isinstance(state, dict) or not all(isinstance(part, Tensor) for part in state.values()):
         raise UserError(f"{file}: its state_dict holds more than tensors; it is not loaded")
     content = upgraded(content, file)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import hydra
 
 from modmeta.errors import UserError
+from modmeta.evaluation.verdict import Judged
 from modmeta.training.checkpoints.compat import RENAMED
 
 
@@ -336,6 +337,22 @@ def check_description(data: Any, calibration: Any, reciprocity: Any, where: str)
     rows = bands if isinstance(bands, list) and 0 < len(bands) < NODES else [None]
     if not all(isinstance(row, list) and len(row) > 0 and _numbers(row, len(row)) and min(row) >= 0 for row in rows):
         raise refuse("calibration.bands", bands)
+
+
+def check_judged(judged: Any, where: str) -> None:
+    """Checks the verdict in a checkpoint; None if there is none.
+
+    Raises:
+        UserError: it is not what training writes.
+    """
+    if judged is None:
+        return
+    try:
+        Judged.from_state(judged)
+    except ValueError as error:
+        raise UserError(
+            f"{where}: its verdict is not what training writes ({shown(str(error))}); use another checkpoint"
+        ) from error
 
 
 def _numbers(values: Any, size: Any, positive: bool = False) -> bool:

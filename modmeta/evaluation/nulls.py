@@ -1,0 +1,292 @@
+"""Nulls: what structures gain on held-out frames over no relations, and over partners exchanged.
+
+Where partners are exchanged, every entity meets recordings of other tasks: statistics of single entities stay, and
+nobody can act on anybody. Each recording occurs once among strangers, so an entity in its own task is compared with
+itself elsewhere. Structures come from one half of the data and are judged by the other, and the other way round.
+
+Letters: B tasks, G groups, N entities, S senders, T frames, L = T - 1 steps, D features, K edge modules.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.evaluation.gain import SMALL
+from modmeta.evaluation.matching import Distances, agreement
+from modmeta.graph.bank import Structure
+from modmeta.model.model import RelationalModel
+from modmeta.search.infer import Inferred
+
+FEWEST = 4  # tasks
+SHORTEST = 5  # frames
+PIECES, PIECE = 16, 8  # of tasks that share structures, at least; frames of a piece, at least
+
+# What states (B, N, T, D) and steps that count (B, T - 1) tell of structures.
+Find = Callable[[Tensor, Tensor | None], Inferred]
+# The same where tasks come in groups (B,), of the structures of groups.
+FindShared = Callable[[Tensor, Tensor | None, Tensor], Inferred]
+
+
+class Halves(NamedTuple):
+    """What two halves of the data tell.
+
+    Attributes:
+        error: of changes predicted by what the other half tells of the structure, (B, N, L, D).
+        structures: of every half.
+    """
+
+    error: Tensor
+    structures: tuple[Structure, Structure]
+
+
+Tell = Callable[[Tensor, Tensor | None], Halves]
+
+
+class Gain(NamedTuple):
+    """Nats a number gained on held-out frames.
+
+    Attributes:
+        mean: over tasks.
+        error: its standard error.
+        freedom: degrees of freedom of the error.
+    """
+
+    mean: float
+    error: float
+    freedom: int
+
+
+class Compared(NamedTuple):
+    """A model's structures of some tasks compared with nulls.
+
+    Attributes:
+        none: gain over no relations.
+        exchanged: gain over partners exchanged.
+        agreement: weighted kappa of the structures that two halves tell.
+        agreement_exchanged: the same where partners are exchanged.
+        tasks: their number.
+    """
+
+    none: Gain
+    exchanged: Gain
+    agreement: float
+    agreement_exchanged: float
+    tasks: int
+
+
+def in_time(find: Find, model: RelationalModel) -> Tell:
+    """Halves are the first and the last frames of every task, which has a structure of its own."""
+
+    def tell(states: Tensor, mask: Tensor | None) -> Halves:
+        half = states.shape[2] // 2
+        parts = ((slice(half + 1), slice(half)), (slice(half, None), slice(half, None)))
+        seen = [(states[:, :, frames], None if mask is None else mask[:, steps]) for frames, steps in parts]
+        found = [find(*part) for part in seen]
+        errors = [_errors(model, part[0], other, part[1]) for part, other in zip(seen, found[::-1], strict=True)]
+        return Halves(torch.cat(errors, 2), (found[0].structure, found[1].structure))
+
+    return tell
+
+
+def in_groups(find: FindShared, model: RelationalModel, groups: Tensor) -> Tell:
+    """Halves are the first and the last tasks of every group (B,), which share a structure.
+
+    Raises:
+        ValueError: a group has a single task.
+    """
+    place = _places(groups)
+    later = place >= (groups.bincount()[groups] + 1) // 2
+    if not bool(torch.equal(groups[later].unique(), groups.unique())):
+        raise ValueError("a group of a single task has no halves")
+
+    def tell(states: Tensor, mask: Tensor | None) -> Halves:
+        found, error = [], torch.empty_like(model.dynamics.targets(states))
+        for half in (~later, later):
+            found.append(find(states[half], None if mask is None else mask[half], groups[half]))
+            of = groups[~half]
+            structure = Structure(*(part[of] for part in found[-1].structure))
+            mine = found[-1]._replace(structure=structure, probabilities=found[-1].probabilities[of])
+            error[~half] = _errors(model, states[~half], mine, None if mask is None else mask[~half])
+        return Halves(error, (found[0].structure, found[1].structure))
+
+    return tell
+
+
+def _errors(model: RelationalModel, states: Tensor, told: Inferred, mask: Tensor | None) -> Tensor:
+    """Errors of mean messages, where messages add up: what is not told for sure does less harm than a guess."""
+    chances = told.probabilities if model.dynamics.additive else None
+    return model.errors(states, told.structure, mask, chances)
+
+
+@torch.no_grad()
+def compare(
+    tell: Tell,
+    model: RelationalModel,
+    states: Tensor,
+    generator: torch.Generator,
+    mask: Tensor | None = None,
+    groups: Tensor | None = None,
+    draws: int = 2,
+) -> Compared | None:
+    """Compares structures with both nulls; None where tasks or frames are too few, or errors are no numbers.
+
+    Args:
+        tell: what halves of states tell, see `in_time` and `in_groups`.
+        model: trained model.
+        states: tasks that it was not trained on, (B, N, T, D).
+        generator: of exchanges.
+        mask: steps that count, (B, T - 1); None for all.
+        groups: group of every task, (B,), from 0; partners are exchanged within groups. None without groups.
+        draws: number of exchanges.
+    """
+    b, n, t, _ = states.shape
+    if b < FEWEST or t < SHORTEST:
+        return None
+    dynamics = model.dynamics
+    targets, real = dynamics.targets(states), tell(states, mask)
+    counts = torch.ones_like(targets) if mask is None else mask[:, None, :, None].expand_as(targets).to(targets)
+    without = alone(targets, dynamics.scaled(states[:, :, :-1]), counts, dynamics.has_constants)
+    none, over, kappas = gains(real.error, without, without, targets, counts), [], []
+    distances, everyone = _distances(model, states), torch.arange(n, device=states.device)
+    for _ in range(draws):
+        origin = exchange(b, n, generator, groups).to(states.device)
+        steps = None if mask is None else mask[origin].all(1)
+        other, error, shared = tell(states[origin, everyone], steps), torch.empty_like(targets), counts
+        error[origin, everyone] = other.error
+        if steps is not None:
+            shared = torch.empty_like(targets)
+            shared[origin, everyone] = steps[:, None, :, None].expand_as(targets).to(targets)
+            shared = shared * counts
+        over.append(gains(real.error, error, without, targets, shared))
+        kappas.append(_agreement(other, distances))
+    by_draw = torch.stack(over)  # (draws, B)
+    if not bool(by_draw.isfinite().all() and none.isfinite().all()):
+        return None
+    exchanged = _mean(by_draw.mean(0))
+    if groups is not None and draws > 1:  # tasks share what is random in structures; draws do not
+        spread = float(by_draw.mean(1).var() * (1 + 1 / draws))
+        exchanged = Gain(exchanged.mean, (exchanged.error**2 + spread) ** 0.5, min(exchanged.freedom, draws - 1))
+    return Compared(_mean(none), exchanged, _agreement(real, distances), sum(kappas) / draws, b)
+
+
+def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
+    """Nats a number of every task, (B,), by which errors are smaller than others.
+
+    The mean over entities and features of the logarithm of the ratio of root mean squares, by the roots of those
+    without relations, as in `modmeta.evaluation.gain`.
+
+    Args:
+        error: of predicted changes, (B, N, L, D).
+        than: other errors.
+        without: errors without relations.
+        targets: the changes.
+        counts: 1 for steps that count, else 0.
+    """
+    typical = (targets.abs() * counts).sum() / counts.sum().clamp_min(1)
+    small = (SMALL * typical).double().square().clamp_min(torch.finfo(targets.dtype).tiny)
+
+    def size(of: Tensor) -> Tensor:
+        return ((of.double().square() * counts).sum(2) / counts.sum(2).clamp_min(1) + small).sqrt()
+
+    weight = size(without).sqrt() * (counts.sum(2) > 0)
+    return (weight * (size(than) / size(error)).log()).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1e-30)
+
+
+def alone(targets: Tensor, states: Tensor, counts: Tensor, constants: bool) -> Tensor:
+    """Errors (B, N, L, D) without relations: every entity by itself, each half of the frames told by the other.
+
+    An entity changes at a rate of its own, or by a cubic law of its own state that all share, or both, or not at all:
+    of every feature whatever is best on the whole.
+
+    Args:
+        targets: changes, (B, N, L, D).
+        states: at the start of every step, (B, N, L, D).
+        counts: 1 for steps that count, else 0, (B, N, L, D).
+        constants: the model knows the mean error of every entity in the frames to predict; so does this.
+    """
+    half = targets.shape[2] // 2
+    features = torch.cat([states, states**2, states**3, torch.ones_like(states[..., :1])], -1).double()
+    halves = (slice(half), slice(half, None))
+    errors = []
+    for fit, judge in (halves, halves[::-1]):
+        y, told, c = targets[:, :, judge].double(), targets[:, :, fit].double(), counts[:, :, fit].double()
+        x, weight = features[:, :, fit], c[..., :1]
+        law = _least_squares(x, told, weight)
+        beside = _least_squares(x - _level(x, weight), told - _level(told, c), weight)  # rates of entities left out
+        off = [y - features[:, :, judge] @ of for of in (law, beside)]
+        tried = torch.stack([y, y - _level(told, c), off[0], off[1] - _level(told - x @ beside, c)])
+        if constants:
+            tried = tried - torch.stack([_level(one, counts[:, :, judge].double()) for one in tried])
+        errors.append(tried)
+    whole = torch.cat([errors[1], errors[0]], 3)  # the first half is told by the last one
+    best = (whole.square() * counts).sum((1, 2, 3)).argmin(0)  # (D,)
+    return torch.stack([whole[int(way), ..., d] for d, way in enumerate(best)], -1).to(targets)
+
+
+def _least_squares(features: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """Coefficients (F, D) of features (B, N, L, F), weights (B, N, L, 1)."""
+    x, y = features.flatten(0, 2), (targets * weight).flatten(0, 2)
+    normal = x.mT @ (features * weight).flatten(0, 2)
+    ridge = 1e-9 * normal.diagonal() + 1e-12 * normal.diagonal().max().clamp_min(1e-300)
+    return torch.linalg.solve(normal + torch.diag(ridge), x.mT @ y)
+
+
+def _level(values: Tensor, counts: Tensor) -> Tensor:
+    return (values * counts).sum(2, keepdim=True) / counts.sum(2, keepdim=True).clamp_min(1)
+
+
+def in_pieces(states: Tensor, mask: Tensor | None, groups: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Tasks that share structures, cut so that there are `PIECES` of them, if they are long enough."""
+    b, n, t, d = states.shape
+    number = min(-(-PIECES // b), t // PIECE)
+    if number < 2:
+        return states, mask, groups
+    size = t // number
+    states = states[:, :, : number * size].reshape(b, n, number, size, d).transpose(1, 2).flatten(0, 1)
+    if mask is not None:
+        mask = torch.nn.functional.pad(mask, (0, 1))[:, : number * size].reshape(b * number, size)[:, :-1]
+    return states, mask, groups.repeat_interleave(number)
+
+
+def exchange(tasks: int, entities: int, generator: torch.Generator, groups: Tensor | None = None) -> Tensor:
+    """Task from which every entity takes its recording, (B, N); each recording is taken once.
+
+    Entities of a task come from different ones, as far as there are enough (of its group).
+    """
+    index = torch.zeros(tasks, dtype=torch.long) if groups is None else groups.cpu()
+    origin = torch.empty(tasks, entities, dtype=torch.long)
+    for group in index.unique():
+        ids = (index == group).nonzero().squeeze(1)
+        m = len(ids)
+        shift = torch.randperm(m, generator=generator, device=generator.device).cpu()[torch.arange(entities) % m]
+        origin[ids] = ids[(torch.arange(m).unsqueeze(1) + shift) % m]
+    return origin
+
+
+def _places(groups: Tensor) -> Tensor:
+    """Place of every task within its group, (B,)."""
+    place = torch.empty_like(groups)
+    for group in groups.unique():
+        mine = groups == group
+        place[mine] = torch.arange(int(mine.sum()), device=groups.device)
+    return place
+
+
+def _mean(values: Tensor) -> Gain:
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
+    return Gain(float(values.mean()), error, len(values) - 1)
+
+
+def _distances(model: RelationalModel, states: Tensor) -> Tensor:
+    few = max(1, 200 // states.shape[1] ** 2)
+    distances = Distances(model.dynamics.num_edge_modules).to(states.device)
+    distances.update(model.dynamics.messages(states[:few]))
+    return distances.compute()
+
+
+def _agreement(halves: Halves, distances: Tensor) -> float:
+    k = len(distances)
+    first, second = (of.edge_modules.flatten() for of in halves.structures)
+    return float(agreement(torch.bincount(first * k + second, minlength=k * k).view(k, k), distances))

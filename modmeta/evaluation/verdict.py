@@ -1,0 +1,304 @@
+"""The verdict on relations, by a fixed rule: found, found but not resolved, nothing found, or the model does not fit.
+
+Letters: B tasks, N entities, T frames, L = T - 1 steps, D features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from modmeta.evaluation.nulls import Compared, Gain
+from modmeta.graph.bank import Structure
+from modmeta.model.model import RelationalModel
+from modmeta.search.infer import Inferred
+
+FOUND, UNRESOLVED = "relations found", "relations found, not resolved"
+NOTHING, UNFIT = "nothing found", "model does not fit"
+UNKNOWN = "not judged"  # of models that were never compared, and of too few tasks
+VERDICTS = (FOUND, UNRESOLVED, NOTHING, UNFIT)
+CHANCE = 0.01  # of a gain this large, or larger, where there is none
+RESOLVED = 0.6  # agreement of the structures that two halves tell
+MARGIN = 1.0  # nats a number beyond which a task is far from those of validation, besides their own spread
+CORRELATED = 0.3  # by which the correlation of neighbouring errors may exceed that of validation tasks
+ENOUGH = 10  # steps from which that correlation is known
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be claimed of relations, and why.
+
+    Attributes:
+        name: one of `VERDICTS`, or `UNKNOWN`.
+        over_none, over_none_error: gain over no relations, nats a number on held-out frames, and its standard error.
+        over_exchanged, over_exchanged_error: the same over partners exchanged between tasks.
+        chance: of gains this large where there is nothing to find; of the weaker of both.
+        agreement: of the structures that two halves of the data tell (weighted kappa).
+        agreement_exchanged: the same where partners are exchanged.
+        tasks: number of tasks compared.
+        misfits: share of tasks that the model does not fit.
+    """
+
+    name: str = UNKNOWN
+    over_none: float | None = None
+    over_none_error: float | None = None
+    over_exchanged: float | None = None
+    over_exchanged_error: float | None = None
+    chance: float | None = None
+    agreement: float | None = None
+    agreement_exchanged: float | None = None
+    tasks: int = 0
+    misfits: float = 0.0
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def found(self) -> bool:
+        """Whether there is anything to report."""
+        return self.name in (FOUND, UNRESOLVED)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def measures(self) -> dict[str, Any]:
+        """Names of metrics and values; `verdict` and what it follows from."""
+        names = ("over_none", "over_none_error", "over_exchanged", "over_exchanged_error")
+        gains = {f"val/gain_{name}": getattr(self, name) for name in names}
+        return {"verdict": self.name, **gains, "val/agreement_exchanged": self.agreement_exchanged}
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and values to print, the verdict first."""
+        prior = self.name in (NOTHING, UNFIT)
+        out = [("verdict", self.name + ("; probabilities are those before anything is observed" if prior else ""))]
+        for what, gain, error in (
+            ("no relations", self.over_none, self.over_none_error),
+            ("partners exchanged", self.over_exchanged, self.over_exchanged_error),
+        ):
+            if gain is not None and error is not None:
+                out.append((f"gain over {what}", f"{gain:.4g} ± {error:.2g} nats per number, {self.tasks} tasks"))
+        if self.agreement is not None:
+            out.append(("agreement of two halves", f"{self.agreement:.2f} (1: always, 0: by chance)"))
+        if self.misfits:
+            out.append(("tasks that the model does not fit", f"{self.misfits:.1%}"))
+        return out
+
+
+NOT_JUDGED = Verdict()
+
+
+def chance(gain: Gain) -> float:
+    """Probability of a gain this large or larger where there is none (one-sided t-test over tasks)."""
+    if not gain.freedom or not gain.mean > 0:
+        return 1.0
+    return float(student.sf(gain.mean / max(gain.error, 1e-12), gain.freedom))
+
+
+def decide(compared: Compared | None, misfits: float = 0.0) -> Verdict:
+    """The verdict on tasks compared with nulls.
+
+    1. A gain over both nulls that chance gives in less than one of 100 cases: relations are found. Where the
+       structures of two halves of the data agree by less than `RESOLVED`, who acts on whom is not resolved.
+    2. Otherwise the model does not fit if it is far off in more than half of the tasks.
+    3. Otherwise nothing is found.
+
+    Args:
+        compared: result of `modmeta.evaluation.nulls.compare`; None if there is none.
+        misfits: share of tasks that the model does not fit.
+    """
+    if compared is None:
+        return Verdict(UNFIT if misfits > 0.5 else UNKNOWN, misfits=misfits)
+    by_chance = max(chance(compared.none), chance(compared.exchanged))
+    name = UNFIT if misfits > 0.5 else NOTHING
+    if by_chance < CHANCE:
+        name = FOUND if compared.agreement >= RESOLVED else UNRESOLVED
+    return Verdict(
+        name, compared.none.mean, compared.none.error, compared.exchanged.mean, compared.exchanged.error, by_chance,
+        compared.agreement, compared.agreement_exchanged, compared.tasks, misfits,
+    )  # fmt: skip
+
+
+def of_file(trained: Verdict, here: Verdict) -> Verdict:
+    """The verdict on a file from that on the model's validation tasks and that on the file alone.
+
+    A model that has found nothing finds nothing elsewhere. Tasks of a file may be too few to tell what validation
+    tasks told: then that counts, unless the gain is less than half as large.
+    """
+    if trained.name == UNKNOWN:
+        return here
+    if here.name == UNKNOWN:
+        return replace(trained, misfits=here.misfits)
+    if here.name == UNFIT:
+        return here
+    if trained.name in (NOTHING, UNFIT):
+        return replace(here, name=trained.name)
+    if here.found or trained.over_exchanged is None or here.over_exchanged is None:
+        return here
+    less = here.over_exchanged < trained.over_exchanged / 2
+    return here if less else replace(here, name=trained.name)
+
+
+@dataclass(frozen=True)
+class Home:
+    """How well a model explains its validation tasks, by number of observed frames.
+
+    Attributes:
+        frames: numbers of frames, increasing.
+        typical: median over tasks of the energy, nats a number.
+        limits: beyond which a task is far from them.
+        correlation: of neighbouring errors, beyond which they are not those of validation tasks; for enough frames.
+    """
+
+    frames: tuple[int, ...]
+    typical: tuple[float, ...]
+    limits: tuple[float, ...]
+    correlation: float
+
+    @classmethod
+    def of(cls, energies: Sequence[tuple[int, Tensor]], correlations: Tensor) -> "Home":
+        """From energies of validation tasks, (B,) nats a number for every number of frames, and their correlations."""
+        ordered = sorted(energies, key=lambda pair: pair[0])
+        typical, limits = [], []
+        for _, each in ordered:
+            middle, high = (float(each.double().quantile(share)) for share in (0.5, 0.95))
+            typical.append(middle)
+            limits.append(max(float(each.max()), high + 3 * (high - middle)) + MARGIN)
+        known = correlations[correlations.isfinite()]
+        most = float(known.max()) + CORRELATED if len(known) else float("inf")
+        return cls(tuple(frames for frames, _ in ordered), tuple(typical), tuple(limits), min(most, 2.0))
+
+    @property
+    def white(self) -> bool:
+        """Whether errors of validation tasks are so little correlated that those of others may be more so."""
+        return self.correlation < 1
+
+    def misfit(self, energies: Tensor, correlations: Tensor, frames: int) -> Tensor:
+        """Whether the model does not fit tasks, (B,) bool, of energies (B,) nats a number, correlations (B,)."""
+        limit = float(np.interp(np.log(frames), np.log(self.frames), self.limits))
+        far = ~(energies <= limit)  # NaN is far, too
+        return far | (correlations > self.correlation) if self.white and frames > ENOUGH else far
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        lists = {name: list(getattr(self, name)) for name in ("frames", "typical", "limits")}
+        return lists | {"correlation": self.correlation}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Home":
+        """Restores from `state_dict`."""
+        lists = {name: tuple(state[name]) for name in ("frames", "typical", "limits")}
+        return cls(**lists, correlation=float(state["correlation"]))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a checkpoint knows of its own claims.
+
+    Attributes:
+        verdict: on validation tasks.
+        home: how well they are explained; None if unknown.
+        prior: probabilities of relations where nothing is found, (R,); empty for equal ones.
+    """
+
+    verdict: Verdict = NOT_JUDGED
+    home: Home | None = None
+    prior: tuple[float, ...] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        home = None if self.home is None else self.home.state_dict()
+        return {"verdict": self.verdict.state_dict(), "home": home, "prior": list(self.prior)}
+
+    @classmethod
+    def from_state(cls, state: Any) -> "Judged":
+        """Restores from `state_dict`.
+
+        Raises:
+            ValueError: it is not what `state_dict` gives.
+        """
+        try:
+            home, prior = state["home"], tuple(float(share) for share in state["prior"])
+            made = cls(Verdict(**state["verdict"]), None if home is None else Home.from_state(home), prior)
+            made.check()
+        except (TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+            raise ValueError(f"not a verdict: {error}") from error
+        return made
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: a value makes no sense.
+        """
+        verdict, home = self.verdict, self.home
+        numbers = [value for name, value in asdict(verdict).items() if name != "name"]
+        if verdict.name not in (*VERDICTS, UNKNOWN) or not all(
+            value is None or type(value) in (int, float) for value in numbers
+        ):
+            raise ValueError(f"not a verdict: {verdict.name!r}")
+        if any(not 0 <= share <= 1 for share in self.prior):
+            raise ValueError("not probabilities")
+        if home is not None:
+            sizes = {len(home.frames), len(home.typical), len(home.limits)}
+            if len(sizes) != 1 or 0 in sizes or any(type(value) is not int or value < 1 for value in home.frames):
+                raise ValueError("numbers of frames make no sense")
+            if not np.isfinite([*home.typical, *home.limits, home.correlation]).all():
+                raise ValueError("energies are no numbers")
+
+
+class Quality(NamedTuple):
+    """How well a structure explains tasks.
+
+    Attributes:
+        energies: nats a number, (B,).
+        correlations: of neighbouring errors, (B,).
+    """
+
+    energies: Tensor
+    correlations: Tensor
+
+
+@torch.no_grad()
+def as_searched(
+    model: RelationalModel, states: Tensor, found: Inferred, home: "Home | None", mask: Tensor | None = None
+) -> Quality:
+    """How well what a search has found explains states (B, N, T, D), by the energies that it ended with.
+
+    Errors are worked out only where their correlation says something, see `Home.white`.
+    """
+    b, n, t, d = states.shape
+    numbers = torch.full((b,), (t - 1) * n * d) if mask is None else mask.sum(1).clamp_min(1).cpu() * n * d
+    correlations = torch.zeros(b)
+    if home is None or home.white:
+        correlations = correlation(model.errors(states, found.structure, mask), mask).cpu()
+    return Quality(found.energies.cpu() / numbers, correlations)
+
+
+@torch.no_grad()
+def quality(model: RelationalModel, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Quality:
+    """How well structures (B, N, S), (B, N) explain states (B, N, T, D) one step ahead, without observation noise."""
+    errors = model.errors(states, structure, mask)
+    energy = model.likelihood.energy(errors, model.log_scale(states))
+    counts = torch.ones_like(energy) if mask is None else mask[:, None, :, None].expand_as(energy).to(energy)
+    mean = (energy * counts).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp_min(1)
+    return Quality(mean.cpu(), correlation(errors, mask).cpu())
+
+
+def correlation(errors: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean correlation of neighbouring errors (B, N, L, D) of tasks, (B,), of the signs of errors about their medians.
+
+    Signs, since a few large errors would decide; 0 where errors are white.
+
+    Args:
+        errors: of predicted changes.
+        mask: steps that count, (B, L); None for all.
+    """
+    signs = (errors - errors.median(2, keepdim=True).values).sign()
+    if mask is not None:
+        signs = signs * mask[:, None, :, None]
+    both = signs[:, :, 1:] * signs[:, :, :-1]
+    return both.flatten(1).sum(1) / both.abs().flatten(1).sum(1).clamp_min(1)

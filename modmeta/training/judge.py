@@ -1,0 +1,168 @@
+"""The verdict on a trained module, from its validation tasks."""
+
+import torch
+from torch import Tensor
+
+from modmeta.data.loading.batches import TaskDataset, by_size
+from modmeta.evaluation.calibration import TASKS, WINDOWS, Calibration, calibrate
+from modmeta.evaluation.nulls import Compared, compare, in_groups, in_pieces, in_time
+from modmeta.evaluation.verdict import (
+    NOTHING,
+    UNFIT,
+    Home,
+    Judged,
+    Quality,
+    Verdict,
+    as_searched,
+    decide,
+    of_file,
+    quality,
+)
+from modmeta.graph.bank import Structure
+from modmeta.search.infer import Inferred
+from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
+from modmeta.training.bouncegrad import BounceGrad
+
+SLOW = 20  # tasks at most where rollouts are searched
+SOME = 10  # tasks of a file that are compared, at least; as many as are inferred at once
+DRAWS, DRAWS_OF_GROUPS = 2, 6  # exchanges of partners
+
+
+def judge(module: BounceGrad, valid: TaskDataset) -> Judged:
+    """Compares what a module finds in validation tasks with both nulls, and notes how well it explains them.
+
+    Args:
+        module: trained, in evaluation mode.
+        valid: tasks that it was not trained on.
+    """
+    most = TASKS if module.search.horizon == 1 else SLOW
+    sizes = by_size(torch.arange(len(valid)), valid.counts)
+    ids = max(sizes, key=len)[:most]  # tasks of one size
+    n = valid.states.shape[1] if valid.counts is None else int(valid.counts[ids[0]])
+    states = valid.states[ids, :n, : module.observed_frames].to(module.device)
+    mask = None if valid.mask is None else valid.mask[ids, : states.shape[2] - 1].to(module.device)
+    groups = None if valid.groups is None else valid.groups[ids].to(module.device)
+    verdict = decide(compared(module, states, mask, groups))
+    prior: tuple[float, ...] = ()
+    if valid.relations is not None:
+        labels = valid.relations[ids, :n, : n - 1].flatten().long()
+        prior = tuple((labels.bincount(minlength=module.num_relations) / len(labels)).tolist())
+    return Judged(verdict, _home(module, states, mask, groups), prior)
+
+
+def compared(
+    module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tensor | None, draws: int | None = None
+) -> Compared | None:
+    """What a module finds in tasks of one size, compared with both nulls; see `modmeta.evaluation.nulls.compare`.
+
+    Args:
+        module: trained.
+        states: (B, N, T, D), not seen in training.
+        mask: steps that count, (B, T - 1); None for all.
+        groups: of tasks, (B,), where those of a group share a structure.
+        draws: number of exchanges; None for the usual.
+    """
+    model = module.model
+    generator = torch.Generator(states.device).manual_seed(module.seed)
+    if groups is None:
+        tell = in_time(lambda seen, steps: module.infer(seen, None, False, steps), model)
+        return compare(tell, model, states, generator, mask, draws=draws or DRAWS)
+    states, mask, groups = in_pieces(states, mask, groups)
+    several = (groups.bincount()[groups] > 1).nonzero().squeeze(1)
+    if not len(several):
+        return None
+    states, mask = states[several], None if mask is None else mask[several]
+    groups = groups[several].unique(return_inverse=True)[1]
+
+    def find(seen: Tensor, steps: Tensor | None, of: Tensor) -> Inferred:
+        return pooled(module, seen, steps, of)
+
+    tell = in_groups(find, model, groups)
+    return compare(tell, model, states, generator, mask, groups, draws or DRAWS_OF_GROUPS)
+
+
+def pooled(module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tensor) -> Inferred:
+    """What tasks (B, N, T, D) tell of the structures of their groups (B,)."""
+    number, (_, n, _, d) = int(groups.max()) + 1, states.shape
+    problem = PooledProblem(
+        module.model, states.new_zeros(number, n, 1, d), edge_cost=module.search.edge_cost,
+        batches=in_batches(states, groups, mask),
+    )  # fmt: skip
+    return infer_pooled(module.search, problem, torch.Generator(states.device).manual_seed(module.seed))
+
+
+def _home(module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tensor | None) -> Home | None:
+    if groups is not None:
+        of = groups.unique(return_inverse=True)[1]
+        found = pooled(module, states, mask, of).structure
+        whole = quality(module.model, states, Structure(*(part[of] for part in found)), mask)
+        return _noted([(states.shape[2], whole)])
+    if module.search.horizon > 1:
+        return None
+    known = []
+    for window in sorted({min(window, states.shape[2]) for window in WINDOWS}):
+        seen, steps = states[:, :, :window], None if mask is None else mask[:, : window - 1]
+        mine = module.infer(seen, None, False, steps)
+        known.append((window, as_searched(module.model, seen, mine, None, steps)))
+    return _noted(known)
+
+
+def _noted(known: list[tuple[int, Quality]]) -> Home | None:
+    whole = known[-1][1]
+    if not bool(torch.cat([one.energies for _, one in known]).isfinite().all()):
+        return None
+    return Home.of([(frames, one.energies) for frames, one in known], whole.correlations)
+
+
+def judge_file(
+    module: BounceGrad, judged: Judged, states: Tensor, mask: Tensor | None, groups: Tensor | None,
+    counts: Tensor | None, misfits: float, nulls: bool | None,
+) -> Verdict:  # fmt: skip
+    """The verdict on tasks of a file, from what the model's validation tasks told and from their own nulls.
+
+    Args:
+        module: trained.
+        judged: what its checkpoint knows.
+        states: (B, N, T, D), normalised.
+        mask: steps that count, (B, T - 1); None for all.
+        groups: of tasks, (B,); None where every task has a structure of its own.
+        counts: number of entities of every task, (B,); None for N.
+        misfits: share of tasks that the model does not fit.
+        nulls: compare all tasks; None: a sample, where there are no groups; False: only tasks that do not fit.
+    """
+    nothing = judged.verdict.name in (NOTHING, UNFIT) and not nulls
+    few = nulls is None and groups is None and module.search.horizon == 1
+    if nothing or not (nulls or few or misfits > 0.5):
+        return of_file(judged.verdict, decide(None, misfits))
+    far = misfits > 0.5  # only gains can tell whether there are relations all the same
+    ids = sample_of(len(states), counts, None if nulls else TASKS if far else SOME)
+    n = states.shape[1] if counts is None else int(counts[ids[0]])
+    part = (states[ids, :n], None if mask is None else mask[ids], None if groups is None else groups[ids])
+    return of_file(judged.verdict, decide(compared(module, *part, draws=None if nulls or far else 1), misfits))
+
+
+def sample_of(tasks: int, counts: Tensor | None, least: int | None) -> Tensor:
+    """Tasks of the most frequent size, spread over the file: one of 20, or `least` if that is more; None for all."""
+    ids = max(by_size(torch.arange(tasks), counts), key=len)
+    if least is None:
+        return ids
+    few = min(len(ids), max(least, len(ids) // 20))
+    return ids[torch.arange(few) * len(ids) // few]
+
+
+def recalibrated(
+    module: BounceGrad, calibration: Calibration, states: Tensor, mask: Tensor | None, counts: Tensor | None
+) -> Calibration:
+    """Temperatures for tasks whose errors are not those of validation tasks, by agreement of their two ends.
+
+    They are no lower than before. Recordings with gaps keep them.
+    """
+    ids = sample_of(len(states), counts, SOME)
+    whole = ids if mask is None else ids[mask[ids].all(1)]
+    n = states.shape[1] if counts is None else int(counts[ids[0]])
+    if not len(whole) or module.search.horizon > 1 or module.model.noise or states.shape[2] < 2 * 3:
+        return calibration
+    scenes = [(states[whole, :n], None)]
+    here = calibrate(module.model, module.search, scenes, module.module_to_relation, module.seed)
+    least = [max(mine, calibration.at(frames)) for frames, mine in zip(here.frames, here.temperatures, strict=True)]
+    return here._replace(temperatures=tuple(least))

@@ -1,0 +1,251 @@
+"""The verdict where it is known whether there is anything to find."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from modmeta.evaluation.nulls import (
+    Compared,
+    Gain,
+    alone,
+    compare,
+    exchange,
+    gains,
+    in_groups,
+    in_pieces,
+    in_time,
+)
+from modmeta.evaluation.verdict import (
+    FOUND,
+    NOT_JUDGED,
+    NOTHING,
+    UNFIT,
+    UNKNOWN,
+    UNRESOLVED,
+    Home,
+    Judged,
+    Verdict,
+    correlation,
+    decide,
+    of_file,
+    quality,
+)
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import from_matrix
+from modmeta.model.dynamics.discrete import ModularDynamics
+from modmeta.model.features import RelativeFeatures
+from modmeta.model.likelihood import Gaussian
+from modmeta.model.model import RelationalModel
+from modmeta.search.infer import Inferred, infer
+from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
+from modmeta.search.search import Search
+from modmeta.search.selection import gibbs
+
+SEARCH = Search(receivers="all", selection=gibbs, horizon=1, enumerate_up_to=1024, samples=1, flips=False)
+
+
+def drawn(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def coupled(strength: float, tasks: int = 24, entities: int = 4, frames: int = 40, shared: bool = False) -> Tensor:
+    """One feature that decays, is driven by noise and by the differences to some of the others."""
+    relations = (drawn(1 if shared else tasks, entities, entities, seed=1) > 0).float() * (1 - torch.eye(entities))
+    noise, states = drawn(frames, tasks, entities, seed=2), [drawn(tasks, entities, seed=3)]
+    for step in noise:
+        now = states[-1]
+        pull = (relations * (now.unsqueeze(1) - now.unsqueeze(2))).sum(-1)
+        states.append(now + strength * pull - 0.1 * now + 0.3 * step)
+    return torch.stack(states, 2).unsqueeze(-1)
+
+
+class Pull(ModularDynamics):
+    """Module 0 sends nothing; module 1 a tenth of the difference."""
+
+    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+        now = states[:, :, :-1]
+        apart = from_matrix((now.unsqueeze(1) - now.unsqueeze(2)).flatten(3).permute(0, 3, 1, 2))
+        sent = 0.15 * apart.permute(0, 2, 3, 1).unflatten(-1, now.shape[2:]).unsqueeze(3)
+        return torch.cat([torch.zeros_like(sent), sent], 3)
+
+
+def right() -> RelationalModel:
+    """The model of `coupled(0.15)`."""
+    torch.manual_seed(0)
+    dynamics = Pull(1, 2, RelativeFeatures(0), hidden=4, linear_path=True)
+    for parameter in dynamics.parameters():
+        torch.nn.init.zeros_(parameter)
+    likelihood = Gaussian(1)
+    torch.nn.init.constant_(likelihood.log_scales, -1.0)
+    return RelationalModel(dynamics, likelihood).eval()
+
+
+def told(states: Tensor, mask: Tensor | None) -> Inferred:
+    return infer(SEARCH, right(), None, states, torch.Generator().manual_seed(0), mask=mask)
+
+
+def compared(states: Tensor, mask: Tensor | None = None) -> Compared:
+    model = right()
+    found = compare(in_time(told, model), model, states, torch.Generator().manual_seed(0), mask)
+    assert found is not None
+    return found
+
+
+def strangers(states: Tensor) -> Tensor:
+    """Each entity from another task."""
+    origin = exchange(*states.shape[:2], torch.Generator().manual_seed(7))
+    return states[origin, torch.arange(states.shape[1])]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_relations_are_found_and_not_among_strangers(masked: bool) -> None:
+    states = coupled(0.15)
+    mask = drawn(len(states), states.shape[2] - 1) > -1.5 if masked else None
+    assert decide(compared(states, mask)).found
+    assert decide(compared(strangers(states), mask)).name == NOTHING
+    assert decide(compared(coupled(0.0), mask)).name == NOTHING
+
+
+def test_gain_grows_with_strength() -> None:
+    weak, strong = (compared(coupled(strength)).exchanged.mean for strength in (0.05, 0.15))
+    assert 0 < weak < strong
+
+
+def test_a_shared_graph_is_found_by_its_tasks_together() -> None:
+    states, model, groups = coupled(0.15, 24, shared=True), right(), torch.zeros(24, dtype=torch.long)
+
+    def together(seen: Tensor, mask: Tensor | None, of: Tensor) -> Inferred:
+        problem = PooledProblem(model, seen.new_zeros(1, 4, 1, 1), batches=in_batches(seen, of, mask))
+        return infer_pooled(SEARCH, problem, torch.Generator().manual_seed(0))
+
+    for of, found in ((states, True), (strangers(states), False)):
+        tell = in_groups(together, model, groups)
+        result = compare(tell, model, of, torch.Generator().manual_seed(0), None, groups, 6)
+        assert result is not None
+        assert decide(result).found == found
+    with pytest.raises(ValueError, match="single task"):
+        in_groups(together, model, torch.tensor([0, 0, 1]))
+
+
+@pytest.mark.parametrize("groups", [None, torch.tensor([0, 1] * 10)])
+def test_exchange_takes_every_recording_once_within_its_group(groups: Tensor | None) -> None:
+    origin = exchange(20, 4, torch.Generator().manual_seed(0), groups)
+    assert all(sorted(column.tolist()) == list(range(20)) for column in origin.T)
+    assert all(len(set(row.tolist())) == 4 for row in origin), "nobody meets a partner of its own"
+    if groups is not None:
+        assert (groups[origin] == groups.unsqueeze(1)).all()
+
+
+def test_pieces_hold_the_frames_in_order() -> None:
+    states = torch.arange(2 * 3 * 50).view(2, 3, 50, 1).float()
+    mask = torch.ones(2, 49, dtype=torch.bool)
+    mask[1, 10] = False
+    cut, steps, groups = in_pieces(states, mask, torch.tensor([0, 1]))
+    assert cut.shape == (12, 3, 8, 1)
+    assert groups.tolist() == [0] * 6 + [1] * 6
+    torch.testing.assert_close(cut[7, 2], states[1, 2, 8:16])
+    assert steps is not None
+    assert (~steps).nonzero().tolist() == [[7, 2]]
+
+
+def test_alone_has_what_entities_have_of_their_own() -> None:
+    """A rate of their own, a law of their own state; neither is a relation."""
+    states, counts = drawn(4, 3, 60, 1), torch.ones(4, 3, 60, 1)
+    own = drawn(4, 3, 1, 1, seed=5).expand(-1, -1, 60, -1)
+    for targets in (own, states - 0.3 * states**3, own + 0.5 * states):
+        left = alone(targets, states, counts, constants=False)
+        assert float(left.abs().max()) < 1e-3 * float(targets.abs().max())
+    noise = drawn(4, 3, 60, 1, seed=6)
+    assert float(alone(noise, states, counts, constants=False).square().mean()) >= float(noise.square().mean()) * 0.9
+
+
+def test_gains_are_logarithms_of_ratios() -> None:
+    error, counts = drawn(5, 3, 40, 2), torch.ones(5, 3, 40, 2)
+    counts[:, :, 7] = 0
+    broken = error.clone()
+    broken[:, :, 7] = 1e6
+    found = gains(broken, 2 * broken, error, 100 * error, counts)
+    torch.testing.assert_close(found, torch.full((5,), 2.0).log().double(), rtol=1e-2, atol=0)
+
+
+GAIN, NONE = Gain(0.1, 0.01, 30), Gain(0.01, 0.01, 30)
+
+
+@pytest.mark.parametrize(
+    ("none", "exchanged", "agreement", "misfits", "name"),
+    [
+        (GAIN, GAIN, 0.9, 0.0, FOUND),
+        (GAIN, GAIN, 0.9, 0.9, FOUND),
+        (GAIN, GAIN, 0.1, 0.0, UNRESOLVED),
+        (GAIN, NONE, 0.9, 0.0, NOTHING),
+        (NONE, GAIN, 0.9, 0.0, NOTHING),
+        (GAIN, NONE, 0.9, 0.6, UNFIT),
+        (GAIN, Gain(0.1, 0.01, 0), 0.9, 0.0, NOTHING),
+    ],
+)
+def test_the_rule(none: Gain, exchanged: Gain, agreement: float, misfits: float, name: str) -> None:
+    assert decide(Compared(none, exchanged, agreement, 0.0, 31), misfits).name == name
+
+
+def test_a_file_is_judged_by_itself_where_it_can_be() -> None:
+    found, nothing = (decide(Compared(gain, gain, 0.9, 0.0, 31)) for gain in (GAIN, NONE))
+    absent = decide(Compared(GAIN, Gain(0.0, 0.01, 30), 0.9, 0.0, 31))
+    few = decide(Compared(GAIN, Gain(0.09, 0.06, 3), 0.9, 0.0, 4))
+    assert few.name == NOTHING
+    assert of_file(found, few).name == FOUND, "as large as in validation, only less certain"
+    assert of_file(found, absent).name == NOTHING
+    assert of_file(nothing, found).name == NOTHING, "a model that has found nothing has no laws to find with"
+    assert of_file(found, NOT_JUDGED).name == FOUND
+    assert of_file(NOT_JUDGED, absent).name == NOTHING
+    assert of_file(found, decide(None, 0.9)).name == UNFIT
+    assert decide(None).name == UNKNOWN
+
+
+def test_tasks_far_from_home_do_not_fit() -> None:
+    model, home = right(), coupled(0.15)
+    structure = told(home, None).structure
+    known = quality(model, home, structure)
+    here = Home.of([(home.shape[2], known.energies)], known.correlations)
+    assert not here.misfit(*known, home.shape[2]).any()
+    assert here.misfit(*quality(model, 10 * home, structure), home.shape[2]).all()
+    slow = torch.linspace(0, 6, home.shape[2]).sin().view(1, 1, -1, 1) * 0.3
+    drifting = quality(model, home + slow.cumsum(2) * 3, structure)
+    assert here.misfit(known.energies, drifting.correlations, home.shape[2]).float().mean() > 0.5
+    assert Judged.from_state(Judged(Verdict(), here, (0.5, 0.5)).state_dict()).home == here
+
+
+def test_correlation_of_errors() -> None:
+    noise = drawn(50, 4, 60, 2)
+    assert float(correlation(noise).mean()) == pytest.approx(0.0, abs=0.05)
+    assert float(correlation(noise[:, :, 1:] + noise[:, :, :-1]).mean()) > 0.2
+    mask = torch.ones(50, 60, dtype=torch.bool)
+    mask[:, ::2] = False
+    assert float(correlation(noise, mask).abs().max()) == 0.0, "no neighbours"
+
+
+DAMAGED = {"frames": [3], "typical": [], "limits": [1.0], "correlation": 0.0}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        {"verdict": {"name": "certain"}, "home": None, "prior": []},
+        {"verdict": {"name": FOUND, "over_none": "much"}, "home": None, "prior": []},
+        {"verdict": {"name": FOUND}, "home": None, "prior": [2.0]},
+        {"verdict": {"name": FOUND}, "home": {"frames": [3], "typical": [], "limits": [1.0]}, "prior": []},
+        {"verdict": {"name": FOUND}, "home": DAMAGED, "prior": []},
+        {"verdict": {"name": FOUND, "more": 1}, "home": None, "prior": []},
+    ],
+)  # fmt: skip
+def test_states_that_training_does_not_write_are_refused(state: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Judged.from_state(state)
+
+
+def test_facts_begin_with_the_verdict() -> None:
+    verdict = decide(Compared(GAIN, NONE, 0.2, 0.1, 31))
+    assert verdict.facts()[0][1].startswith(NOTHING)
+    assert replace(verdict, name=FOUND).facts()[0] == ("verdict", FOUND)
