@@ -244,7 +244,8 @@ class Judged:
             raise ValueError("not probabilities")
         if home is not None:
             sizes = {len(home.frames), len(home.typical), len(home.limits)}
-            if len(sizes) != 1 or 0 in sizes or any(type(value) is not int or value < 1 for value in home.frames):
+            whole = all(type(value) is int and value > 0 for value in home.frames)
+            if len(sizes) != 1 or 0 in sizes or not whole or list(home.frames) != sorted({*home.frames}):
                 raise ValueError("numbers of frames make no sense")
             if not np.isfinite([*home.typical, *home.limits, home.correlation]).all():
                 raise ValueError("energies are no numbers")

@@ -69,6 +69,8 @@ def test_the_bank_has_a_structure_a_group(whole: Path, file: Path) -> None:
     metrics = json.loads((whole / "metrics.json").read_text())
     assert metrics["test/edge_accuracy"] == 1
     assert metrics["test/auroc"] == 1
+    assert metrics["verdict"] == "relations found"
+    assert metrics["val/gain_over_exchanged"] > 5 * metrics["val/gain_over_exchanged_error"]
 
 
 def test_relations_of_groups_are_written_by_their_names(whole: Path, file: Path, tmp_path: Path) -> None:

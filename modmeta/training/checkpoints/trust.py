@@ -351,7 +351,7 @@ def check_judged(judged: Any, where: str) -> None:
         Judged.from_state(judged)
     except ValueError as error:
         raise UserError(
-            f"{where}: its verdict is not what training writes ({shown(str(error))}); use another checkpoint"
+            f"{where}: judged is not what training writes ({shown(str(error))}); use another checkpoint"
         ) from error
 
 

@@ -399,6 +399,12 @@ def test_another_number_of_features_than_the_modules_have() -> None:
         ("calibration.frames", []),
         ("calibration.temperatures", [float("inf")] * 3),
         ("calibration.bands", [[]]),
+        ("judged", "sure"),
+        ("judged.verdict", {"name": "sure"}),
+        ("judged.verdict.over_none", "much"),
+        ("judged.prior", [float("nan")] * 2),
+        ("judged.home.frames", [10, 10, 10]),
+        ("judged.home.limits", [float("inf")] * 3),
         ("reciprocity", "all"),
     ],
 )
