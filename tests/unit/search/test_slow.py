@@ -34,7 +34,7 @@ def _right(log_odds: torch.Tensor, graph: torch.Tensor) -> float:
 
 
 def test_noise_within_a_frame_tells_relations_with_their_direction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(slow.ITERATIONS, "diffusion", 40)
+    monkeypatch.setitem(slow.ITERATIONS, "diffusion", 80)
     states, graph = _driven(10, 200, 3)
     assert _right(log_odds(moments(states), "diffusion"), graph) == 1.0
 
