@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta.errors import UserError
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.model.dynamics.base import summed
 from modmeta.search.candidates import every_row, marginals, sampled_rows, take
@@ -109,7 +110,15 @@ class PooledProblem(Problem):
         return self._over_processes(total) + prior_energies(self.prior, rows)
 
     def by_steps(self, way: str) -> Float[Tensor, "G N S"]:
-        """Log odds of relations by `search.slow`; worked out once. Processes agree on the mean of what theirs say."""
+        """Log odds of relations by `search.slow`; worked out once. Processes agree on the mean of what theirs say.
+
+        Raises:
+            UserError: entities have several features.
+        """
+        if self.states.shape[-1] > 1:
+            raise UserError(
+                f"search.slow={way} is for states of one feature, not {self.states.shape[-1]}; set it to null"
+            )
         if way not in self._told:
             found: dict[int, Moments] = {}
             for states, groups, mask in self._few(self.states.shape[1]):

@@ -4,9 +4,15 @@ import pytest
 import torch
 from scipy.linalg import expm, solve_continuous_lyapunov
 
+from modmeta.errors import UserError
+from modmeta.graph.bank import random_structure
 from modmeta.search import slow
 from modmeta.search.cold_start import Kind, cold_start
+from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
+from modmeta.search.search import Search
+from modmeta.search.selection import gibbs
 from modmeta.search.slow import Fitted, Moments, fit, foretold, joined, log_odds, moments, scaled
+from tests.conftest import make_model
 
 
 def _graph(n: int, seed: int, share: float = 0.25) -> torch.Tensor:
@@ -101,3 +107,28 @@ def test_without_relations_a_fit_has_none() -> None:
     states, _ = _driven(3, 50, 9)
     steps = scaled(moments(states), moments(states))[0]
     assert fit(steps, "diffusion", relations=False).weights.abs().max() < 1e-3
+
+
+def test_groups_are_told_by_steps_whatever_modules_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(slow.ITERATIONS, "diffusion", 60)
+    (states, graph), (others, other) = _driven(6, 120, 3), _driven(6, 120, 11)
+    states = torch.cat([states, others]).unsqueeze(-1).float()[[0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]]
+    groups = torch.arange(12) % 2
+    search = Search(gibbs, slow="diffusion")
+    problem = PooledProblem(
+        make_model("additive"), states.new_zeros(2, 6, 1, 1), batches=in_batches(states, groups, None)
+    )
+    found = infer_pooled(search, problem, torch.Generator().manual_seed(0))
+    for group, truth in enumerate((graph, other)):
+        assert _right(found.structure.edge_modules[group] - 0.5, truth) > 0.95
+    assert torch.equal(found.probabilities.argmax(-1), found.structure.edge_modules)
+    hot = infer_pooled(search, problem, torch.Generator().manual_seed(0), temperature=10.0)
+    assert hot.probabilities.amax(-1).mean() < found.probabilities.amax(-1).mean()
+    kept = infer_pooled(search, problem, torch.Generator(), random_structure(2, 6, 2, 1, torch.Generator()), draw=True)
+    assert not torch.equal(kept.structure.edge_modules, found.structure.edge_modules)
+
+
+def test_states_of_several_features_are_refused() -> None:
+    problem = PooledProblem(make_model("additive"), torch.zeros(1, 3, 1, 4))
+    with pytest.raises(UserError, match="search[.]slow=path is for states of one feature, not 4"):
+        problem.by_steps("path")
