@@ -138,7 +138,8 @@ def scaled(steps: Moments, like: Moments) -> tuple[Moments, float]:
 
 def log_odds(steps: Moments, way: str) -> Float[Tensor, "N S"]:
     """Logarithms of the odds that a pair has a relation, from the steps of a group in any unit."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # fits need gradients, wherever they are asked for
+        steps = Moments(*(part.clone() for part in steps))
         return odds(fit(scaled(steps, steps)[0], way).weights)
 
 
