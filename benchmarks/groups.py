@@ -1,6 +1,7 @@
 """One graph for many recordings: `modmeta train FILE`, then `modmeta infer`, scored by the order of directed pairs.
 
     python -m benchmarks.groups DIR/vn15_springs.npz DIR/netsim3.npz --tasks 10 50 --seeds 0 1 2
+    python -m benchmarks.groups DIR/netsim3.npz --tasks 50 --way diffusion     # relations from steps alone
     python -m benchmarks.groups --table        # docs/benchmarks/groups.md from all that was measured
 
 A file has `states` (tasks, entities, frames, features) and `relations` or `truth`, one graph or one for every task,
@@ -22,6 +23,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
+from modmeta.search.slow import WAYS, log_odds, moments
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "groups", ROOT / "docs" / "benchmarks" / "groups.md"
@@ -33,6 +35,15 @@ Written by `python -m benchmarks.groups --table`. `modmeta train FILE data.group
 pairs; which edge type is the edge is read off the graph; precision is at the true number of edges.
 Priors: {priors}.
 Seconds of both commands by the clock, {machines}, beside other work: upper bounds.
+
+"""
+STEPS = """
+## Frames far apart
+
+`python -m benchmarks.groups FILE --way WAY`: relations by `search.slow` alone, no law and no training. One feature of
+every entity, sparse relations, no symmetry, no labels; relations are the pairs of larger weight. Seconds of the CPU.
+`er50`: one graph of 50 nodes, published with Michaelis-Menten kinetics and diffusion (AUC 0.983 and 0.934 there, every
+fourth frame, five frames: Pan, Shi, Dokmanic 2024). The strength of the penalty was settled on netsim3 and mm_er50.
 
 """
 COLUMNS = ("file", "recordings x frames", "AUROC, mean (by seed)", "AUPRC", "precision", "law, by seed", "seconds")
@@ -90,28 +101,65 @@ def measure(path: Path, tasks: int | None, every: int, frames: int | None, seed:
     }
 
 
+def measure_steps(path: Path, tasks: int | None, every: int, frames: int | None, seed: int, way: str) -> dict[str, Any]:
+    """Relations by `modmeta.search.slow` alone, no law and no training; states of one feature."""
+    torch.set_num_threads(1)
+    states, truth = read(path, tasks, every, frames, seed)
+    began, busy = time.perf_counter(), time.process_time()
+    told = log_odds(moments(torch.from_numpy(states[..., 0])), way).flatten()
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - busy
+    edge = torch.from_numpy(truth[~np.eye(len(truth), dtype=bool)])
+    best = told.argsort(descending=True, stable=True)[: int(edge.sum())]
+    return {
+        "file": path.stem,
+        "tasks": len(states),
+        "frames": states.shape[2],
+        "every": every,
+        "entities": len(truth),
+        "seed": seed,
+        "way": way,
+        "auroc": float(binary_auroc(told.sigmoid(), edge.long())),
+        "auprc": float(binary_average_precision(told.sigmoid(), edge.long())),
+        "precision": float(edge[best].double().mean()),
+        "edges_right": float(((told > 0) == edge).double().mean()),
+        "form": f"steps: {way}",
+        "priors": "sparse; how frequent relations are is learned",
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "hardware": hardware(),
+        "commit": commit(),
+    }
+
+
 def file_name(run: dict[str, Any]) -> str:
     """Of a run's results."""
     every = f"_every{run['every']}" if run["every"] > 1 else ""
-    return f"{run['file']}_{run['tasks']}tasks_{run['frames']}frames{every}_seed{run['seed']}.json"
+    way = f"_{run['way']}" if "way" in run else ""
+    return f"{run['file']}_{run['tasks']}tasks_{run['frames']}frames{every}{way}_seed{run['seed']}.json"
 
 
 def page(runs: list[dict[str, Any]]) -> str:
     """The page of all runs."""
-    groups: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {}
-    for run in sorted(runs, key=lambda run: (run["file"], -run["tasks"], run["frames"], run["seed"])):
-        groups.setdefault((run["file"], run["tasks"], run["frames"], run["every"]), []).append(run)
     machines = sorted({f"{run['hardware']['threads']} thread(s) of {run['hardware']['cpu']}" for run in runs})
-    head = HEAD.format(machines="; ".join(machines), priors=PRIORS)
-    head += f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
+    trained, steps = ([run for run in runs if ("way" in run) == alone] for alone in (False, True))
+    head = HEAD.format(machines="; ".join(machines), priors=PRIORS) + _table(trained)
+    return head + (STEPS + _table(steps) if steps else "")
+
+
+def _table(runs: list[dict[str, Any]]) -> str:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in sorted(runs, key=lambda run: (run["file"], -run["tasks"], run["frames"], run["seed"])):
+        key = (run["file"], run["tasks"], run["frames"], run["every"], run.get("way"))
+        groups.setdefault(key, []).append(run)
+    head = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
     return head + "".join(f"{row(key, group)}\n" for key, group in groups.items())
 
 
-def row(key: tuple[str, int, int, int], runs: list[dict[str, Any]]) -> str:
+def row(key: tuple[Any, ...], runs: list[dict[str, Any]]) -> str:
     """A line of the table."""
-    file, tasks, frames, every = key
+    file, tasks, frames, every = key[:4]
     spread = ", ".join(f"{run['seed']}: {run['auroc']:.4f}" for run in runs)
-    seconds = sorted(run["seconds"] for run in runs)
+    seconds = sorted(run["cpu_seconds" if "way" in run else "seconds"] for run in runs)
     cells = [
         file,
         f"{tasks} x {frames}{f', every {every}.' if every > 1 else ''}",
@@ -141,6 +189,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--frames", type=int)
+    parser.add_argument("--way", choices=WAYS, help="relations from steps alone, without training")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument("--table", action="store_true", help="write the page from all results")
     arguments = parser.parse_args()
@@ -148,7 +197,8 @@ def main() -> None:
     for file in arguments.files:
         for tasks in arguments.tasks:
             for seed in arguments.seeds:
-                run = measure(file, tasks, arguments.every, arguments.frames, seed)
+                given = (file, tasks, arguments.every, arguments.frames, seed)
+                run = measure_steps(*given, arguments.way) if arguments.way else measure(*given)
                 write_json(arguments.out / file_name(run), run)
                 print(row((run["file"], run["tasks"], run["frames"], run["every"]), [run]), file=sys.stderr, flush=True)
     if arguments.table:

@@ -12,12 +12,14 @@ M candidates.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta.errors import UserError
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.model.dynamics.base import summed
 from modmeta.search.candidates import every_row, marginals, sampled_rows, take
@@ -25,6 +27,7 @@ from modmeta.search.infer import LARGEST, Inferred
 from modmeta.search.problem import Candidates, Problem, prior_energies
 from modmeta.search.relax import decoded
 from modmeta.search.search import Search
+from modmeta.search.slow import Moments, joined, log_odds, moments
 from modmeta.shapes import Float
 
 AT_ONCE = 2**24  # numbers of messages, or of candidates' sums, that are held at once
@@ -106,6 +109,35 @@ class PooledProblem(Problem):
             total.index_add_(0, groups, energies.clamp(-LARGEST, LARGEST).double())
         return self._over_processes(total) + prior_energies(self.prior, rows)
 
+    def by_steps(self, way: str) -> Float[Tensor, "G N S"]:
+        """Log odds of relations by `search.slow`; worked out once. Processes agree on the mean of what theirs say.
+
+        Raises:
+            UserError: entities have several features.
+        """
+        if self.states.shape[-1] > 1:
+            raise UserError(
+                f"search.slow={way} is for states of one feature, not {self.states.shape[-1]}; set it to null"
+            )
+        if way not in self._told:
+            found: dict[int, Moments] = {}
+            for states, groups, mask in self._few(self.states.shape[1]):
+                for group in groups.unique().tolist():
+                    of = groups == group
+                    mine = moments(states[of, ..., 0], None if mask is None else mask[of])
+                    found[group] = joined(found[group], mine) if group in found else mine
+            n = self.states.shape[1]
+            total = torch.zeros(len(self.states), n, n, dtype=torch.float64, device=self.states.device)  # and a count
+            for group, steps in found.items():
+                total[group] = F.pad(log_odds(steps, way), (0, 1), value=1.0)
+            total = self._over_processes(total)
+            self._told[way] = total[..., :-1] / total[..., -1:].clamp_min(1)
+        return self._told[way]
+
+    @cached_property
+    def _told(self) -> dict[str, Tensor]:
+        return {}
+
     def quadratic(self, structure: Structure | None, types: Tensor) -> Quadratic:
         """Sums over tasks of what rows' energies are made of, for additive dynamics.
 
@@ -155,6 +187,8 @@ def infer_pooled(
         draw: the structure is a draw at the temperature, otherwise the likeliest.
     """
     model, (g, n) = problem.model, problem.states.shape[:2]
+    if search.slow is not None:
+        return _by_steps(problem, search.slow, structure if draw else None, temperature)
     k, types = problem.num_edge_modules, problem.num_node_modules
     begin = structure or random_structure(g, n, k, types, generator)
     if search.enumerates(model, n):
@@ -162,6 +196,18 @@ def infer_pooled(
     if model.dynamics.additive and types == 1:
         return _by_grams(problem, generator, structure, begin.node_modules, temperature, draw)
     return _by_flips(problem, generator, begin, structure is not None, temperature, draw)
+
+
+def _by_steps(problem: PooledProblem, way: str, known: Structure | None, temperature: float) -> Inferred:
+    """Relations from steps that reach beyond neighbours; modules have no say, so known structures stay."""
+    nothing = torch.zeros(len(problem.states), dtype=torch.float64, device=problem.states.device)
+    if known is not None:
+        chances = F.one_hot(known.edge_modules, problem.num_edge_modules).float()
+        return Inferred(known, chances, nothing, None)
+    told = problem.by_steps(way)
+    chances = torch.sigmoid(torch.stack([-told, told], -1) / temperature)
+    none = torch.zeros(told.shape[:2], dtype=torch.long, device=told.device)
+    return Inferred(Structure((told > 0).long(), none), chances.float(), nothing, told.abs().amin(-1))
 
 
 def _enumerated(

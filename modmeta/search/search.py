@@ -15,6 +15,7 @@ from modmeta.search.metropolis import whole_structures
 from modmeta.search.mutual import mutual_rows
 from modmeta.search.problem import Kernel, Propose, every_receiver, one_receiver
 from modmeta.search.selection import Selection
+from modmeta.search.slow import WAYS
 
 STARTS = ("laws", "random", "weights")
 RECEIVERS = {"all": every_receiver, "one": one_receiver}
@@ -39,6 +40,8 @@ class Search:
         edge_cost: prior against edges, nats for each whose module is not the first.
         start: of training: `laws`, from structures of the cold start, `random`, from structures drawn uniformly, or
             `weights`, from clusters of real weights, which edges have in the first part of the run (`search.weights`).
+        slow: way in which relations of groups follow from steps that reach beyond neighbours (`search.slow`), in place
+            of the modules' energies; None where frames are close enough.
     """
 
     selection: Selection
@@ -52,6 +55,7 @@ class Search:
     symmetric: bool = False
     edge_cost: float = 0.0
     start: str = "random"
+    slow: str | None = None
 
     def __post_init__(self) -> None:
         """
@@ -60,6 +64,8 @@ class Search:
         """
         if self.start not in STARTS:
             raise ValueError(f"search.start is {self.start!r}; it must be 'laws', 'random' or 'weights'")
+        if self.slow not in (None, *WAYS):
+            raise ValueError(f"search.slow is {self.slow!r}; it must be null, {' or '.join(map(repr, WAYS))}")
         if self.receivers not in RECEIVERS:
             raise ValueError(f"search.receivers is {self.receivers!r}; it must be 'all' or 'one'")
         if self.receivers == "all" and self.horizon > 1:

@@ -255,6 +255,8 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
 
 def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
     form, model = start.form, config.model
+    if config.search.get("slow") is None and start.slow is not None:
+        config.search.slow = start.slow
     chosen: dict[str, Any] = {
         "num_edge_modules": len(start.kinds.laws),
         "family": form.basis.family.name,

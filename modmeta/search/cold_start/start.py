@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from modmeta.search.cold_start.cluster import Clusters, clusterings
+from modmeta.search.cold_start.far import told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, pooled, residuals
 from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothed, smoothing_width
@@ -127,6 +128,7 @@ class Start(NamedTuple):
         trials: everything tried, best first.
         structural: mean over tasks of the log mean squared residual on held-out frames, structures from the others.
         scales: how large residuals are, by activity.
+        slow: way in which structures of groups are told in place of the laws (`search.slow`); None for none.
     """
 
     form: Form
@@ -139,6 +141,7 @@ class Start(NamedTuple):
     trials: list[Trial]
     structural: float
     scales: Scales
+    slow: str | None = None
 
     @property
     def gain(self) -> float:
@@ -290,7 +293,46 @@ def cold_start(
     start = Start(
         trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score, scales
     )
+    start = start._replace(answer=infer(start, states, seen, groups))
+    if data.groups is None or num_kinds not in (None, 2) or not _may_be_far(start.form):
+        return start
+    way = way_of(data.states, seen, data.groups, _rate(start, data.groups), start.form.smooth)
+    if way is None:
+        return start
+    announce(f"frames far apart: {way}")
+    kinds = _refitted(start, data, told(data.states, seen, data.groups, data.number, way) > 0, generator)
+    start = start._replace(slow=way, kinds=kinds, suggested=2)
     return start._replace(answer=infer(start, states, seen, groups))
+
+
+def _may_be_far(form: Form) -> bool:
+    """Whether states are one number, whose rates are sums."""
+    plain = not form.kind.coordinates and not any(form.kind.angles) and len(form.kind.angles) == 1
+    return plain and not form.basis.family.growth and not form.basis.family.saturating
+
+
+def _rate(start: Start, groups: Tensor) -> Callable[[Tensor], Tensor]:
+    """Function of states (B, N, X, D) to rates of change a frame, as laws and structures of groups have them."""
+    form, units = start.form, start.form.units
+    laws, constants = start.answer.coefficients[groups].flatten(0, 1), start.answer.constants
+
+    def rate(states: Tensor) -> Tensor:
+        x = (states - units.centre) / units.scale
+        ready = Steps(x.unsqueeze(2), x.new_ones(1), torch.zeros_like(x), x.new_ones(x.shape[:3]), torch.ones_like(x))
+        sent = -residuals(columns(form.basis, form.kind, ready), laws, start.kinds.own).view_as(x)
+        return (sent + constants.unsqueeze(2)) * units.scale * units.step
+
+    return rate
+
+
+def _refitted(start: Start, data: _Data, related: Tensor, generator: torch.Generator) -> Kinds:
+    """Laws of no relation and of a relation, structures (G, N, S) given: what forecasts begin with."""
+    form = start.form
+    data = data.few(NUMBERS // (4 * start.kinds.laws.shape[1] ** 2), generator)
+    rows = related if data.receivers is None else related[:, data.receivers]
+    beliefs = from_labels(torch.nn.functional.one_hot(rows.long(), 2).flatten(0, 1).to(data.states))
+    share = beliefs.slots.mean((0, 1)).clamp_min(1e-6)
+    return fit_kinds(_sums(data, form), beliefs, torch.outer(share, share))
 
 
 def _numbered(groups: Tensor | None) -> Tensor | None:
@@ -308,7 +350,8 @@ def infer(start: Start, states: Tensor, seen: Tensor | None = None, groups: Tens
     form = start.form
     data = _Data(smoothed(unwrap(states.double(), form.kind.angles), form.smoothing), seen, _numbered(groups))
     if data.groups is not None:
-        return _infer_groups(start, data, data.groups)
+        found = _infer_groups(start, data, data.groups)
+        return found if start.slow is None else _by_steps(start, found, data, data.groups)
     parts = [_infer(start, data.part(slice(i, i + CHUNK))) for i in range(0, len(states), CHUNK)]
     return Answer(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
 
@@ -718,6 +761,17 @@ def _infer_groups(start: Start, data: _Data, groups: Tensor) -> Answer:
     weights, slots, structures, certainty, laws = (part.unflatten(0, (data.number, n)) for part in by_entity)
     constants, u = (torch.cat(part).unflatten(0, (b, n)) for part in (own, weigh))
     return Answer(weights, slots, structures, certainty, constants * form.constants, u, laws)
+
+
+def _by_steps(start: Start, found: Answer, data: _Data, groups: Tensor) -> Answer:
+    """The same with structures by `search.slow`."""
+    assert start.slow is not None
+    log_odds = told(data.states, data.seen, groups, data.number, start.slow)
+    chances, related = torch.sigmoid(torch.stack([-log_odds, log_odds], -1)), (log_odds > 0).long()
+    return found._replace(
+        weights=log_odds.unsqueeze(-1), probabilities=chances, structures=related,
+        certainty=chances.amax(-1), coefficients=start.kinds.laws[related],
+    )  # fmt: skip
 
 
 def _among(kinds: Kinds, shared: Tensor) -> tuple[Kinds, Laws]:

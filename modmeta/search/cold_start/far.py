@@ -1,0 +1,86 @@
+"""Groups whose frames may be far apart: whether steps that reach beyond neighbours foretell more than the laws found.
+
+Letters: B tasks, N entities, S senders, T frames, L = T - 1 steps, D features, G groups.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from modmeta.search.slow import LONG, WAYS, fit, foretold, log_odds, moments, scaled, sizes
+
+__all__ = ["told", "way_of"]
+
+MARGIN = 0.005  # nats a number by which a way must be ahead
+TASKS = 5  # from as many on, a fifth of the tasks judges instead of a fifth of the steps
+SUBSTEPS = 4  # of a frame
+
+
+def held_out(tasks: int, steps: int) -> Tensor:
+    """Which steps judge, (B, L): those of every fifth task, or of few tasks the second and last fifth."""
+    if tasks >= TASKS:
+        return (torch.arange(tasks) % 5 == 4).unsqueeze(1).expand(tasks, steps)
+    fifth = torch.arange(steps) * 5 // max(steps, 1)
+    return ((fifth == 1) | (fifth == 4)).expand(tasks, steps)
+
+
+def way_of(
+    states: Tensor, seen: Tensor | None, groups: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool
+) -> str | None:
+    """The way of `search.slow` that foretells held-out steps better than laws and than no relations; None for none.
+
+    Args:
+        states: (B, N, T, 1), as the laws see them.
+        seen: where entities were observed, (B, N, T).
+        groups: group of every task, (B,), from 0; the largest is looked at.
+        rate: of change of states (B, N, X, 1), as laws and structures have it, a frame.
+        smooth: paths are smooth between frames: rates are integrated.
+    """
+    mine = groups == groups.mode().values
+    counts = torch.ones_like(states[mine][:, 0, 1:, 0]) if seen is None else _steps(seen[mine])
+    values, judges = states[mine][..., 0], held_out(int(mine.sum()), states.shape[2] - 1).to(states.device)
+    parts = [moments(values, counts * part) for part in (~judges, judges)]
+    if min(len(part.before) for part in parts) == 0:
+        return None
+    (train, unit), (judge, _) = scaled(parts[0], parts[0]), scaled(parts[1], parts[0])
+    size = sizes(values, counts)[1] if states.shape[2] >= LONG else unit
+    costs = {way: foretold(judge, fit(train, way)) for way in WAYS}
+    without = min(foretold(judge, fit(train, way, relations=False)) for way in WAYS)
+    error = (_stepped(states, rate, smooth)[mine] - states[mine][:, :, 1:])[..., 0] / size
+    weight = (counts * judges).unsqueeze(1)
+    square = float((error.square() * weight).sum() / (weight.sum() * states.shape[1]).clamp_min(1))
+    laws = (math.log(max(square, 1e-24)) + 1) / 2
+    best = min(costs, key=lambda way: costs[way])
+    return best if costs[best] < min(laws, without) - MARGIN else None
+
+
+def told(states: Tensor, seen: Tensor | None, groups: Tensor, number: int, way: str) -> Tensor:
+    """Log odds of relations, (G, N, S)."""
+    found = []
+    for group in range(number):
+        mine = groups == group
+        found.append(log_odds(moments(states[mine][..., 0], None if seen is None else _steps(seen[mine])), way))
+    return torch.stack(found)
+
+
+def _steps(seen: Tensor) -> Tensor:
+    """Steps (B, L) at both ends of which all entities were seen."""
+    all_of = seen.to(torch.float64).amin(1)
+    return all_of[:, 1:] * all_of[:, :-1]
+
+
+def _stepped(states: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool) -> Tensor:
+    """States one frame later, (B, N, L, 1), by Runge-Kutta steps where paths are smooth."""
+    x = states[:, :, :-1]
+    if not smooth:
+        return x + rate(x)
+    h = 1 / SUBSTEPS
+    for _ in range(SUBSTEPS):
+        k1 = rate(x)
+        k2 = rate(x + h / 2 * k1)
+        k3 = rate(x + h / 2 * k2)
+        k4 = rate(x + h * k3)
+        x = (x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)).nan_to_num(0.0, 1e6, -1e6).clamp(-1e6, 1e6)
+    return x
