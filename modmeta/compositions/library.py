@@ -40,7 +40,7 @@ class Library(nn.Module):
         self.networks = GroupedMLP(modules, [inputs, *[hidden] * layers, outputs], activation)
         with torch.no_grad():
             for part in self.networks.affine[0].parameters():
-                part *= spread
+                part.mul_(spread)
 
     def __len__(self) -> int:
         """K."""

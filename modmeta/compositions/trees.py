@@ -216,13 +216,18 @@ class Attend(_Beside):
         return reduce(torch.add, [weight * out for weight, out in zip(weights, outputs[:n], strict=True)])
 
     def alike(self, slots: Tensor) -> Tensor:
-        """Pairs of a value and its score may change places where all values, and all scores, are of one library."""
+        """Pairs of a value and its score may change places where all values, and all scores, are of one library.
+
+        Where all values are the same module, or all scores, scores do not matter.
+        """
         n = len(self.parts) // 2
         names = [part.slots for part in self.parts]
         if not all(type(part) is Slot for part in self.parts) or len(set(names[:n])) > 1 or len(set(names[n:])) > 1:
             return super().alike(slots)
         values, scores = slots[..., :n], slots[..., n:]
-        order = (values * (int(slots.max()) + 1) + scores).argsort(-1)
+        equal = [(part == part[..., :1]).all(-1, keepdim=True) for part in (values, scores)]
+        scores = torch.where(equal[0] | equal[1], 0, scores)
+        order = (values * (int(slots.max()) + 1) + scores).argsort(dim=-1, stable=True)
         return torch.cat((values.gather(-1, order), scores.gather(-1, order)), -1)
 
 
@@ -278,7 +283,7 @@ class Graph(Composition):
         return inputs
 
     def chosen(self, libraries: Libraries, x: Tensor, structure: Tensor) -> Tensor:
-        (e, p, _), n = x.shape, self.entities
+        e, n = len(x), self.entities
         states = x.unflatten(-1, (n, -1)).transpose(1, 2)  # (E, N, P, D)
         edges, nodes = structure[:, : n * (n - 1)], structure[:, n * (n - 1) :]
         sender = states[:, senders(n, x.device)]  # (E, N, N - 1, P, D)

@@ -113,7 +113,9 @@ class HiddenFunctions:
         if self.how in ("sum", "field"):
             alike = np.sort(slots, 1)
         elif self.how == "attend":  # pairs of a function and its weight may change places
-            pairs = np.stack((slots[:, :2], slots[:, 2:]), 2)
+            values, scores = slots[:, :2], slots[:, 2:]
+            moot = (values[:, :1] == values[:, 1:]) | (scores[:, :1] == scores[:, 1:])  # weights do not matter
+            pairs = np.stack((values, np.where(moot, 0, scores)), 2)
             order = np.lexsort((pairs[..., 1], pairs[..., 0]), axis=1)
             alike = np.take_along_axis(pairs, order[..., None], 1).reshape(len(slots), -1)
         number = alike @ (self.functions ** np.arange(alike.shape[1]))
@@ -121,6 +123,11 @@ class HiddenFunctions:
         for value in np.unique(number):
             share[number == value] = np.random.default_rng((seed, int(value), 1)).random()
         return share < self.unseen
+
+
+def _stream(seed: int, split: str) -> np.random.Generator:
+    key = int.from_bytes(split.encode()[:8], "big")
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))
 
 
 Hidden = Callable[[np.ndarray, np.ndarray], np.ndarray]  # functions (B,) of inputs (B, P, I), to (B, P)

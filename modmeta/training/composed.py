@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from modmeta.compositions.births import forget, renew
+from modmeta.compositions.cold_start import adds, cold_start
 from modmeta.compositions.problem import (
     ComposedModel,
     CompositionProblem,
@@ -20,9 +21,12 @@ from modmeta.compositions.problem import (
     random_slots,
 )
 from modmeta.compositions.proposal import SetProposal
+from modmeta.errors import UserError
 from modmeta.evaluation.matching import match_labels
 from modmeta.graph.bank import Structure, StructureBank
 from modmeta.keys import INPUTS, OUTPUTS, SLOTS, TASK
+from modmeta.search.candidates import current_row
+from modmeta.search.exact import receiver_rows
 from modmeta.search.infer import GREEDY_TEMPERATURE
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
@@ -31,6 +35,7 @@ from modmeta.training.distributed import gather, over_processes
 from modmeta.training.fewshot import FewShot
 from modmeta.training.module import Scheduler
 
+HOLD = 0.5  # of the run, in which modules learn the structures of a cold start
 RENEWALS = (0.05, 0.8)  # first and last part of the run in which modules are renewed
 LOOKED_AT = 200  # tasks, by which modules are judged
 
@@ -113,12 +118,32 @@ class ComposedBounceGrad(FewShot):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
         start, ids = random_slots(data.num_tasks, self.model.sizes, every), data.owned_tasks()
+        if self._cold and int(self.steps_done) == 0:
+            train = data.splits["train"]
+            rows = cold_start(self.model, train.x, train.y, self.seed).structures
+            start = Structure(rows.unsqueeze(1), start.node_modules)
         self.bank = StructureBank(ids, Structure(start.edge_modules[ids], start.node_modules[ids]))
         if "bank" in self.restored:
             self.bank.load_state_dict(self.restored["bank"])
             most = torch.tensor(self.model.sizes)
             if bool(((self.bank.relations < 0) | (self.bank.relations >= most)).any()):
                 raise ValueError("a structure has a module that its library does not have")
+
+    @property
+    def _cold(self) -> bool:
+        """Whether structures come from a cold start.
+
+        Raises:
+            UserError: modules do not add.
+        """
+        if self.search.start == "random":
+            return False
+        if self.search.start != "laws" or not adds(self.model):
+            raise UserError(
+                f"search.start={self.search.start} needs a composition that adds single modules, model.composition a "
+                "Sum of libraries; set search.start=random"
+            )
+        return True
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -130,7 +155,8 @@ class ComposedBounceGrad(FewShot):
         logits = None if self.proposal is None else self.proposal(x, y)
         temperature = self.temperature.at(int(self.steps_done) / self.total_steps)
         structure = self.bank.get(tasks, self.device)
-        kernel = kernel_of(self.search, self.model)
+        held = self._cold and int(self.steps_done) < HOLD * self.total_steps
+        kernel = receiver_rows(current_row, greedy) if held else kernel_of(self.search, self.model)
         new, info = kernel(self.generator, structure, self._problem(x, y, logits), temperature)
         self.temperature.observe(over_processes(info.worse), over_processes(info.accepted))
         self.bank.put(tasks, new, info.energies)
@@ -176,7 +202,7 @@ class ComposedBounceGrad(FewShot):
         done, (begin, end) = int(self.steps_done) / self.total_steps, RENEWALS
         if not self.renewed or int(self.steps_done) % self.renewed or not begin < done < end:
             return
-        if not enumerates(self.search, self.model) or self.trainer.world_size > 1:
+        if self._cold or not enumerates(self.search, self.model) or self.trainer.world_size > 1:
             return
         assert self.generator is not None
         train: Any = self.trainer.datamodule.splits["train"]  # type: ignore[attr-defined]
