@@ -24,11 +24,12 @@ from modmeta.compositions.trees import Slot, Sum
 from modmeta.shapes import Float
 
 RAW, KEPT = 64, 1e-3  # random features, and smallest singular value, relative to the largest, that is kept of them
-HOT, COLD = 1.5, 1e-3  # temperatures at the start and the end, in units of half the squares of y in a task
+HOT, COLD = 4.0, 1e-3  # temperatures at the start and the end, in units of half the squares of y in a task
 ITERATIONS, LAST = 100, 15  # of the annealing, and of the best structures after it
 WARM, AGAIN = 0.05, 25  # temperature at which annealing begins again after a module has moved, and its iterations
 MOVES = 12  # of a module that is not needed to where errors are
-RESTARTS = 2
+RESTARTS = 4  # at most
+EXACT = 1e-3  # share of squares left, below which there is no further restart
 ENOUGH = 2e-5  # share of squares left, below which nothing is moved any more
 RIDGE = 2e-5  # in units of the mean square of a feature, times the number of points
 AT_ONCE = 2**22  # energies that are held at once
@@ -90,8 +91,11 @@ def cold_start(
     structures = model.structures(x.device)
     library = torch.cat([torch.full((len(model.libraries[name]),), i) for i, name in enumerate(first)])  # type: ignore[arg-type]
     search = _Search(grams, structures + offset, library.to(x.device), x.shape[1], generator)
-    found = [search.run() for _ in range(restarts)]
-    best = min(found, key=lambda start: start.unexplained)
+    best = search.run()
+    for _ in range(restarts - 1):
+        if best.unexplained < EXACT:
+            break
+        best = min(best, search.run(), key=lambda start: start.unexplained)
     return Start(best.structures - offset, best.unexplained)
 
 
