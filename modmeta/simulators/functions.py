@@ -105,7 +105,10 @@ class HiddenFunctions:
             found = np.concatenate((found, drawn[self._held_out(drawn, seed) == unseen]))
             if len(found) >= tasks:
                 return found[:tasks]
-        raise DataError(f"data.world.unseen={self.unseen} leaves no combinations; choose a value between 0 and 1")
+        raise DataError(
+            f"data.world.unseen={self.unseen} of the combinations of {self.functions} functions leaves "
+            f"{'none held out' if unseen else 'none'}; choose another share, or more functions"
+        )
 
     def _held_out(self, slots: np.ndarray, seed: int) -> np.ndarray:
         """Whether combinations (B, S) are held out, (B,): by a hash of what makes them different."""

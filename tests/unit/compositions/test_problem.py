@@ -89,7 +89,7 @@ def test_bank_holds_any_number_of_slots() -> None:
 def test_cold_start_finds_sums() -> None:
     x, y, slots = (torch.from_numpy(part) for part in HiddenFunctions("sum", 6, 2, 0.2).draw(150, 24, 0, "train"))
     made = ComposedModel({"f": Library(6)}, Sum(["f", "f"]))
-    start = cold_start(made, x, y, 0, restarts=1)
+    start = cold_start(made, x, y, 0)
     assert start.unexplained < 1e-3
     pairs = {
         (tuple(a), tuple(b))
