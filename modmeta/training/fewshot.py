@@ -31,8 +31,9 @@ class FewShot(ResumableModule):
 
     def errors(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean squared error on the queries of every task, (B,)."""
-        x, y, n = batch[INPUTS], batch[OUTPUTS], self.support
-        with torch.enable_grad():  # methods may adapt by gradients
+        n = self.support
+        with torch.inference_mode(False), torch.enable_grad():  # methods may adapt by gradients
+            x, y = batch[INPUTS].clone(), batch[OUTPUTS].clone()
             values = self.predict(x[:, :n], y[:, :n], x[:, n:])
         return (values.detach() - y[:, n:]).square().mean((-1, -2))
 

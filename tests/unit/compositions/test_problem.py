@@ -87,8 +87,8 @@ def test_bank_holds_any_number_of_slots() -> None:
 
 
 def test_cold_start_finds_sums() -> None:
-    x, y, slots = (torch.from_numpy(part) for part in HiddenFunctions("sum", 6, 2, 0.2).draw(150, 24, 0, "train"))
-    made = ComposedModel({"f": Library(6)}, Sum(["f", "f"]))
+    x, y, slots = (torch.from_numpy(part) for part in HiddenFunctions("sum", 4, 2, 0.2).draw(60, 20, 0, "train"))
+    made = ComposedModel({"f": Library(4)}, Sum(["f", "f"]))
     start = cold_start(made, x, y, 0)
     assert start.unexplained < 1e-3
     pairs = {
@@ -98,6 +98,7 @@ def test_cold_start_finds_sums() -> None:
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})  # one name for each, throughout
 
 
+@pytest.mark.slow
 def test_a_module_is_born_where_one_is_missing() -> None:
     x, y, _ = (torch.from_numpy(part) for part in HiddenFunctions("sum", 3, 2, 0.0).draw(60, 32, 0, "train"))
     made = ComposedModel({"f": Library(3)}, Sum(["f", "f"]))
