@@ -50,10 +50,6 @@ def test_an_interrupted_run_ends_the_same(name: str, tmp_path: Path) -> None:
         assert 0 <= whole["test/structures"] <= 1
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_a_cold_start_of_what_does_not_add_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs a composition that adds"):
         run(tmp_path / "one", *RUNS["chain"], *TINY, "search.start=laws")
-    with pytest.raises(UserError, match="data=functions"):
-        run(tmp_path / "two", "method=maml", *[word for word in BASELINE if word != "data=functions"], "data=springs5",
-            "callbacks.progress=null", "logger=[]", "method.support=4", "method.searched=4", "data.num_tasks=4",
-            "data.valid=2", "data.test=2")  # fmt: skip
