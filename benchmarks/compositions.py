@@ -5,7 +5,7 @@
     python -m benchmarks.compositions --step             # one batched step against one task at a time
 
 Every row is a run of `train.py` as a user would start it, on one thread. All methods of a world have the same tasks;
-the baselines are trained for as many seconds of the processor as ours took, by the number of their epochs. Writes
+baselines have the epochs below; the table says what each took of the processor. Writes
 `results/benchmarks/compositions/` and prints the table of all rows that are there.
 """
 
@@ -38,7 +38,7 @@ def _world(how: str, functions: int, slots: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-# World: experiment and settings of ours, and epochs of a baseline that take about as long.
+# World: experiment and settings of ours, and epochs of a baseline.
 WORLDS: dict[str, tuple[str, tuple[str, ...], int]] = {
     "sum2_of_20": ("sum", ("trainer.max_epochs=6",), 60),
     "sum3_of_10": ("sum", (*_world("sum", 10, 3), "trainer.max_epochs=6"), 60),
