@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 GROUPS = {  # groups of conf/ in the order of the page, with descriptions
     "method": "The method that is trained: modmeta's own or a baseline.",
-    "data": "The simulated world, or `files` for your own trajectories.",
+    "data": "The simulated world, `files` for your own trajectories, or `functions` for few-shot regression.",
     "model": "Edge modules, node modules and the dynamics that they form.",
     "features": "What an edge module sees of a pair. Choose with `features@model.features=NAME`.",
     "likelihood": "How prediction errors are weighed.",
@@ -28,6 +28,7 @@ GROUPS = {  # groups of conf/ in the order of the page, with descriptions
     "sweep": "Predefined sweeps.",
     "debug": "Short runs that find mistakes.",
     "baselines": "Settings that the experiments on baselines share. Not chosen by hand.",
+    "functions": "Settings that the experiments with functions share. Not chosen by hand.",
     "hydra/launcher": "Where the runs of a sweep are started.",
     "hydra/sweeper": "How the settings of a sweep are chosen.",
 }

@@ -11,3 +11,9 @@ MASK = "mask"  # (B, T - 1) bool: whether both frames of a step were observed; m
 RELATIONS = "relations"  # (B, N, S) int64: true relations, for evaluation only; missing if the data has no labels
 TYPES = "types"  # (B, N) int64: true types of entities, for evaluation only; missing if the data has no labels
 KNOWN = "known"  # (B, N, S) int64: relations given to the search, -1 where not given; missing if none are given
+
+# Of tasks of functions: P points of I inputs and O outputs, S slots.
+INPUTS = "inputs"  # (B, P, I) float32
+OUTPUTS = "outputs"  # (B, P, O) float32
+SLOTS = "slots"  # (B, S) int64: true hidden functions, for evaluation only; missing if there are none
+UNSEEN = "unseen"  # (B,) bool: whether training never has the combination of a task

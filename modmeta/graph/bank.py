@@ -66,6 +66,11 @@ class StructureBank:
             raise KeyError(f"tasks {task_ids.tolist()} are not all in this bank")
         return rows.to(self.device, non_blocking=True)
 
+    def _slots(self, entities: int) -> int:
+        """Slots of a receiver in tasks of so many entities; a task of one receiver may have any number."""
+        _, most, slots = self.relations.shape
+        return slots - (most - entities)
+
     def get(self, task_ids: Tensor, entities: int | None = None) -> Structure:
         """Structures of a batch of tasks.
 
@@ -77,12 +82,12 @@ class StructureBank:
             KeyError: an id is not in this bank.
         """
         rows, n = self._rows(task_ids), entities or self.types.shape[1]
-        return Structure(self.relations[rows, :n, : n - 1].long(), self.types[rows, :n].long())
+        return Structure(self.relations[rows, :n, : self._slots(n)].long(), self.types[rows, :n].long())
 
     def put(self, task_ids: Tensor, structure: Structure, energies: Tensor) -> None:
         """Stores the structures of a batch of tasks of one size, and their energies (B,), and counts the visit."""
         rows, n = self._rows(task_ids), structure.node_modules.shape[1]
-        self.relations[rows, :n, : n - 1] = structure.edge_modules.to(self.device, torch.int8)
+        self.relations[rows, :n, : self._slots(n)] = structure.edge_modules.to(self.device, torch.int8)
         self.types[rows, :n] = structure.node_modules.to(self.device, torch.int8)
         self.energies[rows] = energies.detach().to(self.device, torch.float32)
         self.visits[rows] += 1

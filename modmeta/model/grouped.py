@@ -97,6 +97,10 @@ class GroupedLinear(nn.Module):
             x = x.expand(self.weight.shape[0], *x.shape)
         return torch.baddbmm(self.bias, x, self.weight)
 
+    def chosen(self, x: Tensor, group: Tensor) -> Tensor:
+        """Inputs (E, P, in) through one map each, (E,), to (E, P, out)."""
+        return torch.baddbmm(self.bias[group], x, self.weight[group])
+
 
 class GroupedMLP(nn.Module):
     """K multi-layer perceptrons, optionally each with a parallel affine map.
@@ -135,6 +139,13 @@ class GroupedMLP(nn.Module):
             h = self.activation(layer(h))
         out = self.layers[-1](h)
         return out if self.linear is None else out + self.linear(x)
+
+    def chosen(self, x: Tensor, group: Tensor) -> Tensor:
+        """Maps (E, P, in), each through one network, (E,), to (E, P, out)."""
+        h = x
+        for number, layer in enumerate(self.affine):
+            h = layer.chosen(self.activation(h) if number else h, group)
+        return h if self.linear is None else h + self.linear.chosen(x, group)
 
     @torch.no_grad()
     def multiply(self, factors: Tensor, outputs: int) -> None:

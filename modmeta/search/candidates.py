@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import all_rows
-from modmeta.search.problem import Candidates, Problem, Propose
+from modmeta.search.problem import Candidates, Problem, Propose, ProposeOf, Searched
 from modmeta.search.relax import relaxed_rows
 from modmeta.search.selection import drawn
 from modmeta.shapes import Float, Int
@@ -96,21 +96,21 @@ def take(candidates: Candidates, chosen: Int[Tensor, "B N"]) -> Structure:
 # ---- `Propose` functions of kernels ----------------------------------------------------------------------------------
 
 
-def every_row(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
+def every_row(generator: torch.Generator, structure: Structure, problem: Searched) -> Candidates:
     """Proposes all rows and node modules."""
     return enumerate_rows(structure, problem.num_edge_modules, problem.num_node_modules)
 
 
-def current_row(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
+def current_row(generator: torch.Generator, structure: Structure, problem: Searched) -> Candidates:
     """The current row of a receiver alone: structures stay as they are."""
     relations, types = structure
     return Candidates(relations.unsqueeze(2), types.unsqueeze(2), torch.zeros_like(types))
 
 
-def sampled_rows(samples: int, flips: bool) -> Propose:
+def sampled_rows(samples: int, flips: bool) -> ProposeOf[Searched]:
     """Proposes rows sampled from the proposal; with `flips` also all changes of a single edge or node module."""
 
-    def propose(generator: torch.Generator, structure: Structure, problem: Problem) -> Candidates:
+    def propose(generator: torch.Generator, structure: Structure, problem: Searched) -> Candidates:
         k, g = problem.num_edge_modules, problem.num_node_modules
         return propose_rows(structure, problem.logits, samples, flips, k, g, generator)
 

@@ -10,9 +10,9 @@ from modmeta.graph.bank import Structure
 from modmeta.search.candidates import take
 from modmeta.search.problem import (
     Info,
-    Kernel,
-    Problem,
-    Propose,
+    KernelOf,
+    P,
+    ProposeOf,
     Receivers,
     changed_receivers,
     count_worse,
@@ -22,7 +22,7 @@ from modmeta.search.selection import Selection
 from modmeta.shapes import Float
 
 
-def receiver_rows(propose: Propose, select: Selection, receivers: Receivers = every_receiver) -> Kernel:
+def receiver_rows(propose: ProposeOf[P], select: Selection, receivers: Receivers = every_receiver) -> KernelOf[P]:
     """Kernel that selects among the candidates of every moving receiver independently.
 
     Args:
@@ -33,7 +33,7 @@ def receiver_rows(propose: Propose, select: Selection, receivers: Receivers = ev
 
     @torch.no_grad()
     def kernel(
-        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
+        generator: torch.Generator, structure: Structure, problem: P, temperature: Float[Tensor, ""]
     ) -> tuple[Structure, Info]:
         candidates = propose(generator, structure, problem)
         moving, current = receivers(generator, structure), candidates.current  # (B, N)

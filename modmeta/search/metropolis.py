@@ -14,10 +14,11 @@ from modmeta.search.candidates import take
 from modmeta.search.problem import (
     Candidates,
     Info,
-    Kernel,
-    Problem,
-    Propose,
+    KernelOf,
+    P,
+    ProposeOf,
     Receivers,
+    Searched,
     changed_receivers,
     count_worse,
     one_receiver,
@@ -47,7 +48,7 @@ class Wholes(NamedTuple):
         return self.energies.gather(1, chosen)
 
 
-def whole_structures(propose: Propose, select: Selection, receivers: Receivers = one_receiver) -> Kernel:
+def whole_structures(propose: ProposeOf[P], select: Selection, receivers: Receivers = one_receiver) -> KernelOf[P]:
     """Kernel that selects among the structures in which the moving receiver takes each of its candidates.
 
     Args:
@@ -58,7 +59,7 @@ def whole_structures(propose: Propose, select: Selection, receivers: Receivers =
 
     @torch.no_grad()
     def kernel(
-        generator: torch.Generator, structure: Structure, problem: Problem, temperature: Float[Tensor, ""]
+        generator: torch.Generator, structure: Structure, problem: P, temperature: Float[Tensor, ""]
     ) -> tuple[Structure, Info]:
         candidates = propose(generator, structure, problem)
         moving = receivers(generator, structure)  # (B, N)
@@ -81,7 +82,9 @@ def whole_structures(propose: Propose, select: Selection, receivers: Receivers =
     return kernel
 
 
-def score_wholes(problem: Problem, structure: Structure, candidates: Candidates, moving: Bool[Tensor, "B N"]) -> Wholes:
+def score_wholes(
+    problem: Searched, structure: Structure, candidates: Candidates, moving: Bool[Tensor, "B N"]
+) -> Wholes:
     """Energies of the structures in which the moving receiver (B, N) takes each of its M candidates."""
     moves = moving.unsqueeze(2)  # (B, N, 1)
     rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.edge_modules.unsqueeze(2))  # (B, N, M, S)

@@ -7,7 +7,7 @@ folder holds one algorithm. Kernels obtain sizes, priors and energies from the p
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,39 @@ class Candidates(NamedTuple):
     rows: Tensor
     types: Tensor
     current: Tensor
+
+
+class Searched(Protocol):
+    """What kernels ask of a problem, be it of graphs or of other compositions: B tasks, N receivers, S slots of each.
+
+    Where whole structures are scored, N is 1 and a row is a structure.
+    """
+
+    @property
+    def num_edge_modules(self) -> int:
+        """K, of the largest library."""
+
+    @property
+    def num_node_modules(self) -> int:
+        """G."""
+
+    @property
+    def prior(self) -> Tensor:
+        """Prior energy of every module in every slot, (B or 1, N or 1, S or 1, K) nats."""
+
+    @property
+    def logits(self) -> Tensor | None:
+        """Of the proposal network (B, N, S, K); None for uniform proposals."""
+
+    @property
+    def gradients(self) -> bool:
+        """Whether energies of whole structures have gradients."""
+
+    def energies(self, candidates: Candidates) -> Tensor:
+        """Energies (B, N, M) of the candidates of every receiver, including priors."""
+
+    def rollouts(self, tasks: Tensor, structure: Structure, kept: Kept) -> Tensor:
+        """Energies (Q,) of whole structures of tasks (Q,), without priors."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +213,9 @@ def prior_energies(prior: Float[Tensor, "#B #N #S K"], rows: Int[Tensor, "#B #N 
     return (chosen * prior.unsqueeze(2)).sum((-1, -2))
 
 
+P = TypeVar("P", bound=Searched)
+KernelOf = Callable[[torch.Generator, Structure, P, Tensor], tuple[Structure, Info]]
+ProposeOf = Callable[[torch.Generator, Structure, P], Candidates]  # candidates of every receiver
 Kernel = Callable[[torch.Generator, Structure, Problem, Tensor], tuple[Structure, Info]]
 Propose = Callable[[torch.Generator, Structure, Problem], Candidates]  # candidates of every receiver
 Receivers = Callable[[torch.Generator, Structure], Tensor]  # which receivers move, (B, N)

@@ -39,12 +39,23 @@ NAMES: dict[str, Part] = {
     "modmeta.baselines.correlation.CorrelationData": Part(),
     "modmeta.baselines.correlation.CorrelationLSTM": Part(),
     "modmeta.baselines.decoder.MLPDecoder": Part(),
+    "modmeta.baselines.functions.MAML": Part(),
+    "modmeta.baselines.functions.Pooled": Part(),
     "modmeta.baselines.lstm.LSTM": Part(),
     "modmeta.baselines.nri.GivenGraph": Part(),
     "modmeta.baselines.nri.NRI": Part(),
     "modmeta.baselines.static.Static": Part(),
     "modmeta.baselines.supervised.SupervisedEncoder": Part(),
+    "modmeta.compositions.Attend": Part(),
+    "modmeta.compositions.Chain": Part(),
+    "modmeta.compositions.ComposedModel": Part(),
+    "modmeta.compositions.Concatenate": Part(),
+    "modmeta.compositions.Graph": Part(),
+    "modmeta.compositions.Library": Part(),
+    "modmeta.compositions.SetProposal": Part(),
+    "modmeta.compositions.Sum": Part(),
     "modmeta.training.bouncegrad.BounceGrad": Part(),
+    "modmeta.training.composed.ComposedBounceGrad": Part(),
     "modmeta.model.dynamics.continuous.ContinuousDynamics": Part(),
     "modmeta.model.dynamics.laws.LawDynamics": Part(),
     "modmeta.model.dynamics.discrete.ModularDynamics": Part(),
@@ -89,8 +100,11 @@ NAMES: dict[str, Part] = {
     "modmeta.training.checkpoints.files.DurableCheckpoints": RUN,
     "modmeta.data.loading.datamodule.TrajectoryDataModule": RUN,
     "modmeta.data.loading.filemodule.FileDataModule": RUN,
+    "modmeta.data.loading.functions.FunctionDataModule": RUN,
     "modmeta.data.reading.Reading": RUN,
     "modmeta.simulators.Charged": RUN,
+    "modmeta.simulators.functions.HiddenFunctions": RUN,
+    "modmeta.simulators.functions.Sines": RUN,
     "modmeta.simulators.Kuramoto": RUN,
     "modmeta.simulators.Masses": RUN,
     "modmeta.simulators.Mixed": RUN,
@@ -295,6 +309,11 @@ def check_description(data: Any, calibration: Any, reciprocity: Any, where: str)
 
     if not isinstance(data, dict):
         raise refuse("data", data)
+    if "support" in data:  # of tasks of functions
+        for key in ("inputs", "outputs", "support", "num_tasks"):
+            if type(data.get(key)) is not int or not 1 <= data[key] <= 1_000_000_000:
+                raise refuse(f"data.{key}", data.get(key))
+        return
     features = data.get("num_features")
     for key, low, high in (
         ("num_features", 1, 10_000),

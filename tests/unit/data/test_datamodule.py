@@ -76,7 +76,7 @@ def test_too_few_tasks_and_other_entities(tmp_path: Path) -> None:
         TrajectoryDataModule(path=path, num_tasks=2).setup()
 
 
-WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"simulated", "files"})
+WORLDS = sorted({path.stem for path in (ROOT / "conf/data").glob("*.yaml")} - {"simulated", "files", "functions"})
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -1,0 +1,316 @@
+"""BounceGrad over compositions: search step on the examples of a task, gradient steps on its queries.
+
+Letters: B tasks, P points, I inputs, O outputs, S slots, K modules, R hidden functions.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from modmeta.compositions.births import forget, renew
+from modmeta.compositions.cold_start import adds, cold_start
+from modmeta.compositions.problem import (
+    ComposedModel,
+    CompositionProblem,
+    enumerates,
+    kernel_of,
+    random_slots,
+)
+from modmeta.compositions.proposal import SetProposal
+from modmeta.errors import UserError
+from modmeta.evaluation.matching import match_labels
+from modmeta.graph.bank import Structure, StructureBank
+from modmeta.keys import INPUTS, OUTPUTS, SLOTS, TASK
+from modmeta.search.candidates import current_row
+from modmeta.search.exact import receiver_rows
+from modmeta.search.infer import GREEDY_TEMPERATURE
+from modmeta.search.search import Search
+from modmeta.search.selection import greedy
+from modmeta.search.temperature import Temperature
+from modmeta.training.distributed import gather, over_processes
+from modmeta.training.fewshot import FewShot
+from modmeta.training.module import Scheduler
+
+HOLD = 0.5  # of the run, in which modules learn the structures of a cold start
+RENEWALS = (0.05, 0.8)  # first and last part of the run in which modules are renewed
+LOOKED_AT = 200  # tasks, by which modules are judged
+
+
+class ComposedBounceGrad(FewShot):
+    """Alternates a search over the structures of a batch of tasks with gradient steps on the modules.
+
+    1. *Search step* on the first `searched` points of every task of the batch; structures persist in the bank.
+    2. *Gradient steps* on the other points, structures fixed: the first on this batch, with tasks of the bank beside
+       it, the others on tasks of the bank alone, whose structures cost nothing.
+    3. *Proposal step*, where structures are too many to enumerate.
+    4. Every `renewed` batches, modules that are not needed are replaced (`modmeta.compositions.births`).
+
+    Args:
+        model: libraries and their composition.
+        search: as for graphs; see `kernel_of`.
+        temperature: of `modmeta.search.temperature`.
+        optimizer: of the modules, a partial waiting for parameters.
+        scheduler: of the learning rate, a partial waiting for optimiser, steps and epochs of the run.
+        proposal: network from examples to logits; None for uniform samples.
+        proposal_optimizer: of the proposal network.
+        gradient_clip: largest norm of the modules' gradient.
+        support: examples of a validation or test task.
+        searched: points of a training task that the search sees; the gradient steps use the others.
+        gradient_steps: after every search step.
+        gradient_tasks: tasks of a gradient step.
+        renewed: batches between two replacements of modules; 0 for none.
+        explained: mean squared error below which a task counts as explained.
+        num_functions: R, hidden functions in the labels, for measures.
+        seed: of the search.
+    """
+
+    labels: Tensor
+
+    def __init__(
+        self,
+        model: ComposedModel,
+        search: Search,
+        temperature: Temperature,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., Scheduler] | None = None,
+        proposal: SetProposal | None = None,
+        proposal_optimizer: Callable[..., Optimizer] | None = None,
+        gradient_clip: float = 1.0,
+        support: int = 8,
+        searched: int = 16,
+        gradient_steps: int = 4,
+        gradient_tasks: int = 128,
+        renewed: int = 60,
+        explained: float = 0.003,
+        num_functions: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(support, seed)
+        self.model, self.search, self.temperature, self.proposal = model, search, temperature, proposal
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.make_proposal_optimizer = proposal_optimizer
+        self.gradient_clip, self.searched = gradient_clip, searched
+        self.gradient_steps, self.gradient_tasks = gradient_steps, gradient_tasks
+        self.renewed, self.explained, self.num_functions = renewed, explained, num_functions
+        self.names = tuple(dict.fromkeys(model.composition.slots))
+        # Hidden function of every module of every library.
+        self.register_buffer("labels", torch.zeros(len(self.names), max(model.sizes), dtype=torch.long))
+        self.found: list[tuple[Tensor, Tensor]] = []  # structures and labels of the split that is gone through
+        self.bank: StructureBank | None = None
+        self.total_steps = 1
+
+    # ---- set-up ----------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[Scheduler]]:
+        modules = self.make_optimizer(self.model.parameters())
+        self.total_steps = int(self.trainer.estimated_stepping_batches)
+        optimizers = [modules]
+        if self.proposal is not None and self.make_proposal_optimizer is not None:
+            optimizers.append(self.make_proposal_optimizer(self.proposal.parameters()))
+        return optimizers, self.scheduled(modules, self.make_scheduler)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
+        start, ids = random_slots(data.num_tasks, self.model.sizes, every), data.owned_tasks()
+        if self._cold and self.done == 0:
+            train = data.splits["train"]
+            rows = cold_start(self.model, train.x, train.y, self.seed).structures
+            start = Structure(rows.unsqueeze(1), start.node_modules)
+        self.bank = StructureBank(ids, Structure(start.edge_modules[ids], start.node_modules[ids]), self.device)
+        if "bank" in self.restored:
+            self.bank.load_state_dict(self.restored["bank"])
+            most = torch.tensor(self.model.sizes)
+            if bool(((self.bank.relations < 0) | (self.bank.relations >= most)).any()):
+                raise ValueError("a structure has a module that its library does not have")
+
+    @property
+    def _cold(self) -> bool:
+        """Whether structures come from a cold start.
+
+        Raises:
+            UserError: modules do not add.
+        """
+        if self.search.start == "random":
+            return False
+        if self.search.start != "laws" or not adds(self.model):
+            raise UserError(
+                f"search.start={self.search.start} needs a composition that adds single modules, model.composition a "
+                "Sum of libraries; set search.start=random"
+            )
+        return True
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        assert self.bank is not None
+        assert self.generator is not None
+        tasks, part = batch[TASK].cpu(), slice(self.searched)
+        x, y = batch[INPUTS][:, part], batch[OUTPUTS][:, part]
+        logits = None if self.proposal is None else self.proposal(x, y)
+        temperature = self.temperature.at(self.done / self.total_steps)
+        structure = self.bank.get(tasks)
+        held = self._cold and self.done < HOLD * self.total_steps
+        kernel = receiver_rows(current_row, greedy) if held else kernel_of(self.search, self.model)
+        new, info = kernel(self.generator, structure, self._problem(x, y, logits), temperature)
+        self.temperature.observe(over_processes(info.worse), over_processes(info.accepted))
+        self.bank.put(tasks, new, info.energies)
+        loss = self._gradient_steps(batch, new)
+        if logits is not None and len(self.all_optimizers()) > 1 and self.proposal is not None:
+            labels = new.edge_modules.flatten()
+            proposal_loss = F.cross_entropy(logits.flatten(0, 2), labels)
+            self.descend(proposal_loss, list(self.proposal.parameters()), float("inf"), 1)
+        self.count_step()
+        self.step_schedulers()
+        self._renew()
+        values = {"loss": loss, "changed": info.changed, "temperature": self.temperature.value}
+        self.keep_means({f"train/{name}": value for name, value in values.items()}, len(tasks))
+
+    def _problem(self, x: Tensor, y: Tensor, logits: Tensor | None) -> CompositionProblem:
+        asked = logits is not None and not self.search.uniform and not enumerates(self.search, self.model)
+        return CompositionProblem(self.model, x, y, logits.detach() if asked and logits is not None else None)
+
+    def _gradient_steps(self, batch: dict[str, Tensor], structure: Structure) -> Tensor:
+        """Takes the gradient steps and returns the loss of the batch."""
+        assert self.bank is not None
+        assert self.generator is not None
+        train, rest = self.trainer.datamodule.splits["train"], slice(self.searched, None)  # type: ignore[attr-defined]
+        first = torch.zeros(())
+        for step in range(self.gradient_steps):
+            more = self.gradient_tasks - (len(structure.edge_modules) if step == 0 else 0)
+            some = torch.randint(len(self.bank.task_ids), (max(more, 0),), generator=self.generator, device=self.device)
+            ids = self.bank.task_ids[some.cpu()]
+            x, y = train.x[ids].to(self.device), train.y[ids].to(self.device)
+            rows = self.bank.get(ids).edge_modules[:, 0]
+            if step == 0:
+                x, y = torch.cat((batch[INPUTS], x)), torch.cat((batch[OUTPUTS], y))
+                rows = torch.cat((structure.edge_modules[:, 0], rows))
+            squares = self.model.squares(x[:, rest], y[:, rest], rows)
+            loss = self.model.energy(squares, 1).mean()
+            self.descend(loss, list(self.model.parameters()), self.gradient_clip)
+            if step == 0:
+                first = loss.detach()
+        return first
+
+    def _renew(self) -> None:
+        """Replaces modules that are not needed, now and then."""
+        done, (begin, end) = self.done / self.total_steps, RENEWALS
+        if not self.renewed or self.done % self.renewed or not begin < done < end:
+            return
+        if self._cold or not enumerates(self.search, self.model) or self.trainer.world_size > 1:
+            return
+        assert self.generator is not None
+        train: Any = self.trainer.datamodule.splits["train"]  # type: ignore[attr-defined]
+        ids = torch.randperm(len(train), generator=self.generator, device=self.device)[:LOOKED_AT].cpu()
+        x, y = train.x[ids].to(self.device), train.y[ids].to(self.device)
+        replaced = renew(self.model, x, y, self.explained, self.generator)
+        forget(self.all_optimizers()[0].optimizer, self.model, replaced)
+
+    def on_train_epoch_end(self) -> None:
+        self.temperature.end_epoch(self.done / self.total_steps)
+        super().on_train_epoch_end()
+
+    # ---- tasks never trained on ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def infer(self, x: Tensor, y: Tensor) -> Tensor:
+        """Structures (B, S) of new tasks from examples (B, P, I) and values (B, P, O); the same for the same input.
+
+        Where structures are too many to enumerate, `search.sweeps` greedy steps from each of a few random structures.
+        """
+        generator = torch.Generator(x.device).manual_seed(self.seed)
+        logits = self.proposal(x, y) if self.proposal is not None else None
+        problem, kernel = self._problem(x, y, logits), kernel_of(self.search, self.model, greedy)
+        cold, all_at_once = x.new_tensor(GREEDY_TEMPERATURE), enumerates(self.search, self.model)
+        best, least = None, x.new_full((len(x),), torch.inf)
+        for _ in range(1 if all_at_once else STARTS):
+            structure = random_slots(len(x), self.model.sizes, generator)
+            for _ in range(1 if all_at_once else max(self.search.sweeps, 2 * len(self.model.sizes))):
+                structure, info = kernel(generator, structure, problem, cold)
+            better, rows = info.energies < least, structure.edge_modules[:, 0]
+            best = rows if best is None else torch.where(better.unsqueeze(1), rows, best)
+            least = torch.where(better, info.energies, least)
+        assert best is not None
+        return best
+
+    def predict(self, x: Tensor, y: Tensor, queries: Tensor) -> Tensor:
+        return self._predicted(queries, self.infer(x, y))
+
+    @torch.no_grad()
+    def _predicted(self, queries: Tensor, structure: Tensor) -> Tensor:
+        values: Tensor = self.model(queries, structure)
+        return values
+
+    def errors(self, batch: dict[str, Tensor]) -> Tensor:
+        x, y, n = batch[INPUTS], batch[OUTPUTS], self.support
+        structure = self.infer(x[:, :n], y[:, :n])
+        if SLOTS in batch and self._labelled(batch[SLOTS]):
+            self.found.append((structure, batch[SLOTS]))
+        return (self._predicted(x[:, n:], structure) - y[:, n:]).square().mean((-1, -2))
+
+    def _labelled(self, slots: Tensor) -> bool:
+        return slots.shape[1] == len(self._free)
+
+    @property
+    def _free(self) -> list[int]:
+        """Slots with a choice."""
+        return [slot for slot, size in enumerate(self.model.sizes) if size > 1]
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if self.found:
+            structure, slots = (torch.cat(part) for part in zip(*self.found, strict=True))
+            self._match(structure, slots)
+            self.log("val/structures", self._right(structure, slots).float().mean())
+        self.found = []
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        if self.found:
+            structure, slots = (torch.cat(part) for part in zip(*self.found, strict=True))
+            right = self._right(structure, slots)
+            self.log("test/structures", right.float().mean())
+        self.found = []
+
+    def _match(self, structure: Tensor, slots: Tensor) -> None:
+        """Matches modules of every library to hidden functions; slots that may change places count together."""
+        names, free = self.model.composition.slots, self._free
+        moved = self.model.composition.alike(structure) != structure
+        for number, name in enumerate(self.names):
+            mine = [place for place, slot in enumerate(free) if names[slot] == name]
+            if not mine:
+                continue
+            chosen = F.one_hot(structure[:, [free[place] for place in mine]], self.labels.shape[1]).float()
+            true = F.one_hot(slots[:, mine], self.num_functions).float()
+            if bool(moved.any()):
+                counts = torch.einsum("bk,br->kr", chosen.amax(1), true.amax(1))
+            else:
+                counts = torch.einsum("bsk,bsr->kr", chosen, true)
+            size = len(self.model.libraries[name])  # type: ignore[arg-type]
+            self.labels[number, :size] = match_labels(counts[:size])
+
+    def _right(self, structure: Tensor, slots: Tensor) -> Tensor:
+        """Whether all slots of a task are right, (B,)."""
+        names, free = self.model.composition.slots, self._free
+        named, true = structure.clone(), torch.zeros_like(structure)
+        for place, slot in enumerate(free):
+            named[:, slot] = self.labels[self.names.index(names[slot])][structure[:, slot]]
+            true[:, slot] = slots[:, place]
+        alike = self.model.composition.alike
+        return (alike(named) == alike(true)).all(1)
+
+    # ---- persistence -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.bank is not None:
+            shards = gather(self.bank.state_dict())
+            checkpoint["modmeta"]["bank"] = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+
+
+STARTS = 8  # random structures from which greedy steps begin

@@ -1,0 +1,55 @@
+"""Runs on tasks of functions: through train.py's own function, killed and resumed, with messages for mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+from modmeta.errors import Preempted, UserError
+from tests.runs import KilledAt, accompanied, checkpoint, run, same
+
+TINY = (
+    "data.num_tasks=40", "data.valid=10", "data.test=12", "data.batch_size=8", "data.batches_per_epoch=4",
+    "data.points=16", "data.test_points=12", "data.support=4", "trainer.max_epochs=2", "callbacks.progress=null",
+    "trainer.accelerator=cpu", "trainer.devices=1", "logger=[]",
+)  # fmt: skip
+FEW = ("data.world.functions=3", "model.libraries.f.modules=3", "model.libraries.f.hidden=8")
+BASELINE = (
+    "data=functions", "callbacks=baseline", "~model", "~likelihood", "~search", "~temperature", "~proposal",
+    "~optimizer", "name=functions", "method.hidden=8",
+)  # fmt: skip
+OURS = ("method.searched=6", "method.gradient_tasks=12", "method.renewed=2")
+RUNS = {
+    "sum": ("experiment=functions/sum", *FEW, *OURS),
+    "chain": ("experiment=functions/chain", *FEW, *OURS),
+    "concatenate": ("experiment=functions/concatenate", *FEW, *OURS),
+    "attend": ("experiment=functions/attend", "data.world.functions=3", "model.libraries.f.modules=3",
+               "model.libraries.score.modules=3", *OURS),
+    "published search": ("experiment=functions/chain", *FEW, *OURS, "search=paper"),
+    "sines": ("experiment=functions/chain", *FEW, *OURS, "~data.world",
+              "+data.world._target_=modmeta.simulators.functions.Sines", "method.num_functions=1"),
+    "maml": ("method=maml", *BASELINE),
+    "pooled": ("method=pooled", *BASELINE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow if one not in ("chain", "maml") else ())
+                                  for one in RUNS])  # fmt: skip
+def test_an_interrupted_run_ends_the_same(name: str, tmp_path: Path) -> None:
+    words = (*RUNS[name], *TINY)
+    whole = run(tmp_path / "whole", *words)
+    with accompanied(KilledAt(1, batch=1)), pytest.raises(Preempted):
+        run(tmp_path / "parts", *words)
+    assert run(tmp_path / "parts", *words) == pytest.approx(whole, nan_ok=True, rel=0, abs=0)
+    one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        same(one[part], other[part], part)
+    for part in ("bank", "generators", "epoch"):
+        same(one["modmeta"].get(part), other["modmeta"].get(part), part)
+    assert whole["test/error"] > 0
+    if "search" in name or name in ("sum", "chain", "concatenate", "attend"):
+        assert 0 <= whole["test/structures"] <= 1
+
+
+def test_a_cold_start_of_what_does_not_add_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs a composition that adds"):
+        run(tmp_path / "one", *RUNS["chain"], *TINY, "search.start=laws")

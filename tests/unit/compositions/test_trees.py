@@ -1,0 +1,128 @@
+"""Compositions against naive loops over tasks, structures and modules."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from modmeta.compositions import Attend, Chain, Composition, Concatenate, Graph, Library, Sum
+from modmeta.errors import UserError
+from modmeta.graph.bank import Structure
+from modmeta.model.dynamics.discrete import ModularDynamics
+from modmeta.model.features import AbsoluteFeatures
+from modmeta.model.likelihood import FixedGaussian
+from modmeta.model.model import RelationalModel
+
+LIBRARIES = {
+    "f": Library(3, hidden=8),
+    "g": Library(2, outputs=2, hidden=8, layers=2),
+    "head": Library(1, inputs=3, hidden=8),
+    "a": Library(2, hidden=8),
+}
+# Each composition, and the same function of one point written out.
+Run = Callable[[str, Tensor, int], Tensor]
+CASES: dict[str, tuple[Composition, Callable[[Run, Tensor, list[int]], Tensor]]] = {
+    "sum": (Sum(["f", "f", "a"]), lambda m, x, z: m("f", x, z[0]) + m("f", x, z[1]) + m("a", x, z[2])),
+    "chain": (Chain(["f", "a", "g"]), lambda m, x, z: m("g", m("a", m("f", x, z[0]), z[1]), z[2])),
+    "concatenate": (
+        Chain([Concatenate(["f", "g"]), "head"]),
+        lambda m, x, z: m("head", torch.cat((m("f", x, z[0]), m("g", x, z[1])), -1), z[2]),
+    ),
+    "attend": (
+        Attend(["f", "f"], ["a", "a"]),
+        lambda m, x, z: (
+            (torch.stack((m("a", x, z[2]), m("a", x, z[3]))).softmax(0))
+            * torch.stack((m("f", x, z[0]), m("f", x, z[1])))
+        ).sum(0),
+    ),
+    "nested": (
+        Chain([Sum(["f", Chain(["a", "f"])]), "a"]),
+        lambda m, x, z: m("a", m("f", x, z[0]) + m("f", m("a", x, z[1]), z[2]), z[3]),
+    ),
+}
+
+
+def alone(name: str, x: Tensor, module: int) -> Tensor:
+    """One module, by its own weights."""
+    network = LIBRARIES[name].networks
+    for number, layer in enumerate(network.affine):
+        x = (torch.relu(x) if number else x) @ layer.weight[module] + layer.bias[module]
+    return x
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tasks_of_different_structures_are_evaluated_at_once(name: str) -> None:
+    composition, naive = CASES[name]
+    structures = composition.structures(LIBRARIES)
+    assert structures.tolist() == [list(z) for z in itertools.product(*map(range, composition.sizes(LIBRARIES)))]
+    x = torch.randn(len(structures), 5, 1)
+    got = composition.chosen(LIBRARIES, x, structures)
+    for task, row in enumerate(structures.tolist()):
+        torch.testing.assert_close(got[task], naive(alone, x[task], row), rtol=1e-4, atol=1e-5)
+    assert got.shape[-1] == composition.width(LIBRARIES, 1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_structure_of_every_task(name: str) -> None:
+    composition, x = CASES[name][0], torch.randn(3, 4, 1)
+    want = Composition.every(composition, LIBRARIES, x)  # one structure after another
+    torch.testing.assert_close(composition.every(LIBRARIES, x), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_alike_structures_are_the_same_function_and_have_one_name(name: str) -> None:
+    composition, x = CASES[name][0], torch.randn(1, 6, 1)
+    structures = composition.structures(LIBRARIES)
+    out = composition.every(LIBRARIES, x)[0]
+    renamed = composition.alike(structures)
+    torch.testing.assert_close(composition.alike(renamed), renamed)
+    every = x.expand(len(structures), -1, -1)
+    torch.testing.assert_close(composition.chosen(LIBRARIES, every, renamed), out, rtol=1e-4, atol=1e-5)
+    names = {tuple(row) for row in renamed.tolist()}
+    functions = {tuple(row) for row in (out.flatten(1) * 1e3).round().int().tolist()}
+    assert len(names) == len(functions)
+
+
+def test_graph_is_the_one_of_trajectories() -> None:
+    """One step of `Graph` is that of `ModularDynamics` with the same weights."""
+    n, d, hidden = 4, 3, 8
+    dynamics = ModularDynamics(
+        d, 2, features=AbsoluteFeatures(), num_node_modules=2, hidden=hidden, edge_layers=1, node_layers=1,
+        additive=False, linear_path=False, robust=False, activation=torch.relu,
+    )  # fmt: skip
+    model = RelationalModel(dynamics, FixedGaussian(0.5)).eval()
+    channels = dynamics.edge_modules.affine[-1].weight.shape[2]
+    libraries = {
+        "edge": Library(2, 2 * d, channels, hidden, 1),
+        "node": Library(2, d + channels, d, hidden, 1),
+    }
+    for name, network in (("edge", dynamics.edge_modules), ("node", dynamics.node_modules)):
+        libraries[name].networks.load_state_dict(network.state_dict())
+    structure = Structure(torch.randint(2, (2, n, n - 1)), torch.randint(2, (2, n)))
+    states = torch.randn(2, n, 6, d)
+    graph = Graph(n)
+    assert graph.width(libraries, n * d) == n * d
+    slots = torch.cat((structure.edge_modules.flatten(1), structure.node_modules), 1)
+    got = graph.chosen(libraries, states.transpose(1, 2).flatten(2), slots).unflatten(-1, (n, d)).transpose(1, 2)
+    errors = (states[:, :, 1:] - got[:, :, :-1]).abs()
+    torch.testing.assert_close(model.errors(states, structure).abs(), errors, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("composition", "inputs", "told"),
+    [
+        (Chain(["f", "missing"]), 1, "missing"),
+        (Chain(["g", "f"]), 1, "model.libraries.f.inputs=1"),
+        (Sum(["f", "g"]), 1, "outputs"),
+        (Attend(["f"], ["g"]), 1, "scores"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(composition: Composition, inputs: int, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        composition.width(LIBRARIES, inputs)
+    with pytest.raises(UserError, match="one score for each"):
+        Attend(["f", "f"], ["a"])
+    with pytest.raises(UserError, match="no parts"):
+        Sum([])
