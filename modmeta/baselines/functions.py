@@ -81,7 +81,7 @@ class _Network(FewShot):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         loss = self.loss(batch[INPUTS], batch[OUTPUTS])
         self.descend(loss, list(self.parameters()), self.gradient_clip)
-        self.steps_done += 1
+        self.count_step()
         self.step_schedulers()
         self.keep_means({"train/loss": loss.detach()}, len(batch[INPUTS]))
 
