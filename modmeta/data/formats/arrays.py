@@ -149,6 +149,7 @@ def _with_options(data: Trajectories, how: Reading, where: str) -> Trajectories:
     data.check_shapes(where)
     step = how.frame_step or data.frame_step
     data = replace(data, frame_step=step)
+    data = _sure(data, how, where)
     if how.features is not None:
         missing = [name for name in how.features if name not in data.features]
         if missing:
@@ -160,3 +161,17 @@ def _with_options(data: Trajectories, how: Reading, where: str) -> Trajectories:
         data = absent_last(data).validate(where)
         data = resampled(data, np.tile(step * np.arange(data.num_frames), (data.num_tasks, 1)), how.resample, where)
     return data
+
+
+def _sure(data: Trajectories, how: Reading, where: str) -> Trajectories:
+    """States whose confidence is too low are NaN; confidences are no features."""
+    if not how.mask_below:
+        return data
+    states = data.states
+    for name, least in how.mask_below:
+        if name not in data.features:
+            raise DataError(f"{where}: no feature {name!r} among {list(data.features)}")
+        sure = states[..., data.features.index(name)] >= least
+        states = np.where(sure[..., None], states, np.nan)
+    kept = [i for i, name in enumerate(data.features) if name not in dict(how.mask_below)]
+    return replace(data, states=states[..., kept], features=tuple(data.features[i] for i in kept))

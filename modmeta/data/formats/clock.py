@@ -20,7 +20,7 @@ from modmeta.data.bounds import GAP, GAP_FREE, WHOLE
 from modmeta.errors import DataError
 
 UNEVEN = 0.05  # tolerated deviation of a time from the even grid, in steps, ...
-ROUNDED = 1.01  # ... or in units of the resolution of the stamps: both ends of a difference are rounded
+ROUNDED = 0.65  # ... or in units of the resolution of the stamps, if that is less than half a step
 RATES = (*(Fraction(rate) for rate in range(1, 1001)), Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001))
 DATES = ("%d.%m.%Y %H:%M:%S.%f", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S.%f",
          "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %H:%M:%S",
@@ -187,8 +187,7 @@ def numbered(
         )
     resolution = _resolution(since, time)
     step, slots = _fitted(task, first, since, inside, rough, resolution)
-    off = np.abs(since - step * slots)
-    allowed = max(UNEVEN * step, ROUNDED * resolution)
+    off, allowed = _deviation(task, since, step, slots), _allowed(step, resolution)
     twice = inside & (np.diff(slots) == 0)
     wrong = off > allowed
     wrong[1:] |= twice
@@ -225,14 +224,27 @@ def _fitted(
     counts = np.append(0.0, np.where(inside, np.maximum(np.round(np.diff(since) / rough), 1), 0))
     total = np.cumsum(counts)
     slots = (total - total[first]).astype(np.int64)
-    sizes = np.bincount(task)
-    x = slots - (np.bincount(task, slots) / sizes)[task]
-    y = since - (np.bincount(task, since) / sizes)[task]
+    x, y = _centred(task, slots), _centred(task, since)
     slope = float((x * y).sum() / (x * x).sum())
-    if np.abs(since - slope * slots).max() > max(UNEVEN * slope, ROUNDED * resolution):  # named by the usual gap
+    if _deviation(task, since, slope, slots).max() > _allowed(slope, resolution):  # a mistake stands out of the usual gap
         step = float(f"{rough:.12g}")
         return step, np.round(since / step).astype(np.int64)
     return _simple(slope, int(slots.max()), resolution), slots
+
+
+def _centred(task: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values without the mean of their task."""
+    return values - (np.bincount(task, values) / np.bincount(task))[task]
+
+
+def _deviation(task: np.ndarray, since: np.ndarray, step: float, slots: np.ndarray) -> np.ndarray:
+    """Distance of every time from an even grid through the first time of its task, or through their mean."""
+    off = since - step * slots
+    return np.minimum(np.abs(off), np.abs(_centred(task, off)))
+
+
+def _allowed(step: float, resolution: float) -> float:
+    return max(UNEVEN * step, ROUNDED * resolution if 2 * resolution < step else 0)
 
 
 def _simple(slope: float, length: int, resolution: float) -> float:

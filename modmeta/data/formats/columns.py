@@ -108,6 +108,8 @@ class Table:
         types |= {name: self._moment_type(name) for name in moments or []}
         try:
             for table in self.rows(columns, types):
+                if not len(table):
+                    continue
                 out = {}
                 for name in columns:
                     column = table[name]
@@ -296,9 +298,15 @@ def sheet(path: Path) -> pa.Table:
         raise DataError(
             f"{path} is a workbook; install its reader, pip install 'modmeta[formats]', or save the sheet as CSV"
         ) from error
-    with path.open("rb") as file:
-        book = load_workbook(file, read_only=True, data_only=True)
-        values = [row for row in book.worksheets[0].iter_rows(values_only=True) if any(cell is not None for cell in row)]
+    try:
+        with path.open("rb") as file:
+            book = load_workbook(file, read_only=True, data_only=True)
+            rows = book.worksheets[0].iter_rows(values_only=True)
+            values = [row for row in rows if any(cell is not None for cell in row)]
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # openpyxl raises many types of errors for damaged files
+        raise DataError(f"{path} is no workbook of Excel, or is damaged ({error}); save the sheet as CSV") from error
     if len(values) < 2:
         raise DataError(f"{path}: no rows in the first sheet; give a line of names and a row for every entity and frame")
     used = [i for i in range(len(values[0])) if any(i < len(row) and row[i] is not None for row in values)]

@@ -230,7 +230,7 @@ class _Roles:
                 f"{self.table.path}: no column {given!r}, and no line of names; add one, such as task,frame,entity,x,y, "
                 "or name the columns: --frame column1 --entity column2 --features column3,column4"
             )
-        used = {*taken, *(self.features or ()), SPLIT}
+        used = {*taken, *(self.features or ()), SPLIT, self.how.task, self.how.frame, self.how.entity}
         left = [name for name in names if name not in used and not is_index(name) and axis_of(name) is None]
         advice = f", such as --{purpose} {left[0]} ({purpose}={left[0]})" if left else f", or add a column {given}"
         return DataError(
@@ -331,7 +331,16 @@ class _Roles:
         if best is None and not any(axis_of(name) for name in names):
             left = [name for name in names if is_number(self.table.kinds[name]) and not is_index(name)]
             best = {name: {VALUE: name} for name in left} if len(left) > 1 and len(left) == len(names) else None
+            if self.table.headless and any(map(self._may_be_key, names)):
+                return None
         return best
+
+    def _may_be_key(self, name: str) -> bool:
+        """Whether a column without a name may hold frames or entities rather than states: integers, or growing."""
+        column = self.table.sample[name]
+        if pa.types.is_integer(column.type):
+            return True
+        return len(column) < 3 or bool((np.diff(column.to_numpy().astype(float)) > 0).all())
 
     def _wide_features(self, wide: Wide) -> tuple[str, ...]:
         features = tuple(name for name in next(iter(wide.values())) if name not in dict(self.unsure))

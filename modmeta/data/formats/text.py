@@ -33,6 +33,7 @@ COMMENTS = ("#", "%", "//")
 RECORD = re.compile(r'(?:[^"\r\n]|"[^"]*(?:"|$))*+(?:\r\n|\n|\r|$)')  # quoted fields may contain line breaks
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(inf|infinity|nan)\s*", re.IGNORECASE)
 COMMA_NUMBER = re.compile(r"\s*[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?\s*")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
@@ -266,6 +267,14 @@ def _member(path: Path) -> IO[bytes]:
     return archive.open(members[0])
 
 
+def is_text(start: bytes) -> bool:
+    """Whether the first bytes of a file are text, or compressed text, rather than an unknown binary format."""
+    if start.startswith((*MAGIC, b"PK", codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True
+    controls = sum(byte < 32 and byte not in b"\t\n\r\f" for byte in start)
+    return controls == 0 and b"\n" in start or b"\r" in start and controls == 0
+
+
 def _encoding(path: Path, start: bytes) -> str:
     for mark, name in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
         if start.startswith(mark):
@@ -388,8 +397,8 @@ def _header(
         body += 1
     if body > head + 1:
         notes.append(f"{body - head - 1} lines of units or titles after the names are left out")
-    if len(data) == len(names) + 1:
-        rest = rows[body:]
+    rest = rows[body:]
+    if len(data) == len(names) + 1 and 2 * sum(len(row) == len(data) for row in rest) > len(rest):
         trailing = all(not row[-1].strip() for row in rest if len(row) == len(data))
         names = [*names, ""] if trailing else ["", *names]
     return names, body, notes
