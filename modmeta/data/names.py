@@ -31,7 +31,7 @@ ENTITIES = ("entity", "entity_id", "particle", "particle_id", "track_id", "track
             "vehicle_id", "vehicle", "player_id", "player", "body", "body_id", "atom", "atom_id", "node", "node_id",
             "neuron", "neuron_id", "oscillator", "bird", "bird_id", "fish", "fish_id", "ant", "mouse", "target_id",
             "target", "id")  # fmt: skip
-INDICES = {"", "index", "level_0", "row", "row_number", "rownames", "row_names", "row_id"}
+INDICES = {"index", "level_0", "row", "row_number", "rownames", "row_names", "row_id"}
 NO_STATES = {"relation", "relations", "label", "labels", "name", "color", "colour", "manual_spot_color", "manual_color",
              "visibility", "comment", "comments", "notes", "filename", "file"}  # fmt: skip
 CONFIDENCES = {"likelihood", "score", "confidence", "conf", "certainty", "probability", "prob", "p_detection"}
@@ -91,7 +91,8 @@ def first_of(synonyms: Iterable[str], names: Collection[str]) -> str | None:
 
 def is_index(name: str) -> bool:
     """Whether a column is the index that pandas or R writes: nameless, `Unnamed: 0`, `__index_level_0__`."""
-    return plain_name(name) in INDICES or re.match(r"unnamed(_\d+)*$|index_level_\d+$", plain_name(name)) is not None
+    plain = plain_name(name)
+    return not name.strip() or plain in INDICES or re.match(r"unnamed(_\d+)*$|index_level_\d+$", plain) is not None
 
 
 def is_confidence(name: str) -> bool:

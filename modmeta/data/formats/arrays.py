@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, masked, resampled, with_absent
 from modmeta.errors import DataError
 from modmeta.io import write_file
+
+
+Read = TypeVar("Read")
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -42,7 +45,7 @@ class Arrays(Mapping[str, np.ndarray]):
         return len(self.names)
 
 
-def read_array(path: Path, read: Callable[[], np.ndarray], key: str | None) -> np.ndarray:
+def read_array(path: Path, read: Callable[[], Read], key: str | None) -> Read:
     """Result of `read`, with its exceptions converted to `DataError`."""
     where = f"{path}, key {key}" if key else str(path)
     try:

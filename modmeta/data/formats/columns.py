@@ -153,7 +153,7 @@ def as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _as_names(where: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Names, without blanks around them; whole numbers that were written with decimals are integers again."""
+    """Names; whole numbers that were written with decimals are integers again."""
     if pa.types.is_floating(column.type):
         try:
             return column.cast(pa.int64())
@@ -164,7 +164,7 @@ def _as_names(where: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Chun
     if pa.types.is_large_string(column.type):
         column = column.cast(pa.string())
     _check_name_lengths(where, column)
-    column = _unquoted(pc.utf8_trim_whitespace(column))
+    column = _unquoted(column)
     if pa.types.is_floating(kind):
         column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0*$", r"\1")
     return column
@@ -186,7 +186,7 @@ def _of_text(path: Path) -> Table:
     dialect = Dialect.of(path)
     place: dict[str, int] = {}
     for i, stored in enumerate(dialect.names):
-        name = from_sheet(stored.strip())
+        name = from_sheet(stored)
         if not name and pa.types.is_null(dialect.kinds[i]):
             continue  # of a separator at the end of every row
         if name in place:

@@ -15,7 +15,7 @@ import numpy as np
 
 from modmeta.data.bounds import FREE, NAME_LENGTH, SETTINGS, check_size
 from modmeta.data.formats import native, trackers
-from modmeta.data.formats.arrays import Arrays, with_options
+from modmeta.data.formats.arrays import Arrays, read_array, with_options
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -30,7 +30,7 @@ def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]
     with opened(path) as arrays:
         content = arrays.content
         assert isinstance(content, _Datasets)
-        found = content.tracked(arrays)
+        found = read_array(path, lambda: content.tracked(arrays), None)
         if found is not None:
             how.group_among((), str(path))
             return with_options(path, {split or "test": found}, how)

@@ -244,6 +244,7 @@ class _Roles:
         roles = {*source.keys, source.group, GROUP}
         others = [name for name in self.names if name not in roles]
         gone = [name for name in others if self._is_no_state(source, name)]
+        gone = gone if len(gone) < len(others) else [name for name in others if is_index(name)]
         if gone:
             self.notes.append(f"left out: {', '.join(map(repr, gone))}; --features chooses columns")
         chosen = tuple(name for name in others if name not in gone)

@@ -51,6 +51,8 @@ class Dialect:
         sample: the first rows, with the types that Arrow infers; columns are named by their number.
         notes: what was recognised, where it is not the usual form.
         headless: whether there is no line of names.
+        commented: whether there are lines of comments.
+        padded: whether blanks follow every separator.
     """
 
     path: Path
@@ -62,6 +64,8 @@ class Dialect:
     sample: pa.Table
     notes: tuple[str, ...] = ()
     headless: bool = False
+    commented: bool = False
+    padded: bool = False
 
     @classmethod
     def of(cls, path: Path) -> "Dialect":
@@ -182,8 +186,10 @@ class Dialect:
                 return
 
     def _cleaned(self, text: str) -> str:
-        if any(f"\n{mark}" in text or f"\r{mark}" in text or text.startswith(mark) for mark in COMMENTS):
+        if self.commented:
             text = re.sub(r"(?m)^(#|%|//)[^\r\n]*(\r\n|\n|\r|$)", "", text)
+        if self.padded:
+            text = re.sub(f"{re.escape(self.separator)} +", self.separator, text)
         if self.separator == " ":
             text = re.sub(r"(?m)^[ \t]+|[ \t]+(?=[\r\n]|$)", "", text)
             text = re.sub(r"[ \t]+", "\t", text)
@@ -302,6 +308,7 @@ class _Lines:
     records: list[str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     comments: list[str] = field(default_factory=list)
+    commented: bool = False
 
 
 def _lines(text: str, whole: bool) -> _Lines:
@@ -313,6 +320,7 @@ def _lines(text: str, whole: bool) -> _Lines:
             break  # cut off
         record, place = found.group().strip("\r\n"), found.end()
         if record.startswith(COMMENTS):
+            out.commented = True
             if not out.records:
                 out.comments.append(record)
         elif record.strip():
@@ -328,7 +336,7 @@ def fields(record: str, separator: str) -> list[str]:
     if separator == " ":
         return record.split()
     try:
-        return next(csv.reader([record], delimiter=separator, skipinitialspace=True), [])
+        return next(csv.reader([record], delimiter=separator, skipinitialspace=f"{separator} \"" in record), [])
     except csv.Error:
         return record.split(separator)
 
@@ -378,14 +386,23 @@ def _recognised(path: Path, text: str, encoding: str, whole: bool) -> Dialect:
         notes.append(f"its encoding is {encoding.replace('cp1252', 'Windows-1252')}")
     start = offset + (lines.ends[body - 1] if body else 0)
     sample = _sample([row for row in rows[body:] if len(row) == len(names)], len(names), decimal)
-    return Dialect(path, tuple(names), separator, decimal, encoding, start, sample, tuple(notes), body == 0)
+    padded = separator != " " and all(f"{separator} " in record for record in lines.records[head:])
+    padded = padded and all(_is_padded(record, separator) for record in lines.records[head:])
+    names = [name.strip() for name in names] if padded or separator == " " else names
+    return Dialect(
+        path, tuple(names), separator, decimal, encoding, start, sample, tuple(notes), body == 0, lines.commented, padded
+    )
+
+
+def _is_padded(record: str, separator: str) -> bool:
+    return all(part.startswith(" ") for part in record.split(separator)[1:])
 
 
 def _header(
     rows: list[list[str]], head: int, comments: list[str], separator: str
 ) -> tuple[list[str], int, list[str]]:
     """Names, number of records before the first row, and notes."""
-    names, body = [name.strip() for name in rows[head]], head + 1
+    names, body = rows[head], head + 1
     data = rows[head + 1] if len(rows) > head + 1 else []
     if names and all(_is_value(name) for name in names):
         last = [name.strip() for name in fields(comments[-1].lstrip("#%/ "), separator)] if comments else []

@@ -155,8 +155,7 @@ def good(path: Path) -> Path:
 
 
 LABELS = [
-    ("a column missing", {"task": [0], "receiver": [0], "sender": [1]}, "no column 'relation'"),
-    ("a pair missing", {"task": [0], "receiver": [0], "sender": [1], "relation": [1]}, "no relation of task 0"),
+    ("a column missing", {"task": [0], "receiver": [0], "relation": [1]}, "no columns 'receiver' and 'sender'"),
     ("an unknown entity", {"task": [0], "receiver": [9], "sender": [1], "relation": [1]}, "no entity 9"),
     ("a fraction", {"task": [0], "receiver": [0], "sender": [1], "relation": [0.5]}, "relation 0.5"),
     ("below zero", {"task": [0], "receiver": [0], "sender": [1], "relation": [-1]}, "relation -1"),

@@ -375,7 +375,6 @@ RELATIONS = [
     ("a label beyond int64", "9" * 30, "from 0 to 127"),
     ("infinity", "inf", "relation inf"),
     ("NaN", "nan", "relation None"),
-    ("text", "bound", r"labels\.csv"),
     ("nothing", "", "relation None"),
 ]
 
