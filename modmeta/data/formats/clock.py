@@ -21,7 +21,8 @@ from modmeta.errors import DataError
 
 UNEVEN = 0.05  # tolerated deviation of a time from the even grid, in steps, ...
 ROUNDED = 0.65  # ... or in units of the resolution of the stamps, if that is less than half a step
-RATES = (*(Fraction(rate) for rate in range(1, 1001)), Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001))
+RATES = (*map(Fraction, (30, 25, 24, 50, 60, 100, 120, 15, 10, 20, 200, 240, 500, 1000)), *(Fraction(top * 1000, 1001)
+         for top in (24, 30, 60, 120)), *map(Fraction, range(1, 1001)))  # fmt: skip
 DATES = ("%d.%m.%Y %H:%M:%S.%f", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S.%f",
          "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %H:%M:%S",
          "%Y/%m/%d %H:%M:%S.%f", "%Y/%m/%d %H:%M:%S", "%Y%m%dT%H%M%S", "%d-%b-%Y %H:%M:%S", "%b %d %Y %H:%M:%S")  # fmt: skip
@@ -229,7 +230,8 @@ def _fitted(
     if _deviation(task, since, slope, slots).max() > _allowed(slope, resolution):  # a mistake stands out of the usual gap
         step = float(f"{rough:.12g}")
         return step, np.round(since / step).astype(np.int64)
-    return _simple(slope, int(slots.max()), resolution), slots
+    spread = float(_deviation(task, since, slope, slots).max())
+    return _simple(slope, int(slots.max()), max(resolution / 2, spread)), slots
 
 
 def _centred(task: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -247,14 +249,18 @@ def _allowed(step: float, resolution: float) -> float:
     return max(UNEVEN * step, ROUNDED * resolution if 2 * resolution < step else 0)
 
 
-def _simple(slope: float, length: int, resolution: float) -> float:
-    """The simplest step with which the last of `length` times is off by less than their resolution."""
-    allowed = max(resolution / 2, 1e-9 * slope * length) / length
-    for digits in range(1, 7):
-        if abs((short := float(f"{slope:.{digits}g}")) - slope) <= min(allowed, 1e-3 * slope):
-            return short
+def _simple(slope: float, length: int, doubt: float) -> float:
+    """The simplest step with which the last of `length` times is off by less than `doubt`: 0.1, 1 / 30, 0.1234."""
+    allowed = max(doubt, 1e-9 * slope * length) / length
+
+    def short(digits: range) -> float | None:
+        steps = (float(f"{slope:.{count}g}") for count in digits)
+        return next((step for step in steps if abs(step - slope) <= min(allowed, 1e-3 * slope)), None)
+
+    if (step := short(range(1, 3))) is not None:
+        return step
     for unit in (1, 10**3, 10**6, 10**9):  # seconds, ms, us, ns
         for rate in RATES:
-            if abs((exact := float(unit / rate)) - slope) <= min(allowed, 1e-4 * slope):
+            if abs((exact := float(unit / rate)) - slope) <= min(allowed, 1e-2 * slope):
                 return exact
-    return float(f"{slope:.12g}")
+    return short(range(3, 10)) or float(f"{slope:.12g}")

@@ -263,7 +263,7 @@ class _Roles:
             return True
         if pa.types.is_null(kind) and len(self.table.sample):
             return True
-        if plain in ENTITIES and (plain == "id" or plain.endswith("_id")):
+        if plain == "id" or plain.endswith("_id"):
             return True
         if plain not in FRAMES or len(self.table.sample) < 2:
             return False

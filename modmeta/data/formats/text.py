@@ -346,10 +346,12 @@ def _separator(records: list[str], suffix: str) -> tuple[str, int]:
     usual = "\t" if suffix == ".tsv" else ","
     best, score, width = usual, 0.0, 1
     for separator in (usual, *(one for one in SEPARATORS if one != usual)):
-        counts = Counter(len(fields(record, separator)) for record in records)
-        count, times = max(counts.items(), key=lambda item: (item[1], item[0]))
-        if count > 1 and times / len(records) > score + (0.05 if score else 0):
-            best, score, width = separator, times / len(records), count
+        sizes = [len(fields(record, separator)) for record in records]
+        count, times = max(Counter(sizes).items(), key=lambda item: (item[1], item[0]))
+        named = any(size in (count, count - 1) for size in sizes[:1])  # commas of decimals are not in the line of names
+        found = times / len(records) + (0.5 if named else 0)
+        if count > 1 and found > score + 1e-9:
+            best, score, width = separator, found, count
     return best, width
 
 
