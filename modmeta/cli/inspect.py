@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> None:
 
     from modmeta.data import formats
     from modmeta.data.describe import in_order
-    from modmeta.training.suggestions import Suggestion
     from modmeta.errors import DataError
     from modmeta.terminal import Terminal
     from modmeta.text import for_console
+    from modmeta.training.suggestions import Suggestion
 
     given = reading_of(args)
     found = formats.load(args.file, args.split, replace(given, missing="mask"))

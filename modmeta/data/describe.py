@@ -68,7 +68,7 @@ def find_positions(data: Trajectories) -> tuple[int, bool]:
     if velocities and names[: 2 * len(coordinates)] == (*coordinates, *velocities):
         return len(coordinates), True
     axes = len(coordinates) if coordinates and names[: len(coordinates)] == tuple(coordinates) else 0
-    if d % 2 == 0 and frame_motion(data, d // 2)[1] > MIN_EXPLAINED:
+    if d % 2 == 0 and axes in (0, d // 2) and frame_motion(data, d // 2)[1] > MIN_EXPLAINED:
         return d // 2, True
     return axes, False
 

@@ -13,14 +13,16 @@ PLACES = {
     "pos", "position", "coord", "coords", "coordinate", "centroid", "center", "centre", "loc", "location", "com", "r",
 }  # fmt: skip
 SPEEDS = {"v", "vel", "velo", "velocity", "speed", "dot", "dt"}
-LENGTHS = {"px", "pix", "pixel", "pixels", "mm", "cm", "m", "um", "µm", "μm", "micron", "microns", "nm", "km", "au"}  # noqa: RUF001
+LENGTHS = {"px", "pix", "pixel", "pixels", "mm", "cm", "m", "um", "µm", "μm", "micron", "microns", "nm", "km", "au"}
 ONE_WORD = re.compile(
     r"(?P<place>pos|position|coord|centroid|center|centre|loc|location|c)?(?P<speed>v|vel|velocity|speed|d)?"
     r"(?P<axis>[xyz])(?P<after>pos|position|coord|centroid|c)?(?P<rate>vel|velocity|dot|dt)?"
 )
-TASKS = ("task", "task_id", "trial", "trial_id", "recording", "recording_id", "episode", "episode_id", "scene", "scene_id",
-         "video", "video_id", "sequence", "run", "run_id", "simulation", "sim", "sim_id", "clip", "replicate")  # fmt: skip
-FRAMES = ("frame", "frames", "frame_number", "frame_no", "frame_nr", "frame_num", "frame_id", "frame_idx", "frame_index",
+TASKS = ("task", "task_id", "trial", "trial_id", "recording", "recording_id", "episode", "episode_id",
+         "scene", "scene_id", "video", "video_id", "sequence", "run", "run_id", "simulation", "sim", "sim_id", "clip",
+         "replicate")  # fmt: skip
+FRAMES = ("frame", "frames", "frame_number", "frame_no", "frame_nr", "frame_num", "frame_id", "frame_idx",
+          "frame_index",
           "framenumber", "frameid", "frame_nb", "timestep", "time_step", "step", "slice", "image_number", "image",
           "time", "times", "t", "time_s", "time_sec", "time_ms", "time_us", "time_ns", "t_s", "t_ms", "timestamp",
           "timestamps", "timestamp_s", "timestamp_ms", "timestamp_us", "timestamp_ns", "time_stamp", "datetime",

@@ -42,7 +42,7 @@ class Reading:
     resample: float | None = None
     frame_step: float | None = None
     group: str | None = GROUP
-    mask_below: Any = ()
+    mask_below: Any = None
 
     def __post_init__(self) -> None:
         pairs = self.mask_below.items() if isinstance(self.mask_below, Mapping) else self.mask_below or ()

@@ -50,7 +50,9 @@ class Suggestion:
         used = {name: _with_features(data, chosen) for name, data in splits.items()}
         motion_words, more = _motion(used)
         notes += more
-        given += [] if chosen == first.features or how.features is not None else [_list("data.reading.features", chosen)]
+        given += (
+            [] if chosen == first.features or how.features is not None else [_list("data.reading.features", chosen)]
+        )
         given += motion_words
         if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
             notes.append("states are missing; time steps next to them are left out of all energies")
@@ -78,7 +80,9 @@ def _given(how: Reading) -> list[str]:
     """Settings for the options that were given."""
     usual = Reading()
     out = [
-        setting(f"data.reading.{name}", value) if not value.replace("_", "a").isalnum() else f"data.reading.{name}={value}"
+        setting(f"data.reading.{name}", value)
+        if not value.replace("_", "a").isalnum()
+        else f"data.reading.{name}={value}"
         for name in AXES
         if (value := getattr(how, name)) != getattr(usual, name)
     ]
@@ -130,7 +134,7 @@ def _remarks(data: Trajectories) -> list[str]:
     for place, name in enumerate(data.features):
         values = flat[:, place]
         low, high = float(values.min()), float(values.max())
-        if is_confidence(name) and 0 <= low and high <= 1:
+        if is_confidence(name) and low >= 0 and high <= 1:
             share = float((values < SURE).mean())
             notes.append(
                 f"{name} looks like a confidence: --mask-below {name}={SURE} (data.reading.mask_below="
@@ -144,7 +148,9 @@ def _remarks(data: Trajectories) -> list[str]:
             of_task = data.states[..., place].reshape(data.num_tasks, -1)
             names = np.unique(of_task[:, 0])
             if (of_task == of_task[:, :1]).all() and (names == np.round(names)).all() and len(names) < data.num_tasks:
-                notes.append(f"{name} is constant in every task; if it names systems that share relations, --group {name}")
+                notes.append(
+                    f"{name} is constant in every task; if it names systems that share relations, --group {name}"
+                )
     return notes
 
 
@@ -197,8 +203,8 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
         length = min(SHORTEST, max((first.num_frames - 1) // 4 + 1, 3))
         setting_of = [f"data.window={length}"]
         notes.append(
-            f"fewer than three tasks: enough to infer from; to train, data.window={length} cuts them into windows, which "
-            "share relations"
+            f"fewer than three tasks: enough to infer from; to train, data.window={length} cuts them into windows, "
+            "which share relations"
         )
     try:
         divided(str(file), splits, 0.2, 0.2, 0, length if len(splits) == 1 else None)

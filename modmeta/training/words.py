@@ -1,13 +1,12 @@
 """Settings on the command line, in Hydra's grammar."""
 
 import re
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from modmeta.errors import UserError
-
+from modmeta.io import expanded
 
 PATHS = ("data.path", "data.reading.relations", "ckpt_path", "resume", "results", "data_dir", "hydra.run.dir",
          "hydra.sweep.dir")  # fmt: skip
@@ -19,15 +18,7 @@ def is_setting(word: str) -> bool:
     An argument that looks like a setting is a file if that file exists. With `./` in front, any name is a file.
     """
     looks = re.match(r"~|\+{0,2}[\w/@.$-]+=", word) is not None and not word.startswith(("/", "./", "../", "~/"))
-    return looks and not _expanded(word).exists()
-
-
-def _expanded(name: str) -> Path:
-    """A path with `~` replaced by the home directory."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # a user without a home directory
-        return Path(name)
+    return looks and not expanded(word).exists()
 
 
 def with_plain_path(word: str) -> str:
@@ -38,7 +29,7 @@ def with_plain_path(word: str) -> str:
     key, equals, value = word.partition("=")
     if key.lstrip("+") not in PATHS or not equals or not value or value[0] in "'\"" or "${" in value:
         return word
-    path = _expanded(value)
+    path = expanded(value)
     if not path.exists():
         try:
             OverridesParser.create().parse_override(word)

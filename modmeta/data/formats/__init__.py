@@ -31,7 +31,7 @@ from modmeta.data.reading import ALL, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last
 from modmeta.errors import DataError
-from modmeta.io import check_free
+from modmeta.io import check_free, expanded
 
 Splits = dict[str, Trajectories]
 
@@ -104,7 +104,7 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
     Raises:
         DataError: the file is missing, damaged, pickled, has an unknown layout, or its values are invalid.
     """
-    path, how = Path(path).expanduser(), how or Reading()
+    path, how = expanded(path), how or Reading()
     if str(path) == "-":
         with piped() as copy:
             return load(copy, split, how)

@@ -15,7 +15,6 @@ from modmeta.data.transforms.gaps import absent_last, masked, resampled, with_ab
 from modmeta.errors import DataError
 from modmeta.io import write_file
 
-
 Read = TypeVar("Read")
 
 

@@ -81,7 +81,9 @@ class Clock:
             return str(self.base + round(value))
         if pa.types.is_timestamp(self.kind) or pa.types.is_date(self.kind):
             count = self.base + round(value * self._rate)
-            return str(pa.scalar(count * (10**9 // self._rate), pa.timestamp("ns")).cast(pa.timestamp("us"), safe=False))
+            return str(
+                pa.scalar(count * (10**9 // self._rate), pa.timestamp("ns")).cast(pa.timestamp("us"), safe=False)
+            )
         return f"{value:.12g}"
 
     @property
@@ -227,7 +229,9 @@ def _fitted(
     slots = (total - total[first]).astype(np.int64)
     x, y = _centred(task, slots), _centred(task, since)
     slope = float((x * y).sum() / (x * x).sum())
-    if _deviation(task, since, slope, slots).max() > _allowed(slope, resolution):  # a mistake stands out of the usual gap
+    if _deviation(task, since, slope, slots).max() > _allowed(
+        slope, resolution
+    ):  # a mistake stands out of the usual gap
         step = float(f"{rough:.12g}")
         return step, np.round(since / step).astype(np.int64)
     spread = float(_deviation(task, since, slope, slots).max())

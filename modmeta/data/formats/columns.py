@@ -251,7 +251,9 @@ def _of_parts(path: Path) -> Table:
     for part in parts:
         if set(part.names) != set(first.names):
             odd = sorted(set(part.names) ^ set(first.names))
-            raise DataError(f"{path}: {part.path.name} and {first.path.name} differ in column {odd[0]!r}; make them alike")
+            raise DataError(
+                f"{path}: {part.path.name} and {first.path.name} differ in column {odd[0]!r}; make them alike"
+            )
     recordings = first.path.suffix.lower() not in (".parquet", ".pq", ".feather", ".arrow") and len(parts) > 1
     recordings = recordings and not any(find(name, first.names) for name in ("task", "trial", "recording", "video"))
 
@@ -276,7 +278,9 @@ def table_files(path: Path) -> list[Path]:
     found = [file for file in sorted(path.glob("**/*")) if file.is_file() and file.suffix.lower() in TABLES]
     kinds = {file.suffix.lower() for file in found}
     if len(kinds) > 1:
-        raise DataError(f"{path} holds files {', '.join(sorted(kinds))}; name one file, or move each kind to a directory")
+        raise DataError(
+            f"{path} holds files {', '.join(sorted(kinds))}; name one file, or move each kind to a directory"
+        )
     return found
 
 
@@ -308,7 +312,9 @@ def sheet(path: Path) -> pa.Table:
     except Exception as error:  # openpyxl raises many types of errors for damaged files
         raise DataError(f"{path} is no workbook of Excel, or is damaged ({error}); save the sheet as CSV") from error
     if len(values) < 2:
-        raise DataError(f"{path}: no rows in the first sheet; give a line of names and a row for every entity and frame")
+        raise DataError(
+            f"{path}: no rows in the first sheet; give a line of names and a row for every entity and frame"
+        )
     used = [i for i in range(len(values[0])) if any(i < len(row) and row[i] is not None for row in values)]
     columns = {}
     for i in used:

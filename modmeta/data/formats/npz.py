@@ -11,8 +11,8 @@ import numpy as np
 
 from modmeta.data.bounds import check_size
 from modmeta.data.formats import native, trackers
-from modmeta.data.formats.columns import TABLES
 from modmeta.data.formats.arrays import Arrays, load_array, read_npy, write_npz
+from modmeta.data.formats.columns import TABLES
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError

@@ -29,7 +29,7 @@ class _Type:
     def resolved(self) -> np.dtype:
         if not re.fullmatch(r"[biufUSO]\d{0,6}", self.code):
             raise pickle.UnpicklingError(f"type {self.code[:40]!r}")
-        return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[call-overload, arg-type]
+        return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
 
 
 class _Array:

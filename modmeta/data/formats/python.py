@@ -21,7 +21,11 @@ FEATURES = ("feature", "features", "variable", "space", "axis", "axes", "compone
 
 def is_named(value: Any) -> bool:
     """Whether a value is a data frame, an Arrow table, or an array with names of its axes."""
-    return isinstance(value, pa.Table) or hasattr(value, "columns") or (hasattr(value, "dims") and hasattr(value, "coords"))
+    return (
+        isinstance(value, pa.Table)
+        or hasattr(value, "columns")
+        or (hasattr(value, "dims") and hasattr(value, "coords"))
+    )
 
 
 def from_named(value: Any, how: Reading | None = None) -> Trajectories:
@@ -57,7 +61,9 @@ def _arrow(value: Any) -> pa.Table:
         frame = frame.rename(columns=str)
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"data frame: {' '.join(str(error).split())[:200]}; columns must hold numbers, names or times") from error
+        raise DataError(
+            f"data frame: {' '.join(str(error).split())[:200]}; columns must hold numbers, names or times"
+        ) from error
 
 
 def _of_axes(value: Any, how: Reading) -> Trajectories:
@@ -75,7 +81,9 @@ def _of_axes(value: Any, how: Reading) -> Trajectories:
     def names(axis: Any, count: int) -> np.ndarray | None:
         if axis is None or axis not in value.coords:
             return None
-        return np.array([str(name) if not isinstance(name, int | np.integer) else name for name in value.coords[axis].values])
+        return np.array(
+            [str(name) if not isinstance(name, int | np.integer) else name for name in value.coords[axis].values]
+        )
 
     entity, frame, feature = rest
     labels = names(feature, states.shape[3])

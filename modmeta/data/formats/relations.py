@@ -19,6 +19,7 @@ from modmeta.data.formats.columns import Table, as_table
 from modmeta.data.names import TASKS, find, first_of, is_index
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
+from modmeta.io import expanded
 
 RECEIVERS = ("receiver", "target", "to", "dst", "destination", "post", "head", "j_to", "receiver_id", "target_id")
 SENDERS = ("sender", "source", "from", "src", "origin", "pre", "tail", "sender_id", "source_id")
@@ -48,7 +49,7 @@ def with_relations(data: Trajectories, path: Path, where: str) -> Trajectories:
     Raises:
         DataError: the file cannot be read, a pair is repeated, or a relation is neither a label nor a name.
     """
-    path = path.expanduser()
+    path = expanded(path)
     if path.suffix.lower() in GRAPHS:
         return with_graph(data, _graph(path), str(path))
     if path.suffix.lower() == ".npy":
@@ -92,7 +93,9 @@ def with_graph(data: Trajectories, graph: Any, where: str) -> Trajectories:
         rows.append((None, other, one, relation))
         if not graph.is_directed() and one != other:
             rows.append((None, one, other, relation))
-    labels = {str(node): str(attributes["label"]) for node, attributes in graph.nodes(data=True) if "label" in attributes}
+    labels = {
+        str(node): str(attributes["label"]) for node, attributes in graph.nodes(data=True) if "label" in attributes
+    }
     names = {str(name) for name in np.ravel(data.entity_names)} if data.entity_names is not None else set()
     if labels and names & set(labels.values()) and not names >= {str(node) for node in graph.nodes}:
         rows = [(None, labels[str(one)], labels[str(other)], relation) for _, one, other, relation in rows]
@@ -113,10 +116,13 @@ def _graph(path: Path) -> Any:
 
 
 def _edges_of(table: Table, receiver: str, sender: str) -> _Edges:
-    task = find("task", table.names) or first_of(TASKS, [name for name in table.names if name not in (receiver, sender)])
+    task = find("task", table.names) or first_of(
+        TASKS, [name for name in table.names if name not in (receiver, sender)]
+    )
     relation, weight = first_of(LABELLED, table.names), first_of(WEIGHTED, table.names)
     text = [name for name in (task, receiver, sender) if name is not None]
-    numbers, note = [], ""
+    numbers: list[str] = []
+    note = ""
     if relation is not None:
         (text if pa.types.is_string(table.kinds[relation]) else numbers).append(relation)
     elif weight is not None:
@@ -149,7 +155,9 @@ def _numbers_of(path: str, edges: _Edges, complete: bool) -> tuple[dict[object, 
     names = [word for word in words if word.strip().lower() not in NONE]
     if odd or (names and any(str(value) not in ("0", "0.0") for value in numbered)):
         value = (odd or names)[0]
-        task, receiver, sender, _ = next(row for row in edges.rows if row[3] is value or row[3] == value or row[3] != row[3])
+        task, receiver, sender, _ = next(
+            row for row in edges.rows if row[3] is value or row[3] == value or row[3] != row[3]
+        )
         place = "" if task is None else f"task {task}, "
         raise DataError(
             f"{path}: {place}receiver {receiver}, sender {sender}: relation {value}; relations must be integers from 0 to "
@@ -201,7 +209,9 @@ def _with_edges(data: Trajectories, edges: _Edges, path: str, where: str) -> Tra
     absent = int((wanted & (relations < 0)).sum())
     notes = [note for note in (edges.note, named) if note]
     if absent:
-        notes.append(f"{Path(path).name}: {absent} of {int(wanted.sum())} pairs have no row, so their relation is 0, none")
+        notes.append(
+            f"{Path(path).name}: {absent} of {int(wanted.sum())} pairs have no row, so their relation is 0, none"
+        )
     relations = np.where(wanted, np.maximum(relations, 0), 0)
     return replace(data, relations=relations, notes=(*data.notes, *notes))
 
@@ -239,7 +249,9 @@ def _with_table_matrix(data: Trajectories, table: Table) -> Trajectories:
     matrix = as_labels(str(table.path), np.stack([whole[name].to_numpy() for name in columns], axis=1))
     rows = whole[labels[0]].to_pylist() if labels else columns
     if matrix.shape != (n, n) or {str(row) for row in rows} != set(columns):
-        raise DataError(f"{table.path}: a matrix of shape {matrix.shape}; give a row and a column for each of {n} entities")
+        raise DataError(
+            f"{table.path}: a matrix of shape {matrix.shape}; give a row and a column for each of {n} entities"
+        )
     if not table.headless:
         order = [columns.index(name) for name in entities]
         matrix = matrix[[[str(row) for row in rows].index(name) for name in entities]][:, order]

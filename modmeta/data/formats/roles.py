@@ -19,7 +19,17 @@ import pyarrow.compute as pc
 from modmeta.data.formats.clock import Clock
 from modmeta.data.formats.columns import Table, is_number
 from modmeta.data.names import (
-    ENTITIES, FRAMES, NO_STATES, TASKS, axis_of, find, first_of, is_confidence, is_index, motion_order, plain_name,
+    ENTITIES,
+    FRAMES,
+    NO_STATES,
+    TASKS,
+    axis_of,
+    find,
+    first_of,
+    is_confidence,
+    is_index,
+    motion_order,
+    plain_name,
 )  # fmt: skip
 from modmeta.data.reading import GROUP, TASK, Reading
 from modmeta.errors import DataError
@@ -171,7 +181,9 @@ class _Roles:
         if counted:
             self.notes.append("rows are frames 0, 1, …; --frame-step gives the time between them")
         if task is None:
-            self.notes.append("no column names tasks, so all rows are one recording, task 0; --task names another column")
+            self.notes.append(
+                "no column names tasks, so all rows are one recording, task 0; --task names another column"
+            )
         source = Source(self.table, replace(how, mask_below=self.unsure), (), wide, task is None, counted, ())
         chosen = self._features(source) if wide is None else self._wide_features(wide)
         self._check(source, chosen)
@@ -394,7 +406,9 @@ def _by_entity(names: list[str], form: Callable[[str], tuple[str, str] | None]) 
         return None
     out = {entity: columns for entity, columns in found.items() if tuple(sorted(columns)) == usual[0][0]}
     order = list(next(iter(out.values())))
-    return {entity: {name: columns[name] for name in order} for entity, columns in out.items()} if len(out) > 1 else None
+    return (
+        {entity: {name: columns[name] for name in order} for entity, columns in out.items()} if len(out) > 1 else None
+    )
 
 
 def _is_coordinate(feature: str) -> bool:

@@ -109,7 +109,9 @@ def _describe(table: pa.Table, source: Source, row: int) -> str:
     frame = table[source.how.frame][row].as_py()
     text = "none" if frame is None else source.clock.text(frame)
     keys = [name for name in source.keys if name != source.how.frame]
-    return "the row of " + ", ".join([*(f"{key} {table[key][row].as_py()}" for key in keys), f"{source.how.frame} {text}"])
+    return "the row of " + ", ".join(
+        [*(f"{key} {table[key][row].as_py()}" for key in keys), f"{source.how.frame} {text}"]
+    )
 
 
 def _check_new(source: Source, table: pa.Table, place: np.ndarray, seen: np.ndarray) -> None:

@@ -116,7 +116,6 @@ class Dialect:
             self._explain(columns)
             raise
 
-
     def _read(self, columns: dict[int, pa.DataType], wrong: list[arrow_csv.InvalidRow]) -> Iterator[pa.RecordBatch]:
         names = [str(i) for i in range(self.width)]
 
@@ -278,11 +277,15 @@ def is_text(start: bytes) -> bool:
     if start.startswith((*MAGIC, b"PK", codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
     controls = sum(byte < 32 and byte not in b"\t\n\r\f" for byte in start)
-    return controls == 0 and b"\n" in start or b"\r" in start and controls == 0
+    return (controls == 0 and b"\n" in start) or (b"\r" in start and controls == 0)
 
 
 def _encoding(path: Path, start: bytes) -> str:
-    for mark, name in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+    for mark, name in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
         if start.startswith(mark):
             return name
     if (nul := start[:4000].count(0)) and nul > len(start[:4000]) / 4 and nul < len(start[:4000]):
@@ -336,7 +339,7 @@ def fields(record: str, separator: str) -> list[str]:
     if separator == " ":
         return record.split()
     try:
-        return next(csv.reader([record], delimiter=separator, skipinitialspace=f"{separator} \"" in record), [])
+        return next(csv.reader([record], delimiter=separator, skipinitialspace=f'{separator} "' in record), [])
     except csv.Error:
         return record.split(separator)
 
@@ -392,7 +395,17 @@ def _recognised(path: Path, text: str, encoding: str, whole: bool) -> Dialect:
     padded = padded and all(_is_padded(record, separator) for record in lines.records[head:])
     names = [name.strip() for name in names] if padded or separator == " " else names
     return Dialect(
-        path, tuple(names), separator, decimal, encoding, start, sample, tuple(notes), body == 0, lines.commented, padded
+        path,
+        tuple(names),
+        separator,
+        decimal,
+        encoding,
+        start,
+        sample,
+        tuple(notes),
+        body == 0,
+        lines.commented,
+        padded,
     )
 
 
@@ -400,9 +413,7 @@ def _is_padded(record: str, separator: str) -> bool:
     return all(part.startswith(" ") for part in record.split(separator)[1:])
 
 
-def _header(
-    rows: list[list[str]], head: int, comments: list[str], separator: str
-) -> tuple[list[str], int, list[str]]:
+def _header(rows: list[list[str]], head: int, comments: list[str], separator: str) -> tuple[list[str], int, list[str]]:
     """Names, number of records before the first row, and notes."""
     names, body = rows[head], head + 1
     data = rows[head + 1] if len(rows) > head + 1 else []
@@ -410,7 +421,11 @@ def _header(
         last = [name.strip() for name in fields(comments[-1].lstrip("#%/ "), separator)] if comments else []
         if len(last) == len(names) and not all(map(_is_value, last)):  # as numpy.savetxt writes a header
             return last, head, []
-        return [f"column{i + 1}" for i in range(len(names))], head, ["no line of names: columns are column1, column2, …"]
+        return (
+            [f"column{i + 1}" for i in range(len(names))],
+            head,
+            ["no line of names: columns are column1, column2, …"],
+        )
     notes = []
     while body < min(head + 4, len(rows) - 1) and _is_units(rows[body], rows[body + 1 :]):
         body += 1

@@ -101,7 +101,11 @@ def idtracker(path: Path, content: Content) -> Trajectories:
     if not isinstance(where, np.ndarray) or where.ndim != 3 or where.dtype.kind != "f":
         raise DataError(f"{path} is no file of idtracker.ai: it lacks an array trajectories (frames, animals, axes)")
     scores = content.get("id_probabilities")
-    scores = scores.reshape(*where.shape[:2], 1) if isinstance(scores, np.ndarray) and scores.size * 2 == where.size else None
+    scores = (
+        scores.reshape(*where.shape[:2], 1)
+        if isinstance(scores, np.ndarray) and scores.size * 2 == where.size
+        else None
+    )
     labels = content.get("identities_labels")
     names = [str(name) for name in labels] if labels is not None and np.size(labels) == where.shape[1] else None
     try:
@@ -141,7 +145,7 @@ def deeplabcut(path: Path, values: np.ndarray, names: bytes) -> Trajectories:
     Raises:
         DataError: names do not fit.
     """
-    columns = unpickled(str(path), names) if names else None
+    columns: Any = unpickled(str(path), names) if names else []
     if isinstance(columns, list) and len(columns) == 1 and isinstance(columns[0], tuple) and len(columns[0]) == 2:
         columns = columns[0][1]  # [(axis, names)]
     good = isinstance(columns, list) and all(isinstance(one, tuple) and len(one) in (3, 4) for one in columns)
@@ -238,23 +242,21 @@ def _with_step(data: Trajectories, step: float) -> Trajectories:
     return Trajectories(**(vars(data) | {"frame_step": step}))
 
 
-def _tracks(root: ElementTree.Element) -> list[tuple[int, float, float, float, float]]:
+def _tracks(root: ElementTree.Element) -> list[tuple[float, ...]]:
     return [
         (number, float(spot.attrib["t"]), *(float(spot.get(axis, 0)) for axis in "xyz"))
         for number, track in enumerate(root.iter("particle"))
         for spot in track.iter("detection")
-    ]  # type: ignore[misc]
+    ]
 
 
-def _session(root: ElementTree.Element) -> list[tuple[int, float, float, float, float]]:
+def _session(root: ElementTree.Element) -> list[tuple[float, ...]]:
     spots = {spot.attrib["ID"]: spot for spot in root.iter("Spot")}
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for track in root.iter("Track"):
         ends = (edge.attrib[end] for edge in track.iter("Edge") for end in ("SPOT_SOURCE_ID", "SPOT_TARGET_ID"))
         for name in dict.fromkeys(ends):
             where = spots[name].attrib
             places = [float(where[f"POSITION_{axis}"]) for axis in "XYZ"]
             rows.append((int(track.attrib["TRACK_ID"]), float(where["FRAME"]), *places))
-    return rows  # type: ignore[return-value]
-
-
+    return rows

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +19,7 @@ from modmeta.data.transforms.observation import with_room_for_velocities
 from modmeta.data.transforms.windows import automatic_length, windows
 from modmeta.data.units import Scales, robust_scales
 from modmeta.errors import DataError
+from modmeta.io import expanded
 from modmeta.text import plain
 
 SPLITS = ("train", "valid", "test")
@@ -224,7 +224,7 @@ def _apart(splits: dict[str, Trajectories], name: str) -> Trajectories:
 
 
 def _loaded_as(path: str, reading: Reading) -> dict[str, Trajectories]:
-    file = Path(path).expanduser()
+    file = expanded(path)
     return _loaded(path, reading, file.stat().st_mtime_ns if file.exists() else 0)
 
 

@@ -1,6 +1,6 @@
 """Files of one set of trajectories, written in the ways that people and their programs write them."""
 
-# ruff: noqa: E501, RUF001  one habit a line
+# ruff: noqa: E501  one habit a line
 
 import bz2
 import gzip
@@ -50,7 +50,9 @@ def renamed(table: Columns, **names: str) -> Columns:
     return {names.get(name, name): values for name, values in table.items()}
 
 
-def text(table: Columns, separator: str = ",", decimal: str = ".", end: str = "\n", last: str = "", head: bool = True) -> str:
+def text(
+    table: Columns, separator: str = ",", decimal: str = ".", end: str = "\n", last: str = "", head: bool = True
+) -> str:
     """Text of a table."""
 
     def cell(value: object) -> str:
@@ -180,7 +182,24 @@ def moments(rate: float, form: str = "") -> list:
 
 WITH_MISSING = LONG | {"x": [None if i == 40 else x for i, x in enumerate(LONG["x"])]}
 INDEXED = {"": list(range(len(LONG["x"]))), **LONG}
-MISSING_WORDS = ("", "NA", "NaN", "nan", "null", "NULL", "None", "-", "?", "N/A", "n/a", "#N/A", "<NA>", "NaT", ".", "--")
+MISSING_WORDS = (
+    "",
+    "NA",
+    "NaN",
+    "nan",
+    "null",
+    "NULL",
+    "None",
+    "-",
+    "?",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "<NA>",
+    "NaT",
+    ".",
+    "--",
+)
 
 
 def missing(word: str) -> str:

@@ -70,7 +70,12 @@ def lose(name: str) -> Callable[[Columns], None]:
 
 TABLES = [
     ("no task column", lose("task"), {}, "entity 0, frame 0(.0)? is repeated.*name the column of the task"),
-    ("no key columns", lambda t: [t.pop(f) for f in ("task", "frame")] and None, {}, "no column 'frame'.*add a column frame"),
+    (
+        "no key columns",
+        lambda t: [t.pop(f) for f in ("task", "frame")] and None,
+        {},
+        "no column 'frame'.*add a column frame",
+    ),
     ("no frame column", lose("frame"), {}, "no column 'frame'"),
     ("no entity column", lose("entity"), {}, "no column 'entity'"),
     ("foreign task column", lambda t: None, {"task": "scene"}, "no column 'scene'"),
