@@ -124,8 +124,9 @@ class Model:
 
         Args:
             states: (B, N, T, D), or (N, T, D) for one task, in the units of the data that the model was trained on; or
-                trajectories of a file; or a pandas or polars data frame with the columns of such a file, or an xarray
-                `DataArray` with axes such as task, entity, time, feature. NaN throughout for the last entities of tasks that have fewer.
+                trajectories of a file; or a pandas or polars data frame with the columns of such a file; or an xarray
+                `DataArray` with axes such as task, entity, time, feature. NaN throughout for the last entities of
+                tasks that have fewer.
             mask: (B, T - 1) bool, steps that count, or (B, N, T) bool, where each entity was observed; none for all.
             sampling: sample structures even if all could be enumerated.
             advance: called with the number of tasks that are finished.

@@ -49,8 +49,8 @@ def reading_of(args: argparse.Namespace, **more: Any) -> Any:
     unsure = [pair.rpartition("=") for pair in (args.mask_below or "").split(",") if pair]
     return Reading(
         task=args.task, frame=args.frame, entity=args.entity, features=features, missing=args.missing,
-        resample=args.resample, frame_step=args.frame_step, group=args.group, mask_below=[(name, least) for name, _, least in unsure],
-        **more,
+        resample=args.resample, frame_step=args.frame_step, group=args.group,
+        mask_below=[(name, least) for name, _, least in unsure], **more,
     )  # fmt: skip
 
 

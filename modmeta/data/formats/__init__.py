@@ -4,7 +4,7 @@
 |---|---|
 | `.npz`, `.npy`: named arrays | `npz`, `native` |
 | HDF5: the same arrays | `hdf5`, `native` |
-| tables, text, Parquet, Feather, workbooks, or directories of them: one row per entity, frame and task, or per frame | `tables` |
+| tables, text, Parquet, Feather, workbooks, directories of them | `tables` |
 | `.mat` of MATLAB | `matlab` |
 | files of trackers: SLEAP, DeepLabCut, idtracker.ai, TrackMate | `trackers` |
 | trajectories of atoms: xyz, LAMMPS | `atoms` |

@@ -40,12 +40,7 @@ def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]
 
 
 def _format(path: Path) -> str:
-    if path.suffix.lower() in LAMMPS:
-        return "lammps-dump-text"
-    with path.open(encoding="utf-8", errors="replace") as file:
-        file.readline()
-        comment = file.readline()
-    return "extxyz" if "=" in comment else "xyz"
+    return "lammps-dump-text" if path.suffix.lower() in LAMMPS else "extxyz"  # which plain xyz is a case of
 
 
 def _recording(path: Path, frames: list[Any]) -> Trajectories:

@@ -25,7 +25,8 @@ RATES = (*map(Fraction, (30, 25, 24, 50, 60, 100, 120, 15, 10, 20, 200, 240, 500
          for top in (24, 30, 60, 120)), *map(Fraction, range(1, 1001)))  # fmt: skip
 DATES = ("%d.%m.%Y %H:%M:%S.%f", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S.%f",
          "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%m/%d/%Y %I:%M:%S %p", "%d/%m/%Y %H:%M:%S",
-         "%Y/%m/%d %H:%M:%S.%f", "%Y/%m/%d %H:%M:%S", "%Y%m%dT%H%M%S", "%d-%b-%Y %H:%M:%S", "%b %d %Y %H:%M:%S")  # fmt: skip
+         "%Y/%m/%d %H:%M:%S.%f", "%Y/%m/%d %H:%M:%S", "%Y%m%dT%H%M%S", "%d-%b-%Y %H:%M:%S",
+         "%b %d %Y %H:%M:%S")  # fmt: skip
 SPAN = re.compile(r"(?:(\d+) days?,? ?)?(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 

@@ -1,7 +1,7 @@
 """Columns of tables, read in batches of rows, and written atomically.
 
-A table is text (`modmeta.data.formats.text`), Parquet, Arrow (Feather), a directory of such files, a sheet of a workbook
-(`.xlsx`), or a table in memory.
+A table is text (`modmeta.data.formats.text`), Parquet, Arrow (Feather), a directory of such files, a sheet of a
+workbook (`.xlsx`), or a table in memory.
 """
 
 import json
@@ -371,13 +371,13 @@ def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _plain(path: Path, table: pa.Table) -> pa.Table:
     """Decodes dictionary-encoded columns and checks the lengths of names."""
     types = []
-    for field in table.schema:
-        plain = field.type
+    for column in table.schema:
+        plain = column.type
         if pa.types.is_dictionary(plain):
             plain = plain.value_type
             if _is_text(plain):
-                for chunk in table[field.name].chunks:
-                    _check_name_lengths(f"{path}: column {field.name!r}", chunk.dictionary)
+                for chunk in table[column.name].chunks:
+                    _check_name_lengths(f"{path}: column {column.name!r}", chunk.dictionary)
         types.append(plain)
     return table.cast(pa.schema(zip(table.column_names, types, strict=True)))
 

@@ -102,16 +102,22 @@ class _Datasets(Mapping[str, np.ndarray]):
         read = data.asstr if h5py.check_string_dtype(data.dtype) else lambda: data
         return self._values(where, data.dtype, data.shape, stored, lambda: read()[()])
 
+    def _is_own(self, place: str) -> bool:
+        """Whether an object is in this file, not a link."""
+        return isinstance(self.file.get(place, getlink=True), h5py.HardLink)
+
     def tracked(self, arrays: Arrays) -> Trajectories | None:
         """The recording of a tracker's file; None if it is none."""
         for name, place in self.places.items():
-            data = self.file[place] if isinstance(self.file.get(place, getlink=True), h5py.HardLink) else None
+            data = self.file[place] if self._is_own(place) else None
             if isinstance(data, h5py.Dataset) and "values_block_0" in (data.dtype.names or ()):
                 check_size(f"{self.path}, {name}", data.size * data.dtype.itemsize, self.size)
                 names = data.attrs.get("values_block_0_kind", b"")
                 return trackers.deeplabcut(self.path, data["values_block_0"], bytes(names))
-        dims = {name: str(self.file[place].attrs["dims"]) for name, place in self.places.items()
-                if isinstance(self.file.get(place, getlink=True), h5py.HardLink) and "dims" in self.file[place].attrs}  # fmt: skip
+        own = {name: place for name, place in self.places.items() if self._is_own(place)}
+        dims = {
+            name: str(self.file[place].attrs["dims"]) for name, place in own.items() if "dims" in self.file[place].attrs
+        }
         return trackers.from_hdf5(self.path, arrays, dims)
 
     def _values(

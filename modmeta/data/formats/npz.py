@@ -50,7 +50,7 @@ def pickled_content(path: Path) -> bytes | None:
             if np.lib.format.read_magic(file) != (1, 0):
                 return None
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            return file.read() if dtype == object and shape == () else None
+            return file.read() if dtype.hasobject and shape == () else None
     except Exception:  # its reader reports what is wrong
         return None
 
@@ -75,9 +75,9 @@ def _opened(path: Path) -> Iterator[Arrays]:
             yield Arrays(path, _archive(path, file))
         else:
             raise DataError(
-                f"{path} is neither a .npz nor a .npy file, or is damaged; save it with numpy.savez, or in another form "
-                f"that is read: tables ({', '.join(TABLES)}, .xlsx, also compressed), .h5, .mat, .slp, .xml of TrackMate, "
-                ".xyz, .lammpstrj"
+                f"{path} is neither a .npz nor a .npy file, or is damaged; save it with numpy.savez, or in another "
+                f"form that is read: tables ({', '.join(TABLES)}, .xlsx, also compressed), .h5, .mat, .slp, .xml of "
+                "TrackMate, .xyz, .lammpstrj"
             )
 
 

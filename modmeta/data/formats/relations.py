@@ -160,8 +160,8 @@ def _numbers_of(path: str, edges: _Edges, complete: bool) -> tuple[dict[object, 
         )
         place = "" if task is None else f"task {task}, "
         raise DataError(
-            f"{path}: {place}receiver {receiver}, sender {sender}: relation {value}; relations must be integers from 0 to "
-            f"{LABELS - 1}, or names"
+            f"{path}: {place}receiver {receiver}, sender {sender}: relation {value}; relations must be integers from 0 "
+            f"to {LABELS - 1}, or names"
         )
     first = 0 if complete and len(names) == len(values) else 1
     out: dict[object, int] = {value: int(_whole(value) or 0) for value in numbered}

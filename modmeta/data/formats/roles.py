@@ -239,8 +239,8 @@ class _Roles:
         names, given = list(self.names), getattr(self.how, purpose)
         if self.table.headless:
             return DataError(
-                f"{self.table.path}: no column {given!r}, and no line of names; add one, such as task,frame,entity,x,y, "
-                "or name the columns: --frame column1 --entity column2 --features column3,column4"
+                f"{self.table.path}: no column {given!r}, and no line of names; add one, such as task,frame,entity,x,y,"
+                " or name the columns: --frame column1 --entity column2 --features column3,column4"
             )
         used = {*taken, *(self.features or ()), SPLIT, self.how.task, self.how.frame, self.how.entity}
         left = [name for name in names if name not in used and not is_index(name) and axis_of(name) is None]
@@ -367,7 +367,7 @@ class _Roles:
         return features
 
 
-# ---- names of columns of wide tables -----------------------------------------------------------------------------------
+# ---- names of columns of wide tables -------------------------------------------------------------------------------
 
 
 def _digits_last(name: str) -> tuple[str, str] | None:

@@ -1,9 +1,10 @@
 """Tables of trajectories: one row per entity, frame and task, in any order, or one row per frame.
 
 Columns are `task`, `frame`, `entity`, one per feature, and optionally `split` and `group`, or have other names that
-`modmeta.data.formats.roles` recognises. Without a column of tasks all rows are of one recording, task 0. The file is read twice in batches of rows: the first pass finds tasks, entities and
-frames, the second fills the states. So memory holds the states and one batch, not the table. In CSV files the
-apostrophe before a name that a spreadsheet would execute, such as `'=x`, is removed (`modmeta.text.for_sheet`).
+`modmeta.data.formats.roles` recognises. Without a column of tasks all rows are of one recording, task 0. The file is
+read twice in batches of rows: the first pass finds tasks, entities and frames, the second fills the states. So memory
+holds the states and one batch, not the table. In CSV files the apostrophe before a name that a spreadsheet would
+execute, such as `'=x`, is removed (`modmeta.text.for_sheet`).
 """
 
 from collections.abc import Mapping

@@ -41,7 +41,7 @@ def of_points(
     if len(entities) == 1 and len(parts) > 1:  # the parts of one animal
         points, entities, parts = points.transpose(0, 2, 1, 3), parts, [""]
         scores = None if scores is None else scores.transpose(0, 2, 1)
-    frames, animals, count, axes = points.shape
+    count, axes = points.shape[2:]
     columns, names = [], []
     for part in range(count):
         prefix = f"{parts[part]}_" if count > 1 else ""
@@ -157,8 +157,8 @@ def deeplabcut(path: Path, values: np.ndarray, names: bytes) -> Trajectories:
     nothing = np.full(len(values), np.nan)
 
     def of(coordinate: str) -> np.ndarray:
-        columns = [[values[:, i] if (i := place.get((one, part, coordinate))) is not None else nothing for part in parts]
-                   for one in animals]  # fmt: skip
+        wanted = [[place.get((one, part, coordinate)) for part in parts] for one in animals]
+        columns = [[nothing if i is None else values[:, i] for i in row] for row in wanted]
         return np.array(columns, dtype=float).transpose(2, 0, 1)
 
     axes = [axis for axis in "xyz" if any(key[2] == axis for key in keys)]

@@ -162,14 +162,14 @@ def _check_frame_step(data: Trajectories, known: Known, options: Options, estima
     how = options.reading
     if estimated and data.frame_step == round(data.frame_step) and how.frame_step is None and how.resample is None:
         raise DataError(
-            f"{where}: frames are numbered in steps of {data.frame_step:g}, so velocities are estimated per frame, but the "
-            f"model was trained on {known.frame_motion:.4g} time units per frame; give the time between frames, "
+            f"{where}: frames are numbered in steps of {data.frame_step:g}, so velocities are estimated per frame, but "
+            f"the model was trained on {known.frame_motion:.4g} time units per frame; give the time between frames, "
             f"--frame-step {known.frame_motion:.4g}"
         )
     raise DataError(
         f"{where}: positions and velocities imply {motion:.4g} time units per frame, but the model was trained on "
-        f"{known.frame_motion:.4g}; if the frame column holds times, resample the data with --resample, in their units; "
-        "otherwise train a model on it"
+        f"{known.frame_motion:.4g}; if the frame column holds times, resample the data with --resample, in their "
+        "units; otherwise train a model on it"
     )
 
 
