@@ -1,5 +1,7 @@
 """Files that the libraries of the field write themselves, wherever these are installed."""
 
+# ruff: noqa: E501  files as their programs write them
+
 from pathlib import Path
 
 import networkx as nx
@@ -105,7 +107,9 @@ def test_deeplabcut(animals: int, tmp_path: Path) -> None:
     expected = values.reshape(FRAMES, 3, -1).transpose(1, 0, 2)
     for path in paths:
         data = formats.load(path)["test"]
-        assert data.features[:3] == (("x", "y", "likelihood") if animals == 1 else ("nose_x", "nose_y", "nose_likelihood"))
+        assert data.features[:3] == (
+            ("x", "y", "likelihood") if animals == 1 else ("nose_x", "nose_y", "nose_likelihood")
+        )
         order = [["nose", "paw", "tail"] if animals == 1 else ["a", "b", "c"]][0]
         assert data.entity_names is not None
         assert data.entity_names[0].tolist() == order
@@ -188,7 +192,8 @@ def test_trackmate(tmp_path: Path) -> None:
     (tmp_path / "t.xml").write_text(f"<?xml version='1.0'?>\n<Tracks frameInterval='0.5'>{tracks}</Tracks>")
     known = {(t, i): 100 * i + t for t, i, _, _ in spots}
     all_spots = "".join(
-        f"<Spot ID='{known[t, i]}' FRAME='{t}' POSITION_X='{x}' POSITION_Y='{y}' POSITION_Z='0'/>" for t, i, x, y in spots
+        f"<Spot ID='{known[t, i]}' FRAME='{t}' POSITION_X='{x}' POSITION_Y='{y}' POSITION_Z='0'/>"
+        for t, i, x, y in spots
     )
     edges = "".join(
         f"<Track TRACK_ID='{i}'>"
