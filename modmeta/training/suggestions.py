@@ -200,7 +200,11 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
             "another length with data.window=N, or none with data.window=null"
         )
     elif len(splits) == 1 and first.num_tasks < FEW:
-        length = min(SHORTEST, max((first.num_frames - 1) // 4 + 1, 3))
+        if first.num_frames < FEW * (SHORTEST - 1) + 1:
+            least = FEW * (SHORTEST - 1) + 1
+            said = f"training would refuse the file: {first.num_tasks} tasks of {first.num_frames} frames are too few"
+            return [], True, [f"{said}; give three tasks, or {least} frames. They are enough to infer from"]
+        length = SHORTEST
         setting_of = [f"data.window={length}"]
         notes.append(
             f"fewer than three tasks: enough to infer from; to train, data.window={length} cuts them into windows, "
