@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from modmeta.data.describe import Known
+from modmeta.data.formats.python import from_named, is_named
+from modmeta.data.formats.relations import with_graph, with_matrix
 from modmeta.data.loading.batches import TaskBatches, TaskDataset, as_dataset, by_size
-from modmeta.data.loading.for_model import Loaded, Options, arrays_for_model, load_for_model
+from modmeta.data.loading.for_model import Loaded, Options, arrays_for_model, load_for_model, prepared
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, with_absent
 from modmeta.data.units import Units
@@ -136,7 +138,9 @@ class Model:
 
         Args:
             states: (B, N, T, D), or (N, T, D) for one task, in the units of the data that the model was trained on; or
-                trajectories of a file. NaN throughout for the last entities of tasks that have fewer.
+                trajectories of a file; or a pandas or polars data frame with the columns of such a file; or an xarray
+                `DataArray` with axes such as task, entity, time, feature. NaN throughout for the last entities of
+                tasks that have fewer.
             mask: (B, T - 1) bool, steps that count, or (B, N, T) bool, where each entity was observed; none for all.
             sampling: sample structures even if all could be enumerated.
             advance: called with the number of tasks that are finished.
@@ -399,6 +403,8 @@ class Model:
 
     def _given(self, states: Any, mask: Any) -> tuple[Trajectories, Tensor, Tensor | None]:
         """Checks states and mask; returns trajectories, normalised states (B, N, T, D), and steps that count."""
+        if is_named(states):
+            states = prepared(from_named(states), self.known, Options(), "states").data
         return arrays_for_model(states, mask, self.known, self.units, self.data["frame_step"])
 
     def _physical(self, states: Tensor) -> Tensor:
@@ -541,8 +547,10 @@ def fit(
 
     Args:
         states: (B, N, T, D): coordinates, then their velocities, then other features; NaN throughout for the last
-            entities of tasks that have fewer.
-        relations: true relations, (B, N, N) integers, for measures and for naming modules; None if unknown.
+            entities of tasks that have fewer. Or a pandas or polars data frame with the columns of a file, or an xarray
+            `DataArray` with axes such as task, entity, time, feature; they hold names of features and times themselves.
+        relations: true relations, (B, N, N) or (N, N) integers, [receiver, sender], or a networkx graph from senders to
+            receivers, for measures and for naming modules; None if unknown.
         features: names of the features; None for x, y, vx, vy if there are four.
         frame_step: time between two frames.
         modules: number of edge types.
@@ -557,17 +565,25 @@ def fit(
     from modmeta.data import formats
     from modmeta.training.run import fit_file
 
+    data = from_named(states) if is_named(states) else _as_tasks(states, features, frame_step)
+    if hasattr(relations, "edges"):
+        data = with_graph(data, relations, "relations")
+    elif relations is not None:
+        data = with_matrix(data, np.asarray(relations).astype(np.int64), "relations")
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "states.npz"
+        formats.save(path, {"all": absent_last(with_absent(_grouped(data, groups)))})
+        settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
+        return load(fit_file(path, Path(directory) / "run", settings))
+
+
+def _as_tasks(states: Any, features: Sequence[str] | None, frame_step: float) -> Trajectories:
+    """Trajectories of an array (B, N, T, D)."""
     array = np.asarray(states.detach().cpu() if isinstance(states, Tensor) else states, dtype=np.float64)
     if array.ndim != 4:
         raise DataError(f"states have shape {array.shape}; give them as (tasks, entities, frames, features)")
-    labels = None if relations is None else np.asarray(relations).astype(np.int64)
     d = array.shape[-1]
     names = (
         tuple(features) if features else ("x", "y", "vx", "vy") if d == 4 else tuple(f"feature{i}" for i in range(d))
     )
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "states.npz"
-        data = _grouped(Trajectories(array, labels, names, frame_step), groups)
-        formats.save(path, {"all": absent_last(with_absent(data))})
-        settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
-        return load(fit_file(path, Path(directory) / "run", settings))
+    return Trajectories(array, None, names, frame_step)

@@ -274,3 +274,14 @@ def as_json(content: dict[str, Any]) -> bytes:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a JSON file atomically; see `write_durably`."""
     write_durably(path, as_json(content))
+
+
+def expanded(path: Path | str) -> Path:
+    """A path whose `~` is the home directory, unless a file has that name or there is no such directory."""
+    path = Path(path)
+    if path.exists() or not str(path).startswith("~"):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path

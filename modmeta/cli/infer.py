@@ -14,7 +14,7 @@ def add_parser(subparsers: Any) -> None:
     """Registers the command."""
     parser = subparsers.add_parser("infer", help="infer relations and forecasts of a data file with a trained model")
     parser.add_argument("model", help="run directory, checkpoint, or packaged model, such as springs5")
-    parser.add_argument("file", type=Path, help=".npz, .npy, HDF5, CSV or Parquet file, or directory in NRI's layout")
+    parser.add_argument("file", type=Path, help="file or directory of trajectories, such as .csv, .parquet, .npz")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="directory to write to")
     parser.add_argument("--steps", type=int, default=20, help="number of frames to forecast")
     parser.add_argument("--observed", type=int, help="infer from the first OBSERVED frames, forecast the next")

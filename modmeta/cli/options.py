@@ -15,6 +15,9 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--missing", choices=("error", "mask"), default="error", help="refuse missing frames, or leave them out (mask)"
     )
+    group.add_argument(
+        "--mask-below", metavar="COLUMN=VALUE,...", help="leave out states whose confidence in COLUMN is below VALUE"
+    )
     group.add_argument("--resample", type=float, metavar="STEP", help="interpolate to frames STEP apart in time")
     group.add_argument(
         "--frame-step", type=float, metavar="STEP", help="time between frames, if the file does not define it"
@@ -43,9 +46,11 @@ def reading_of(args: argparse.Namespace, **more: Any) -> Any:
     from modmeta.data.reading import Reading
 
     features = tuple(args.features.split(",")) if args.features else None
+    unsure = [pair.rpartition("=") for pair in (args.mask_below or "").split(",") if pair]
     return Reading(
         task=args.task, frame=args.frame, entity=args.entity, features=features, missing=args.missing,
-        resample=args.resample, frame_step=args.frame_step, group=args.group, **more,
+        resample=args.resample, frame_step=args.frame_step, group=args.group,
+        mask_below=[(name, least) for name, _, least in unsure], **more,
     )  # fmt: skip
 
 

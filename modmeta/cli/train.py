@@ -3,11 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from modmeta.errors import UserError
-from modmeta.training.words import is_setting, setting, with_new_names
+from modmeta.io import expanded
+from modmeta.training.words import is_setting, setting, with_new_names, with_plain_path
 
 PACKAGE = "pkg://modmeta.conf"  # location of the configuration in an installed package
 EPILOG = """\
@@ -82,7 +82,7 @@ def hydra_words(words: Sequence[str]) -> list[str]:
         value = getattr(args, names[1][2:].replace("-", "_"))
         options += [] if value is None else [names[1], value]
     options += ["--multirun"] if args.multirun else []
-    settings = [with_new_names(word) for word in args.words if is_setting(word)]
+    settings = [with_plain_path(with_new_names(word)) for word in args.words if is_setting(word)]
     files = [word for word in args.words if not is_setting(word)]
     if len(files) > 1:
         raise UserError(f"{files[0]} and {files[1]} are two files, but a run trains on one; leave one out")
@@ -93,7 +93,7 @@ def hydra_words(words: Sequence[str]) -> list[str]:
         settings.insert(0, setting("resume", args.resume))
     if files:
         check_file(files[0])
-        settings = ["data=files", setting("data.path", str(Path(files[0]).absolute())), *settings]
+        settings = ["data=files", setting("data.path", str(expanded(files[0]).absolute())), *settings]
     if args.output is not None:
         settings.append(setting("hydra.sweep.dir" if args.multirun else "hydra.run.dir", args.output))
     return [*options, *settings]
@@ -104,7 +104,7 @@ def check_file(name: str) -> None:
     Raises:
         UserError: the file does not exist, or is the directory of a run.
     """
-    path = Path(name)
+    path = expanded(name)
     if not path.exists():
         raise UserError(
             f"{name} is neither a file nor a setting KEY=VALUE, such as experiment=springs5; see modmeta train --help"

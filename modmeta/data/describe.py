@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from modmeta.data.names import motion_order
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.units import ROBUST
 from modmeta.errors import DataError
@@ -27,14 +28,24 @@ REMEDY = "Convert the data to the model's units, or train a model on these data"
 
 
 def in_order(data: Trajectories) -> Trajectories:
-    """Reorders features: coordinates, then their velocities, then the rest. `vx` is the velocity of `x`."""
+    """Reorders features: coordinates x, y, z, then their velocities, then the rest. `vx` is the velocity of `x`.
+
+    Other names of coordinates are those that `modmeta.data.names` knows.
+    """
     names = data.features
-    coordinates = [name for name in names if f"v{name}" in names]
-    order = [*coordinates, *(f"v{name}" for name in coordinates)]
-    order += [name for name in names if name not in order]
-    if tuple(order) == names or len(set(names)) < len(names):
+    if len(set(names)) < len(names):
         return data
-    return replace(data, states=data.states[..., [names.index(name) for name in order]], features=tuple(order))
+    coordinates, velocities = motion_order(names)
+    return reordered(data, (*coordinates, *velocities))
+
+
+def reordered(data: Trajectories, first: tuple[str, ...]) -> Trajectories:
+    """Trajectories whose features begin with the given ones."""
+    names = data.features
+    order = (*first, *(name for name in names if name not in first))
+    if order == names:
+        return data
+    return replace(data, states=data.states[..., [names.index(name) for name in order]], features=order)
 
 
 def check_moving(data: Trajectories, where: str) -> None:
@@ -53,8 +64,11 @@ def find_positions(data: Trajectories) -> tuple[int, bool]:
     named = next((p for p in range(d // 2, 0, -1) if names[p : 2 * p] == tuple(f"v{name}" for name in names[:p])), 0)
     if named:
         return named, True
-    axes = next((p for p in range(min(d, 3), 0, -1) if names[:p] == tuple("xyz"[:p])), 0)
-    if d % 2 == 0 and frame_motion(data, d // 2)[1] > MIN_EXPLAINED:
+    coordinates, velocities = motion_order(names)
+    if velocities and names[: 2 * len(coordinates)] == (*coordinates, *velocities):
+        return len(coordinates), True
+    axes = len(coordinates) if coordinates and names[: len(coordinates)] == tuple(coordinates) else 0
+    if d % 2 == 0 and axes in (0, d // 2) and frame_motion(data, d // 2)[1] > MIN_EXPLAINED:
         return d // 2, True
     return axes, False
 

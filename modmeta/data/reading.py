@@ -1,7 +1,8 @@
 """Options for reading files: names of columns, treatment of missing values and uneven times."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from modmeta.errors import DataError
 
@@ -22,6 +23,8 @@ class Reading:
         group: column of a table that names the group of a task, whose tasks share a structure; arrays have the key
             `groups`, or this one. Not needed if it is the default. `all` puts all tasks into one group, unless there is
             such a column; None ignores groups.
+        mask_below: least value of columns, such as `{"likelihood": 0.6}`; states of rows with less are masked, which
+            implies `missing="mask"`.
         missing: `error` rejects missing frames and values; `mask` masks them.
         resample: time between frames to interpolate to; None to keep the frames.
         frame_step: time units between two frames; None to use the value in the file.
@@ -39,8 +42,18 @@ class Reading:
     resample: float | None = None
     frame_step: float | None = None
     group: str | None = GROUP
+    mask_below: Any = None
 
     def __post_init__(self) -> None:
+        pairs = self.mask_below.items() if isinstance(self.mask_below, Mapping) else self.mask_below or ()
+        try:
+            object.__setattr__(self, "mask_below", tuple((str(name), float(least)) for name, least in pairs))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"mask_below={self.mask_below!r} must give the least value of columns: {{likelihood: 0.6}}"
+            ) from error
+        if self.mask_below:
+            object.__setattr__(self, "missing", "mask")
         if self.features is not None:  # configs pass lists
             object.__setattr__(self, "features", tuple(str(name) for name in self.features))
         if self.missing not in ("error", "mask"):

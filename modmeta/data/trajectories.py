@@ -31,6 +31,7 @@ class Trajectories:
         types: (tasks, N) int64, type of every entity, labels from 0; None if unknown or all the same.
         group_names: (tasks,) names of the groups, integers or strings. A group is recordings, trials or windows of one
             system: its tasks have the same entities and share a structure. None if every task has its own.
+        notes: what the reader of a file recognised or left out, for the user; not saved.
     """
 
     states: np.ndarray
@@ -43,6 +44,7 @@ class Trajectories:
     entity_names: np.ndarray | None = None
     types: np.ndarray | None = None
     group_names: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_tasks(self) -> int:

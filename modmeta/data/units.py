@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 FEWEST_HITS = 5  # reflections needed to detect a wall
+APART = 4.0  # joint range of the axes of a kind, in units of the widest, beyond which each has an origin of its own
 ROBUST = 1.4826  # converts the median absolute value of a normal variable to its standard deviation
 
 
@@ -22,6 +23,9 @@ class Units:
     def of_range(cls, low: np.ndarray, high: np.ndarray, positions: int) -> "Units":
         """Maps the joint range of all coordinates, and that of all velocities, to [-1, 1] (Kipf et al. 2018).
 
+        Where the ranges of the axes lie far apart, as easting and northing do, every axis has its own offset, and the
+        widest one maps to [-1, 1]: a joint range would leave motion below the resolution of float32.
+
         Args:
             low: smallest value of every feature, (D,).
             high: largest value of every feature, (D,).
@@ -30,7 +34,12 @@ class Units:
         """
         low, high = np.array(low, dtype=float), np.array(high, dtype=float)
         for group in feature_groups(len(low), positions):
-            low[group], high[group] = low[group].min(), high[group].max()
+            widest = (high[group] - low[group]).max() / 2
+            if high[group].max() - low[group].min() > 2 * APART * widest:
+                middle = (low[group] + high[group]) / 2
+                low[group], high[group] = middle - widest, middle + widest
+            else:
+                low[group], high[group] = low[group].min(), high[group].max()
         half = np.where(high > low, (high - low) / 2, 1.0)
         return cls(tuple(((high + low) / 2).tolist()), tuple(half.tolist()))
 

@@ -1,9 +1,15 @@
 """Settings on the command line, in Hydra's grammar."""
 
 import re
-from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from modmeta.errors import UserError
+from modmeta.io import expanded
+
+PATHS = ("data.path", "data.reading.relations", "ckpt_path", "resume", "results", "data_dir", "hydra.run.dir",
+         "hydra.sweep.dir")  # fmt: skip
 
 
 def is_setting(word: str) -> bool:
@@ -11,8 +17,26 @@ def is_setting(word: str) -> bool:
 
     An argument that looks like a setting is a file if that file exists. With `./` in front, any name is a file.
     """
-    looks = re.match(r"~|\+{0,2}[\w/@.$-]+=", word) is not None and not word.startswith(("/", "./", "../"))
-    return looks and not Path(word).is_file()
+    looks = re.match(r"~|\+{0,2}[\w/@.$-]+=", word) is not None and not word.startswith(("/", "./", "../", "~/"))
+    return looks and not expanded(word).exists()
+
+
+def with_plain_path(word: str) -> str:
+    """A setting of a path, quoted where Hydra's grammar would not take the name as it is: blanks, brackets, `=`, `ö`.
+
+    `~` is the home directory. A list of paths for a sweep is unchanged, unless a file has its name.
+    """
+    key, equals, value = word.partition("=")
+    if key.lstrip("+") not in PATHS or not equals or not value or value[0] in "'\"" or "${" in value:
+        return word
+    path = expanded(value)
+    if not path.exists():
+        try:
+            OverridesParser.create().parse_override(word)
+            return word if value[0] != "~" else setting(key, str(path))
+        except HydraException:
+            pass
+    return setting(key, str(path))
 
 
 def setting(key: str, value: str) -> str:

@@ -4,26 +4,34 @@
 |---|---|
 | `.npz`, `.npy`: named arrays | `npz`, `native` |
 | HDF5: the same arrays | `hdf5`, `native` |
-| CSV and Parquet: one row per entity, frame and task | `tables` |
+| tables, text, Parquet, Feather, workbooks, directories of them | `tables` |
+| `.mat` of MATLAB | `matlab` |
+| files of trackers: SLEAP, DeepLabCut, idtracker.ai, TrackMate | `trackers` |
+| trajectories of atoms: xyz, LAMMPS | `atoms` |
 | the published layout: a directory of `.npy` files, or arrays with its names | `nri` |
 
 To add a format, write a module with `read(path, split, how)` and optionally `write(path, splits, overwrite)`, and add
 it to `FORMATS`.
 """
 
-from collections.abc import Callable, Mapping
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from modmeta.data.formats import hdf5, npz, nri, tables
+from modmeta.data.formats import atoms, hdf5, matlab, npz, nri, tables, text, trackers
+from modmeta.data.formats.columns import table_files
 from modmeta.data.formats.relations import with_relations
 from modmeta.data.reading import ALL, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last
 from modmeta.errors import DataError
-from modmeta.io import check_free
+from modmeta.io import check_free, expanded
 
 Splits = dict[str, Trajectories]
 
@@ -45,36 +53,48 @@ class Format:
     write: Callable[[Path, Mapping[str, Trajectories], bool], None] | None = None
 
 
-NPZ = Format((".npz", ".npy"), (b"PK", b"\x93NUMPY"), npz.read, npz.write)
+NPZ = Format((".npz", ".npy"), (b"\x93NUMPY",), npz.read, npz.write)
 NRI = Format((), (), nri.read)  # a directory
+TEXT = Format((".txt", ".dat", ".xlsx", ".xlsm", *text.COMPRESSED), (), tables.read)
 FORMATS = (
     NPZ,
     Format((".h5", ".hdf5", ".hdf"), (b"\x89HDF",), hdf5.read, hdf5.write),
     Format((".csv", ".tsv"), (), tables.read, tables.write),
     Format((".parquet", ".pq"), (b"PAR1",), tables.read, tables.write),
+    Format((".feather", ".arrow"), (b"ARROW1",), tables.read),
+    Format((".mat",), (b"MATLAB",), matlab.read),
+    Format((".slp",), (), trackers.read_slp),
+    Format((".xml",), (b"<?xml",), trackers.read_trackmate),
+    Format(atoms.ENDINGS, (b"ITEM: TIMESTEP",), atoms.read),
+    TEXT,
 )
 
 
 def format_of(path: Path) -> Format:
     """Format of a file by suffix, else by its first bytes; `NPZ`, whose reader reports the error, if none matches."""
     if path.is_dir():
-        return NRI
+        return NRI if any(path.glob("loc_*.npy")) or not table_files(path) else TEXT
+    if npz.is_archive(path):
+        return NPZ
     for known in FORMATS:
         if path.suffix.lower() in known.endings:
             return known
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(4096)
     except OSError:
         start = b""
-    return next((known for known in FORMATS if known.magic and start.startswith(known.magic)), NPZ)
+    by_content = next((known for known in FORMATS if start.startswith(known.magic or (b"\0" * 5000,))), None)
+    if by_content is not None:
+        return by_content
+    return TEXT if start and text.is_text(start) else NPZ
 
 
 def load(path: Path | str, split: str | None = None, how: Reading | None = None) -> dict[str, Trajectories]:
     """Reads and validates a file, or a directory in the published layout.
 
     Args:
-        path: a file of one of `FORMATS`, or a directory.
+        path: a file of one of `FORMATS`, or a directory; `-` is standard input.
         split: split to read; None for all. A file without splits gets this name, or `test`.
         how: names of columns, treatment of missing values and uneven times.
 
@@ -84,7 +104,10 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
     Raises:
         DataError: the file is missing, damaged, pickled, has an unknown layout, or its values are invalid.
     """
-    path, how = Path(path), how or Reading()
+    path, how = expanded(path), how or Reading()
+    if str(path) == "-":
+        with piped() as copy:
+            return load(copy, split, how)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{path} is neither a file nor a directory; copy its content to a file")
     try:
@@ -105,6 +128,16 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
     return dict(sorted(splits.items(), key=lambda item: usual.index(item[0]) if item[0] in usual else len(usual)))
 
 
+@contextmanager
+def piped() -> Iterator[Path]:
+    """A file with the content of standard input, since tables are read twice."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "standard input"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield path
+
+
 def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool = False) -> None:
     """Writes one file atomically: HDF5, CSV or Parquet by its suffix, otherwise `.npz`.
 
@@ -119,7 +152,7 @@ def save(path: Path | str, splits: Mapping[str, Trajectories], overwrite: bool =
     path = Path(path)
     check_free(path, overwrite)
     _check_agreement(path, splits)
-    by_ending = (known.write for known in FORMATS if path.suffix.lower() in known.endings)
+    by_ending = (known.write for known in FORMATS if known.write and path.suffix.lower() in known.endings)
     write = next(by_ending, NPZ.write)
     assert write is not None
     write(path, splits, overwrite)

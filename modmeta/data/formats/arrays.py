@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, masked, resampled, with_absent
 from modmeta.errors import DataError
 from modmeta.io import write_file
+
+Read = TypeVar("Read")
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -42,7 +44,7 @@ class Arrays(Mapping[str, np.ndarray]):
         return len(self.names)
 
 
-def read_array(path: Path, read: Callable[[], np.ndarray], key: str | None) -> np.ndarray:
+def read_array(path: Path, read: Callable[[], Read], key: str | None) -> Read:
     """Result of `read`, with its exceptions converted to `DataError`."""
     where = f"{path}, key {key}" if key else str(path)
     try:
@@ -149,6 +151,7 @@ def _with_options(data: Trajectories, how: Reading, where: str) -> Trajectories:
     data.check_shapes(where)
     step = how.frame_step or data.frame_step
     data = replace(data, frame_step=step)
+    data = _sure(data, how, where)
     if how.features is not None:
         missing = [name for name in how.features if name not in data.features]
         if missing:
@@ -160,3 +163,17 @@ def _with_options(data: Trajectories, how: Reading, where: str) -> Trajectories:
         data = absent_last(data).validate(where)
         data = resampled(data, np.tile(step * np.arange(data.num_frames), (data.num_tasks, 1)), how.resample, where)
     return data
+
+
+def _sure(data: Trajectories, how: Reading, where: str) -> Trajectories:
+    """States whose confidence is too low are NaN; confidences are no features."""
+    if not how.mask_below:
+        return data
+    states = data.states
+    for name, least in how.mask_below:
+        if name not in data.features:
+            raise DataError(f"{where}: no feature {name!r} among {list(data.features)}")
+        sure = states[..., data.features.index(name)] >= least
+        states = np.where(sure[..., None], states, np.nan)
+    kept = [i for i, name in enumerate(data.features) if name not in dict(how.mask_below)]
+    return replace(data, states=states[..., kept], features=tuple(data.features[i] for i in kept))

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 
 from modmeta.data.bounds import FREE, NAME_LENGTH, SETTINGS, check_size
-from modmeta.data.formats import native
-from modmeta.data.formats.arrays import Arrays
+from modmeta.data.formats import native, trackers
+from modmeta.data.formats.arrays import Arrays, read_array, with_options
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -27,7 +27,13 @@ INFLATED = 1032  # largest compression ratio of deflate
 
 def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
     """Splits of a file; see `modmeta.data.formats.load`."""
-    with _opened(path) as arrays:
+    with opened(path) as arrays:
+        content = arrays.content
+        assert isinstance(content, _Datasets)
+        found = read_array(path, lambda: content.tracked(arrays), None)
+        if found is not None:
+            how.group_among((), str(path))
+            return with_options(path, {split or "test": found}, how)
         return native.from_arrays(path, arrays, split, how)
 
 
@@ -96,6 +102,24 @@ class _Datasets(Mapping[str, np.ndarray]):
         read = data.asstr if h5py.check_string_dtype(data.dtype) else lambda: data
         return self._values(where, data.dtype, data.shape, stored, lambda: read()[()])
 
+    def _is_own(self, place: str) -> bool:
+        """Whether an object is in this file, not a link."""
+        return isinstance(self.file.get(place, getlink=True), h5py.HardLink)
+
+    def tracked(self, arrays: Arrays) -> Trajectories | None:
+        """The recording of a tracker's file; None if it is none."""
+        for name, place in self.places.items():
+            data = self.file[place] if self._is_own(place) else None
+            if isinstance(data, h5py.Dataset) and "values_block_0" in (data.dtype.names or ()):
+                check_size(f"{self.path}, {name}", data.size * data.dtype.itemsize, self.size)
+                names = data.attrs.get("values_block_0_kind", b"")
+                return trackers.deeplabcut(self.path, data["values_block_0"], bytes(names))
+        own = {name: place for name, place in self.places.items() if self._is_own(place)}
+        dims = {
+            name: str(self.file[place].attrs["dims"]) for name, place in own.items() if "dims" in self.file[place].attrs
+        }
+        return trackers.from_hdf5(self.path, arrays, dims)
+
     def _values(
         self, where: str, kind: np.dtype, shape: tuple[int, ...] | None, stored: int, read: Callable[[], Any]
     ) -> np.ndarray:
@@ -148,7 +172,7 @@ def _check_chunks(where: str, data: h5py.Dataset) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Arrays]:
+def opened(path: Path) -> Iterator[Arrays]:
     """Yields the arrays of a file.
 
     Raises:

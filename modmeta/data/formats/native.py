@@ -43,6 +43,7 @@ FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"
 OPTIONAL = ("mask", "task_names", "entity_names", "types")
 GROUPS = "groups"
+KEYS = ("relations", "features", "frame_step", "settings", "format", GROUPS, *OPTIONAL)
 
 
 def to_arrays(path: Path, splits: Mapping[str, Trajectories]) -> dict[str, np.ndarray]:
@@ -77,13 +78,11 @@ def _from_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], split: str | None, how: Reading
 ) -> dict[str, Trajectories]:
     prefixes = {key.removesuffix(STATES): f"{key.removesuffix(STATES)}_" for key in arrays if key.endswith(STATES)}
-    if not prefixes and "states" in arrays:
-        prefixes = {split or "test": ""}
+    notes: tuple[str, ...] = ()
+    if not prefixes and "states" not in arrays:
+        arrays, notes = _renamed(path, arrays)
     if not prefixes:
-        raise DataError(
-            f"{path}: no states among its keys {sorted(arrays)}; name an array of shape (tasks, entities, frames, "
-            "features) `states`, or `train_states`, `valid_states`, `test_states`"
-        )
+        prefixes = {split or "test": ""}
     if split is not None and split not in prefixes:
         raise DataError(f"{path} has no split {split!r}; choose one of {sorted(prefixes)}")
     if "format" in arrays and (version := _number(path, "format", arrays["format"])) != FORMAT:
@@ -112,8 +111,51 @@ def _from_arrays(
                 parts = _of_recording(f"{path}, key {prefix}states", parts)
             elif relations is not None and states.ndim == 4 and relations.shape == (states.shape[1],) * 2:
                 parts["relations"] = np.repeat(relations[None], len(states), axis=0)
-            splits[name] = Trajectories(features=features, frame_step=step, settings=settings, **parts)
+            splits[name] = Trajectories(features=features, frame_step=step, settings=settings, notes=notes, **parts)
     return splits
+
+
+def _loading(path: Path, key: str) -> str:
+    """A line of Python that loads an array `a` of a file, with the axes of our messages."""
+    if path.suffix.lower() == ".npz":
+        return f"a = numpy.load('{path.name}')['{key}']"
+    return f"a = h5py.File('{path.name}')['{key}'][()]{'.T' if path.suffix.lower() == '.mat' else ''}"
+
+
+def _renamed(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+    """Arrays of a file without the key `states` whose only array of three or four axes takes that name, and a note.
+
+    Raises:
+        DataError: none or several arrays have such shapes.
+    """
+    found, refused = [], None
+    for key in arrays:
+        if key not in KEYS and not key.endswith(tuple(f"_{name}" for name in KEYS)):
+            try:
+                array = arrays[key]
+            except DataError as error:  # of a type that is not read, perhaps no array of states
+                refused = refused or error
+                continue
+            if array.ndim in (3, 4) and array.dtype.kind == "f":
+                found.append(key)
+    if refused is not None and not found:
+        raise refused
+    if len(found) != 1:
+        raise DataError(
+            f"{path}: no states among its keys {sorted(arrays)}; name an array of shape (tasks, entities, frames, "
+            "features) `states`, or `train_states`, `valid_states`, `test_states`"
+        )
+    axes = "(frames, entities, features)" if arrays[found[0]].ndim == 3 else "(tasks, entities, frames, features)"
+    shape = arrays[found[0]].shape
+    if len(shape) == 3 and shape[0] < shape[1]:
+        raise DataError(
+            f"{path}: the axes of {found[0]!r}, of shape {shape}, are unknown; save it as states, (frames, entities, "
+            "features), or (tasks, entities, frames, features): in Python: import h5py, numpy; "
+            f"{_loading(path, found[0])}; numpy.savez('{path.stem}.npz', states=a.transpose(1, 0, 2)) with the axes in "
+            "the order that they need"
+        )
+    note = f"{found[0]!r}, of shape {arrays[found[0]].shape}, is taken for the states, {axes}"
+    return {**{key: arrays[key] for key in arrays if key != found[0]}, "states": arrays[found[0]]}, (note,)
 
 
 def _of_recording(where: str, parts: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """NumPy files: `.npz` with named arrays (layouts `native` or `nri`), and `.npy` with states only."""
 
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +10,9 @@ from typing import IO
 import numpy as np
 
 from modmeta.data.bounds import check_size
-from modmeta.data.formats import native
+from modmeta.data.formats import native, trackers
 from modmeta.data.formats.arrays import Arrays, load_array, read_npy, write_npz
+from modmeta.data.formats.columns import TABLES
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -18,13 +20,39 @@ from modmeta.errors import DataError
 
 def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
     """Splits of a file; see `modmeta.data.formats.load`."""
+    if (pickled := pickled_content(path)) is not None:
+        return trackers.read_pickled(path, pickled, split, how)
     with _opened(path) as arrays:
         return native.from_arrays(path, arrays, split, how)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive of arrays, whatever its ending."""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                return False
+            return any(name.endswith(".npy") for name in zipfile.ZipFile(file).namelist())
+    except Exception:  # for damaged files zipfile raises many types of errors; a reader then reports them
+        return False
 
 
 def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> None:
     """Writes one file; see `modmeta.data.formats.save`."""
     write_npz(path, native.to_arrays(path, splits), overwrite)
+
+
+def pickled_content(path: Path) -> bytes | None:
+    """The pickle in a `.npy` file of an object, as idtracker.ai writes; None if the file is anything else."""
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if np.lib.format.read_magic(file) != (1, 0):
+                return None
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            return file.read() if dtype.hasobject and shape == () else None
+    except Exception:  # its reader reports what is wrong
+        return None
 
 
 @contextmanager
@@ -46,7 +74,11 @@ def _opened(path: Path) -> Iterator[Arrays]:
             file.seek(0)
             yield Arrays(path, _archive(path, file))
         else:
-            raise DataError(f"{path} is neither a .npz nor a .npy file, or is damaged; save it with numpy.savez")
+            raise DataError(
+                f"{path} is neither a .npz nor a .npy file, or is damaged; save it with numpy.savez, or in another "
+                f"form that is read: tables ({', '.join(TABLES)}, .xlsx, also compressed), .h5, .mat, .slp, .xml of "
+                "TrackMate, .xyz, .lammpstrj"
+            )
 
 
 class _Members(Mapping[str, np.ndarray]):

@@ -1,12 +1,13 @@
-"""Long tables, CSV and Parquet: one row per entity, frame and task, in any order.
+"""Tables of trajectories: one row per entity, frame and task, in any order, or one row per frame.
 
-Columns are `task`, `frame`, `entity`, one per feature, and optionally `split` and `group`. Without a column `task` all
-rows are of one recording, task 0. The file is read twice in batches of rows: the first pass finds tasks, entities and
-frames, the second fills the states. So memory holds the states and one batch, not the table. In CSV files the
-apostrophe before a name that a spreadsheet would execute, such as `'=x`, is removed (`modmeta.text.for_sheet`).
+Columns are `task`, `frame`, `entity`, one per feature, and optionally `split` and `group`, or have other names that
+`modmeta.data.formats.roles` recognises. Without a column of tasks all rows are of one recording, task 0. The file is
+read twice in batches of rows: the first pass finds tasks, entities and frames, the second fills the states. So memory
+holds the states and one batch, not the table. In CSV files the apostrophe before a name that a spreadsheet would
+execute, such as `'=x`, is removed (`modmeta.text.for_sheet`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modmeta.data.bounds import FREE, GAP, GAP_FREE, SPARSE, WHOLE
+from modmeta.data.bounds import FREE, SPARSE, WHOLE
+from modmeta.data.formats.clock import numbered
 from modmeta.data.formats.columns import Table, as_table, write_columns
 from modmeta.data.formats.relations import names_of
-from modmeta.data.reading import GROUP, TASK, Reading
+from modmeta.data.formats.roles import SPLIT, Source
+from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import filled, resampled
 from modmeta.errors import DataError
-
-SPLIT = "split"
-MAX_UNEVENNESS = 1e-3  # largest deviation of a time from the even grid, in steps
 
 
 def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
@@ -33,7 +33,12 @@ def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]
         DataError: the table is damaged, a column is missing or of the wrong type, a row is repeated, a frame is
             missing, or times are uneven.
     """
-    source = _Source.of(path, how)
+    return from_table(Table.of(path), split, how)
+
+
+def from_table(table: Table, split: str | None, how: Reading) -> dict[str, Trajectories]:
+    """Splits of a table; see `read`."""
+    source, path = Source.of(table, how), table.path
     layout = _Layout.of(source)
     states, seen = _place(source, layout)
     splits = {}
@@ -77,91 +82,9 @@ def _rows(data: Trajectories, split: str | None) -> pa.Table:
 # ---- columns ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A table of trajectories and the roles of its columns."""
-
-    table: Table
-    how: Reading
-
-    @classmethod
-    def of(cls, path: Path, how: Reading) -> "_Source":
-        """Opens a file and checks that it has the required columns."""
-        source = cls(Table.of(path), how)
-        names = list(source.names)
-        roles = {"task": how.task, "frame": how.frame, "entity": how.entity}
-        for purpose, name in roles.items():
-            if name not in names and not source.one_recording:
-                free = next((name for name in names if name not in roles.values()), "NAME")
-                raise DataError(
-                    f"{path}: no column {name!r} among {names}; name the column of the {purpose}, such as "
-                    f"{purpose}={free}"
-                )
-        for name in how.features or ():
-            if name not in names:
-                raise DataError(f"{path}: no column {name!r} among {names}; choose features among these")
-        how.group_among(names, str(path))
-        if not source.features:
-            raise DataError(
-                f"{path}: no columns other than {how.task}, {how.frame} and {how.entity}; add features, such as x, y"
-            )
-        return source
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.table.path
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all columns."""
-        return self.table.names
-
-    @property
-    def one_recording(self) -> bool:
-        """Whether there is no column of tasks, and none was named: all rows belong to task 0."""
-        how = self.how
-        return how.task == TASK and TASK not in self.names and how.frame in self.names and how.entity in self.names
-
-    @property
-    def keys(self) -> list[str]:
-        """Columns that identify a row."""
-        split = [SPLIT] if SPLIT in self.names and SPLIT not in (self.how.features or ()) else []
-        return [*split, self.how.task, self.how.entity, self.how.frame]
-
-    @property
-    def group(self) -> str | None:
-        """Column of the groups; None if there is none."""
-        return self.how.group_among(self.names, str(self.path))
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the feature columns. A column `group` is none unless it was chosen."""
-        others = (*self.keys, self.group, GROUP)
-        return self.how.features or tuple(name for name in self.names if name not in others)
-
-    def batches(self, features: tuple[str, ...] = ()) -> Iterator[pa.Table]:
-        """Yields the key columns, the groups and the given features in batches of rows.
-
-        Raises:
-            DataError: the file is damaged or a column has the wrong type.
-        """
-        names = self.keys if self.group is None else [*self.keys, self.group]
-        text = [name for name in dict.fromkeys(names) if name != self.how.frame]
-        if not self.one_recording:
-            yield from self.table.batches(text, [self.how.frame, *features])
-            return
-        text.remove(self.how.task)
-        for table in self.table.batches(text, [self.how.frame, *features]):
-            yield table.append_column(self.how.task, pa.array(np.zeros(len(table), np.int64)))
-
-
-def _check_keys(source: _Source, table: pa.Table) -> None:
+def _check_keys(source: Source, table: pa.Table) -> None:
     for name in source.keys + ([] if source.group is None else [source.group]):
         column = table[name]
-        wanted = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        if name == source.how.frame and not wanted:
-            raise DataError(f"{source.path}: column {name!r} is of type {column.type}; it must hold numbers or times")
         if name != source.how.frame and not (
             pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
         ):
@@ -182,28 +105,23 @@ def _check_keys(source: _Source, table: pa.Table) -> None:
             )
 
 
-def _describe(table: pa.Table, source: _Source, row: int) -> str:
+def _describe(table: pa.Table, source: Source, row: int) -> str:
     """Describes a row by its keys, for error messages."""
-    return "the row of " + ", ".join(f"{name} {table[name][row].as_py()}" for name in source.keys)
+    frame = table[source.how.frame][row].as_py()
+    text = "none" if frame is None else source.clock.text(frame)
+    keys = [name for name in source.keys if name != source.how.frame]
+    return "the row of " + ", ".join(
+        [*(f"{key} {table[key][row].as_py()}" for key in keys), f"{source.how.frame} {text}"]
+    )
 
 
-def _check_new(source: _Source, table: pa.Table, place: np.ndarray, seen: np.ndarray) -> None:
+def _check_new(source: Source, table: pa.Table, place: np.ndarray, seen: np.ndarray) -> None:
     old = seen[place]
     order = np.argsort(place, kind="stable")
     old[order[1:][np.diff(place[order]) == 0]] = True
     if old.any():
         advice = ", or name the column of the task, because there is no column 'task'" if source.one_recording else ""
         raise DataError(f"{source.path}: {_describe(table, source, int(old.argmax()))} is repeated; remove one{advice}")
-
-
-def _numbers(source: _Source, table: pa.Table, name: str) -> np.ndarray:
-    column = table[name]
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise DataError(
-            f"{source.path}: column {name!r} is of type {column.type}; features must be numbers, so choose others with "
-            "features=..."
-        )
-    return column.to_numpy().astype(float)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -225,6 +143,7 @@ class _Layout:
         step: step of the frame column; 0 when resampling.
         rows: number of rows of the table.
         groups: name of the group of every entry of `of_task`; None without groups.
+        notes: what was recognised or left out.
     """
 
     splits: list[str]
@@ -239,9 +158,10 @@ class _Layout:
     step: float
     rows: int
     groups: np.ndarray | None
+    notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, source: _Source) -> "_Layout":
+    def of(cls, source: Source) -> "_Layout":
         """The first pass over the file."""
         how, keys = source.how, source.keys
         found: dict[str, list[pa.Table]] = {how.entity: [], how.frame: []}
@@ -272,16 +192,28 @@ class _Layout:
         pairs = np.sort(rows * len(entities) + _index(by_entity[how.entity], entities))
         moment = np.searchsorted(moments, by_frame[how.frame].to_numpy().astype(float))
         frames = np.sort(np.searchsorted(of_task, code(by_frame)) * len(moments) + moment)
-        step, slots = _grid(source, of_task, tasks, frames, moments)
+        step, slots, note = _slots(source, of_task, tasks, frames, moments)
         groups = None
         if source.group is not None:
             by_group = merged[source.group]
             groups = _groups(source, of_task, tasks, code(by_group), by_group[source.group])
-        return cls(splits, named, tasks, entities, of_task, pairs, moments, frames, slots, step, count, groups)
+        notes = source.notes if note is None else (*source.notes, note)
+        return cls(splits, named, tasks, entities, of_task, pairs, moments, frames, slots, step, count, groups, notes)
+
+
+def _slots(
+    source: Source, of_task: np.ndarray, tasks: pa.Array, frames: np.ndarray, moments: np.ndarray
+) -> tuple[float, np.ndarray, str | None]:
+    """Step of the frame column, frame number of every entry of `frames`, and a note if times are uneven."""
+    task, moment = np.divmod(frames, len(moments))
+    if source.how.resample is not None:
+        return 0.0, np.arange(len(task)) - np.searchsorted(task, task), None
+    of = lambda row: _task_name(of_task, tasks, int(row))  # noqa: E731
+    return numbered(str(source.path), source.how.frame, source.clock, task, moments[moment], of)
 
 
 def _groups(
-    source: _Source, of_task: np.ndarray, tasks: pa.Array, codes: np.ndarray, column: pa.ChunkedArray
+    source: Source, of_task: np.ndarray, tasks: pa.Array, codes: np.ndarray, column: pa.ChunkedArray
 ) -> np.ndarray:
     """Names of the groups of all tasks, (tasks,), from all different pairs of a task's code and its group.
 
@@ -301,7 +233,7 @@ def _groups(
     return np.asarray(names[order])
 
 
-def _place(source: _Source, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
+def _place(source: Source, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
     """The second pass: states (tasks, N, T, D), NaN if missing, and whether an entity was observed (tasks, N, T)."""
     how, features = source.how, source.features
     b = len(layout.of_task)
@@ -315,7 +247,7 @@ def _place(source: _Source, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
         )
     states = np.full((b, n, t, len(features)), np.nan)
     flat, seen = states.reshape(-1, len(features)), np.zeros(b * n * t, bool)
-    for table in source.batches(features):
+    for table in source.batches(True):
         code = _task_code(table, how, layout.splits if layout.named else None, layout.tasks)
         task = np.searchsorted(layout.of_task, code)
         pair = task * len(layout.entities) + _index(table[how.entity], layout.entities)
@@ -326,11 +258,11 @@ def _place(source: _Source, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
         _check_new(source, table, place, seen)
         seen[place] = True
         for column, name in enumerate(features):
-            flat[place, column] = _numbers(source, table, name)
+            flat[place, column] = table[name].to_numpy().astype(float)
     return states, seen.reshape(b, n, t)
 
 
-def _trajectories(source: _Source, layout: _Layout, states: np.ndarray, seen: np.ndarray, split: str) -> Trajectories:
+def _trajectories(source: Source, layout: _Layout, states: np.ndarray, seen: np.ndarray, split: str) -> Trajectories:
     how, where = source.how, f"{source.path}, split {split}" if layout.named else str(source.path)
     number = layout.splits.index(split)
     rows = np.flatnonzero(layout.of_task // len(layout.tasks) == number)
@@ -340,7 +272,7 @@ def _trajectories(source: _Source, layout: _Layout, states: np.ndarray, seen: np
     entities = _entity_names(where, layout, rows, states.shape[1])
     data = Trajectories(
         states, None, source.features, how.frame_step or layout.step or 1.0, {}, seen, names, entities,
-        group_names=None if layout.groups is None else layout.groups[rows],
+        group_names=None if layout.groups is None else layout.groups[rows], notes=layout.notes,
     )  # fmt: skip
     if how.missing == "error":
         _check_complete(data, where, layout, rows)
@@ -419,42 +351,6 @@ def _ordered(splits: list[str]) -> list[str]:
 
 
 # ---- frames ----------------------------------------------------------------------------------------------------------
-
-
-def _grid(
-    source: _Source, of_task: np.ndarray, tasks: pa.Array, frames: np.ndarray, moments: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """Step of the frame column, and frame number of every entry of `frames`."""
-    task, moment = np.divmod(frames, len(moments))
-    time = moments[moment]
-    first = np.searchsorted(task, np.arange(len(of_task)))
-    rank = np.arange(len(task)) - first[task]
-    if source.how.resample is not None:
-        return 0.0, rank
-    gaps = np.diff(time)[np.diff(task) == 0]
-    if not len(gaps):
-        return 1.0, rank
-    step = float(f"{np.median(gaps):.12g}")
-    with np.errstate(over="ignore"):
-        place = (time - time[first[task]]) / step
-    far = ~(place <= GAP_FREE + GAP * np.bincount(task)[task])
-    if far.any():
-        gap = np.append(0.0, np.diff(place) * (np.diff(task) == 0))
-        at = int(np.where(task == task[far.argmax()], gap, 0).argmax())
-        raise DataError(
-            f"{source.path}: task {_task_name(of_task, tasks, task[at])}, {source.how.frame} {time[at]:.16g} is "
-            f"{gap[at]:.6g} steps after the previous one, {time[at - 1]:.16g}; correct the row, or split the task at "
-            "the gap"
-        )
-    uneven = np.abs(place - np.round(place)) > MAX_UNEVENNESS
-    if uneven.any():
-        at = int(uneven.argmax())
-        name = _task_name(of_task, tasks, task[at])
-        raise DataError(
-            f"{source.path}: task {name}, {source.how.frame} {time[at]:.6g} is not a multiple of {step:g} after "
-            f"the first, {time[first[task[at]]]:.6g}; steps must be even, or give resample={step:g} to interpolate"
-        )
-    return step, np.round(place).astype(np.int64)
 
 
 def _task_name(of_task: np.ndarray, tasks: pa.Array, row: int) -> object:

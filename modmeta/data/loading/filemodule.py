@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from modmeta.data import formats
 from modmeta.data.describe import check_moving, find_positions, in_order
@@ -19,6 +19,8 @@ from modmeta.data.transforms.observation import with_room_for_velocities
 from modmeta.data.transforms.windows import automatic_length, windows
 from modmeta.data.units import Scales, robust_scales
 from modmeta.errors import DataError
+from modmeta.io import expanded
+from modmeta.text import plain
 
 SPLITS = ("train", "valid", "test")
 AUTO = "auto"  # windows of few long recordings
@@ -94,6 +96,8 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     config = config.copy()
     data = config.data
     splits = tasks_of_config(data)
+    for note in dict.fromkeys(note for part in splits.values() for note in part.notes):
+        rank_zero_only(print)(plain(f"note: {note}"))
     train = splits["train"]
     data.window = window_of(data.path, _loaded_as(data.path, _reading(data.reading)), data.get("window"))
     frames = min(part.num_frames for part in splits.values())
@@ -170,7 +174,18 @@ def tasks_of(
             f"data.valid_share={valid_share} and data.test_share={test_share} leave no tasks for training; their sum "
             "must be below 1"
         )
-    splits = dict(_loaded_as(path, reading))
+    return divided(path, dict(_loaded_as(path, reading)), valid_share, test_share, seed, window)
+
+
+def divided(
+    path: str,
+    splits: dict[str, Trajectories],
+    valid_share: float,
+    test_share: float,
+    seed: int,
+    window: int | str | None = AUTO,
+) -> dict[str, Trajectories]:
+    """Training, validation and test tasks of the splits of a file; see `tasks_of`."""
     for name, data in splits.items():
         check_moving(data, f"{path}, split {name}")
     length = window_of(path, splits, window)
@@ -209,7 +224,7 @@ def _apart(splits: dict[str, Trajectories], name: str) -> Trajectories:
 
 
 def _loaded_as(path: str, reading: Reading) -> dict[str, Trajectories]:
-    file = Path(path)
+    file = expanded(path)
     return _loaded(path, reading, file.stat().st_mtime_ns if file.exists() else 0)
 
 

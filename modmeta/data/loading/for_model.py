@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modmeta.data import formats
 from modmeta.data.describe import Known, check_familiar, check_moving, find_positions, frame_motion, in_order
+from modmeta.data.names import motion_order
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, filled, observed_steps, with_absent
@@ -83,7 +84,12 @@ def load_for_model(file: Path | str, known: Known, options: Options | None = Non
         DataError: the file cannot be read or does not fit the model.
     """
     options = options or Options()
-    data = in_order(_tasks(file, options))
+    return prepared(_tasks(file, options), known, options, str(file))
+
+
+def prepared(data: Trajectories, known: Known, options: Options, file: str) -> Loaded:
+    """Converts trajectories as read from a file to the form that a model expects; see `load_for_model`."""
+    data = _selected(in_order(data), known, options)
     observed = data.num_frames if options.observed is None else options.observed
     if not 3 <= observed <= data.num_frames:
         raise DataError(
@@ -103,10 +109,10 @@ def load_for_model(file: Path | str, known: Known, options: Options | None = Non
     estimated = known.estimated if options.velocities is None else options.velocities == "estimated"
     if estimated and known.positions:
         data = estimate_velocities(with_room_for_velocities(data, known.positions), known.positions, observed)
-    notes = _check_features(data, known, str(file))
+    notes = (*data.notes, *_check_features(data, known, str(file)))
     if options.labelled:
         _check_labels(data, known, str(file))
-    _check_frame_step(data, known, str(file))
+    _check_frame_step(data, known, options, estimated, str(file))
     note = check_familiar(data.frames(observed), known, str(file))
     return Loaded(data, observed, (*notes, note) if note else notes)
 
@@ -149,14 +155,40 @@ def _check_labels(data: Trajectories, known: Known, where: str) -> None:
         )
 
 
-def _check_frame_step(data: Trajectories, known: Known, where: str) -> None:
+def _check_frame_step(data: Trajectories, known: Known, options: Options, estimated: bool, where: str) -> None:
     motion = frame_motion(data, known.positions)[0]
-    if known.frame_motion and motion and abs(motion / known.frame_motion - 1) > MOTION:
+    if not known.frame_motion or not motion or abs(motion / known.frame_motion - 1) <= MOTION:
+        return
+    how = options.reading
+    if estimated and data.frame_step == round(data.frame_step) and how.frame_step is None and how.resample is None:
         raise DataError(
-            f"{where}: positions and velocities imply {motion:.4g} time units per frame, but the model was trained on "
-            f"{known.frame_motion:.4g}; resample the data with --resample, in the units of the frame column, or train "
-            "a model on it"
+            f"{where}: frames are numbered in steps of {data.frame_step:g}, so velocities are estimated per frame, but "
+            f"the model was trained on {known.frame_motion:.4g} time units per frame; give the time between frames, "
+            f"--frame-step {known.frame_motion:.4g}"
         )
+    raise DataError(
+        f"{where}: positions and velocities imply {motion:.4g} time units per frame, but the model was trained on "
+        f"{known.frame_motion:.4g}; if the frame column holds times, resample the data with --resample, in their "
+        "units; otherwise train a model on it"
+    )
+
+
+def _selected(data: Trajectories, known: Known, options: Options) -> Trajectories:
+    """The features that the model was trained on, in its order, if all are there; else recognised coordinates."""
+    if options.reading.features is not None:
+        return data
+    chosen = known.features if set(known.features) <= set(data.features) else None
+    if chosen is None and known.positions and data.num_features > len(known.features):
+        coordinates, velocities = motion_order(data.features)
+        best = (*coordinates, *velocities)
+        fits = len(best) == len(known.features) or (not velocities and len(coordinates) == known.positions)
+        chosen = best if fits and len(known.features) == 2 * known.positions else None
+    if chosen is None or tuple(chosen) == data.features:
+        return data
+    places = [data.features.index(name) for name in chosen]
+    gone = [name for name in data.features if name not in chosen]
+    notes = (*data.notes, f"the model does not use {', '.join(gone)}") if gone else data.notes
+    return replace(data, states=data.states[..., places], features=tuple(chosen), notes=notes)
 
 
 def arrays_for_model(

@@ -133,7 +133,13 @@ def resampled(data: Trajectories, times: np.ndarray, step: float, where: str) ->
         states[task, entity, : counts[task]][inside] = _interpolate(t, x, np.clip(grid[inside], t[0], t[-1]))
     if not mask.all():
         states = filled(states, mask)
-    return replace(data, states=states, mask=None if mask.all() else mask, frame_step=step)
+    own = float(np.nanmedian(np.diff(times, axis=1)))
+    note = (
+        f"resample={step:g} is finer than the file's own step, {own:g}: splines between frames smooth sudden changes "
+        f"away; where the column holds numbers of frames, give the time between them instead, --frame-step"
+    )
+    notes = data.notes if step > 0.99 * own else (*data.notes, note)
+    return replace(data, states=states, mask=None if mask.all() else mask, frame_step=step, notes=notes)
 
 
 def _interpolate(t: np.ndarray, x: np.ndarray, at: np.ndarray) -> np.ndarray:

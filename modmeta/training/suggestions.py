@@ -1,0 +1,217 @@
+"""What a file of trajectories is fit for: notes, and the settings of a command that trains on it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from modmeta.data.describe import find_positions, frame_motion
+from modmeta.data.loading.filemodule import divided
+from modmeta.data.names import is_confidence, motion_order, words
+from modmeta.data.reading import Reading
+from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
+from modmeta.errors import DataError
+from modmeta.training.run import experiment_for
+from modmeta.training.words import setting
+
+SURE = 0.6  # confidence below which a note offers to mask states
+ANGLES = {"angle", "theta", "phi", "heading", "orientation", "direction", "azimuth", "yaw"}
+FEW = 3  # tasks that training needs
+AXES = ("task", "frame", "entity")
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """How to train on a file.
+
+    Attributes:
+        notes: on the data, for the user.
+        words: of `modmeta train`: the file and settings, in the grammar of Hydra.
+        refused: whether training refuses the file, for a reason that the notes give.
+    """
+
+    notes: list[str]
+    words: list[str]
+    refused: bool
+
+    @classmethod
+    def of(cls, file: Path, splits: dict[str, Trajectories], how: Reading) -> "Suggestion":
+        """From the splits of a file, with features in order and missing states masked, and how the user read it."""
+        first = next(iter(splits.values()))
+        notes = list(dict.fromkeys(note for data in splits.values() for note in data.notes))
+        sized = {name: data for name, data in splits.items() if len(data.sizes) > 1}
+        notes += [f"{name}: tasks by number of entities: {data.tasks_by_size()}" for name, data in sized.items()]
+        notes += [f"{name}: {_groups(data)}" for name, data in splits.items() if data.group_names is not None]
+        notes += _remarks(first)
+        given = _given(how)
+        chosen, more = _chosen(first, how)
+        notes += more
+        used = {name: _with_features(data, chosen) for name, data in splits.items()}
+        motion_words, more = _motion(used)
+        notes += more
+        given += (
+            [] if chosen == first.features or how.features is not None else [_list("data.reading.features", chosen)]
+        )
+        given += motion_words
+        if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
+            notes.append("states are missing; time steps next to them are left out of all energies")
+            given += [] if how.missing == "mask" else ["data.reading.missing=mask"]
+        if first.relations is not None and (kinds := int(first.relations.max()) + 1) > 2:
+            given.append(f"model.num_edge_modules={kinds}")
+        length, refused, more = _trainable(file, used)
+        notes += more
+        given += length
+        if first.relations is None and find_positions(first)[0]:  # otherwise held-out frames choose it
+            notes.append(
+                "relations are unknown: to choose the number of edge types, add -m model.num_edge_modules=1,2,3,4 and "
+                "take the least beyond which val/gain no longer grows, the gain over no relations on held-out frames"
+            )
+        return cls(notes, [_as_file(file), *given], refused)
+
+
+def _as_file(file: Path) -> str:
+    """The file as an argument that is taken neither for a setting nor for an option."""
+    text = str(file)
+    return text if Path(text).is_absolute() or text.startswith("./") else f"./{text}" if text[:1] in "-~+" else text
+
+
+def _given(how: Reading) -> list[str]:
+    """Settings for the options that were given."""
+    usual = Reading()
+    out = [
+        setting(f"data.reading.{name}", value)
+        if not value.replace("_", "a").isalnum()
+        else f"data.reading.{name}={value}"
+        for name in AXES
+        if (value := getattr(how, name)) != getattr(usual, name)
+    ]
+    if how.group != usual.group and how.group is not None:
+        plain = how.group.replace("_", "a").isalnum()
+        out.append(f"data.group={how.group}" if plain else setting("data.group", how.group))
+    if how.features is not None:
+        out.append(_list("data.reading.features", how.features))
+    if how.mask_below:
+        pairs = ", ".join(f"{_quoted(name)}: {least:g}" for name, least in how.mask_below)
+        out.append(f"data.reading.mask_below={{{pairs}}}")
+    elif how.missing != usual.missing:
+        out.append(f"data.reading.missing={how.missing}")
+    for name in ("resample", "frame_step"):
+        if (value := getattr(how, name)) is not None:
+            out.append(f"data.reading.{name}={value!r}")
+    return out + ([] if how.relations is None else [setting("data.reading.relations", how.relations)])
+
+
+def _quoted(name: str) -> str:
+    """A name in the grammar of Hydra."""
+    return name if name.replace("_", "a").isalnum() and not name[:1].isdigit() else setting("", name)[1:]
+
+
+def _list(key: str, names: tuple[str, ...]) -> str:
+    return f"{key}=[{','.join(map(_quoted, names))}]"
+
+
+def _chosen(data: Trajectories, how: Reading) -> tuple[tuple[str, ...], list[str]]:
+    """Features to train on: coordinates and velocities where these are recognised, and a note on the others."""
+    coordinates, velocities = motion_order(data.features)
+    best = (*coordinates, *velocities)
+    rest = [name for name in data.features if name not in best]
+    if not rest or how.features is not None or len(coordinates) + len(velocities) < 2:
+        return data.features, []
+    return best, [f"not used unless data.reading.features names them: {', '.join(rest)}"]
+
+
+def _with_features(data: Trajectories, chosen: tuple[str, ...]) -> Trajectories:
+    places = [data.features.index(name) for name in chosen]
+    return replace(data, states=data.states[..., places], features=chosen)
+
+
+def _remarks(data: Trajectories) -> list[str]:
+    """Notes on features that are constant, confidences, angles, or names of groups."""
+    notes = []
+    seen = data.present()
+    flat = seen.reshape(-1, data.num_features)
+    for place, name in enumerate(data.features):
+        values = flat[:, place]
+        low, high = float(values.min()), float(values.max())
+        if is_confidence(name) and low >= 0 and high <= 1:
+            share = float((values < SURE).mean())
+            notes.append(
+                f"{name} looks like a confidence: --mask-below {name}={SURE} (data.reading.mask_below="
+                f"{{{_quoted(name)}: {SURE}}}) masks the {share:.1%} of states below"
+            )
+        elif low == high:
+            notes.append(f"{name} is constant, {low:g}")
+        elif ANGLES & set(words(name)) and max(abs(low), abs(high)) > 2 * np.pi + 0.01 and high - low <= 361:
+            notes.append(f"{name} looks like an angle in degrees; laws recognise angles in radians")
+        elif data.group_names is None and data.mask is None and data.num_tasks >= 2 * FEW:
+            of_task = data.states[..., place].reshape(data.num_tasks, -1)
+            names = np.unique(of_task[:, 0])
+            if (of_task == of_task[:, :1]).all() and (names == np.round(names)).all() and len(names) < data.num_tasks:
+                notes.append(
+                    f"{name} is constant in every task; if it names systems that share relations, --group {name}"
+                )
+    return notes
+
+
+def _motion(splits: dict[str, Trajectories]) -> tuple[list[str], list[str]]:
+    """Settings and notes on coordinates and velocities."""
+    first = next(iter(splits.values()))
+    positions, moving = find_positions(first)
+    if moving:
+        motion, explained = frame_motion(first, positions)
+        return [], [
+            f"{', '.join(first.features[:positions])} are coordinates; their velocities follow ({explained:.1%} of the "
+            f"motion explained, {motion:.4g} time units a frame); experiment={experiment_for(first)} is trained"
+        ]
+    if positions:
+        return ["data.velocities=estimated"], [
+            f"{', '.join(first.features[:positions])} are coordinates without velocities; they are estimated, and "
+            "experiment=moving is trained. If forces set velocities (overdamped motion, vortices), leave "
+            "data.velocities=estimated out: experiment=laws is trained"
+        ]
+    return [], [
+        "no feature is named like a coordinate: experiment=laws is trained, which searches for the law. If the first P "
+        "features are coordinates, add data.positions=P"
+    ]
+
+
+def _groups(data: Trajectories) -> str:
+    """Number of groups and of their tasks, such as `10 groups of 2 to 5 tasks, which share relations`."""
+    sizes = np.bincount(data.group_index())
+    least, most = int(sizes.min()), int(sizes.max())
+    tasks = f"{least} to {most} tasks" if least < most else f"{most} task{'s' if most > 1 else ''}"
+    return f"{len(sizes)} group{'s' if len(sizes) > 1 else ''} of {tasks}, which share relations"
+
+
+def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], bool, list[str]]:
+    """Settings of windows, whether training refuses the file, and notes."""
+    first = next(iter(splits.values()))
+    length, setting_of = automatic_length(first) if len(splits) == 1 else None, []
+    notes = []
+    if length is not None:
+        try:
+            count = windows(first, length, str(file)).num_tasks
+        except DataError as error:
+            return [], True, [f"training would refuse the file: {error}"]
+        what = "one long recording is" if first.num_tasks == 1 else f"{first.num_tasks} long recordings are"
+        notes.append(
+            f"{what} cut into windows for training, which share relations: {count} windows of {length} frames; choose "
+            "another length with data.window=N, or none with data.window=null"
+        )
+    elif len(splits) == 1 and first.num_tasks < FEW:
+        if first.num_frames < FEW * (SHORTEST - 1) + 1:
+            least = FEW * (SHORTEST - 1) + 1
+            said = f"training would refuse the file: {first.num_tasks} tasks of {first.num_frames} frames are too few"
+            return [], True, [f"{said}; give three tasks, or {least} frames. They are enough to infer from"]
+        length = SHORTEST
+        setting_of = [f"data.window={length}"]
+        notes.append(
+            f"fewer than three tasks: enough to infer from; to train, data.window={length} cuts them into windows, "
+            "which share relations"
+        )
+    try:
+        divided(str(file), splits, 0.2, 0.2, 0, length if len(splits) == 1 else None)
+    except DataError as error:
+        return setting_of, True, [*notes, f"training would refuse the file: {error}"]
+    return setting_of, False, notes
