@@ -7,7 +7,7 @@ folder holds one algorithm. Kernels obtain sizes, priors and energies from the p
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Candidates(NamedTuple):
     current: Tensor
 
 
+@runtime_checkable
 class Searched(Protocol):
     """What kernels ask of a problem, be it of graphs or of other compositions: B tasks, N receivers, S slots of each.
 

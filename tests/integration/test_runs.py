@@ -28,7 +28,7 @@ EXPERIMENTS = sorted(
 LONG = [
     name
     for name in EXPERIMENTS
-    if "/" in name.replace("paper/", "") or name.endswith("10") or name in ("paper/charged5", "laws")
+    if "/" in name.replace("paper/", "") or name.endswith(("10", "_small")) or name in ("paper/charged5", "laws")
 ]
 
 

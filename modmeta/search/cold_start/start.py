@@ -294,7 +294,8 @@ def cold_start(
         trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score, scales
     )
     start = start._replace(answer=infer(start, states, seen, groups))
-    if data.groups is None or num_kinds not in (None, 2) or not _may_be_far(start.form):
+    # steps of many groups are fitted one by one, which takes minutes
+    if data.groups is None or data.number > 1 or num_kinds not in (None, 2) or not _may_be_far(start.form):
         return start
     way = way_of(data.states, seen, data.groups, _rate(start, data.groups), start.form.smooth)
     if way is None:
