@@ -3,6 +3,7 @@
 from tests.runs import ROOT, command
 
 
+@pytest.mark.slow
 def test_a_command_of_each_kind_survives_every_fault() -> None:
     """One that writes a file and one that writes a directory; others and their outcome: `python -m tests.faults`."""
     cases = ("prune", "generate --format nri")

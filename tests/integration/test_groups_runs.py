@@ -129,6 +129,7 @@ def test_settings_that_do_not_go_with_groups_are_refused(
     assert "laws tried" not in told.out, "before the search for laws"
 
 
+@pytest.mark.slow
 def test_one_recording_is_cut_into_windows(tmp_path: Path) -> None:
     """A table without a task column: one network, one recording."""
     truth = graphs(1, 3)

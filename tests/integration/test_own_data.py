@@ -22,6 +22,7 @@ from modmeta.training.bouncegrad import BounceGrad
 from tests.runs import QUICK, ROOT, checkpoint, command, compose, run, undrawn
 
 
+@pytest.mark.slow
 def test_a_run_tells_types_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained, evaluated on a file and applied to it; a run on data without types holds nothing of them."""
     options = (*QUICK, "experiment=masses5", "data.frames=12", "data.test_frames=20", "method.observed_frames=12")

@@ -23,12 +23,14 @@ EXPERIMENTS = sorted(
 )
 
 
-# Those of `efficiency/`, of ten particles and of the paper's charges are others with a few settings changed; `laws` has
+# Those of `efficiency/`, of ten particles and of the paper are others with a few settings changed, or run elsewhere; `laws` has
 # a file of its own.
 LONG = [
     name
     for name in EXPERIMENTS
-    if "/" in name.replace("paper/", "") or name.endswith(("10", "_small")) or name in ("paper/charged5", "laws")
+    if "/" in name.replace("paper/", "")
+    or name.endswith(("10", "_small"))
+    or name in ("paper/charged5", "paper/springs5", "laws")
 ]
 
 

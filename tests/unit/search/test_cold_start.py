@@ -376,6 +376,7 @@ def regression(states: Tensor) -> tuple[Columns, Grams]:
     return table, grams(table)
 
 
+@pytest.mark.slow
 def test_tasks_of_a_group_tell_its_structure_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """One graph of eight, forty noisy recordings of eleven frames; laws searched from three of the receivers."""
     monkeypatch.setattr("modmeta.search.cold_start.start.MOST_PAIRS", 3 * 49)
