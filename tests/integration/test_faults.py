@@ -1,5 +1,7 @@
 """Full disks, signals and rivals: a command of each kind; all commands in `make faults`."""
 
+import pytest
+
 from tests.runs import ROOT, command
 
 

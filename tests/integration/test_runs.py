@@ -23,8 +23,8 @@ EXPERIMENTS = sorted(
 )
 
 
-# Those of `efficiency/`, of ten particles and of the paper are others with a few settings changed, or run elsewhere; `laws` has
-# a file of its own.
+# Those of `efficiency/` and of ten particles are others with a few settings changed; those of the paper and `laws` run
+# in files of their own.
 LONG = [
     name
     for name in EXPERIMENTS
