@@ -94,6 +94,7 @@ def test_help_is_fast_and_complete() -> None:
     assert set(generate.WORLDS) == set(WORLDS)
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads(tmp_path: Path) -> None:
     """As in `modmeta evaluate … | head -1`: no traceback, and what goes to files is written."""
     data = str(tmp_path / "data.npz")

@@ -18,6 +18,7 @@ from tests.runs import QUICK, ROOT, launched, run
 from tests.unit.report.test_report import RESULTS, cells
 
 
+@pytest.mark.slow
 def test_a_sweep_as_it_grows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A real one over training tasks, of which a run is lost."""
     words = (

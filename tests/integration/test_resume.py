@@ -48,7 +48,9 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("paper", "types") else ()) for kind in OTHERS]
+)
 def test_continued_equals_uninterrupted(kind: str, whole: Path, tmp_path: Path) -> None:
     """Interrupted at an epoch's start, then by SIGTERM in the middle of one: the same to the last bit, curves too."""
     options = (*OTHERS[kind], *QUICK)
@@ -119,6 +121,7 @@ def test_a_directory_belongs_to_its_run(whole: Path, tmp_path: Path) -> None:
         run(tmp_path / "empty", *QUICK, f"resume={tmp_path / 'empty'}")
 
 
+@pytest.mark.slow
 def test_restarts_and_early_stopping_go_on(tmp_path: Path) -> None:
     """Broken off in a restart, then before the test: the same attempts and winner; what stopped early stays so."""
     options = (*QUICK, "restarts=1", "trainer.max_epochs=8", "trainer.check_val_every_n_epoch=1")

@@ -149,6 +149,7 @@ def test_soft_rows_need_all_rows(tmp_path: Path, words: tuple[str, ...], error: 
         run(tmp_path / "run", *QUICK, "method.soft=true", *words)
 
 
+@pytest.mark.slow
 def test_a_search_may_begin_anew_at_every_visit(tmp_path: Path) -> None:
     """With `persist=false` greedy search from one receiver cannot build on what it found before."""
     words = (*QUICK, "search.receivers=one", "temperature.start=1.0", "trainer.max_epochs=4", "data.batch_size=12")

@@ -164,7 +164,6 @@ def _as_names(where: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Chun
     if pa.types.is_large_string(column.type):
         column = column.cast(pa.string())
     _check_name_lengths(where, column)
-    column = _unquoted(column)
     if pa.types.is_floating(kind):
         column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0*$", r"\1")
     return column
@@ -197,7 +196,11 @@ def _of_text(path: Path) -> Table:
     def rows(columns: list[str], types: dict[str, pa.DataType]) -> Iterator[pa.Table]:
         wanted = {place[name]: types.get(name, dialect.kinds[place[name]]) for name in columns}
         for batch in dialect.rows(wanted):
-            yield pa.Table.from_batches([batch]).rename_columns(columns)
+            table = pa.Table.from_batches([batch]).rename_columns(columns)
+            for i, name in enumerate(columns):
+                if types.get(name) == pa.string():
+                    table = table.set_column(i, name, _unquoted(table[name]))
+            yield table
 
     kinds = dict(zip(place, sample.schema.types, strict=True))
     return Table(path, tuple(place), kinds, sample, rows, dialect.notes, dialect.headless)

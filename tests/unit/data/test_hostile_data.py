@@ -440,22 +440,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return out
 
 
-def damaged(content: bytes, data: st.DataObject) -> bytes:
+PLACE = st.floats(0, 1, exclude_max=True)  # as a share of the file: how long that is must not steer what is drawn
+CHANGES = st.lists(st.tuples(PLACE, st.integers(0, 255)), min_size=1, max_size=4)
+
+
+def damaged(content: bytes, changes: list[tuple[float, int]], end: float | None) -> bytes:
     raw = bytearray(content)
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(raw) - 1))
-        raw[place] = data.draw(st.integers(0, 255))
-    if data.draw(st.booleans()):
-        raw = raw[: data.draw(st.integers(0, len(raw)))]
-    return bytes(raw)
+    for place, byte in changes:
+        raw[int(place * len(raw))] = byte
+    return bytes(raw if end is None else raw[: int(end * len(raw))])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-@given(data=st.data())
+@given(changes=CHANGES, end=st.none() | PLACE)
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_damage_is_one_line_or_none(ending: str, whole: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
+def test_damage_is_one_line_or_none(
+    ending: str, whole: dict[str, bytes], tmp_path: Path, changes: list[tuple[float, int]], end: float | None
+) -> None:
     path = tmp_path / f"a.{ending}"
-    path.write_bytes(damaged(whole[ending], data))
+    path.write_bytes(damaged(whole[ending], changes, end))
     said, splits = "", {}
     try:
         splits = load(path, how=Reading(missing="mask"))
