@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from modmeta.io import write_json
@@ -79,23 +80,30 @@ def measure(path: Path, tasks: int | None, every: int, frames: int | None, seed:
     edge = torch.from_numpy(truth[off])
     named = torch.from_numpy(chances[off]).double()
     chance = max(named.unbind(-1), key=lambda chance: int(((chance > 0.5) == edge).sum()))
+    return {
+        **_told(path, states, every, seed, chance, edge),
+        "confidence": float(chances[off].max(-1).mean()),
+        "form": _in_words(model),
+        "priors": PRIORS,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+    }
+
+
+def _told(path: Path, states: np.ndarray, every: int, seed: int, chance: Tensor, edge: Tensor) -> dict[str, Any]:
+    """What was measured and where, and how well chances of edges (pairs,) tell the edges."""
     best = chance.argsort(descending=True, stable=True)[: int(edge.sum())]
     return {
         "file": path.stem,
         "tasks": len(states),
         "frames": states.shape[2],
         "every": every,
-        "entities": len(truth),
+        "entities": states.shape[1],
         "seed": seed,
         "auroc": float(binary_auroc(chance, edge.long())),
         "auprc": float(binary_average_precision(chance, edge.long())),
         "precision": float(edge[best].double().mean()),
-        "confidence": float(chances[off].max(-1).mean()),
         "edges_right": float(((chance > 0.5) == edge).double().mean()),
-        "form": _in_words(model),
-        "priors": PRIORS,
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu_seconds, 1),
         "hardware": hardware(),
         "commit": commit(),
     }
@@ -109,25 +117,13 @@ def measure_steps(path: Path, tasks: int | None, every: int, frames: int | None,
     told = log_odds(moments(torch.from_numpy(states[..., 0])), way).flatten()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - busy
     edge = torch.from_numpy(truth[~np.eye(len(truth), dtype=bool)])
-    best = told.argsort(descending=True, stable=True)[: int(edge.sum())]
     return {
-        "file": path.stem,
-        "tasks": len(states),
-        "frames": states.shape[2],
-        "every": every,
-        "entities": len(truth),
-        "seed": seed,
+        **_told(path, states, every, seed, told.sigmoid(), edge),
         "way": way,
-        "auroc": float(binary_auroc(told.sigmoid(), edge.long())),
-        "auprc": float(binary_average_precision(told.sigmoid(), edge.long())),
-        "precision": float(edge[best].double().mean()),
-        "edges_right": float(((told > 0) == edge).double().mean()),
         "form": f"steps: {way}",
         "priors": "sparse; how frequent relations are is learned",
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
-        "hardware": hardware(),
-        "commit": commit(),
     }
 
 

@@ -345,13 +345,13 @@ class BounceGrad(ResumableModule):
         if self._late or self.beginning is not None or self.relaxed is not None:
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
-        self._check_finite(norm, tasks)
+        self._check_finite(norm, loss, tasks)
         modules.step()
         proposal.step()
         self.step_schedulers()
         self.count_step()
 
-    def _check_finite(self, norm: Tensor, tasks: Tensor) -> None:
+    def _check_finite(self, norm: Tensor, loss: Tensor, tasks: Tensor) -> None:
         """Stops training where a gradient is not finite.
 
         On a GPU it looks only now and then, for looking waits until the GPU is done. No checkpoint is written between.
@@ -365,7 +365,7 @@ class BounceGrad(ResumableModule):
         finite = torch.stack(self.norms).isfinite()
         self.norms.clear()
         if not bool(finite.all()):
-            raise self._not_finite(tasks, "the gradient is")
+            raise self._not_finite(tasks, f"loss {float(loss):g}: the gradient is")
 
     def _not_finite(self, tasks: Tensor, what: str) -> UserError:
         """What to tell where numbers are not finite any more."""

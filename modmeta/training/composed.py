@@ -150,7 +150,7 @@ class ComposedBounceGrad(FewShot):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         assert self.bank is not None
         assert self.generator is not None
-        tasks, part = batch[TASK].cpu(), slice(self.searched)
+        tasks, part = batch[TASK], slice(self.searched)
         x, y = batch[INPUTS][:, part], batch[OUTPUTS][:, part]
         logits = None if self.proposal is None else self.proposal(x, y)
         temperature = self.temperature.at(self.done / self.total_steps)

@@ -9,25 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from modmeta.data import formats
 from modmeta.data.describe import frame_motion
 from modmeta.data.generation import generate_sizes
-from modmeta.data.loading.batches import TaskBatches, TaskDataset, TaskLoader, as_dataset, owned
+from modmeta.data.loading.batches import TaskDataset, TaskModule, as_dataset, owned
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.data.units import Scales, Units, robust_scales
 from modmeta.errors import DataError
-from modmeta.keys import GROUP, TASK
 from modmeta.simulators import World
 
 log = logging.getLogger(__name__)
 
 
-class TrajectoryDataModule(pl.LightningDataModule):
+class TrajectoryDataModule(TaskModule):
     """Training, validation and test tasks of one world.
 
     Args:
@@ -266,34 +264,6 @@ class TrajectoryDataModule(pl.LightningDataModule):
             "units": {"offset": list(self.units.offset), "scale": list(self.units.scale)},
             **self.meta,
         }
-
-    # ---- loaders ---------------------------------------------------------------------------------------------------
-
-    def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def train_dataloader(self) -> TaskLoader:
-        return self._loader("train", self.batch_size, self.batches_per_epoch, self.order_seed)
-
-    def val_dataloader(self) -> TaskLoader:
-        return self._loader("valid", self.eval_batch_size, None, None)
-
-    def test_dataloader(self) -> TaskLoader:
-        return self._loader("test", self.eval_batch_size, None, None)
-
-    def transfer_batch_to_device(
-        self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int
-    ) -> dict[str, Tensor]:
-        """Moves a batch; ids of tasks and groups stay on the CPU, where structures are looked up by them."""
-        ids = {name: batch.pop(name) for name in (TASK, GROUP) if name in batch}
-        moved: dict[str, Tensor] = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved | ids
-
-    def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> TaskLoader:
-        data = self.splits[split]
-        sampler = TaskBatches(len(data), size, batches, seed, *self._process(), counts=data.counts)
-        own = torch.Generator()  # the loader draws a number per pass; keep it out of the global stream of dropout
-        return TaskLoader(data, sampler=sampler, batch_size=None, generator=own)
 
 
 def sizes_of(splits: Mapping[str, Trajectories]) -> list[int]:

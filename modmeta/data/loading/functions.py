@@ -5,12 +5,11 @@ Letters: B tasks, P points, I inputs, O outputs, S slots.
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modmeta.data.loading.batches import TaskBatches, TaskLoader
+from modmeta.data.loading.batches import TaskModule
 from modmeta.errors import DataError
 from modmeta.keys import INPUTS, OUTPUTS, SLOTS, TASK, UNSEEN
 from modmeta.simulators.functions import FunctionTasks, FunctionWorld
@@ -39,7 +38,7 @@ class FunctionDataset(Dataset[dict[str, Tensor]]):
         return batch | ({SLOTS: self.slots[task]} if self.slots.shape[1] else {})
 
 
-class FunctionDataModule(pl.LightningDataModule):
+class FunctionDataModule(TaskModule):
     """Training, validation and test tasks of one world of functions.
 
     The first `support` points of a task are its examples, from which its structure is found; the others are queries.
@@ -113,20 +112,3 @@ class FunctionDataModule(pl.LightningDataModule):
     def owned_tasks(self) -> Tensor:
         """Ids of the training tasks whose structures this process stores."""
         return torch.arange(self.num_tasks)[self._process()[0] :: self._process()[1]]
-
-    def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def train_dataloader(self) -> TaskLoader:
-        return self._loader("train", self.batch_size, self.batches_per_epoch, self.order_seed)
-
-    def val_dataloader(self) -> TaskLoader:
-        return self._loader("valid", self.eval_batch_size, None, None)
-
-    def test_dataloader(self) -> TaskLoader:
-        return self._loader("test", self.eval_batch_size, None, None)
-
-    def _loader(self, split: str, size: int, batches: int | None, seed: int | None) -> TaskLoader:
-        sampler = TaskBatches(len(self.splits[split]), size, batches, seed, *self._process())
-        own = torch.Generator()  # the loader draws a number per pass; keep it out of the global stream
-        return TaskLoader(self.splits[split], sampler=sampler, batch_size=None, generator=own)
