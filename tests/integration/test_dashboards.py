@@ -13,6 +13,7 @@ WANDB = [word for word in QUICK if "wandb" not in word]
 PICTURES = {"relations", "laws", "usage"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_taken_up_goes_on_in_the_same_wandb_run(tmp_path: Path) -> None:
     """Offline, with pictures; the rows of `curves.csv` go on as well."""
     with accompanied(KilledAt(3)), pytest.raises(Stop):

@@ -10,6 +10,8 @@ import numpy as np
 
 from modmeta.errors import DataError
 
+LEVELS = 32  # of nested lists and dictionaries
+PARTS = 1_000_000  # values in all; lists that hold the same list twice grow without bound
 CLASSES = {
     ("numpy", "ndarray"): "array", ("numpy", "dtype"): "type", ("_codecs", "encode"): "encode",
     **{(f"numpy.{core}.multiarray", name): name for core in ("core", "_core") for name in ("_reconstruct", "scalar")},
@@ -63,9 +65,10 @@ class _Reader(pickle.Unpickler):
         known = CLASSES.get((module, name))
         if known is None:
             raise pickle.UnpicklingError(f"{module}.{name}"[:80])
+        # new functions each time, since a pickle may set attributes of what it is given
         return {
-            "array": _Array, "_reconstruct": lambda *_: _Array(), "type": _Type, "scalar": _scalar, "encode": _encoded,
-            "buffer": _buffer,
+            "array": _Array, "_reconstruct": lambda *_: _Array(), "type": _Type, "scalar": lambda *of: _scalar(*of),
+            "encode": lambda *of: _encoded(*of), "buffer": lambda *of: _buffer(*of),
         }[known]  # fmt: skip
 
 
@@ -94,7 +97,7 @@ def unpickled(where: str, content: bytes) -> Any:
         DataError: it is damaged, or names a class other than an array.
     """
     try:
-        return _plain(_Reader(io.BytesIO(content)).load(), 32)
+        return _plain(_Reader(io.BytesIO(content)).load(), LEVELS, [PARTS])
     except MemoryError:
         raise
     except Exception as error:  # pickles fail in many ways
@@ -103,18 +106,19 @@ def unpickled(where: str, content: bytes) -> Any:
         ) from error
 
 
-def _plain(value: Any, levels: int) -> Any:
-    """The arrays that stand-ins hold; objects within lists and dictionaries likewise."""
-    if levels == 0:
+def _plain(value: Any, levels: int, left: list[int]) -> Any:
+    """The arrays that stand-ins hold; objects within lists and dictionaries likewise, `left` of them at most."""
+    left[0] -= 1
+    if levels == 0 or left[0] < 0:
         raise pickle.UnpicklingError("nested too deep")
     if isinstance(value, _Array):
         array = value.value
         if isinstance(array, np.ndarray) and array.dtype == object:
-            items = [_plain(item, levels - 1) for item in array.ravel()]
+            items = [_plain(item, levels - 1, left) for item in array.ravel()]
             return items[0] if array.ndim == 0 else items
         return array
     if isinstance(value, dict):
-        return {key: _plain(item, levels - 1) for key, item in value.items()}
+        return {key: _plain(item, levels - 1, left) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item, levels - 1) for item in value)
+        return type(value)(_plain(item, levels - 1, left) for item in value)
     return value

@@ -214,7 +214,8 @@ def read_trackmate(path: Path, split: str | None, how: Reading) -> dict[str, Tra
         DataError: the file is damaged, or no such file.
     """
     try:
-        start = path.read_bytes()[: 1 << 20]
+        with path.open("rb") as file:
+            start = file.read(1 << 20)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the name") from error
     if b"<!DOCTYPE" in start or b"<!ENTITY" in start:

@@ -2,11 +2,13 @@
 
 import io
 import json
+import pickle
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modmeta.data.formats import load, save
+from modmeta.data.formats import load, pickles, save
+from modmeta.data.formats.pickles import unpickled
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
@@ -469,3 +472,18 @@ def test_damage_is_one_line_or_none(
     for part in splits.values():
         part.validate("read")
         json.dumps(part.settings)
+
+
+def test_pickles_of_trackers_grow_and_spoil_nothing() -> None:
+    """A list that holds the same list twice, thirty times over; an attribute set on what a name stands for."""
+    grown: list[Any] = [1.0]
+    for _ in range(30):
+        grown = [grown, grown]
+    with pytest.raises(DataError, match="nested too deep"):
+        unpickled("a.npy", pickle.dumps(grown))
+    spoils = b"\x80\x02c_codecs\nencode\nN}X\x05\x00\x00\x00spoilK\x01s\x86b."
+    unpickled("a.npy", spoils)
+    assert not hasattr(pickles._encoded, "spoil")
+    array = {"trajectories": np.arange(12.0).reshape(2, 3, 2), "names": ["a", "b"]}
+    found = unpickled("a.npy", pickle.dumps(array))
+    np.testing.assert_array_equal(found["trajectories"], array["trajectories"])
