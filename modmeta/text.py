@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FIGURE_LENGTH = 24  # characters of a name in a figure
 JOINERS = "\u200c\u200d"  # not printable alone, but part of words in Persian, Indic scripts and emoji
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+WHOLE = re.compile(r"'*[+-]?\d+\.0+")
 FORMULA = re.compile(r"['\s]*[=+\-@＝＋－＠\t\r\n]")  # noqa: RUF001  spreadsheets also accept full-width characters
 
 
@@ -63,7 +64,8 @@ def for_plot(name: object, limit: int = FIGURE_LENGTH) -> str:
 
 
 def for_sheet(name: object) -> str:
-    """Text of a CSV cell. Text that a spreadsheet would run as a formula is prefixed with an apostrophe.
+    """Text of a CSV cell. Text that a spreadsheet would run as a formula, or show as another number, such as 1.0,
+    is prefixed with an apostrophe.
 
     Numbers such as -3 are unchanged. `from_sheet` is the inverse.
     """
@@ -78,7 +80,7 @@ def from_sheet(cell: str) -> str:
 
 def _is_formula(text: str) -> bool:
     # A formula with an apostrophe prefix is itself matched as a formula, so `for_sheet` is injective.
-    return bool(FORMULA.match(text)) and not NUMBER.fullmatch(text)
+    return bool(WHOLE.fullmatch(text) or (FORMULA.match(text) and not NUMBER.fullmatch(text)))
 
 
 def _is_space(letter: str) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from modmeta.data import formats
 from modmeta.data.formats.columns import write_columns
@@ -19,6 +20,9 @@ from modmeta.model.likelihood import FixedGaussian, Gaussian, StudentT
 from modmeta.model.model import RelationalModel
 from modmeta.simulators import Springs
 
+# `make test` has the same examples each time; `pytest --hypothesis-profile=default` draws new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.load_profile("fixed")
 # Their assertions say what they compared, as those in files of tests do.
 pytest.register_assert_rewrite("tests.contracts", "tests.contracts_data", "tests.contracts_methods", "tests.runs")
 # Runs of this process are compared bit by bit with runs of others, which have one thread (tests/runs.py).

@@ -93,8 +93,12 @@ def first_of(synonyms: Iterable[str], names: Collection[str]) -> str | None:
 
 def is_index(name: str) -> bool:
     """Whether a column is the index that pandas or R writes: nameless, `Unnamed: 0`, `__index_level_0__`."""
-    plain = plain_name(name)
-    return not name.strip() or plain in INDICES or re.match(r"unnamed(_\d+)*$|index_level_\d+$", plain) is not None
+    return nameless(name) or plain_name(name) in INDICES
+
+
+def nameless(name: str) -> bool:
+    """Whether a column has no name, or one that pandas gives to such columns: `Unnamed: 0`, `__index_level_0__`."""
+    return not name.strip() or re.match(r"unnamed(_\d+)*$|index_level_\d+$", plain_name(name)) is not None
 
 
 def is_confidence(name: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -17,6 +17,7 @@ from modmeta.data.formats import load, save
 from modmeta.data.formats.columns import as_table, write_columns
 from modmeta.data.formats.relations import relations_table
 from modmeta.data.generation import generate
+from modmeta.data.names import plain_name
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError, UserError
@@ -160,6 +161,7 @@ NAMES |= st.text("='+-@\t\r\n, \"1", min_size=1, max_size=4)
 @given(names=st.lists(NAMES, min_size=2, max_size=4, unique=True), column=NAMES)
 @settings(max_examples=20, deadline=None)
 def test_names_come_back(ending: str, names: list[str], column: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assume(plain_name(column) != "group")
     here = tmp_path_factory.mktemp("names")
     n = len(names)
     states = np.random.default_rng(0).standard_normal((1, n, 3, 1))
@@ -178,6 +180,13 @@ def test_names_come_back(ending: str, names: list[str], column: str, tmp_path_fa
     np.testing.assert_array_equal(back.relations[0][np.ix_(order, order)], relations[0])
 
 
+@pytest.mark.parametrize(
+    ("names", "column"), [(["0,", "0"], "0"), (["0", "0."], "0"), (["0", "00"], "ROW"), (["0", "0.0"], "b")]
+)
+def test_names_like_numbers_come_back(names: list[str], column: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    test_names_come_back.hypothesis.inner_test("csv", names, column, tmp_path_factory)
+
+
 def test_numbers_stay_numbers(tmp_path: Path) -> None:
     write_columns(tmp_path / "a.csv", as_table({"entity": np.array([-3, 4]), "name": np.array(["-3", "4"])}), False)
     assert (tmp_path / "a.csv").read_text().splitlines()[1:] == ['-3,"-3"', '4,"4"']
@@ -186,6 +195,9 @@ def test_numbers_stay_numbers(tmp_path: Path) -> None:
 def test_a_feature_cannot_be_a_key(tmp_path: Path) -> None:
     data = named(["a", "b", "c"], ("task", "y", "vx", "vy"))
     with pytest.raises(DataError, match="feature 'task' has the name of another column"):
+        save(tmp_path / "a.csv", {"test": data})
+    data = named(["a", "b", "c"], ("Group", "y", "vx", "vy"))
+    with pytest.raises(DataError, match="feature 'Group' has the name of another column"):
         save(tmp_path / "a.csv", {"test": data})
 
 

@@ -165,7 +165,7 @@ def _as_names(where: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Chun
         column = column.cast(pa.string())
     _check_name_lengths(where, column)
     if pa.types.is_floating(kind):
-        column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0*$", r"\1")
+        column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0+$", r"\1")
     return column
 
 

@@ -29,6 +29,7 @@ from modmeta.data.names import (
     is_confidence,
     is_index,
     motion_order,
+    nameless,
     plain_name,
 )  # fmt: skip
 from modmeta.data.reading import GROUP, TASK, Reading
@@ -256,7 +257,8 @@ class _Roles:
         roles = {*source.keys, source.group, GROUP}
         others = [name for name in self.names if name not in roles]
         gone = [name for name in others if self._is_no_state(source, name)]
-        gone = gone if len(gone) < len(others) else [name for name in others if is_index(name)]
+        if len(gone) == len(others):  # a table of one feature that has an odd name
+            gone = [name for name in others if is_index(name)] if len(others) > 1 else [*filter(nameless, others)]
         if gone:
             self.notes.append(f"left out: {', '.join(map(repr, gone))}; --features chooses columns")
         chosen = tuple(name for name in others if name not in gone)

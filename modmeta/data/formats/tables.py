@@ -20,6 +20,7 @@ from modmeta.data.formats.clock import numbered
 from modmeta.data.formats.columns import Table, as_table, write_columns
 from modmeta.data.formats.relations import names_of
 from modmeta.data.formats.roles import SPLIT, Source
+from modmeta.data.names import plain_name
 from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import filled, resampled
@@ -61,7 +62,8 @@ def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> No
     Raises:
         DataError: see `modmeta.io.write_file`, or a feature has the name of another column.
     """
-    taken = {"split", "task", "frame", "entity", GROUP}.intersection(*(data.features for data in splits.values()))
+    features = {name for data in splits.values() for name in data.features}
+    taken = {name for name in features if name in (SPLIT, "task", "frame", "entity") or plain_name(name) == GROUP}
     if taken:
         raise DataError(f"{path}: feature {min(taken)!r} has the name of another column; rename it, or save an .npz")
     parts = [_rows(data, name if len(splits) > 1 else None) for name, data in splits.items()]

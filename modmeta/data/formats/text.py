@@ -470,10 +470,11 @@ def _deeplabcut(rows: list[list[str]]) -> tuple[list[str], int]:
 
 
 def _decimal(rows: list[list[str]], separator: str) -> str:
-    cells = [cell for row in rows for cell in row]
+    """The mark of most different decimals: names repeat. A comma in a table with commas only if there are no points."""
+    cells = {cell for row in rows for cell in row}
     commas = sum(COMMA_NUMBER.fullmatch(cell) is not None for cell in cells)
     points = sum("." in cell and NUMBER.fullmatch(cell) is not None for cell in cells)
-    return "," if commas > points else "."
+    return "," if commas > points and not (points and separator == ",") else "."
 
 
 def _sample(rows: list[list[str]], width: int, decimal: str) -> pa.Table:
