@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -161,7 +161,8 @@ NAMES |= st.text("='+-@\t\r\n, \"1", min_size=1, max_size=4)
 @given(names=st.lists(NAMES, min_size=2, max_size=4, unique=True), column=NAMES)
 @settings(max_examples=20, deadline=None)
 def test_names_come_back(ending: str, names: list[str], column: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    assume(plain_name(column) != "group")
+    if plain_name(column) == "group":
+        return  # refused, see test_a_feature_cannot_be_a_key
     here = tmp_path_factory.mktemp("names")
     n = len(names)
     states = np.random.default_rng(0).standard_normal((1, n, 3, 1))
