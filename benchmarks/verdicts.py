@@ -3,7 +3,7 @@
     python -m benchmarks.verdicts DIR/heat.npz DIR/fish8.npz:2 --variants real shuffled --seeds 0 1
     python -m benchmarks.verdicts noise walks own rates coupled=0.05 neurons --tasks 60
     python -m benchmarks.verdicts DIR/heat.npz --variants random few one       # deliberately bad runs
-    python -m benchmarks.verdicts --table                                      # docs/benchmarks/verdicts.md
+    python -m benchmarks.verdicts --table                                      # docs/benchmarks/verdicts.md and .png
 
 A source is a file with `train`, `test`, `test_relations` as `benchmarks.worlds` reads it; with `positions` (frames,
 entities, coordinates) of one recording, cut into windows; or with `states` and one graph, `relations`, for all tasks;
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
@@ -30,13 +31,14 @@ from benchmarks.worlds import ROOT
 from modmeta.errors import UserError
 from modmeta.evaluation.calibration import calibration_error, to_relations
 from modmeta.evaluation.matching import Confusion, match_labels
-from modmeta.evaluation.verdict import FOUND, UNRESOLVED
+from modmeta.evaluation.verdict import FOUND, NOTHING, UNFIT, UNRESOLVED
 from modmeta.graph.relations import from_matrix
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
 from modmeta.training.run import fit_file
 
 RESULTS, PAGE = ROOT / "results" / "verdicts", ROOT / "docs" / "benchmarks" / "verdicts.md"
+PICTURE = PAGE.with_suffix(".png")
 SHORT = ("trainer.max_epochs=2", "data.batches_per_epoch=30", "threads=1")
 STRANGERS = 5  # shufflings of new tasks, on which a model of unshuffled ones is tried
 NEW, ENTITIES, FRAMES, WINDOW = 60, 5, 50, 20
@@ -311,7 +313,26 @@ def page(rows: list[dict[str, Any]]) -> str:
     rows = sorted(rows, key=lambda row: (row["source"], row["variant"], row["tasks"], row["seed"]))
     head = HEAD.format(words=" ".join(f"`{word}`" for word in SHORT[:2]))
     table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *map(line, rows)]
-    return "\n".join([head, *summary(rows), "", *table]) + "\n"
+    picture = f"![Share of edges right over the mean probability claimed]({PICTURE.name})"
+    return "\n".join([head, *summary(rows), "", picture, "", *table]) + "\n"
+
+
+def picture(rows: list[dict[str, Any]]) -> Figure:
+    """Edges right over the mean probability claimed, a point for every row with labels."""
+    figure = Figure(figsize=(4.2, 4), layout="constrained")
+    ax = figure.subplots()
+    ax.plot([0.3, 1], [0.3, 1], color="0.7", linewidth=1)
+    for bad, marker in ((False, "o"), (True, "^")):
+        for name in sorted({row["new"]["name"] for row in rows if "right" in row}):
+            of = [r for r in rows if "right" in r and r["new"]["name"] == name and (r["variant"] != "real") == bad]
+            if of:
+                points = [[row[key] for row in of] for key in ("claimed", "right")]
+                color = f"C{(FOUND, UNRESOLVED, NOTHING, UNFIT).index(name)}"
+                label = f"{name}, run made bad" if bad else name
+                ax.plot(*points, marker, color=color, markersize=5, alpha=0.7, label=label)
+    ax.set(xlabel="mean probability of the relation named", ylabel="edges right")
+    ax.legend(fontsize=7)
+    return figure
 
 
 def line(row: dict[str, Any]) -> str:
@@ -356,7 +377,9 @@ def main() -> None:
                     write_json(path, measure(name, variant, arguments.tasks, seed))
                     print(line(json.loads(path.read_text())), flush=True)
     if arguments.table:
-        PAGE.write_text(page([json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]))
+        rows = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
+        PAGE.write_text(page(rows))
+        picture(rows).savefig(PICTURE, dpi=150)
 
 
 if __name__ == "__main__":
