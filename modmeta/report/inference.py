@@ -106,7 +106,8 @@ def write_verdict(directory: Path, data: Trajectories, found: "Relations") -> No
     content = {"verdict": found.verdict.name} | found.verdict.state_dict()
     del content["name"]
     of = "tasks" if found.groups is None else "groups"
-    content[f"{of}_that_do_not_fit"] = None if found.misfit is None else [data.task_name(int(i)) for i in misfit]
+    names = np.array([data.task_name(int(i)) for i in misfit]).tolist()  # plain values
+    content[f"{of}_that_do_not_fit"] = None if found.misfit is None else names
     write_json(directory / "verdict.json", content)
 
 

@@ -14,7 +14,7 @@ from modmeta.data.describe import check_moving, find_positions, in_order
 from modmeta.data.loading.datamodule import TrajectoryDataModule, sizes_of
 from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last
+from modmeta.data.transforms.gaps import absent_last, check_steps
 from modmeta.data.transforms.observation import with_room_for_velocities
 from modmeta.data.transforms.windows import automatic_length, windows
 from modmeta.data.units import Scales, robust_scales
@@ -188,6 +188,7 @@ def divided(
     """Training, validation and test tasks of the splits of a file; see `tasks_of`."""
     for name, data in splits.items():
         check_moving(data, f"{path}, split {name}")
+        check_steps(data, f"{path}, split {name}")
     length = window_of(path, splits, window)
     if length is not None:
         splits = {name: windows(_apart(splits, name), length, f"{path}, split {name}") for name in splits}

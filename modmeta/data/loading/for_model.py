@@ -13,7 +13,7 @@ from modmeta.data.describe import Known, check_familiar, check_moving, find_posi
 from modmeta.data.names import motion_order
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last, filled, observed_steps, with_absent
+from modmeta.data.transforms.gaps import absent_last, check_steps, filled, observed_steps, with_absent
 from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
 from modmeta.data.transforms.windows import windows
 from modmeta.data.units import Units
@@ -99,6 +99,7 @@ def prepared(data: Trajectories, known: Known, options: Options, file: str) -> L
     check_moving(data, str(file))
     data = absent_last(data, observed)
     data.frames(observed).check_groups(f"{file}, first {observed} frames")
+    check_steps(data.frames(observed), str(file))
     new = [size for size in data.sizes if size not in known.entities]
     if new and not options.any_entities:
         trained = known.entities[0] if len(known.entities) == 1 else list(known.entities)
@@ -216,6 +217,7 @@ def arrays_for_model(
         raise DataError("mask: trajectories have one of their own; leave it out")
     _check_states(data.states.shape, known.features)
     check_familiar(data, known, "states")
+    check_steps(data, "states")
     given = units.normalised(data.states)
     lost = np.argwhere(~np.isfinite(given.numpy()))
     if len(lost):

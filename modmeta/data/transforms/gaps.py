@@ -94,6 +94,30 @@ def steps_seen(mask: np.ndarray) -> np.ndarray:
     return frames[:, 1:] & frames[:, :-1]
 
 
+def check_steps(data: Trajectories, where: str) -> None:
+    """Checks that every task, or one of every group, has a step at both frames of which all entities were seen.
+
+    Raises:
+        DataError: it has none, so that nothing could be told of its relations.
+    """
+    if data.mask is None:
+        return
+    some = steps_seen(data.mask).any(axis=1)
+    told = np.bincount(data.group_index()[some], minlength=data.num_tasks) > 0
+    if not (lost := ~told[data.group_index()]).any():
+        return
+    task = int(lost.argmax())
+    shares = np.where(data.mask[task].any(axis=1), data.mask[task].mean(axis=1), np.inf)
+    rare = int(shares.argmin())
+    step = f"{data.frame_step:g}"
+    raise DataError(
+        f"{where}: task {data.task_name(task)} has no two frames in a row that see all its entities; interpolate gaps "
+        f"within recordings, --resample {step} --missing mask (resample={step}, missing=mask), "
+        f"leave out entities that are rarely seen (entity {data.entity_name(task, rare)}: {shares[rare]:.0%} of its "
+        "frames), or remove the task"
+    )
+
+
 def resampled(data: Trajectories, times: np.ndarray, step: float, where: str) -> Trajectories:
     """Interpolates trajectories to frames `step` apart, by cubic splines through the observed frames.
 

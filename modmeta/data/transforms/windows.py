@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import steps_seen
+from modmeta.data.transforms.gaps import check_steps, steps_seen
 from modmeta.errors import DataError
 
 MANY_TASKS = 10  # that are trained on as they are
@@ -36,11 +36,11 @@ def windows(data: Trajectories, length: int, where: str = "windows") -> Trajecto
     stride, count = length - 1, (t - 1) // (length - 1)
     steps = np.ones((b, t - 1), bool) if data.mask is None else steps_seen(data.mask)
     kept = np.asarray(steps[:, : count * stride].reshape(b, count, stride).any(axis=2))
+    check_steps(replace(data, group_names=None), where)
     if not kept.any(axis=1).all():
         name = data.task_name(int((~kept.any(axis=1)).argmax()))
         raise DataError(
-            f"{where}: task {name} has no two frames in a row that see all its entities; leave out entities that are "
-            "rarely seen, interpolate with resample, or remove the task"
+            f"{where}: no window of task {name} has a step that sees all its entities; choose longer windows"
         )
     task, number = np.nonzero(kept)
     names = np.arange(b) if data.task_names is None else data.task_names

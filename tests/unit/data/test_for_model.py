@@ -1,6 +1,7 @@
 """From a file to a model: formats by ending or content, the same checks for every command, tasks of several sizes."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from modmeta.api import Model, load, path_of
 from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.generation import generate, generate_sizes
+from modmeta.data.loading.filemodule import divided
 from modmeta.data.loading.for_model import Options
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
@@ -113,6 +115,25 @@ def test_a_mask_of_entities_leaves_out_the_steps_beside_what_was_not_seen(model:
     by_steps = model.infer(states, steps)
     np.testing.assert_array_equal(found.relations, by_steps.relations)
     np.testing.assert_allclose(found.energies, by_steps.energies, rtol=1e-5)
+
+
+def test_tasks_without_a_step_that_counts_are_refused_and_the_remedy_works(tmp_path: Path, model: Model) -> None:
+    data = generate(Springs(), {"test": (2, 49)}, seed=1, progress=False)["test"]
+    path = tmp_path / "gaps.h5"
+    mask = np.ones(data.states.shape[:3], bool)
+    mask[1] = np.arange(49) % 5 != np.arange(5)[:, None]  # in every frame another entity is not seen
+    formats.save(path, {"test": replace(data, mask=mask, task_names=np.array([3, 7]))})
+    remedies = r"--resample 0\.1 --missing mask.*entity 0: 80%"
+    with pytest.raises(DataError, match=rf"task 7 has no two frames in a row.*{remedies}"):
+        model.read(path, Options(Reading(missing="mask")))
+    table = tmp_path / "gaps.csv"
+    formats.save(table, {"test": replace(data, mask=mask)})
+    read = model.read(table, Options(Reading(missing="mask", resample=1, frame_step=0.1)))
+    assert model.infer(read.seen, nulls=False).relations.shape == (2, 5, 5)
+    with pytest.raises(DataError, match="states: task 1 has no two frames"):
+        model.infer(data.states, mask=mask)
+    with pytest.raises(DataError, match="split test: task 1 has no two frames"):
+        divided("a", {"test": replace(data, mask=mask)}, 0.2, 0.2, 0)
 
 
 @pytest.mark.parametrize("wrong", ["first", "all but one"])

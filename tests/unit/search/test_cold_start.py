@@ -418,3 +418,10 @@ def test_rows_too_long_to_enumerate() -> None:
     kind, springs = Kind(2, (False,) * 4), Family("springs", "line")
     start = cold_start(states[:8], kind, num_kinds=2, family=springs, constants=False)
     assert right(infer(start, states[8:]).structures, truth[8:]) > 0.99
+
+
+def test_windows_of_three_frames_hold_out_their_last_step() -> None:
+    states, _ = phases(12, 0, frames=3)
+    start = cold_start(states, PHASE, num_kinds=2, starts=2, family=Family("difference", "difference"), constants=False)
+    assert start.answer.structures.shape == (12, 4, 3)
+    assert np.isfinite(start.structural)
