@@ -39,8 +39,8 @@ say which edge type is which. No structural prior. *Exact law* is told the world
 and whether relations go both ways, and names the likeliest row. Seconds of the cold start, {machines},
 beside other work that took more than half of the machine: by the clock they are upper bounds. The exact law is tried on
 25 of the scored tasks of the first seed. Runs are of several commits; every file in results/worlds names its own. The
-steep finish was developed on the very tasks of lennard_jones that its row scores. neurons is missing: two runs were
-stopped unfinished, as products of two features with many functions took more than three CPU minutes.
+steep finish was developed on the very tasks of lennard_jones that its row scores.
+
 
 """
 COLUMNS = (

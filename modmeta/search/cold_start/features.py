@@ -107,10 +107,8 @@ def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = N
     else:
         left = left_functions(basis.family, kind, receiver)  # (B, N, 1, Q, L, H)
         h = left.shape[-1]
-        both = _average((left.unsqueeze(-1) * right.unsqueeze(-2)).flatten(-2), steps.quadrature)
-        both = both.unflatten(-1, (h, -1))  # (B, N, S, L, H, V')
-        turn = basis.left.view(c, h, -1)  # channel and left feature to whitened left
-        pair = torch.einsum("bnslhv,chk->bnslckv", both, turn).flatten(-2)
+        left = left @ basis.left[:h, : basis.left.shape[1] // c]  # every channel has the same
+        pair = _average((left.unsqueeze(-1) * right.unsqueeze(-2)).flatten(-2), steps.quadrature).unsqueeze(-2)
     own = _average(own_functions(kind, steps.nodes[:, some]), steps.quadrature, 2)
     if not kind.coordinates:
         own = torch.einsum("bnlg,cd->bnlcdg", own, torch.eye(c, dtype=own.dtype, device=own.device)).flatten(-2)
@@ -118,7 +116,8 @@ def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = N
     others = _ends(steps.seen.unsqueeze(2).unsqueeze(-1), some)[1][:, :, :, 0, :, 0]  # (B, N, S, L)
     pair = pair * others[..., None, None]
     targets = steps.targets[:, some]
-    return Columns(pair.flatten(0, 1), own.flatten(0, 1), targets.flatten(0, 1), weight.flatten(0, 1))
+    pair, own, targets, weight = (part.flatten(0, 1) for part in (pair, own, targets, weight))
+    return Columns(pair, own, targets, weight, apart=not kind.coordinates)
 
 
 def _ends(nodes: Tensor, some: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:

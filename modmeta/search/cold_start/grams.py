@@ -1,6 +1,10 @@
 """Sums over frames that every later step needs: Gram matrices of a receiver's columns.
 
-Letters: E = B N receivers, S senders, L intervals, C channels, F features of a pair, G of an entity itself.
+Coefficients of a law are one vector of F = M H: of coordinates, which turn, all channels share one block (M = 1); of
+plain states every channel has a block of its own (M = C), and what stands in different blocks is never multiplied.
+
+Letters: E = B N receivers, S senders, L intervals, C channels, M blocks of H features of a pair, F = M H, G features
+of an entity itself, X blocks that differ (1 or M).
 """
 
 from typing import NamedTuple
@@ -8,30 +12,42 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "Grams", "centred", "grams", "joined", "pooled", "residuals"]
+__all__ = ["Columns", "Grams", "added", "centred", "grams", "joined", "pooled", "residuals"]
 
 
 class Columns(NamedTuple):
     """Regression of receivers, before sums over frames.
 
     Attributes:
-        pair: features of every sender, (E, S, L, C, F).
+        pair: features of every sender, (E, S, L, C, H); or (E, S, L, 1, H) where all channels have the same.
         own: features of the receiver itself, (E, L, C, G).
         target: what is to be explained, (E, L, C).
         weight: of an interval, 0 where it does not count, (E, L, C).
+        apart: whether every channel has a block of coefficients of its own.
     """
 
     pair: Tensor
     own: Tensor
     target: Tensor
     weight: Tensor
+    apart: bool = False
+
+    def sent(self, laws: Tensor) -> Tensor:
+        """Messages (E, S, L, C, K) under laws (K, F)."""
+        blocks = laws.unflatten(1, (-1, self.pair.shape[-1]))  # (K, M, H)
+        if not self.apart:
+            return self.pair @ blocks[:, 0].mT
+        return torch.stack([self._of(c) @ blocks[:, c].mT for c in range(blocks.shape[1])], 3)
+
+    def _of(self, channel: int) -> Tensor:
+        return self.pair[:, :, :, min(channel, self.pair.shape[3] - 1)]
 
 
 class Grams(NamedTuple):
     """Weighted sums over intervals and channels.
 
     Attributes:
-        pairs: (E, S, S, F, F).
+        pairs: blocks, or the one that all are like, (X, E, S, S, H, H).
         cross: pair features with [own, target], (E, S, F, G + 1).
         own: [own, target] with itself, (E, G + 1, G + 1).
         targets: number of targets that weigh something, (E,).
@@ -44,14 +60,46 @@ class Grams(NamedTuple):
 
     def select(self, receivers: Tensor | slice) -> "Grams":
         """Of some receivers only."""
-        return Grams(*(part[receivers] for part in self))
+        return Grams(self.pairs[:, receivers], *(part[receivers] for part in self[1:]))
+
+    def scaled(self, by: Tensor) -> "Grams":
+        """Receivers that count more or less, `by` (E,)."""
+        return Grams(
+            *(part * by.view(-1, *[1] * (part.dim() - at)) for at, part in zip((2, 1, 1, 1), self, strict=True))
+        )
+
+    def through(self, laws: Tensor) -> Tensor:
+        """Pair features with messages of laws (A, F), (A, E, S, S, F)."""
+        h = self.pairs.shape[-1]
+        blocks = laws.unflatten(1, (-1, h)).unbind(1)
+        parts = [block @ self._block(m).view(-1, h).mT for m, block in enumerate(blocks)]
+        return torch.cat([part.view(-1, *self.pairs.shape[1:5]) for part in parts], -1)
+
+    def within(self, products: Tensor) -> Tensor:
+        """Sums (A, F, F) over pairs of senders, `products` (A, E S S)."""
+        a, h, f = len(products), self.pairs.shape[-1], self.cross.shape[2]
+        whole = products.new_zeros(a, f, f)
+        sums = [(products @ block.view(-1, h * h)).view(a, h, h) for block in self.pairs]
+        for m in range(f // h):
+            whole[:, m * h : (m + 1) * h, m * h : (m + 1) * h] = sums[min(m, len(sums) - 1)]
+        return whole
+
+    def squares(self, coefficients: Tensor) -> Tensor:
+        """Sums of squared messages to receivers (E,), coefficients (E, S, F)."""
+        blocks = coefficients.unflatten(2, (-1, self.pairs.shape[-1])).unbind(2)
+        each = [torch.einsum("esf,estfg,etg->e", one, self._block(m), one) for m, one in enumerate(blocks)]
+        return torch.stack(each).sum(0)
+
+    def _block(self, m: int) -> Tensor:
+        return self.pairs[min(m, len(self.pairs) - 1)]
 
 
 def centred(columns: Columns, fit: Tensor) -> Columns:
     """Columns less their means under the weights `fit` (E, L, C): a constant of each receiver and channel drops out."""
     share = (fit / fit.sum(1, keepdim=True).clamp_min(1e-12)).unsqueeze(-1)
+    of_pairs = share[:, :, :1] if columns.pair.shape[3] == 1 and _alike(fit) else share
     return columns._replace(
-        pair=columns.pair - (columns.pair * share.unsqueeze(1)).sum(2, keepdim=True),
+        pair=columns.pair - (columns.pair * of_pairs.unsqueeze(1)).sum(2, keepdim=True),
         own=columns.own - (columns.own * share).sum(1, keepdim=True),
         target=columns.target - (columns.target * share.squeeze(-1)).sum(1, keepdim=True),
     )
@@ -59,17 +107,49 @@ def centred(columns: Columns, fit: Tensor) -> Columns:
 
 def grams(columns: Columns) -> Grams:
     """Sums over intervals and channels."""
-    e, s, _, _, f = columns.pair.shape
     root = columns.weight.sqrt()
-    pair = (columns.pair * root[:, None, :, :, None]).flatten(2, 3).permute(0, 2, 1, 3).flatten(2)  # (E, L C, S F)
-    rest = (torch.cat([columns.own, columns.target.unsqueeze(-1)], -1) * root.unsqueeze(-1)).flatten(1, 2)
-    pairs = (pair.mT @ pair).view(e, s, f, s, f).permute(0, 1, 3, 2, 4).contiguous()
-    return Grams(pairs, (pair.mT @ rest).view(e, s, f, -1), rest.mT @ rest, (columns.weight > 0).sum((1, 2)).to(rest))
+    rest = torch.cat([columns.own, columns.target.unsqueeze(-1)], -1) * root.unsqueeze(-1)  # (E, L, C, G + 1)
+    c = root.shape[-1]
+    alike = columns.pair.shape[3] == 1 and _alike(columns.weight)
+    pairs: list[Tensor] = []
+    cross: list[Tensor] = []
+    for of in [slice(m, m + 1) for m in range(c)] if columns.apart else [slice(c)]:
+        pair = columns.pair if columns.pair.shape[3] == 1 else columns.pair[:, :, :, of]
+        pair = (pair * root[:, None, :, of, None]).flatten(2, 3).permute(0, 2, 1, 3)  # (E, L, S, H)
+        e, _, s, h = pair.shape
+        pair = pair.flatten(2)
+        if not (pairs and alike):
+            pairs.append((pair.mT @ pair).view(e, s, h, s, h).permute(0, 1, 3, 2, 4).contiguous())
+        cross.append((pair.mT @ rest[:, :, of].flatten(1, 2)).view(e, s, h, -1))
+    flat = rest.flatten(1, 2)
+    number = (columns.weight > 0).sum((1, 2)).to(rest)
+    return Grams(torch.stack(pairs), torch.cat(cross, 2), flat.mT @ flat, number)
+
+
+def _alike(weight: Tensor) -> bool:
+    """Whether all channels (E, L, C) weigh the same."""
+    return bool((weight == weight[..., :1]).all())
 
 
 def joined(parts: list[Grams]) -> Grams:
     """Receivers of several parts, one after the other."""
-    return Grams(*(torch.cat(list(part)) for part in zip(*parts, strict=True)))
+    pairs = torch.cat(_blocks(parts), 1)
+    return Grams(pairs, *(torch.cat(list(part)) for part in list(zip(*parts, strict=True))[1:]))
+
+
+def added(one: Grams, other: Grams) -> Grams:
+    """Sums of the same receivers over more tasks; `one` is overwritten."""
+    pairs, more = _blocks([one, other])
+    if len(pairs) != len(one.pairs):
+        pairs = pairs.clone()
+    rest = (a.add_(b) for a, b in zip(one[1:], other[1:], strict=True))
+    return Grams(pairs.add_(more), *rest)
+
+
+def _blocks(parts: list[Grams]) -> list[Tensor]:
+    """Pairs with as many blocks as any has."""
+    most = max(len(part.pairs) for part in parts)
+    return [part.pairs.expand(most, *part.pairs.shape[1:]) for part in parts]
 
 
 def pooled(parts: Grams, groups: Tensor, number: int) -> Grams:
@@ -80,7 +160,8 @@ def pooled(parts: Grams, groups: Tensor, number: int) -> Grams:
         groups: group of every task, (B,), from 0.
         number: of groups.
     """
-    return Grams(*(_summed(part, groups, number) for part in parts))
+    pairs = torch.stack([_summed(block, groups, number) for block in parts.pairs])
+    return Grams(pairs, *(_summed(part, groups, number) for part in parts[1:]))
 
 
 def _summed(part: Tensor, groups: Tensor, number: int) -> Tensor:
@@ -90,5 +171,9 @@ def _summed(part: Tensor, groups: Tensor, number: int) -> Tensor:
 
 def residuals(columns: Columns, coefficients: Tensor, own: Tensor) -> Tensor:
     """What coefficients (E, S, F) of every edge and those of the own part (G,) leave unexplained, (E, L, C)."""
-    sent = torch.einsum("eslcf,esf->elc", columns.pair, coefficients)
+    blocks = coefficients.unflatten(2, (-1, columns.pair.shape[-1]))  # (E, S, M, H)
+    if columns.apart and columns.pair.shape[3] == 1:
+        sent = torch.einsum("eslf,escf->elc", columns.pair[:, :, :, 0], blocks)
+    else:
+        sent = torch.einsum("eslcf,escf->elc", columns.pair, blocks.expand(-1, -1, columns.pair.shape[3], -1))
     return columns.target - sent - columns.own @ own

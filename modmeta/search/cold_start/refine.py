@@ -51,7 +51,7 @@ class _Solved(NamedTuple):
     weights: Tensor  # (P, E, S, R)
     mean: Tensor  # that ridge pulls them to, (P, R)
     loss: Tensor  # (P,)
-    sent: Tensor  # pair features with messages, (E, S, S', F, P, R)
+    sent: Tensor  # pair features with messages, (P, R, E, S, S', F)
     cross: Tensor  # messages with [own, target], (P, E, S R, G + 1)
     inverse: Tensor  # of the messages' Gram matrix, (P, E, S R, S R)
 
@@ -103,7 +103,7 @@ def refine(grams: Grams, laws: Laws, iterations: int, ridge: float = 1e-6) -> La
             _choose(better, again.weights, solved.weights),
             _choose(better, again.mean, solved.mean),
             laws.loss,
-            torch.where(better.view(-1, 1), again.sent, solved.sent),
+            _choose(better, again.sent, solved.sent),
             _choose(better, again.cross, solved.cross),
             _choose(better, again.inverse, solved.inverse),
         )
@@ -122,8 +122,8 @@ def _solve(grams: Grams, laws: Laws, ridge: float, mean: Tensor | None = None) -
     a = laws.coefficients
     p, r, f = a.shape
     e, s = grams.cross.shape[:2]
-    sent = (grams.pairs.view(-1, f) @ a.view(p * r, f).mT).view(e, s, s, f, p, r)
-    both = torch.einsum("estfpr,pqf->pesqtr", sent, a).reshape(p, e, s * r, s * r)
+    sent = grams.through(a.view(p * r, f)).view(p, r, e, s, s, f)
+    both = torch.einsum("prestf,pqf->pesqtr", sent, a).reshape(p, e, s * r, s * r)
     rest = (grams.cross.transpose(-1, -2).reshape(-1, f) @ a.view(p * r, f).mT).view(e, s, -1, p, r)
     cross = rest.permute(3, 0, 1, 4, 2).reshape(p, e, s * r, -1)
     own = torch.cat([-laws.own, torch.ones_like(laws.own[:, :1])], -1)
@@ -154,22 +154,22 @@ def _step(grams: Grams, laws: Laws, solved: _Solved) -> Laws:
     own = torch.cat([-laws.own, torch.ones_like(laws.own[:, :1])], -1)
     # residual with features of pairs and with own features
     unexplained = torch.einsum("esfx,px->pesf", grams.cross, own)
-    unexplained = unexplained - torch.einsum("estfpr,petr->pesf", solved.sent, w)
+    unexplained = unexplained - torch.einsum("prestf,petr->pesf", solved.sent, w)
     slope = torch.einsum("pesr,pesf->prf", w, unexplained).reshape(p, r * f)
     slope_own = own @ grams.own.sum(0)[:, :g] - torch.einsum("pek,pekg->pg", w.flatten(2), cross[..., :g])
     # Gauss-Newton matrix of coefficients and own part, messages projected out
     products = torch.einsum("pesr,petq->prqest", w, w).reshape(p * r * r, -1)
-    second = (products @ grams.pairs.view(-1, f * f)).view(p, r, r, f, f).transpose(2, 3).reshape(p, r * f, r * f)
+    second = grams.within(products).view(p, r, r, f, f).transpose(2, 3).reshape(p, r * f, r * f)
     mixed = (w.permute(0, 3, 1, 2).reshape(p * r, e * s) @ grams.cross[..., :g].reshape(e * s, f * g)).view(p, r * f, g)
-    inner = torch.einsum("pesr,estfpq->petqrf", w, solved.sent).reshape(p, e, s * r, r * f)
-    columns = torch.cat([inner, cross[..., :g]], -1)  # messages with all parameters, (P, E, S R, R F + G)
+    inner = torch.einsum("pesr,pqestf->petqrf", w, solved.sent).reshape(p, e, s * r, r, h, v)
+    by_left = torch.einsum("pekrhv,prv->pekrh", inner, laws.right).flatten(3)
+    by_right = torch.einsum("pekrhv,prh->pekrv", inner, laws.left).flatten(3)
+    columns = torch.cat([by_left, by_right, cross[..., :g]], -1)  # messages with factors and own part, (P, E, S R, ...)
     whole = torch.cat(
         [torch.cat([second, mixed], -1), torch.cat([mixed.mT, grams.own.sum(0)[:g, :g].expand(p, g, g)], -1)], 1
     )
-    whole = whole - columns.flatten(1, 2).mT @ (solved.inverse @ columns).flatten(1, 2)
-    # from coefficients to their factors
-    into = _factors(laws)
-    normal = into.mT @ whole @ into
+    into = _factors(laws)  # from coefficients to their factors
+    normal = into.mT @ whole @ into - columns.flatten(1, 2).mT @ (solved.inverse @ columns).flatten(1, 2)
     right = (into.mT @ torch.cat([slope, slope_own], -1).unsqueeze(-1)).squeeze(-1)
     diagonal = normal.diagonal(dim1=-2, dim2=-1)
     floor = diagonal.amax(-1, keepdim=True) * 1e-8 + 1e-30

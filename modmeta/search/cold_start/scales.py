@@ -33,7 +33,7 @@ class Scales(NamedTuple):
 
 def log_activity(table: Columns, kinds: Kinds) -> Tensor:
     """Logarithm of what all senders' messages of all kinds could add up to, (E, L): large where bodies come close."""
-    sent = table.pair @ kinds.laws.mT
+    sent = table.sent(kinds.laws)
     return (sent.square().sum((1, 3, 4)) + 1e-30).log() / 2
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from modmeta.search.cold_start.cluster import Clusters, clusterings
 from modmeta.search.cold_start.far import told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
-from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, pooled, residuals
+from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, pooled, residuals
 from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import link_columns, measure_link, saturates
@@ -35,7 +35,7 @@ ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the e
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
-NUMBERS = 200_000_000  # in Gram matrices of what laws are finished on, at most
+NUMBERS = 100_000_000  # in Gram matrices of what laws are finished on, at most
 NOISY = 0.2  # roughness above which noise of observation is looked for
 CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
 MOST_NUMBERS = 200_000  # than that
@@ -174,11 +174,11 @@ class _Data(NamedTuple):
             return self
         return self._replace(receivers=torch.randperm(n, generator=generator)[:most].sort().values)
 
-    def products(self, basis: Basis) -> int:
+    def products(self, kind: Kind, basis: Basis) -> int:
         """Numbers of the Gram matrices of all receivers."""
         n = self.states.shape[1]
         receivers = n if self.receivers is None else len(self.receivers)
-        return self.number * receivers * ((n - 1) * basis.left.shape[1] * basis.right.shape[1]) ** 2
+        return self.number * receivers * _numbers(n, kind, basis)
 
     @property
     def number(self) -> int:
@@ -269,7 +269,7 @@ def cold_start(
                 continue
             ready = steps(few.states, kind, units, smooth=smooth, seen=few.seen, link=link)
         basis = fit_basis(tried, kind, ready)
-        if trials and search.products(basis) > MOST_SUMS:
+        if trials and search.products(kind, basis) > MOST_SUMS:
             continue
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
@@ -304,6 +304,12 @@ def cold_start(
     kinds = _refitted(start, data, told(data.states, seen, data.groups, data.number, way) > 0, generator)
     start = start._replace(slow=way, kinds=kinds, suggested=2)
     return start._replace(answer=infer(start, states, seen, groups))
+
+
+def _numbers(entities: int, kind: Kind, basis: Basis) -> int:
+    """Of a receiver's Gram matrix; every channel of plain states has a block of its own."""
+    blocks = 1 if kind.coordinates else len(kind.angles)
+    return ((entities - 1) * basis.left.shape[1] * basis.right.shape[1]) ** 2 // blocks
 
 
 def _may_be_far(form: Form) -> bool:
@@ -385,7 +391,7 @@ class _Sum:
             self.parts.append(one)
             return
         one = pooled(one, self.data.groups[tasks], self.data.number)
-        self.parts = [Grams(*(a.add_(b) for a, b in zip(sums, one, strict=True))) for sums in self.parts] or [one]
+        self.parts = [added(sums, one) for sums in self.parts] or [one]
 
     @property
     def total(self) -> Grams:
@@ -412,7 +418,8 @@ def _merged(best: _Found, search: _Data, judges: _Data) -> list[_Found]:
     """The same with fewer kinds: those two whose laws differ least become one, again and again."""
     form, found = best.trial.form, []
     problem = _problem(form, search, judges)
-    second = torch.einsum("essfg->fg", problem.sums.pairs)
+    e, s = problem.sums.cross.shape[:2]
+    second = problem.sums.within(torch.eye(s).to(problem.sums.cross).expand(e, s, s).reshape(1, -1))[0]
     while best.number > 2:
         posterior, pairs = explain(problem.sums, best.kinds, problem.tasks)
         apart = best.kinds.laws.unsqueeze(1) - best.kinds.laws
@@ -599,7 +606,7 @@ def _log_residual(problem: _Problem, coefficients: Tensor | None, own: Tensor) -
     left = torch.einsum("x,exy,y->e", rest, sums.own, rest)
     if coefficients is not None:
         left = left - 2 * torch.einsum("esf,esfx,x->e", coefficients, sums.cross, rest)
-        left = left + torch.einsum("esf,estfg,etg->e", coefficients, sums.pairs, coefficients)
+        left = left + sums.squares(coefficients)
     floor = 1e-14 * sums.own[:, -1, -1].sum() / sums.targets.sum().clamp_min(1)
     if problem.few:
         mean = (left.clamp_min(0).sum() / sums.targets.sum().clamp_min(1)).clamp_min(floor)
@@ -673,7 +680,7 @@ def _finish(form: Form, kinds: Kinds, data: _Data, generator: torch.Generator) -
     """
     n, f = data.states.shape[1], kinds.laws.shape[1]
     if data.groups is None:
-        data = data.part(slice(max(1, NUMBERS // (n * ((n - 1) * f) ** 2))))
+        data = data.part(slice(max(1, NUMBERS // (n * _numbers(n, form.kind, form.basis)))))
     else:
         data = data.part(slice(MOST_PARTS * data.parts()[0].stop)).few(NUMBERS // (4 * f**2), generator)
     tables, tasks = _tables(data, form), data.number
@@ -704,8 +711,7 @@ def _sure_rounds(sums: Grams, kinds: Kinds, tasks: int, heat: float) -> Kinds:
     for _ in range(3):
         posterior, pairs = explain(sums, kinds, tasks, temperature=heat)
         sure = (2 * posterior.slots.amax(-1) - 1).amin(-1).clamp_min(1e-3).square()
-        told = Grams(*(part * sure.view(-1, *[1] * (part.dim() - 1)) for part in sums))
-        kinds = fit_kinds(told, posterior, pairs)
+        kinds = fit_kinds(sums.scaled(sure), posterior, pairs)
     return kinds
 
 
@@ -741,14 +747,10 @@ def _infer_groups(start: Start, data: _Data, groups: Tensor) -> Answer:
         for tasks in data.parts():
             table = columns(form.basis, form.kind, _steps(data.part(tasks), form))
             activity = log_activity(table, kinds)
-            table = table._replace(
-                pair=table.pair @ torch.cat([kinds.laws, shared]).mT,
-                target=table.target - table.own @ kinds.own,
-                own=torch.zeros_like(table.own[..., :1]),
-            )
+            table = _by_messages(table, kinds, shared)
             u = importance(start.scales, None, activity).expand_as(table.weight)
             if slots is not None:
-                mine = torch.nn.functional.pad(slots[groups[tasks]].flatten(0, 1), (0, len(shared)))
+                mine = _padded(slots[groups[tasks]].flatten(0, 1), shared)
                 left = residuals(_weighted(table, form, u), mine, reduced.own)
                 u = importance(start.scales, left * table.weight.sqrt(), activity)
                 weight = table.weight * u
@@ -785,25 +787,42 @@ def _among(kinds: Kinds, shared: Tensor) -> tuple[Kinds, Laws]:
 
 
 def _infer(start: Start, data: _Data) -> Answer:
-    form, kinds = start.form, start.kinds
+    form, kinds, shared = start.form, start.kinds, start.laws.coefficients[0]
     b, n = data.states.shape[:2]
     table = columns(form.basis, form.kind, _steps(data, form))
     activity = log_activity(table, kinds)
+    table, (reduced, free) = _by_messages(table, kinds, shared), _among(kinds, shared)
     u = importance(start.scales, None, activity)
-    for _ in range(3):
-        posterior, _ = explain(grams(_weighted(table, form, u)), kinds, b, temperature=start.temperature)
-        coefficients = posterior.slots @ kinds.laws
-        left = residuals(_weighted(table, form, u), coefficients, kinds.own)
-        u = importance(start.scales, left * table.weight.sqrt(), activity)
-    sums = grams(_weighted(table, form, u))
-    posterior, _ = explain(sums, kinds, b, temperature=start.temperature)
-    weights = solve_weights(sums, start.laws, form.ridge, start.mean)[0][0]
+    for step in range(4):
+        sums = grams(_weighted(table, form, u))
+        posterior, _ = explain(sums, reduced, b, temperature=start.temperature)
+        if step < 3:
+            left = residuals(_weighted(table, form, u), _padded(posterior.slots, shared), reduced.own)
+            u = importance(start.scales, left * table.weight.sqrt(), activity)
+    weights = solve_weights(sums, free, form.ridge, start.mean)[0][0]
     structures = posterior.slots.argmax(-1)
-    coefficients = kinds.laws[structures]
-    constants = torch.zeros(b * n, table.target.shape[-1], dtype=table.target.dtype, device=table.target.device)
+    constants = torch.zeros_like(table.target[:, 0])
     if form.constants:
-        left = residuals(table, coefficients, kinds.own)
+        chosen = torch.nn.functional.one_hot(structures, len(kinds.laws)).to(shared)
         weight = table.weight * u
-        constants = (left * weight).sum(1) / weight.sum(1).clamp_min(1e-12)
-    by_entity = (weights, posterior.slots, structures, posterior.slots.amax(-1), constants, u, coefficients)
+        left = residuals(table, _padded(chosen, shared), reduced.own) * weight
+        constants = left.sum(1) / weight.sum(1).clamp_min(1e-12)
+    by_entity = (
+        weights, posterior.slots, structures, posterior.slots.amax(-1), constants, u, kinds.laws[structures],
+    )  # fmt: skip
     return Answer(*(part.view(b, n, *part.shape[1:]) for part in by_entity))
+
+
+def _by_messages(table: Columns, kinds: Kinds, shared: Tensor) -> Columns:
+    """Columns that are the messages of kinds and of shared laws (R, F), the own part taken out of the target."""
+    return table._replace(
+        pair=table.sent(torch.cat([kinds.laws, shared])),
+        apart=False,
+        target=table.target - table.own @ kinds.own,
+        own=torch.zeros_like(table.own[..., :1]),
+    )
+
+
+def _padded(slots: Tensor, shared: Tensor) -> Tensor:
+    """Coefficients (E, S, K + R) of such columns."""
+    return torch.nn.functional.pad(slots, (0, len(shared)))

@@ -69,9 +69,9 @@ def from_labels(slots: Tensor) -> Posterior:
 def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = 1e-8) -> Kinds:
     """Laws of all kinds and the own part by least squares, beliefs given."""
     e, s, k = beliefs.slots.shape
-    f, g = grams.pairs.shape[-1], grams.own.shape[-1] - 1
+    f, g = grams.cross.shape[2], grams.own.shape[-1] - 1
     moments = beliefs.second.view(e, s, k, s, k).permute(2, 4, 0, 1, 3).reshape(k * k, -1)
-    laws = (moments @ grams.pairs.view(-1, f * f)).view(k, k, f, f).transpose(1, 2).reshape(k * f, k * f)
+    laws = grams.within(moments).view(k, k, f, f).transpose(1, 2).reshape(k * f, k * f)
     cross = torch.einsum("esk,esfx->kfx", beliefs.slots, grams.cross).reshape(k * f, g + 1)
     own = grams.own.sum(0)
     normal = torch.cat([torch.cat([laws, cross[:, :g]], 1), torch.cat([cross[:, :g].mT, own[:g, :g]], 1)])
@@ -102,8 +102,8 @@ def explain(
     k = len(kinds.laws)
     own = torch.cat([-kinds.own, kinds.own.new_ones(1)])
     linear = torch.einsum("esfx,kf,x->esk", grams.cross, kinds.laws, own)
-    sent = grams.pairs @ kinds.laws.mT  # (E, S, S, F, K)
-    square = torch.einsum("estfk,lf->esltk", sent, kinds.laws).reshape(e, s * k, s * k)
+    sent = grams.through(kinds.laws)  # (K, E, S, S, F)
+    square = torch.einsum("kestf,lf->esltk", sent, kinds.laws).reshape(e, s * k, s * k)
     alone = torch.einsum("x,exy,y->e", own, grams.own, own)
     scale = 2 * kinds.variance * temperature
     rows: Callable[[Tensor], Posterior]
@@ -206,7 +206,7 @@ def requantised(
     """
     a = laws.coefficients[0]  # (R, F)
     reduced = Grams(
-        torch.einsum("estfg,rf,qg->estrq", grams.pairs, a, a),
+        torch.einsum("restf,qf->estrq", grams.through(a), a).unsqueeze(0),
         torch.einsum("esfx,rf->esrx", grams.cross, a),
         grams.own,
         grams.targets,

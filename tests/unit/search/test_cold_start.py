@@ -12,7 +12,7 @@ from modmeta.model.basis import families, family_named
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
-from modmeta.search.cold_start.grams import Columns, Grams, centred, grams
+from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, residuals
 from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import measure_link, saturates
@@ -257,6 +257,49 @@ def test_units_of_states_and_time_do_not_matter() -> None:
         tables.append((table.pair.abs(), table.target * step))  # whitening is free to turn signs
     torch.testing.assert_close(tables[0][0], tables[1][0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(tables[0][1], tables[1][1], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_blocks_of_channels_give_the_sums_of_one_table(alike: bool) -> None:
+    """Three channels with features in common and coefficients of their own, beside a table padded with zeros."""
+    g = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    e, s, length, c, h = 3, 2, 5, 3, 4
+    weight = draw(e, length, 1 if alike else c).square().expand(e, length, c)
+    table = Columns(draw(e, s, length, 1, h), draw(e, length, c, 2), draw(e, length, c), weight, apart=True)
+    padded = torch.einsum("eslf,cd->eslcdf", table.pair[:, :, :, 0], torch.eye(c).double()).flatten(4)
+    padded_table = table._replace(pair=padded, apart=False)
+    laws, coefficients, products = draw(2, c * h), draw(e, s, c * h), draw(2, e * s * s)
+    torch.testing.assert_close(table.sent(laws), padded @ laws.mT)
+    table, padded_table = centred(table, weight), centred(padded_table, weight)
+    torch.testing.assert_close(*(residuals(of, coefficients, draw(2) * 0 + 1) for of in (table, padded_table)))
+    sums, one = grams(table), grams(padded_table)
+    assert len(sums.pairs) == (1 if alike else c)
+    naive = torch.einsum("eslcf,etlcg,elc->estfg", padded_table.pair, padded_table.pair, weight)
+    torch.testing.assert_close(one.pairs[0], naive)
+    for of in (sums, one, joined([sums.select(slice(1)), sums.select(slice(1, None))])):
+        torch.testing.assert_close(of.cross, one.cross)
+        torch.testing.assert_close(of.through(laws), torch.einsum("estfg,ag->aestf", naive, laws))
+        torch.testing.assert_close(of.within(products), torch.einsum("ax,xfg->afg", products, naive.flatten(0, 2)))
+        expected = torch.einsum("esf,estfg,etg->e", coefficients, naive, coefficients)
+        torch.testing.assert_close(of.squares(coefficients), expected)
+        torch.testing.assert_close(of.scaled(expected).squares(coefficients), expected.square())
+
+
+def test_sums_of_tasks_that_weigh_channels_alike_join_those_that_do_not() -> None:
+    g = torch.Generator().manual_seed(0)
+    parts = []
+    for channels in (1, 2):
+        weight = torch.rand(3, 5, channels, generator=g, dtype=torch.float64).expand(3, 5, 2)
+        pair, own = torch.randn(2, 3, 2, 5, 1, 2, generator=g, dtype=torch.float64)[0], torch.ones(3, 5, 2, 1).double()
+        parts.append(grams(Columns(pair, own, torch.ones(3, 5, 2).double(), weight, apart=True)))
+    coefficients = torch.randn(3, 2, 4, generator=g, dtype=torch.float64)
+    each = [part.squares(coefficients) for part in parts]
+    torch.testing.assert_close(joined(parts).squares(torch.cat([coefficients] * 2)), torch.cat(each))
+    torch.testing.assert_close(added(*parts).squares(coefficients), each[0] + each[1])
 
 
 def test_kinds_given_the_structure_are_plain_least_squares(oscillators: tuple[Tensor, Tensor]) -> None:
