@@ -42,9 +42,11 @@ def _world(how: str, functions: int, slots: int) -> tuple[str, ...]:
 WORLDS: dict[str, tuple[str, tuple[str, ...], int]] = {
     "sum2_of_20": ("sum", ("trainer.max_epochs=6",), 60),
     "sum3_of_10": ("sum", (*_world("sum", 10, 3), "trainer.max_epochs=6"), 60),
-    "chain2_of_5": ("chain", (*_world("chain", 5, 2), "trainer.max_epochs=40"), 60),
-    "chain2_of_10": ("chain", (*_world("chain", 10, 2), "trainer.max_epochs=40"), 120),
-    "chain3_of_5": ("chain", (*_world("chain", 5, 3), "trainer.max_epochs=20"), 120),
+    "sum3_of_20": ("sum", (*_world("sum", 20, 3), "search.enumerate_up_to=8000", "trainer.max_epochs=6"), 60),
+    "chain2_of_8": ("chain", (*_world("chain", 8, 2), "trainer.max_epochs=6"), 60),
+    "chain2_of_20": ("chain", ("trainer.max_epochs=6",), 60),
+    "chain3_of_5": ("chain", (*_world("chain", 5, 3), "trainer.max_epochs=6"), 60),
+    "chain3_of_10": ("chain", (*_world("chain", 10, 3), "trainer.max_epochs=6"), 60),
 }
 METHODS = ("ours", "pooled", "maml")
 BASELINE = (

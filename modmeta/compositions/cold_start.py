@@ -7,6 +7,7 @@ modules (stochastic expectation maximisation, annealed). Gram matrices of the fe
 of it, and are made once.
 
 Only structures are handed on: perceptrons learn them in the first part of training, and search then refines both.
+(Perceptrons in a chain do not learn given structures: `modmeta.compositions.chains` hands modules on, too.)
 
 Letters: B tasks, P points, I inputs, O outputs, D features, S slots, K modules of all libraries, M structures.
 """
@@ -41,10 +42,14 @@ class Start(NamedTuple):
     Attributes:
         structures: of all tasks, (B, S).
         unexplained: share of the squares of y that is left, over all tasks.
+        inputs: of modules, (Q, I), where modules are handed on, too.
+        values: of every module at these, (K, Q, O).
     """
 
     structures: Tensor
     unexplained: float
+    inputs: Tensor | None = None
+    values: Tensor | None = None
 
 
 class _Grams(NamedTuple):

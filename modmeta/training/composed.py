@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from modmeta.compositions.births import forget, renew
+from modmeta.compositions.chains import chain_start, chains, teach
 from modmeta.compositions.cold_start import adds, cold_start
 from modmeta.compositions.problem import (
     ComposedModel,
@@ -120,8 +121,10 @@ class ComposedBounceGrad(FewShot):
         start, ids = random_slots(data.num_tasks, self.model.sizes, every), data.owned_tasks()
         if self._cold and self.done == 0:
             train = data.splits["train"]
-            rows = cold_start(self.model, train.x, train.y, self.seed).structures
-            start = Structure(rows.unsqueeze(1), start.node_modules)
+            found = (cold_start if adds(self.model) else chain_start)(self.model, train.x, train.y, self.seed)
+            for library in self.model.libraries.values():
+                teach(library, found)  # type: ignore[arg-type]
+            start = Structure(found.structures.unsqueeze(1), start.node_modules)
         self.bank = StructureBank(ids, Structure(start.edge_modules[ids], start.node_modules[ids]), self.device)
         if "bank" in self.restored:
             self.bank.load_state_dict(self.restored["bank"])
@@ -134,14 +137,14 @@ class ComposedBounceGrad(FewShot):
         """Whether structures come from a cold start.
 
         Raises:
-            UserError: modules do not add.
+            UserError: modules neither add nor are chained.
         """
         if self.search.start == "random":
             return False
-        if self.search.start != "laws" or not adds(self.model):
+        if self.search.start != "laws" or not (adds(self.model) or chains(self.model)):
             raise UserError(
-                f"search.start={self.search.start} needs a composition that adds single modules, model.composition a "
-                "Sum of libraries; set search.start=random"
+                f"search.start={self.search.start} needs a composition that adds single modules, or chains those of "
+                "one library: model.composition a Sum or Chain of libraries; set search.start=random"
             )
         return True
 

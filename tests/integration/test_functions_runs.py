@@ -20,13 +20,15 @@ BASELINE = (
 OURS = ("method.searched=6", "method.gradient_tasks=12", "method.renewed=2")
 RUNS = {
     "sum": ("experiment=functions/sum", *FEW, *OURS),
-    "chain": ("experiment=functions/chain", *FEW, *OURS),
+    "chain": ("experiment=functions/chain", *FEW, *OURS, "search.start=random"),
     "concatenate": ("experiment=functions/concatenate", *FEW, *OURS),
     "attend": ("experiment=functions/attend", "data.world.functions=3", "model.libraries.f.modules=3",
                "model.libraries.score.modules=3", *OURS),
-    "published search": ("experiment=functions/chain", *FEW, *OURS, "search=paper"),
+    "published search": ("experiment=functions/chain", *FEW, *OURS, "search=paper",
+                         "search.start=random"),
     "sines": ("experiment=functions/chain", *FEW, *OURS, "~data.world",
-              "+data.world._target_=modmeta.simulators.functions.Sines", "method.num_functions=1"),
+              "+data.world._target_=modmeta.simulators.functions.Sines",
+              "method.num_functions=1", "search.start=random"),
     "maml": ("method=maml", *BASELINE),
     "pooled": ("method=pooled", *BASELINE),
 }  # fmt: skip
@@ -50,6 +52,6 @@ def test_an_interrupted_run_ends_the_same(name: str, tmp_path: Path) -> None:
         assert 0 <= whole["test/structures"] <= 1
 
 
-def test_a_cold_start_of_what_does_not_add_is_refused(tmp_path: Path) -> None:
+def test_a_cold_start_of_what_neither_adds_nor_is_a_chain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs a composition that adds"):
-        run(tmp_path / "one", *RUNS["chain"], *TINY, "search.start=laws")
+        run(tmp_path / "one", *RUNS["concatenate"], *TINY, "search.start=laws")
