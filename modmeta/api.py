@@ -28,6 +28,7 @@ from modmeta.evaluation.verdict import NOT_JUDGED, NOTHING, UNFIT, Judged, Verdi
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.keys import MASK, RELATIONS, STATES, TYPES
+from modmeta.model.sight import counted, never_together
 from modmeta.search.infer import Inferred, infer
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.training.bouncegrad import BounceGrad
@@ -62,6 +63,8 @@ class Relations:
         verdict: what may be claimed. Where nothing is found, or the model does not fit, `probabilities` are those that
             relations have before anything is observed.
         misfit: whether the model does not fit a task (or group), (B,) bool; None if unknown.
+        apart: pairs that no frames show together, (B, N, N) bool: their probabilities are those before anything is
+            observed; None if there are none.
     """
 
     probabilities: Any
@@ -76,6 +79,7 @@ class Relations:
     of_tasks: np.ndarray | None = None
     verdict: Verdict = NOT_JUDGED
     misfit: Any | None = None
+    apart: Any | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,8 @@ class Model:
         if verdict.found and misfits > 0.5 and index is None:  # relations are there, but errors are not those of home
             again = recalibrated(self.module, self.calibration, given, steps, counts)
             found = self._infer_tasks(data, given, steps, sampling, again, None, tensors)
-        return claimed(replace(found, verdict=verdict), self.judged.prior)
+        apart = None if steps is None else _apart(steps, index, tensors)
+        return claimed(replace(found, verdict=verdict, apart=apart), self.judged.prior)
 
     def _infer_tasks(
         self, data: Trajectories, given: Tensor, steps: Tensor | None, sampling: bool, calibration: Calibration,
@@ -181,7 +186,7 @@ class Model:
         for ids, n in _batches(data):
             generator = torch.Generator().manual_seed(self.module.seed)
             with renumbered([data.task_name(int(task)) for task in ids]):
-                of = None if steps is None else steps[ids]
+                of = None if steps is None else steps[ids, :n]
                 found = self._infer(given[ids, :n], of, sampling, generator, calibration)
             whole.put(ids, found)
             if advance is not None:
@@ -197,7 +202,7 @@ class Model:
         lost = (~found.energies.isfinite()).nonzero()
         if len(lost):
             raise TaskError(int(lost[0]), OVERFLOWN)
-        frames = t if mask is None else int(mask.sum(1).median()) + 1
+        frames = t if mask is None else int(counted(mask).sum(-1).median()) + 1
         structure, r_hat, nodes, types = found.structure, None, None, None
         temperature = calibration.at(frames)
         probabilities = found.probabilities
@@ -264,7 +269,7 @@ class Model:
         place, parts = torch.from_numpy(np.searchsorted(groups, index[tasks])), []
         for some in torch.arange(len(tasks)).split(BATCH):
             ids, rows = tasks[some], Structure(*(part[place[some]] for part in structure))
-            whole = quality(self.module.model, states[ids, :n], rows, None if mask is None else mask[ids])
+            whole = quality(self.module.model, states[ids, :n], rows, None if mask is None else mask[ids, :n])
             parts.append(home.misfit(*whole, states.shape[2]))
         return torch.bincount(place, torch.cat(parts).double()) > 0.5 * torch.bincount(place)
 
@@ -277,7 +282,7 @@ class Model:
         for ids in by_size(torch.arange(data.num_tasks), counts):
             groups, of = index[ids].unique(return_inverse=True)
             n, generator = int(counts[ids[0]]), torch.Generator().manual_seed(module.seed)
-            batches = in_batches(states[ids, :n], of, None if mask is None else mask[ids])
+            batches = in_batches(states[ids, :n], of, None if mask is None else mask[ids, :n])
             problem = PooledProblem(
                 module.model, states.new_zeros(len(groups), n, 1, states.shape[-1]),
                 edge_cost=module.search.edge_cost, batches=batches,
@@ -368,7 +373,7 @@ class Model:
         """Function of tasks of one size to what all tasks of their groups tell from the frames to observe."""
         t, index = self.module.observed_frames, data.group_index()
         groups: dict[int, tuple[int, Inferred]] = {}
-        mask = None if tasks.mask is None else tasks.mask[:, : t - 1]
+        mask = None if tasks.mask is None else tasks.mask[..., : t - 1]
         for mine, found in self._pooled(data, tasks.states[:, :, :t], mask):
             groups |= {int(group): (place, found) for place, group in enumerate(mine)}
 
@@ -438,11 +443,15 @@ class _Whole:
 
 
 def claimed(found: Relations, prior: Sequence[float] = ()) -> Relations:
-    """Relations as the verdict has them: where nothing may be claimed, probabilities are those of the prior, (R,)."""
+    """Relations as the verdict has them: where nothing may be claimed, probabilities are those of the prior, (R,).
+
+    So they are of pairs that are never seen together.
+    """
     nothing = found.verdict.name in (NOTHING, UNFIT)
     b, r = len(found.probabilities), found.probabilities.shape[-1]
     misfit = np.zeros(b, bool) if found.misfit is None or found.verdict.misfits > 0.5 else np.asarray(found.misfit)
-    lost = torch.from_numpy(misfit | nothing)
+    lost = torch.from_numpy(misfit | nothing)[:, None, None].expand(found.relations.shape)
+    lost = lost if found.apart is None else lost | torch.as_tensor(found.apart)
     if not bool(lost.any()):
         return found
     share = torch.tensor(prior if len(prior) == r else [1 / r] * r)
@@ -453,6 +462,18 @@ def claimed(found: Relations, prior: Sequence[float] = ()) -> Relations:
     if isinstance(found.probabilities, Tensor):
         return replace(found, probabilities=chances, relations=relations)
     return replace(found, probabilities=chances.numpy(), relations=relations.numpy())
+
+
+def _apart(steps: Tensor, groups: Tensor | None, tensors: bool) -> Any | None:
+    """Pairs that no frames of a task, or of a group (B,), show together, (B, N, N); None if there are none."""
+    apart = to_matrix(never_together(steps))
+    if groups is not None:
+        together = torch.zeros(int(groups.max()) + 1, *apart.shape[1:], dtype=torch.long)
+        apart = together.index_add_(0, groups, (~apart).long()) == 0
+        apart &= ~torch.eye(apart.shape[-1], dtype=torch.bool)
+    if not bool(apart.any()):
+        return None
+    return apart if tensors else apart.numpy()
 
 
 def _batches(data: Trajectories) -> Iterator[tuple[np.ndarray, int]]:

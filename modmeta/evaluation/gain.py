@@ -11,6 +11,8 @@ proportion those in a collision.
 import torch
 from torch import Tensor
 
+from modmeta.model.sight import counted
+
 SMALL = 1e-3  # of a typical change, not worth explaining
 
 
@@ -24,9 +26,9 @@ def gain(error: Tensor, targets: Tensor, states: Tensor, mask: Tensor | None = N
         error: of predicted changes, (B, N, L, D).
         targets: the changes, (B, N, L, D).
         states: at the start of every step, (B, N, L, D).
-        mask: steps that count, (B, L); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
     """
-    counts = torch.ones_like(error) if mask is None else mask[:, None, :, None].expand_as(error).to(error)
+    counts = torch.ones_like(error) if mask is None else counted(mask).unsqueeze(-1).expand_as(error).to(error)
     typical = (targets.abs() * counts).sum() / counts.sum().clamp_min(1)
     small = (SMALL * typical).square().clamp_min(torch.finfo(error.dtype).tiny)
 

@@ -17,10 +17,12 @@ from modmeta.evaluation.gain import SMALL
 from modmeta.evaluation.matching import Distances, agreement
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
+from modmeta.model.sight import counted, never_together
 from modmeta.search.infer import Inferred
 
 FEWEST = 4  # tasks
 SHORTEST = 5  # frames
+SHOWN = 0.9  # share of edges that both halves show, from which on they are compared
 PIECES, PIECE = 16, 8  # of tasks that share structures, at least; frames of a piece, at least
 
 # What states (B, N, T, D) and steps that count (B, T - 1) tell of structures.
@@ -82,7 +84,7 @@ def in_time(find: Find, model: RelationalModel) -> Tell:
     def tell(states: Tensor, mask: Tensor | None) -> Halves:
         half = states.shape[2] // 2
         parts = ((slice(half + 1), slice(half)), (slice(half, None), slice(half, None)))
-        seen = [(states[:, :, frames], None if mask is None else mask[:, steps]) for frames, steps in parts]
+        seen = [(states[:, :, frames], None if mask is None else mask[..., steps]) for frames, steps in parts]
         found = [find(*part) for part in seen]
         errors = [_errors(model, part[0], other, part[1]) for part, other in zip(seen, found[::-1], strict=True)]
         return Halves(torch.cat(errors, 2), (found[0].structure, found[1].structure))
@@ -137,27 +139,27 @@ def compare(
         model: trained model.
         states: tasks that it was not trained on, (B, N, T, D).
         generator: of exchanges.
-        mask: steps that count, (B, T - 1); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
         groups: group of every task, (B,), from 0; partners are exchanged within groups. None without groups.
         draws: number of exchanges.
     """
     b, n, t, _ = states.shape
-    if b < FEWEST or t < SHORTEST:
+    if b < FEWEST or t < SHORTEST or (mask is not None and groups is None and _shown(mask) < SHOWN):
         return None
     dynamics = model.dynamics
     targets, real = dynamics.targets(states), tell(states, mask)
-    counts = torch.ones_like(targets) if mask is None else mask[:, None, :, None].expand_as(targets).to(targets)
+    counts = torch.ones_like(targets) if mask is None else counted(mask).unsqueeze(-1).expand_as(targets).to(targets)
     without = alone(targets, dynamics.scaled(states[:, :, :-1]), counts, dynamics.has_constants)
     none, over, kappas = gains(real.error, without, without, targets, counts), [], []
     distances, everyone = _distances(model, states), torch.arange(n, device=states.device)
     for _ in range(draws):
         origin = exchange(b, n, generator, groups).to(states.device)
-        steps = None if mask is None else mask[origin].all(1)
+        steps = None if mask is None else mask[origin, everyone]
         other, error, shared = tell(states[origin, everyone], steps), torch.empty_like(targets), counts
         error[origin, everyone] = other.error
         if steps is not None:
             shared = torch.empty_like(targets)
-            shared[origin, everyone] = steps[:, None, :, None].expand_as(targets).to(targets)
+            shared[origin, everyone] = counted(steps).unsqueeze(-1).expand_as(targets).to(targets)
             shared = shared * counts
         over.append(gains(real.error, error, without, targets, shared))
         kappas.append(_agreement(other, distances))
@@ -169,6 +171,12 @@ def compare(
         spread = float(by_draw.mean(1).var() * (1 + 1 / draws))
         exchanged = Gain(exchanged.mean, (exchanged.error**2 + spread) ** 0.5, min(exchanged.freedom, draws - 1))
     return Compared(_mean(none), exchanged, _agreement(real, distances), sum(kappas) / draws, b)
+
+
+def _shown(mask: Tensor) -> float:
+    """Share of edges that frames of both halves show, of tasks with a mask (B, N, L)."""
+    half = mask.shape[2] // 2
+    return float((~never_together(mask[..., :half]) & ~never_together(mask[..., half:])).double().mean())
 
 
 def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
@@ -246,7 +254,8 @@ def in_pieces(states: Tensor, mask: Tensor | None, groups: Tensor) -> tuple[Tens
     size = t // number
     states = states[:, :, : number * size].reshape(b, n, number, size, d).transpose(1, 2).flatten(0, 1)
     if mask is not None:
-        mask = torch.nn.functional.pad(mask, (0, 1))[:, : number * size].reshape(b * number, size)[:, :-1]
+        mask = torch.nn.functional.pad(mask, (0, 1))[..., : number * size].reshape(b, n, number, size)
+        mask = mask.transpose(1, 2).flatten(0, 1)[..., :-1]
     return states, mask, groups.repeat_interleave(number)
 
 

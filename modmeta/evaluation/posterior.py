@@ -52,7 +52,7 @@ class Chains(NamedTuple):
 
 def scorer(model: RelationalModel, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Score:
     """Returns energies (B, N, M) as a function of rows (B, N, M, S); paths of close pairs are those of `structure`."""
-    messages = model.dynamics.messages(states, structure)
+    messages = model.messages(states, structure, mask)
     log_scale = model.log_scale(states)
 
     def score(rows: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def node_modules(
     Raises:
         TaskError: as `check_weighable`.
     """
-    messages, g = model.dynamics.messages(states, structure), model.dynamics.num_node_modules
+    messages, g = model.messages(states, structure, mask), model.dynamics.num_node_modules
     rows = structure.edge_modules.unsqueeze(2).expand(-1, -1, g, -1)
     every = torch.arange(g, device=states.device).expand(*structure.node_modules.shape, g)
     energies = model.receiver_energies(states, messages, rows, every, mask=mask) / temperature
@@ -153,7 +153,7 @@ def sample(
         structure: start of the chains; paths of close pairs are those of this structure.
         temperature: temperature of the posterior.
         generator: generator of the draws.
-        mask: steps that count, (B, T - 1); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
         chains: number of chains.
         sweeps: sweeps over all slots; the first quarter is discarded.
         cooling: sweeps before them, which cool down from random structures at a high temperature.
@@ -163,7 +163,7 @@ def sample(
     """
     (b, n, s), k = structure.edge_modules.shape, model.dynamics.num_edge_modules
     g, many = model.dynamics.num_node_modules, partial(_side_by_side, chains=chains)
-    messages = many(model.dynamics.messages(states, structure))
+    messages = many(model.messages(states, structure, mask))
     score = model.scorer(many(states), mask=None if mask is None else many(mask))
     now = random_structure(b * chains, n, k, g, generator) if cooling else Structure(*map(many, structure))
     falling = torch.linspace(1, 0, cooling + 1, dtype=torch.float64)[:-1]

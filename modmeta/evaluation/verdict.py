@@ -15,6 +15,7 @@ from torch import Tensor
 from modmeta.evaluation.nulls import Compared, Gain
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
+from modmeta.model.sight import complete, counted
 from modmeta.search.infer import Inferred
 
 FOUND, UNRESOLVED = "relations found", "relations found, not resolved"
@@ -269,23 +270,32 @@ def as_searched(
 ) -> Quality:
     """How well what a search has found explains states (B, N, T, D), by the energies that it ended with.
 
-    Errors are worked out only where their correlation says something, see `Home.white`.
+    Errors are worked out only where their correlation says something, see `Home.white`, or not all steps are complete.
     """
+    if mask is not None:
+        return quality(model, states, found.structure, mask)
     b, n, t, d = states.shape
-    numbers = torch.full((b,), (t - 1) * n * d) if mask is None else mask.sum(1).clamp_min(1).cpu() * n * d
+    numbers = torch.full((b,), (t - 1) * n * d)
     correlations = torch.zeros(b)
     if home is None or home.white:
-        correlations = correlation(model.errors(states, found.structure, mask), mask).cpu()
+        correlations = correlation(model.errors(states, found.structure)).cpu()
     return Quality(found.energies.cpu() / numbers, correlations)
 
 
 @torch.no_grad()
 def quality(model: RelationalModel, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Quality:
-    """How well structures (B, N, S), (B, N) explain states (B, N, T, D) one step ahead, without observation noise."""
+    """How well structures (B, N, S), (B, N) explain states (B, N, T, D) one step ahead, without observation noise.
+
+    With a mask only steps of which all entities are known say so; the energy of a task without any is lowest.
+    """
     errors = model.errors(states, structure, mask)
     energy = model.likelihood.energy(errors, model.log_scale(states))
-    counts = torch.ones_like(energy) if mask is None else mask[:, None, :, None].expand_as(energy).to(energy)
+    counts = torch.ones_like(energy)
+    if mask is not None:
+        counts = complete(mask).unsqueeze(-1).expand_as(energy).to(energy)
+        mask = torch.where(complete(mask), mask, 0)
     mean = (energy * counts).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp_min(1)
+    mean = mean.where(counts.flatten(1).any(1), -torch.inf)
     return Quality(mean.cpu(), correlation(errors, mask).cpu())
 
 
@@ -296,10 +306,10 @@ def correlation(errors: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         errors: of predicted changes.
-        mask: steps that count, (B, L); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
     """
     signs = (errors - errors.median(2, keepdim=True).values).sign()
     if mask is not None:
-        signs = signs * mask[:, None, :, None]
+        signs = signs * counted(mask).unsqueeze(-1)
     both = signs[:, :, 1:] * signs[:, :, :-1]
     return both.flatten(1).sum(1) / both.abs().flatten(1).sum(1).clamp_min(1)

@@ -11,6 +11,7 @@ from modmeta.graph.bank import Structure
 from modmeta.model.dynamics.base import Dynamics, summed
 from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
+from modmeta.model.sight import counted, left_out, with_variance
 
 # Bound of the scale of errors drawn in forecasts, in units of `change_scale`. Larger learned scales reflect an
 # uncertain path within a frame rather than an uncertain next state.
@@ -81,15 +82,35 @@ class RelationalModel(nn.Module):
         Args:
             states: observed (B, N, T, D).
             structure: (B, N, S), (B, N).
-            mask: steps that count, (B, T - 1); none for all.
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
         """
         if not self.dynamics.has_constants or states.shape[2] < 2:
             return None
-        return self.dynamics.drive(self._errors(states, structure), states, mask)
+        return self.dynamics.drive(self._errors(states, structure, mask), states, mask)
 
-    def _errors(self, states: Tensor, structure: Structure, chances: Tensor | None = None) -> Tensor:
+    def messages(self, states: Tensor, structure: Structure | None = None, mask: Tensor | None = None) -> Tensor:
+        """Messages of every module along every edge, (B, N, S, K, T - 1, C), as `scorer` takes their sums.
+
+        With a mask, messages of unseen senders are left out, and additive dynamics have channels of variances, 2 C
+        in all (`modmeta.model.sight`).
+
+        Args:
+            states: observed (B, N, T, D).
+            structure: best known structure, for dynamics whose messages depend on it.
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
+        """
+        kept = with_variance if self.dynamics.additive else left_out
+        return kept(self.dynamics.messages(states, structure), mask)
+
+    def values(self, messages: Tensor) -> Tensor:
+        """Messages (..., C) without the channels of variances that `messages` may have."""
+        return messages[..., : len(self.dynamics.change_scale)] if self.dynamics.additive else messages
+
+    def _errors(
+        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None
+    ) -> Tensor:
         """Errors (B, N, T - 1, D) of predicted changes."""
-        messages = self.dynamics.messages(states, structure)
+        messages = left_out(self.dynamics.messages(states, structure), mask)
         if chances is None:
             received = summed(messages, structure.edge_modules.unsqueeze(2))
         else:
@@ -105,11 +126,11 @@ class RelationalModel(nn.Module):
         Args:
             states: observed (B, N, T, D).
             structure: (B, N, S), (B, N).
-            mask: steps that count, (B, T - 1); None for all.
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
             chances: probabilities of edge modules (B, N, S, K), whose mean messages are taken; None for those of the
                 structure.
         """
-        return self.dynamics.without_constants(self._errors(states, structure, chances), states, mask)
+        return self.dynamics.without_constants(self._errors(states, structure, mask, chances), states, mask)
 
     def receiver_energies(
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,
@@ -119,11 +140,11 @@ class RelationalModel(nn.Module):
 
         Args:
             states: observed states (B, N, T, D).
-            messages: messages at all frames but the last, (B, N, S, K, T - 1, C).
+            messages: result of `messages`, of the same mask.
             rows: edge modules of the candidates' incoming edges (B, N, M, S); B and N may be 1.
             types: node modules of the candidates (B, N, M), likewise.
             log_scale: result of `log_scale(states)`, if already computed.
-            mask: steps to include, (B, T - 1); None for all.
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
 
         Returns:
             Energies (B, N, M) in nats, summed over frames and features.
@@ -133,10 +154,12 @@ class RelationalModel(nn.Module):
     def scorer(self, states: Tensor, log_scale: Tensor | None = None, mask: Tensor | None = None) -> Score:
         """Returns a function of summed messages (B, N, M, T - 1, C), node modules (B, N, M) to energies (B, N, M).
 
+        With a mask, summed messages are those of `messages`, with their variances.
+
         Args:
             states: observed states (B, N, T, D).
             log_scale: result of `log_scale(states)`, if already computed.
-            mask: steps to include, (B, T - 1); None for all.
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
 
         Raises:
             UserError: frames are missing and the model has observation noise.
@@ -151,14 +174,19 @@ class RelationalModel(nn.Module):
             )
 
         def score(received: Tensor, types: Tensor) -> Tensor:
-            error = respond(received, types) - targets
+            error, spread = respond(self.values(received), types) - targets, scale
             constant = error.new_zeros(())
             error = self.dynamics.without_constants(error, states, mask)
             if self.noise is not None:
                 error, constant = self.noise(error)
-            energy = self.likelihood.energy(error, scale)
+            if mask is not None and self.dynamics.additive:
+                variance = received[..., len(self.dynamics.change_scale) :]
+                mobility = self.dynamics.mobilities(types)
+                variance = variance if mobility is None else variance * mobility[..., None, None].square()
+                spread = ((2 * scale).exp() + variance).log() / 2
+            energy = self.likelihood.energy(error, spread)
             if mask is not None:
-                energy = energy * mask[:, None, None, :, None]
+                energy = energy * counted(mask)[:, :, None, :, None]
             return energy.sum(dim=(-1, -2)) + constant.to(error.device)
 
         return score

@@ -86,6 +86,8 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
     relation = found.relations[tasks, receivers, senders]
     columns = _named(found, names_of(data, tasks, receivers, senders)) | {"relation": relation}
     columns["probability"] = found.probabilities[tasks, receivers, senders, relation].astype(np.float64)
+    if found.apart is not None:
+        columns["seen_together"] = ~found.apart[tasks, receivers, senders]
     for ending in ("csv", "parquet"):
         write_columns(directory / f"relations.{ending}", as_table(columns), False)
     arrays = {"relations": found.relations, "probabilities": found.probabilities, "energies": found.energies}
@@ -97,17 +99,19 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
     arrays["entities"] = np.array(entities)
     if found.r_hat is not None:
         arrays["r_hat"] = found.r_hat
+    if found.apart is not None:
+        arrays["never_seen_together"] = found.apart
     np.savez(directory / "relations.npz", allow_pickle=False, **arrays)
 
 
 def write_verdict(directory: Path, data: Trajectories, found: "Relations") -> None:
     """Writes `verdict.json`: the verdict, what it follows from, and the tasks that the model does not fit."""
-    misfit: np.ndarray | list[int] = [] if found.misfit is None else np.flatnonzero(np.asarray(found.misfit))
     content = {"verdict": found.verdict.name} | found.verdict.state_dict()
     del content["name"]
     of = "tasks" if found.groups is None else "groups"
-    names = np.array([data.task_name(int(i)) for i in misfit]).tolist()  # plain values
-    content[f"{of}_that_do_not_fit"] = None if found.misfit is None else names
+    misfit = None if found.misfit is None else np.flatnonzero(np.asarray(found.misfit))
+    names = None if misfit is None else np.array([data.task_name(int(i)) for i in misfit]).tolist()
+    content[f"{of}_that_do_not_fit"] = names
     write_json(directory / "verdict.json", content)
 
 
@@ -258,6 +262,8 @@ def facts_of(
 ) -> list[tuple[str, str]]:  # fmt: skip
     """Summary in numbers: pairs of name and value; `scenes` are the tasks, or one of every group."""
     tasks, receivers, senders = pairs_of(scenes)
+    apart = np.zeros(len(tasks), bool) if found.apart is None else found.apart[tasks, receivers, senders]
+    tasks, receivers, senders = (part[~apart] for part in (tasks, receivers, senders))
     relation = found.relations[tasks, receivers, senders]
     sure = found.probabilities[tasks, receivers, senders, relation]
     facts = [
@@ -265,6 +271,7 @@ def facts_of(
         ("tasks", str(data.num_tasks)),
         *([] if found.groups is None else [("groups", str(scenes.num_tasks))]),
         ("pairs", str(len(tasks))),
+        *([("pairs never seen together, not told", str(int(apart.sum())))] if apart.any() else []),
         *((f"relation {r}", f"{(relation == r).mean():.1%} of pairs") for r in range(model.num_relations)),
         ("probability of the relation named, mean", f"{sure.mean():.4f}"),
         ("pairs named with less than 90%", str(int((sure < 0.9).sum()))),

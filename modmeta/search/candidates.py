@@ -129,7 +129,7 @@ def and_relaxed(propose: Propose) -> Propose:
             problem.mask,
             problem.one_step(),
         )
-        messages = model.dynamics.without_constants(messages, states, mask)
+        messages = model.dynamics.without_constants(model.values(messages), states, mask)
         rows, types, log_scale = [candidates.rows], [candidates.types], model.log_scale(states)
         for node_module in range(problem.num_node_modules):
             of = torch.full_like(candidates.current, node_module)  # (B, N)

@@ -15,7 +15,7 @@ from modmeta.search.candidates import marginals
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs, greedy
-from modmeta.shapes import Bool, Float, Int
+from modmeta.shapes import Float, Int
 
 PASSES = 8  # annealed passes of block Gibbs sampling from a random structure, to avoid local minima
 INITIAL_TEMPERATURE = 1000.0  # of these passes, nats
@@ -49,7 +49,7 @@ def infer(
     states: Float[Tensor, "B N T D"],
     generator: torch.Generator,
     known: Int[Tensor, "B N S"] | None = None,
-    mask: Bool[Tensor, "B T-1"] | None = None,
+    mask: Int[Tensor, "B N T-1"] | None = None,
 ) -> Inferred:
     """Infers structures of a batch of tasks by `search.sweeps` greedy steps from random structures.
 
@@ -62,7 +62,7 @@ def infer(
         states: observed states (B, N, T, D).
         generator: random numbers, on the device of the states.
         known: given edge modules (B, N, S), -1 where not given; None if none are given.
-        mask: steps to include, (B, T - 1); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
 
     Raises:
         UserError: `search.horizon` exceeds 1 and frames are missing.
@@ -87,7 +87,7 @@ def infer(
     lost = torch.zeros(b, dtype=torch.bool, device=states.device)
     for sweep in range(search.sweeps):
         if search.horizon == 1:  # messages of close pairs depend on the structure, hence several sweeps
-            messages = dynamics.messages(states, structure if sweep else None)
+            messages = model.messages(states, structure if sweep else None, mask)
             least, most = messages.flatten(1).aminmax(dim=1)
             if (overflown := ~(least.isfinite() & most.isfinite())).any():
                 messages, lost = messages.nan_to_num(0, 0, 0), lost | overflown

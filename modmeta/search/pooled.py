@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from modmeta.errors import UserError
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.model.dynamics.base import summed
+from modmeta.model.sight import counted
 from modmeta.search.candidates import every_row, marginals, sampled_rows, take
 from modmeta.search.infer import LARGEST, Inferred
 from modmeta.search.problem import Candidates, Problem, prior_energies
@@ -43,7 +44,7 @@ class Batch(NamedTuple):
     Attributes:
         states: (B, N, T, D).
         groups: group of every task, (B,), from 0 to G - 1.
-        mask: steps that count, (B, T - 1); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
     """
 
     states: Tensor
@@ -103,7 +104,7 @@ class PooledProblem(Problem):
         total = torch.zeros(g, n, m, dtype=torch.float64, device=self.states.device)
         dynamics = self.model.dynamics
         for states, groups, mask in self._few(n * max(n * dynamics.num_edge_modules, m)):
-            score, messages = self.model.scorer(states, mask=mask), dynamics.messages(states)
+            score, messages = self.model.scorer(states, mask=mask), self.model.messages(states, mask=mask)
             mine = [part.expand(g, *part.shape[1:])[groups] for part in (rows, types)]
             energies = score(summed(messages, mine[0]), mine[1]).nan_to_num(LARGEST, LARGEST, -LARGEST)
             total.index_add_(0, groups, energies.clamp(-LARGEST, LARGEST).double())
@@ -124,7 +125,7 @@ class PooledProblem(Problem):
             for states, groups, mask in self._few(self.states.shape[1]):
                 for group in groups.unique().tolist():
                     of = groups == group
-                    mine = moments(states[of, ..., 0], None if mask is None else mask[of])
+                    mine = moments(states[of, ..., 0], None if mask is None else counted(mask[of]).all(1))
                     found[group] = joined(found[group], mine) if group in found else mine
             n = self.states.shape[1]
             total = torch.zeros(len(self.states), n, n, dtype=torch.float64, device=self.states.device)  # and a count
@@ -150,14 +151,19 @@ class PooledProblem(Problem):
         empty = torch.zeros(g, n, size, size, dtype=torch.float64, device=self.states.device)
         total = Quadratic(empty, empty[..., 0].clone(), empty[..., 0, 0].clone())
         for states, groups, mask in self._few(n * n * k):
-            messages = model.dynamics.without_constants(model.dynamics.messages(states), states, mask)
+            known = model.messages(states, mask=mask)
+            messages = model.dynamics.without_constants(model.values(known), states, mask)
             left = model.dynamics.without_constants(model.unexplained(states, types[groups]), states, mask)
             scale, error = model.log_scale(states).expand_as(left), torch.zeros_like(left)
             if structure is not None:
                 error = left - summed(messages, structure.edge_modules[groups].unsqueeze(2)).squeeze(2)
+                if mask is not None:  # what is left out of the structure's messages
+                    rows = structure.edge_modules[groups].unsqueeze(2)
+                    variance = summed(known[..., left.shape[-1] :], rows).squeeze(2)
+                    scale = ((2 * scale).exp() + variance).log() / 2
             weight = model.likelihood.weight(error, scale) if structure is not None else (-2 * scale).exp()
             if mask is not None:
-                weight = weight * mask[:, None, :, None]
+                weight = weight * counted(mask).unsqueeze(-1)
             root = weight.double().sqrt().flatten(2)  # (B, N, L C)
             columns = messages.flatten(2, 3).flatten(3).double() * root.unsqueeze(2)  # (B, N, S K, L C)
             wanted = left.flatten(2).double() * root

@@ -79,11 +79,11 @@ class Problem:
     Attributes:
         model: the model that defines energies.
         states: observed states (B, N, T, D).
-        messages: result of `model.dynamics.messages`; needed at horizon 1.
+        messages: result of `model.messages`; needed at horizon 1.
         score: result of `model.scorer`; needed at horizon 1.
         horizon: number of steps of the rollouts that score structures.
         known: given edge modules (B, N, S), -1 where not given.
-        mask: steps to include, (B, T - 1), the same as in `score`; None for all.
+        mask: how well steps are known, (B, N, T - 1), the same as in `score`; None for all observed.
         logits: logits of the proposal network (B, N, S, K); None for uniform proposals.
         edge_cost: prior energy in nats of every edge whose module is not module 0.
         gradients: whether energies of whole structures have gradients.
@@ -96,7 +96,7 @@ class Problem:
     score: Score | None = None
     horizon: int = 1
     known: Int[Tensor, "B N S"] | None = None
-    mask: Bool[Tensor, "B T-1"] | None = None
+    mask: Int[Tensor, "B N T-1"] | None = None
     logits: Float[Tensor, "B N S K"] | None = None
     edge_cost: float = 0.0
     gradients: bool = False
@@ -160,7 +160,7 @@ def one_step_problem(
     states: Float[Tensor, "B N T D"],
     paths: Structure | None = None,
     known: Int[Tensor, "B N S"] | None = None,
-    mask: Bool[Tensor, "B T-1"] | None = None,
+    mask: Int[Tensor, "B N T-1"] | None = None,
     logits: Float[Tensor, "B N S K"] | None = None,
     edge_cost: float = 0.0,
 ) -> Problem:
@@ -172,7 +172,7 @@ def one_step_problem(
         paths: structures under which the paths of close pairs are integrated; None for cubic paths.
         known, mask, logits, edge_cost: see `Problem`.
     """
-    messages, score = model.dynamics.messages(states, paths), model.scorer(states, mask=mask)
+    messages, score = model.messages(states, paths, mask), model.scorer(states, mask=mask)
     return Problem(model, states, messages, score, 1, known, mask, logits, edge_cost)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modmeta.shapes import Bool, Float, Int
+from modmeta.model.sight import counted
+from modmeta.shapes import Float, Int
 
 # Factors of the scale of errors; each gives a candidate. Early in training, and on unusual tasks, errors exceed the
 # learned scale.
@@ -25,7 +26,7 @@ def relaxed_rows(
     messages: Float[Tensor, "B N S K T D"],
     changes: Float[Tensor, "B N T D"],
     log_scale: Float[Tensor, "*any"],
-    mask: Bool[Tensor, "B T"] | None = None,
+    mask: Int[Tensor, "B N T"] | None = None,
 ) -> Int[Tensor, "B N M S"]:
     """Candidate rows (B, N, M, S), one for every scale of `SCALE_FACTORS`.
 
@@ -33,7 +34,7 @@ def relaxed_rows(
         messages: messages of every module, (B, N, S, K, T, D).
         changes: changes to be explained by the sum of messages, (B, N, T, D).
         log_scale: log scale of errors, broadcastable to `changes`.
-        mask: steps to include, (B, T); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
 
     Raises:
         torch.linalg.LinAlgError: messages or changes are not finite.
@@ -41,7 +42,7 @@ def relaxed_rows(
     k = messages.shape[3]
     weight = (-log_scale).exp().expand_as(changes)
     if mask is not None:
-        weight = weight * mask[:, None, :, None]
+        weight = weight * counted(mask).unsqueeze(-1)
     weight = weight.flatten(2).double()  # float64, because columns of entities that move alike are nearly collinear
     corners = corners_of(k, messages.device)  # (K, K - 1)
     sent = messages.flatten(4).transpose(3, 4).double() @ corners  # (B, N, S, T D, K - 1)

@@ -19,8 +19,9 @@ from torch.func import functional_call
 
 from modmeta.model.dynamics.base import GAIN, Dynamics
 from modmeta.model.model import RelationalModel
+from modmeta.model.sight import counted, left_out
 from modmeta.search.cold_start.cluster import cluster
-from modmeta.shapes import Bool, Float, Int
+from modmeta.shapes import Float, Int
 
 DEGREES = 3.0  # degrees of freedom of errors, so that close encounters count no more than all other frames
 ROUNDS = 3  # of reweighting
@@ -57,7 +58,7 @@ class RealWeights(nn.Module):
         model: RelationalModel,
         states: Float[Tensor, "B N T D"],
         types: Int[Tensor, "B N"],
-        mask: Bool[Tensor, "B T-1"] | None = None,
+        mask: Int[Tensor, "B N T-1"] | None = None,
     ) -> tuple[Float[Tensor, " B"], Weights]:
         """Energies of tasks, with gradients, and the weights.
 
@@ -65,10 +66,11 @@ class RealWeights(nn.Module):
             model: with additive dynamics.
             states: observed (B, N, T, D).
             types: node modules (B, N).
-            mask: steps to include, (B, T - 1); None for all.
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
         """
         dynamics = model.dynamics
         sent, left = last_messages(dynamics, states), model.unexplained(states, types)
+        sent = left_out(sent.unsqueeze(3), mask).squeeze(3)
         sent, left = (dynamics.without_constants(part, states, mask) for part in (sent, left))
         floor, share = (2 * GAIN * self.log_scales).exp()
         log_scale = (floor + share * sent.square().sum((2, -1))).log().unsqueeze(-1) / 2  # (B, N, T - 1, 1)
@@ -76,7 +78,7 @@ class RealWeights(nn.Module):
         error = (left - (weights.value[..., None, None] * sent).sum(2)) * (-log_scale).exp()
         energy = (DEGREES + 1) / 2 * torch.log1p(error.square() / DEGREES) + log_scale
         if mask is not None:
-            energy = energy * mask[:, None, :, None]
+            energy = energy * counted(mask).unsqueeze(-1)
         size = (sent.square().mean((0, 1, 2, 3, 4)) + 1e-12).log() / 2  # which nothing but the scales tells
         return energy.sum((1, 2, 3)) + PIN * energy[0].numel() * size.square(), weights
 
@@ -96,7 +98,7 @@ def real_weights(
     messages: Float[Tensor, "B N S T C"],
     changes: Float[Tensor, "B N T C"],
     log_scale: Float[Tensor, "*any"],
-    mask: Bool[Tensor, "B T"] | None = None,
+    mask: Int[Tensor, "B N T"] | None = None,
 ) -> Weights:
     """Weights of every edge on one law that explain changes best.
 
@@ -104,11 +106,11 @@ def real_weights(
         messages: of the law (B, N, S, T, C).
         changes: to be explained by the weighted sum of messages, (B, N, T, C).
         log_scale: log scale of errors, broadcastable to `changes`.
-        mask: steps to include, (B, T); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
     """
     sure = (-log_scale).exp().expand_as(changes)
     if mask is not None:
-        sure = sure * mask[:, None, :, None]
+        sure = sure * counted(mask).unsqueeze(-1)
     sent, wanted = (messages * sure.unsqueeze(2)).flatten(3), (changes * sure).flatten(2)
     eye = torch.eye(sent.shape[2], dtype=sent.dtype, device=sent.device)
     importance = torch.ones_like(wanted)

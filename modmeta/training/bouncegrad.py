@@ -19,6 +19,7 @@ from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.basis import FoundLaws
 from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
+from modmeta.model.sight import counted
 from modmeta.search.infer import Inferred, concatenated, infer
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
@@ -298,7 +299,7 @@ class BounceGrad(ResumableModule):
         return Problem(
             model,
             states,
-            messages=model.dynamics.messages(states, structure if self._late else None) if alone else None,
+            messages=model.messages(states, structure if self._late else None, mask) if alone else None,
             score=model.scorer(states, mask=mask) if alone else None,
             horizon=search.horizon,
             known=batch.get(KNOWN),
@@ -440,12 +441,12 @@ class BounceGrad(ResumableModule):
         Tasks are taken a few at a time, so that memory does not grow with their number, and activations stay in cache.
 
         Without its proposal network, which knows one number of frames, a search that cannot try every row samples
-        uniformly. Steps outside `mask`, (B, T - 1), do not count.
+        uniformly. How well steps are known is in `mask`, (B, N, T - 1).
         """
         generator = torch.Generator(states.device).manual_seed(self.seed)
         network = self.proposal if proposal else None
         seen, n = states[:, :, : self.observed_frames], states.shape[1]
-        mask = None if mask is None else mask[:, : seen.shape[2] - 1]
+        mask = None if mask is None else mask[..., : seen.shape[2] - 1]
         size, parts = _few(n), []
         for first in range(0, len(states), size):
             part = slice(first, first + size)
@@ -468,7 +469,7 @@ class BounceGrad(ResumableModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         states = batch[STATES][:, :, : self.observed_frames]
-        known, mask = batch.get(KNOWN), batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
+        known, mask = batch.get(KNOWN), batch[MASK][..., : states.shape[2] - 1] if MASK in batch else None
         inferred = self.groups.of(batch) if self.groups else self.infer(states, known, mask=mask)
         energy = inferred.energies.sum() / _numbers(states, mask) + self.model.unit
         self.keep_means({"val/energy": energy}, len(states))
@@ -477,7 +478,7 @@ class BounceGrad(ResumableModule):
         if inferred.gap is not None:
             self.keep_means({"val/gap": inferred.gap.median()}, len(states))
             half = states.shape[2] // 2
-            before, after = (None, None) if mask is None else (mask[:, :half], mask[:, half:])
+            before, after = (None, None) if mask is None else (mask[..., :half], mask[..., half:])
             early = self.infer(states[:, :, : half + 1], known, False, before)
             late = self.infer(states[:, :, half:], known, False, after)
             held_out = self._held_out(states[:, :, half:], early, after)
@@ -495,7 +496,7 @@ class BounceGrad(ResumableModule):
         """Energy of frames that had no part in finding the structures, nats a number; more modules may raise it."""
         relations, types = inferred.structure
         rows, types = relations.unsqueeze(2), types.unsqueeze(2)
-        messages = self.model.dynamics.messages(states, inferred.structure)
+        messages = self.model.messages(states, inferred.structure, mask)
         return self.model.receiver_energies(states, messages, rows, types, mask=mask).sum() / _numbers(states, mask)
 
     def _gain(self, states: Tensor, inferred: Inferred, mask: Tensor | None) -> Tensor:
@@ -578,4 +579,4 @@ def _few(num_entities: int) -> int:
 def _numbers(states: Tensor, mask: Tensor | None) -> Tensor | int:
     """Observed changes of features in states (B, N, T, D) that count."""
     b, n, t, d = states.shape
-    return b * n * (t - 1) * d if mask is None else mask.sum().clamp_min(1) * n * d
+    return b * n * (t - 1) * d if mask is None else counted(mask).sum().clamp_min(1) * d

@@ -116,7 +116,7 @@ class Groups:
         n = batch[STATES].shape[1]
         structure = Structure(edges[groups, :n, : n - 1], types[groups, :n])
         states = batch[STATES][:, :, : self.frames]
-        mask = batch[MASK][:, : states.shape[2] - 1] if MASK in batch else None
+        mask = batch[MASK][..., : states.shape[2] - 1] if MASK in batch else None
         messages, score = one_step_problem(self.model, states, structure, mask=mask).one_step()
         energies = score(summed(messages, structure.edge_modules.unsqueeze(2)), structure.node_modules.unsqueeze(2))
         return Inferred(structure, chances[groups, :n, : n - 1], energies.flatten(1).sum(1), None)
@@ -194,5 +194,5 @@ class Groups:
             return
         for part in torch.arange(len(ids)).split(max(1, size // (t * tasks.states.shape[3]))):
             batch = tasks[ids[part].tolist()]
-            mask = batch[MASK][:, : t - 1].to(self.device) if MASK in batch else None
+            mask = batch[MASK][..., : t - 1].to(self.device) if MASK in batch else None
             yield Batch(batch[STATES][:, :, :t].to(self.device), groups[part].to(self.device), mask)

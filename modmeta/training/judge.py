@@ -19,6 +19,7 @@ from modmeta.evaluation.verdict import (
     quality,
 )
 from modmeta.graph.bank import Structure
+from modmeta.model.sight import counted
 from modmeta.search.infer import Inferred
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.training.bouncegrad import BounceGrad
@@ -40,7 +41,7 @@ def judge(module: BounceGrad, valid: TaskDataset) -> Judged:
     ids = max(sizes, key=len)[:most]  # tasks of one size
     n = valid.states.shape[1] if valid.counts is None else int(valid.counts[ids[0]])
     states = valid.states[ids, :n, : module.observed_frames].to(module.device)
-    mask = None if valid.mask is None else valid.mask[ids, : states.shape[2] - 1].to(module.device)
+    mask = None if valid.mask is None else valid.mask[ids, :n, : states.shape[2] - 1].to(module.device)
     groups = None if valid.groups is None else valid.groups[ids].to(module.device)
     verdict = decide(compared(module, states, mask, groups))
     prior: tuple[float, ...] = ()
@@ -58,7 +59,7 @@ def compared(
     Args:
         module: trained.
         states: (B, N, T, D), not seen in training.
-        mask: steps that count, (B, T - 1); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
         groups: of tasks, (B,), where those of a group share a structure.
         draws: number of exchanges; None for the usual.
     """
@@ -101,13 +102,16 @@ def _home(module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tenso
         return None
     known = []
     for window in sorted({min(window, states.shape[2]) for window in WINDOWS}):
-        seen, steps = states[:, :, :window], None if mask is None else mask[:, : window - 1]
+        seen, steps = states[:, :, :window], None if mask is None else mask[..., : window - 1]
         mine = module.infer(seen, None, False, steps)
         known.append((window, as_searched(module.model, seen, mine, None, steps)))
     return _noted(known)
 
 
 def _noted(known: list[tuple[int, Quality]]) -> Home | None:
+    known = [(frames, one) for frames, one in known if not bool(one.energies.isneginf().any())]  # no complete step
+    if not known:
+        return None
     whole = known[-1][1]
     if not bool(torch.cat([one.energies for _, one in known]).isfinite().all()):
         return None
@@ -124,7 +128,7 @@ def judge_file(
         module: trained.
         judged: what its checkpoint knows.
         states: (B, N, T, D), normalised.
-        mask: steps that count, (B, T - 1); None for all.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
         groups: of tasks, (B,); None where every task has a structure of its own.
         counts: number of entities of every task, (B,); None for N.
         misfits: share of tasks that the model does not fit.
@@ -137,7 +141,7 @@ def judge_file(
     far = misfits > 0.5  # only gains can tell whether there are relations all the same
     ids = sample_of(len(states), counts, None if nulls else TASKS if far else SOME)
     n = states.shape[1] if counts is None else int(counts[ids[0]])
-    part = (states[ids, :n], None if mask is None else mask[ids], None if groups is None else groups[ids])
+    part = (states[ids, :n], None if mask is None else mask[ids, :n], None if groups is None else groups[ids])
     return of_file(judged.verdict, decide(compared(module, *part, draws=None if nulls or far else 1), misfits))
 
 
@@ -158,7 +162,7 @@ def recalibrated(
     They are no lower than before. Recordings with gaps keep them.
     """
     ids = sample_of(len(states), counts, SOME)
-    whole = ids if mask is None else ids[mask[ids].all(1)]
+    whole = ids if mask is None else ids[counted(mask[ids]).flatten(1).all(1)]
     n = states.shape[1] if counts is None else int(counts[ids[0]])
     if not len(whole) or module.search.horizon > 1 or module.model.noise or states.shape[2] < 2 * 3:
         return calibration

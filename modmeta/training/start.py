@@ -24,6 +24,7 @@ from modmeta.data.units import Units
 from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
+from modmeta.model.sight import counted
 from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles
 from modmeta.terminal import Terminal, doing
 from modmeta.text import for_console
@@ -184,9 +185,9 @@ def _seen(tasks: TaskDataset, ids: Tensor, n: int) -> Tensor | None:
     """Where entities were observed, (B, N, T): in frames that a step which counts begins or ends with."""
     if tasks.mask is None:
         return None
-    mask = tasks.mask[ids].bool()
-    edge = torch.zeros_like(mask[:, :1])
-    return (torch.cat((mask, edge), 1) | torch.cat((edge, mask), 1)).unsqueeze(1).expand(-1, n, -1)
+    mask = counted(tasks.mask[ids, :n])
+    edge = torch.zeros_like(mask[..., :1])
+    return torch.cat((mask, edge), -1) | torch.cat((edge, mask), -1)
 
 
 def _sizes(tasks: TaskDataset) -> list[int]:

@@ -71,3 +71,28 @@ def test_the_prior_leaves_absent_entities_alone(found: modmeta.Relations) -> Non
     assert np.isnan(told.probabilities[0, 4]).all()
     assert (told.relations[0, 4] == -1).all()
     assert claimed(replace(nothing, verdict=found.verdict)).probabilities is chances
+
+
+def test_entities_come_and_go(model: modmeta.Model, springs: Trajectories) -> None:
+    """No frame shows all; the pair that none shows together has the prior, the others are told."""
+    seen = np.ones(springs.states.shape[:3], bool)
+    seen[:, 0, 25:] = seen[:, 1, :25] = False
+    found = model.infer(np.where(seen[..., None], springs.states, 0), seen)
+    assert found.apart is not None
+    assert springs.relations is not None
+    assert np.argwhere(found.apart.all(0)).tolist() == [[0, 1], [1, 0]]
+    assert found.apart.sum() == 2 * len(springs.states)
+    np.testing.assert_allclose(found.probabilities[:, [0, 1], [1, 0]], 0.5, atol=0.01)
+    together = ~found.apart & ~np.eye(5, dtype=bool)
+    assert (found.relations == springs.relations)[together].mean() > 0.85
+    assert found.probabilities.max(-1)[together].mean() < 0.99
+
+
+def test_no_frame_shows_all_but_gaps_are_short(model: modmeta.Model, springs: Trajectories) -> None:
+    frames = springs.states.shape[2]
+    seen = np.arange(frames) % 5 != np.arange(5)[:, None]
+    found = model.infer(springs.states, np.broadcast_to(seen, springs.states.shape[:3]))
+    assert found.apart is None
+    assert found.verdict.name == FOUND
+    assert springs.relations is not None
+    assert (off_diagonal(found.relations) == off_diagonal(springs.relations)).mean() > 0.99

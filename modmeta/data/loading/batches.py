@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import observed_steps
+from modmeta.data.transforms.gaps import known_steps
 from modmeta.data.units import Units
 from modmeta.graph.relations import from_matrix
 from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
@@ -22,7 +22,7 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
     Args:
         states: (tasks, N, T, D), N the largest number of entities; absent entities come last.
         relations: labels (tasks, N, S); a task of n entities uses the first n rows and n - 1 columns. None if unknown.
-        mask: whether both frames of a step were observed, (tasks, T - 1); None if all were.
+        mask: how well steps are known, (tasks, N, T - 1) int8, see `modmeta.keys`; None if all were observed.
         known: relations given to the search (tasks, N, S), -1 where not given.
         types: labels of entities (tasks, N).
         counts: number of entities of every task, (tasks,); None if all have N.
@@ -58,7 +58,7 @@ class TaskDataset(Dataset[dict[str, Tensor]]):
         if self.known is not None:
             batch[KNOWN] = self.known[task, :n, : n - 1].long()
         if self.mask is not None:
-            batch[MASK] = self.mask[task]
+            batch[MASK] = self.mask[task, :n]
         if self.types is not None:
             batch[TYPES] = self.types[task, :n].long()
         return batch
@@ -227,7 +227,7 @@ def as_dataset(data: Trajectories, units: Units, group_names: np.ndarray | None 
     relations = None
     if data.relations is not None:
         relations = from_matrix(torch.from_numpy(data.relations)).to(torch.int8)
-    steps, counts = observed_steps(data), data.counts
+    steps, counts = known_steps(data), data.counts
     groups = None
     if data.group_names is not None:
         names = np.unique(data.group_names) if group_names is None else group_names

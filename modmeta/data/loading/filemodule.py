@@ -20,6 +20,7 @@ from modmeta.data.transforms.windows import automatic_length, windows
 from modmeta.data.units import Scales, robust_scales
 from modmeta.errors import DataError
 from modmeta.io import expanded
+from modmeta.keys import OBSERVED
 from modmeta.text import plain
 
 SPLITS = ("train", "valid", "test")
@@ -74,7 +75,9 @@ class FileDataModule(TrajectoryDataModule):
 
     def model_scales(self) -> Scales:
         train = self.splits["train"]
-        complete = torch.ones(len(train), dtype=torch.bool) if train.mask is None else train.mask.all(dim=1)
+        complete = torch.ones(len(train), dtype=torch.bool)
+        if train.mask is not None:
+            complete = (train.mask == OBSERVED).flatten(1).all(1)
         states = train.present(complete if complete.any() else ~complete)
         assert self.units is not None
         return robust_scales(states, self.positions, self.units, self.meta["frame_step"])

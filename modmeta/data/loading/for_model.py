@@ -13,11 +13,12 @@ from modmeta.data.describe import Known, check_familiar, check_moving, find_posi
 from modmeta.data.names import motion_order
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last, check_steps, filled, observed_steps, with_absent
+from modmeta.data.transforms.gaps import absent_last, check_steps, filled, known_steps, with_absent
 from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
 from modmeta.data.transforms.windows import windows
 from modmeta.data.units import Units
 from modmeta.errors import DataError
+from modmeta.keys import OBSERVED, UNKNOWN
 
 MOTION = 0.02  # tolerated relative difference of the time between frames
 
@@ -205,7 +206,8 @@ def arrays_for_model(
         frame_step: time between frames of the training data.
 
     Returns:
-        Trajectories, states in protocol units (B, N, T, D), and the steps that count, (B, T - 1); None for all.
+        Trajectories, states in protocol units (B, N, T, D), and how well steps are known, (B, N, T - 1); None for all
+        observed.
 
     Raises:
         DataError: states or mask do not fit the model.
@@ -227,7 +229,10 @@ def arrays_for_model(
             f"states: task {task}, entity {entity}, frame {frame}, {known.features[feature]} is {value:.3g}, too large "
             "for the model; check that value"
         )
-    steps = observed_steps(data) if steps is None else steps
+    if steps is None:
+        steps = known_steps(data)
+    else:  # of all entities alike
+        steps = np.where(steps, OBSERVED, UNKNOWN).astype(np.int8)[:, None].repeat(data.num_entities, 1)
     return data, given, None if steps is None else torch.from_numpy(steps)
 
 

@@ -1,4 +1,4 @@
-"""Missing frames and absent entities: states are filled by interpolation, and masked in likelihoods."""
+"""Missing frames and absent entities: states are filled by interpolation, and likelihoods know which are."""
 
 from dataclasses import replace
 
@@ -8,8 +8,10 @@ from scipy.interpolate import CubicSpline
 from modmeta.data.bounds import FREE, SPARSE
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
+from modmeta.keys import BRIDGED, OBSERVED
 
 SPLINE = 4  # frames needed for a cubic spline; fewer are interpolated linearly
+RELIABLE = 0.01  # error of interpolation, in standard deviations of a feature, up to which single frames are bridged
 
 
 def masked(data: Trajectories) -> Trajectories:
@@ -61,7 +63,9 @@ def absent_last(data: Trajectories, frames: int | None = None) -> Trajectories:
 
 
 def filled(states: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Fills missing states by linear interpolation in time, constant beyond the first and last; 0 for absent entities.
+    """Fills missing states by interpolation in time, constant beyond the first and last; 0 for absent entities.
+
+    A single frame between two observed on either side is on the cubic through these; all others are linear.
 
     Args:
         states: (B, N, T, D).
@@ -77,25 +81,55 @@ def filled(states: np.ndarray, seen: np.ndarray) -> np.ndarray:
         path = states[task, entity]
         for feature in range(path.shape[1]):
             path[missing, feature] = np.interp(missing, observed, path[observed, feature])
+    task, entity, frame = np.nonzero(_single(seen))
+    near = [states[task, entity, frame + k] for k in (-2, -1, 1, 2)]
+    states[task, entity, frame] = (4 * (near[1] + near[2]) - near[0] - near[3]) / 6
     return states
 
 
-def observed_steps(data: Trajectories) -> np.ndarray | None:
-    """Whether all present entities were observed at both frames of a step, (B, T - 1); None if always."""
-    if data.mask is None or (steps := steps_seen(data.mask)).all():
+def known_steps(data: Trajectories) -> np.ndarray | None:
+    """How well every step of every entity is known, (B, N, T - 1) int8; None if present entities were always observed.
+
+    Steps of absent entities count as observed: no batch has them.
+    """
+    if data.mask is None:
         return None
-    return steps
+    seen = data.mask | ~data.mask.any(axis=-1, keepdims=True)
+    if seen.all():
+        return None
+    known = seen | _single(seen) if _reliable(data.states, data.mask) else seen
+    return np.where(_both(seen), OBSERVED, np.where(_both(known), BRIDGED, 0)).astype(np.int8)
 
 
 def steps_seen(mask: np.ndarray) -> np.ndarray:
-    """Whether all present entities were observed at both frames of a step: mask (B, N, T) to (B, T - 1)."""
-    present = mask.any(axis=-1, keepdims=True)
-    frames = np.asarray((mask | ~present).all(axis=1))
-    return frames[:, 1:] & frames[:, :-1]
+    """Whether two entities or more were observed at both frames of a step: mask (B, N, T) to (B, T - 1)."""
+    return np.asarray(_both(mask).sum(axis=1) > 1)
+
+
+def _both(seen: np.ndarray) -> np.ndarray:
+    """Whether both frames of a step are seen: (B, N, T) to (B, N, T - 1)."""
+    return np.asarray(seen[..., 1:] & seen[..., :-1])
+
+
+def _single(seen: np.ndarray) -> np.ndarray:
+    """Frames not seen between two that are on either side, (B, N, T)."""
+    single = np.zeros_like(seen)
+    if seen.shape[-1] > SPLINE:
+        single[..., 2:-2] = ~seen[..., 2:-2] & seen[..., :-4] & seen[..., 1:-3] & seen[..., 3:-1] & seen[..., 4:]
+    return single
+
+
+def _reliable(states: np.ndarray, seen: np.ndarray) -> bool:
+    """Whether seen frames are where the quadratic through the frame before and the two after has them."""
+    four = seen[..., :-3] & seen[..., 1:-2] & seen[..., 2:-1] & seen[..., 3:]
+    if states.shape[2] <= SPLINE or not four.any():
+        return False
+    error = np.median(np.abs(np.diff(states, 3, axis=2)[four]), axis=0) / 3  # few frames may be at a wall
+    return bool((error <= RELIABLE * states[seen].std(axis=0)).all())
 
 
 def check_steps(data: Trajectories, where: str) -> None:
-    """Checks that every task, or one of every group, has a step at both frames of which all entities were seen.
+    """Checks that every task, or one of every group, has a step at both frames of which two entities were seen.
 
     Raises:
         DataError: it has none, so that nothing could be told of its relations.
@@ -111,8 +145,8 @@ def check_steps(data: Trajectories, where: str) -> None:
     rare = int(shares.argmin())
     step = f"{data.frame_step:g}"
     raise DataError(
-        f"{where}: task {data.task_name(task)} has no two frames in a row that see all its entities; interpolate gaps "
-        f"within recordings, --resample {step} --missing mask (resample={step}, missing=mask), "
+        f"{where}: task {data.task_name(task)} has no two frames in a row that see two of its entities; interpolate "
+        f"gaps within recordings, --resample {step} --missing mask (resample={step}, missing=mask), "
         f"leave out entities that are rarely seen (entity {data.entity_name(task, rare)}: {shares[rare]:.0%} of its "
         "frames), or remove the task"
     )

@@ -184,7 +184,7 @@ class Dynamics(nn.Module, ABC):
         Args:
             values: errors or messages (B, N, ..., T - 1, C).
             states: observed states (B, N, T, D).
-            mask: steps to include, (B, T - 1); None for all.
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
         """
         return values
 

@@ -26,6 +26,7 @@ from modmeta.model.dynamics.base import Dynamics, one_hot
 from modmeta.model.features import PairFeatures, pair_states
 from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
+from modmeta.model.sight import counted
 from modmeta.shapes import Float, Int
 
 SMALLEST = 1e-12  # of a state whose logarithm is taken
@@ -307,7 +308,7 @@ class LawDynamics(Dynamics):
         Args:
             values: (B, N, ..., T - 1, C), errors or messages.
             states: of the steps (B, N, T, D).
-            mask: steps that count, (B, T - 1); none for all.
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
         """
         if not self.has_constants:
             return values
@@ -326,7 +327,7 @@ class LawDynamics(Dynamics):
 
     def _constant(self, values: Tensor, gain: Tensor, mask: Tensor | None) -> Tensor:
         """Least squares of values (B, N, ..., T - 1, C) on a gain, (B, N, ..., 1, C)."""
-        weighted = gain if mask is None else gain * mask.view(len(mask), *[1] * (gain.dim() - 3), -1, 1)
+        weighted = gain if mask is None else gain * counted(mask).view(*mask.shape[:2], *[1] * (gain.dim() - 4), -1, 1)
         return (weighted * values).sum(-2, keepdim=True) / (weighted * gain).sum(-2, keepdim=True).clamp_min(1e-20)
 
     # ---- forecasts -------------------------------------------------------------------------------------------------

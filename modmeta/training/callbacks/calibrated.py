@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import WandbLogger
 from modmeta.data.loading.batches import by_size
 from modmeta.evaluation.calibration import TASKS, calibrate
 from modmeta.keys import RELATIONS, STATES
+from modmeta.model.sight import counted
 from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.checkpoints.files import DurableCheckpoints
 from modmeta.training.checkpoints.loading import read_checkpoint
@@ -48,7 +49,9 @@ class Calibrate(pl.Callback):
 
 
 def _calibration(module: BounceGrad, valid: Any) -> dict[str, Any]:
-    whole = torch.arange(len(valid)) if valid.mask is None else valid.mask.all(1).nonzero().squeeze(1)
+    whole = torch.arange(len(valid))
+    if valid.mask is not None:
+        whole = whole[counted(valid.mask).flatten(1).all(1)]
     if not len(whole) or module.search.horizon > 1 or module.model.noise:
         return {}
     scenes = []

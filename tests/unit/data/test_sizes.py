@@ -19,13 +19,13 @@ from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.loading.filemodule import FileDataModule, filled_from_file
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import observed_steps
+from modmeta.data.transforms.gaps import known_steps
 from modmeta.data.units import Units
 from modmeta.errors import DataError
 from modmeta.evaluation.protocol import BySize
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.graph.relations import from_matrix
-from modmeta.keys import RELATIONS, STATES
+from modmeta.keys import OBSERVED, RELATIONS, STATES
 from modmeta.simulators import Springs
 from tests.conftest import make_model
 from tests.runs import compose
@@ -66,7 +66,7 @@ def test_files_hold_tasks_of_different_sizes(ending: str, mixed: Trajectories, t
     np.testing.assert_array_equal(back.relations, mixed.relations)
     np.testing.assert_allclose(back.states, mixed.states, rtol=1e-12, atol=1e-12)
     assert back.sizes == [3, 4, 5]
-    assert observed_steps(back) is None
+    assert known_steps(back) is None
 
 
 @pytest.mark.parametrize("missing", ["error", "mask"])
@@ -92,7 +92,7 @@ def test_an_entity_that_is_nan_throughout_is_not_there(missing: str, tmp_path: P
             formats.load(tmp_path / "b.h5")
         return
     back = formats.load(tmp_path / "b.h5", how=Reading(missing=missing))["test"]
-    assert observed_steps(back).sum(1).tolist() == [11, 11, 9]
+    assert (known_steps(back) == OBSERVED).sum((1, 2)).tolist() == [44, 44, 42]
 
 
 def test_what_makes_no_sense_is_refused(mixed: Trajectories, tmp_path: Path) -> None:

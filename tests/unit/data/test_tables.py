@@ -17,8 +17,9 @@ from modmeta.data.formats.columns import write_columns
 from modmeta.data.formats.relations import relations_table
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import steps_seen
+from modmeta.data.transforms.gaps import known_steps
 from modmeta.errors import DataError
+from modmeta.keys import OBSERVED
 from tests.unit.data.test_files import assert_same, example
 
 ENDINGS = ["csv", "tsv", "parquet", "h5", "npz"]
@@ -126,8 +127,10 @@ def test_what_is_missing_is_named_or_masked(tmp_path: Path) -> None:
     back = load(tmp_path / "a.parquet", how=Reading(missing="mask"))["test"]
     assert back.mask.sum() == 2 * 3 * 6 - 1
     assert not back.mask[1, 2, 3]
-    np.testing.assert_allclose(back.states[1, 2, 3], (data.states[1, 2, 2] + data.states[1, 2, 4]) / 2)
-    assert steps_seen(back.mask).tolist() == [[True] * 5, [True, True, False, False, True]]
+    near = data.states[1, 2, [1, 2, 4, 5]]
+    np.testing.assert_allclose(back.states[1, 2, 3], (4 * (near[1] + near[2]) - near[0] - near[3]) / 6)
+    assert (known_steps(back)[1, 2] == OBSERVED).tolist() == [True, True, False, False, True]
+    assert (known_steps(back) == OBSERVED).sum() == 2 * 3 * 5 - 2
     columns = rows(data)
     columns["vx"][place[0, 1, 5]] = None
     csv.write_csv(pa.table(columns), tmp_path / "b.csv")
@@ -140,7 +143,7 @@ def test_what_is_missing_is_named_or_masked(tmp_path: Path) -> None:
         load(tmp_path / "c.parquet")
     ragged = load(tmp_path / "c.parquet", how=Reading(missing="mask"))["test"]
     assert ragged.mask[0].any(axis=1).tolist() == [True, True, False]
-    assert steps_seen(ragged.mask)[0].tolist() == [True] * 4 + [False]
+    assert known_steps(ragged)[0, 0].tolist() == [OBSERVED] * 4 + [0]
 
 
 def test_uneven_steps_are_named_or_resampled(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modmeta.evaluation.gain import gain
+from modmeta.keys import OBSERVED
 
 
 def changes(scales: list[float]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -52,9 +53,9 @@ def test_a_collision_does_not_decide() -> None:
 
 def test_steps_that_do_not_count_do_not() -> None:
     targets, states, noise = changes([1.0, 1.0])
-    error, mask = 0.1 * noise, torch.ones(4, 500)
-    mask[:, ::3] = 0
-    kept = mask[0] > 0
+    error, mask = 0.1 * noise, torch.full(noise.shape[:3], OBSERVED)
+    mask[..., ::3] = 0
+    kept = mask[0, 0] > 0
     expected = gain(error[:, :, kept], targets[:, :, kept], states[:, :, kept])
     error[:, :, ::3] = 1e6
     torch.testing.assert_close(gain(error, targets, states, mask), expected, rtol=1e-4, atol=1e-5)

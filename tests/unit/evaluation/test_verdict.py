@@ -34,6 +34,7 @@ from modmeta.evaluation.verdict import (
 )
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix
+from modmeta.keys import OBSERVED
 from modmeta.model.dynamics.discrete import ModularDynamics
 from modmeta.model.features import RelativeFeatures
 from modmeta.model.likelihood import Gaussian
@@ -102,7 +103,11 @@ def strangers(states: Tensor) -> Tensor:
 @pytest.mark.parametrize("masked", [False, True])
 def test_relations_are_found_and_not_among_strangers(masked: bool) -> None:
     states = coupled(0.15)
-    mask = drawn(len(states), states.shape[2] - 1) > -1.5 if masked else None
+    mask = (
+        OBSERVED * (drawn(len(states), 1, states.shape[2] - 1) > -1.5).expand(-1, states.shape[1], -1)
+        if masked
+        else None
+    )
     assert decide(compared(states, mask)).found
     assert decide(compared(strangers(states), mask)).name == NOTHING
     assert decide(compared(coupled(0.0), mask)).name == NOTHING
@@ -140,14 +145,14 @@ def test_exchange_takes_every_recording_once_within_its_group(groups: Tensor | N
 
 def test_pieces_hold_the_frames_in_order() -> None:
     states = torch.arange(2 * 3 * 50).view(2, 3, 50, 1).float()
-    mask = torch.ones(2, 49, dtype=torch.bool)
-    mask[1, 10] = False
+    mask = torch.full((2, 3, 49), OBSERVED)
+    mask[1, :, 10] = 0
     cut, steps, groups = in_pieces(states, mask, torch.tensor([0, 1]))
     assert cut.shape == (12, 3, 8, 1)
     assert groups.tolist() == [0] * 6 + [1] * 6
     torch.testing.assert_close(cut[7, 2], states[1, 2, 8:16])
     assert steps is not None
-    assert (~steps).nonzero().tolist() == [[7, 2]]
+    assert (steps == 0).nonzero().tolist() == [[7, i, 2] for i in range(3)]
 
 
 def test_alone_has_what_entities_have_of_their_own() -> None:
@@ -220,8 +225,8 @@ def test_correlation_of_errors() -> None:
     noise = drawn(50, 4, 60, 2)
     assert float(correlation(noise).mean()) == pytest.approx(0.0, abs=0.05)
     assert float(correlation(noise[:, :, 1:] + noise[:, :, :-1]).mean()) > 0.2
-    mask = torch.ones(50, 60, dtype=torch.bool)
-    mask[:, ::2] = False
+    mask = torch.full((50, 4, 60), OBSERVED)
+    mask[..., ::2] = 0
     assert float(correlation(noise, mask).abs().max()) == 0.0, "no neighbours"
 
 

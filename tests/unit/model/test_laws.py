@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modmeta.graph.bank import Structure
+from modmeta.keys import OBSERVED
 from modmeta.model.basis import Family, FoundLaws, Kind, family_named
 from modmeta.model.dynamics.base import summed
 from modmeta.model.dynamics.laws import LawDynamics
@@ -181,7 +182,7 @@ def test_constants_of_entities_are_found_left_out_of_errors_and_carried_on() -> 
     errors = torch.randn(1, 4, 2, 13, 1, generator=torch.Generator().manual_seed(0))
     shifted = dynamics.without_constants(errors + drive.view(1, 4, 1, 1, 1), states)
     torch.testing.assert_close(shifted, dynamics.without_constants(errors, states))
-    mask = torch.arange(13).view(1, 13) < 7
+    mask = OBSERVED * (torch.arange(13) < 7).expand(*states.shape[:2], 13)
     left = dynamics.without_constants(errors, states, mask)
     torch.testing.assert_close(left[..., :7, :].mean(-2), torch.zeros(1, 4, 2, 1), atol=1e-6, rtol=0)
 

@@ -15,6 +15,7 @@ from modmeta.evaluation.calibration import tempered
 from modmeta.evaluation.posterior import enumerable
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.graph.relations import all_rows, from_matrix, to_matrix
+from modmeta.keys import OBSERVED, UNKNOWN
 from modmeta.search import gibbs as blocks
 from modmeta.search.candidates import enumerate_rows, marginals, propose_rows
 from modmeta.search.gibbs import draw_slots
@@ -327,8 +328,8 @@ def test_greedy_takes_the_least_mutual_structure_however_it_is_configured(
 @pytest.mark.parametrize("enumerate_up_to", [1024, 0])
 def test_frames_outside_the_mask_change_nothing(states: Tensor, enumerate_up_to: int) -> None:
     """Steps that do not count may say anything; without the mask they decide."""
-    model, mask = make_model(), torch.ones(3, 10, dtype=torch.bool)
-    mask[:, 4:6] = False
+    model, mask = make_model(), torch.full((3, 4, 10), OBSERVED)
+    mask[..., 4:6] = UNKNOWN
     wrong = states.clone()
     wrong[:, :, 5] += 3.0  # the frame between the two steps
     kernel = Search(gibbs, enumerate_up_to=enumerate_up_to).kernel(model, 4, greedy)
@@ -386,8 +387,8 @@ def test_linear_algebra_finds_long_rows(k: int) -> None:
     scale = torch.full((1, 1, 1, 1), 1e-3).log()
     found = relaxed_rows(messages, changes, scale)
     assert (found == truth.unsqueeze(2)).float().mean((0, 1, 3)).max() == 1
-    mask = torch.ones(2, 30, dtype=torch.bool)
-    mask[:, 10:13] = False
+    mask = torch.full((2, 3, 30), OBSERVED)
+    mask[..., 10:13] = UNKNOWN
     changes[:, :, 10:13] = 1e3
     found = relaxed_rows(messages, changes, scale, mask)
     assert (found == truth.unsqueeze(2)).float().mean((0, 1, 3)).max() == 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modmeta.keys import OBSERVED, UNKNOWN
 from modmeta.model.features import AbsoluteFeatures
 from modmeta.search.weights import RealWeights, Weights, centres, last_messages, real_weights
 from tests.conftest import make_model
@@ -13,8 +14,8 @@ def test_weights_are_found_in_spite_of_outliers_and_gaps() -> None:
     messages, value = torch.randn(2, 3, 2, 40, 4), torch.randn(2, 3, 2)
     changes = (value[..., None, None] * messages).sum(2) + 0.01 * torch.randn(2, 3, 40, 4)
     changes[:, :, ::13] += 50.0
-    mask = torch.ones(2, 40, dtype=torch.bool)
-    mask[:, 1::9] = False
+    mask = torch.full((2, 3, 40), OBSERVED)
+    mask[..., 1::9] = UNKNOWN
     changes[:, :, 1::9] = 1e4
     found = real_weights(messages, changes, torch.tensor(0.01).log(), mask)
     torch.testing.assert_close(found.value, value, rtol=0.02, atol=0.02)
