@@ -100,7 +100,7 @@ def _found(find: Find, seen: list[tuple[Tensor, Tensor | None]]) -> list[Inferre
     gaps = (None, None) if whole.gap is None else whole.gap.chunk(2)
     structures = zip(*(part.chunk(2) for part in whole.structure), strict=True)
     parts = zip(structures, whole.probabilities.chunk(2), whole.energies.chunk(2), gaps, strict=True)
-    return [Inferred(Structure(*structure), *rest) for structure, *rest in parts]
+    return [Inferred(Structure(*structure), chances, energies, gap) for structure, chances, energies, gap in parts]
 
 
 def _small(tasks: int, entities: int) -> bool:
