@@ -3,7 +3,7 @@ PYTHON ?= python3
 KILLS ?= 200
 BIN := .venv/bin
 
-.PHONY: train test test-unit test-slow lint bench gpu crash faults pretrained clean
+.PHONY: train test test-unit test-slow test-printed lint bench gpu crash faults pretrained clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=springs5
@@ -20,6 +20,10 @@ test-unit: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow
+
+# Trains by the command that `modmeta inspect` prints, for every file that people write: half an hour.
+test-printed: .venv/installed
+	$(BIN)/python -m pytest -q -m slow tests/unit/cli/test_inspect.py
 
 lint: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -23,7 +23,7 @@ from modmeta.data.units import Units
 from modmeta.errors import DataError, TaskError, UserError, renumbered
 from modmeta.evaluation.calibration import Calibration, to_relations
 from modmeta.evaluation.forecasts import bounded, check_size, ensemble
-from modmeta.evaluation.posterior import OVERFLOWN, node_modules, of_edges, sample
+from modmeta.evaluation.posterior import OVERFLOWN, node_modules, of_edges
 from modmeta.evaluation.verdict import NOT_JUDGED, NOTHING, UNFIT, Judged, Verdict, as_searched, quality
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix, to_matrix
@@ -37,6 +37,7 @@ from modmeta.training.judge import judge_file, recalibrated
 
 Advance = Callable[[int], object]
 BATCH = 50  # tasks that are inferred together
+ROLLED, PAIRS = 250, 5000  # tasks that are forecast together, if they have no more pairs: many small steps cost calls
 ENTITY_AXES = dict.fromkeys(("energies", "misfit"), 0) | dict.fromkeys(
     ("evidence", "node_modules", "types", "mean", "low", "high"), 1
 )  # else 2
@@ -314,7 +315,8 @@ class Model:
         """
         data, given, _ = self._given(states, None)
         last = given[:, :, -1]
-        check_size(last, steps, members, BATCH)
+        at_once = max(BATCH, min(ROLLED, PAIRS // (last.shape[1] * (last.shape[1] - 1))))
+        check_size(last, steps, members, at_once)
         dynamics, whole = self.module.model.dynamics, _Whole(*last.shape[:2])
         k, g = dynamics.num_edge_modules, dynamics.num_node_modules
         chances, types = torch.as_tensor(relations.modules), relations.node_modules
@@ -325,7 +327,7 @@ class Model:
         if types is not None:
             types = torch.as_tensor(types)
             _check_shape(types, (*last.shape[:2], g), "node_modules")
-        for ids, n in _batches(data):
+        for ids, n in _batches(data, at_once):
             generator = torch.Generator().manual_seed(self.module.seed)
             with renumbered([data.task_name(int(task)) for task in ids]):
                 matrices = _chances(chances[ids, :n, :n], "modules")
@@ -385,26 +387,6 @@ class Model:
             return Inferred(structure, found.probabilities[places], found.energies[places], gap)
 
         return of
-
-    def trace(self, states: Any, relations: Relations) -> tuple[np.ndarray, np.ndarray]:
-        """Energies (sweeps, chains, B) and temperatures (sweeps,) of chains that cool down from random structures.
-
-        Args:
-            states: as `infer` takes them, tasks of one size.
-            relations: relations of the same tasks.
-        """
-        _, given, _ = self._given(states, None)
-        b, n = given.shape[:2]
-        chances = torch.as_tensor(relations.modules)
-        _check_shape(chances, (b, n, n, self.module.model.dynamics.num_edge_modules), "modules")
-        modules = _chances(chances, "modules").argmax(-1)
-        nodes = relations.node_modules
-        types = modules.new_zeros(given.shape[:2]) if nodes is None else torch.as_tensor(nodes).argmax(-1)
-        structure = Structure(from_matrix(modules), types)
-        generator = torch.Generator().manual_seed(self.module.seed)
-        temperature = self.calibration.at(given.shape[2])
-        chains = sample(self.module.model, given, structure, temperature, generator, sweeps=60, cooling=60)
-        return chains.energies.numpy(), chains.temperatures.numpy()
 
     def _given(self, states: Any, mask: Any) -> tuple[Trajectories, Tensor, Tensor | None]:
         """Checks states and mask; returns trajectories, normalised states (B, N, T, D), and steps that count."""
@@ -476,11 +458,11 @@ def _apart(steps: Tensor, groups: Tensor | None, tensors: bool) -> Any | None:
     return apart if tensors else apart.numpy()
 
 
-def _batches(data: Trajectories) -> Iterator[tuple[np.ndarray, int]]:
-    """Batches of up to `BATCH` tasks of one size, each with its number of entities."""
+def _batches(data: Trajectories, size: int = BATCH) -> Iterator[tuple[np.ndarray, int]]:
+    """Batches of up to `size` tasks of one size, each with its number of entities."""
     counts = torch.from_numpy(np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts)
     for group in by_size(torch.arange(data.num_tasks), counts):
-        yield from ((ids.numpy(), int(counts[ids[0]])) for ids in group.split(BATCH))
+        yield from ((ids.numpy(), int(counts[ids[0]])) for ids in group.split(size))
 
 
 def _check_shape(chances: Tensor, shape: tuple[int, ...], name: str) -> None:

@@ -1,5 +1,7 @@
 """Tables on standard output, progress bars on standard error."""
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,6 +10,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from modmeta.text import for_console
+
+EVERY = 5.0  # seconds between lines of progress where standard error is no terminal
 
 
 class Terminal(Console):
@@ -24,11 +28,30 @@ class Terminal(Console):
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar on standard error if it is a terminal. Yields a function that advances it."""
+    """Shows a progress bar on standard error, or, if that is no terminal, a line every `EVERY` seconds.
+
+    Yields a function that advances it.
+    """
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        yield _lines(description, total)
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task(description, total=total)
         yield lambda amount: bar.advance(task, amount)
+
+
+def _lines(description: str, total: int) -> Callable[[int], None]:
+    done, last = 0, time.monotonic()
+
+    def advance(amount: int) -> None:
+        nonlocal done, last
+        done += amount
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            print(f"{description}: {done / max(total, 1):.0%}", file=sys.stderr, flush=True)
+
+    return advance
 
 
 @contextmanager

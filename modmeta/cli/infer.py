@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="compare all tasks, not a sample, with no relations and with partners exchanged, for the verdict",
     )
-    parser.add_argument("--report", action="store_true", help="also write report.html, one page with all figures")
+    parser.add_argument("--report", action="store_true", help="also write report.html, a page to look at every task")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_reading(parser)
     add_window(parser)
@@ -54,7 +54,11 @@ def run(args: argparse.Namespace) -> None:
     from modmeta.api import load
     from modmeta.data.loading.for_model import Options
     from modmeta.report import inference
+    from modmeta.report.page import plotly
     from modmeta.terminal import progress
+
+    if args.report:
+        plotly()  # before hours of work
 
     model, reading = load(args.model), reading_of(args, relations=args.relations)
     options = Options(reading, args.split, observed=args.observed, velocities=args.velocities, window=args.window)

@@ -56,6 +56,12 @@ def train(words: Sequence[str], configuration: str = PACKAGE) -> int:
     """
     try:
         given = hydra_words(words)
+        for word in given:
+            check_resumed(word)
+        if not {"--help", "-h"} & set(given):
+            from modmeta.training.misspelt import check_settings
+
+            check_settings(given, configuration)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -97,6 +103,17 @@ def hydra_words(words: Sequence[str]) -> list[str]:
     if args.output is not None:
         settings.append(setting("hydra.sweep.dir" if args.multirun else "hydra.run.dir", args.output))
     return [*options, *settings]
+
+
+def check_resumed(word: str) -> None:
+    """
+    Raises:
+        UserError: a setting `resume=RUN` names a directory that does not exist.
+    """
+    key, _, value = word.partition("=")
+    name = value.strip("'\"")
+    if key == "resume" and name not in ("", "null") and not expanded(name).exists():
+        raise UserError(f"{name} does not exist, so there is no run to resume; check the name of its directory")
 
 
 def check_file(name: str) -> None:

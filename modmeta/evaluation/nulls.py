@@ -7,7 +7,7 @@ itself elsewhere. Structures come from one half of the data and are judged by th
 Letters: B tasks, G groups, N entities, S senders, T frames, L = T - 1 steps, D features, K edge modules.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from modmeta.search.infer import Inferred
 FEWEST = 4  # tasks
 SHORTEST = 5  # frames
 SHOWN = 0.9  # share of edges that both halves show, from which on they are compared
+AT_ONCE = 2000  # pairs of entities up to which several searches are one: many small ones cost calls
 PIECES, PIECE = 16, 8  # of tasks that share structures, at least; frames of a piece, at least
 
 # What states (B, N, T, D) and steps that count (B, T - 1) tell of structures.
@@ -85,11 +86,46 @@ def in_time(find: Find, model: RelationalModel) -> Tell:
         half = states.shape[2] // 2
         parts = ((slice(half + 1), slice(half)), (slice(half, None), slice(half, None)))
         seen = [(states[:, :, frames], None if mask is None else mask[..., steps]) for frames, steps in parts]
-        found = [find(*part) for part in seen]
+        found = _found(find, seen)
         errors = [_errors(model, part[0], other, part[1]) for part, other in zip(seen, found[::-1], strict=True)]
         return Halves(torch.cat(errors, 2), (found[0].structure, found[1].structure))
 
     return tell
+
+
+def _found(find: Find, seen: list[tuple[Tensor, Tensor | None]]) -> list[Inferred]:
+    """What two halves of equal length tell, in one search where they are small."""
+    states, masks = zip(*seen, strict=True)
+    if states[0].shape != states[1].shape or not _small(sum(map(len, states)), states[0].shape[1]):
+        return [find(*part) for part in seen]
+    whole = find(torch.cat(states), _joined(masks))
+    gaps = (None, None) if whole.gap is None else whole.gap.chunk(2)
+    structures = zip(*(part.chunk(2) for part in whole.structure), strict=True)
+    parts = zip(structures, whole.probabilities.chunk(2), whole.energies.chunk(2), gaps, strict=True)
+    return [Inferred(Structure(*structure), chances, energies, gap) for structure, chances, energies, gap in parts]
+
+
+def _small(tasks: int, entities: int) -> bool:
+    return tasks * entities * (entities - 1) <= AT_ONCE
+
+
+def _joined(masks: Sequence[Tensor | None]) -> Tensor | None:
+    known = [mask for mask in masks if mask is not None]
+    return torch.cat(known) if known else None
+
+
+def _told(tell: Tell, scenes: list[tuple[Tensor, Tensor | None]], groups: Tensor | None) -> list[Halves]:
+    """What halves of several scenes tell, in one search where they are small and have no groups."""
+    b, n = scenes[0][0].shape[:2]
+    states, masks = zip(*scenes, strict=True)
+    if groups is not None or not _small(2 * b * len(scenes), n):
+        return [tell(*scene) for scene in scenes]
+    whole = tell(torch.cat(states), _joined(masks))
+    structures = [list(zip(*(part.split(b) for part in half), strict=True)) for half in whole.structures]
+    return [
+        Halves(error, (Structure(*first), Structure(*second)))
+        for error, first, second in zip(whole.error.split(b), *structures, strict=True)
+    ]
 
 
 def in_groups(find: FindShared, model: RelationalModel, groups: Tensor) -> Tell:
@@ -147,15 +183,18 @@ def compare(
     if b < FEWEST or t < SHORTEST or (mask is not None and groups is None and _shown(mask) < SHOWN):
         return None
     dynamics = model.dynamics
-    targets, real = dynamics.targets(states), tell(states, mask)
+    targets, everyone = dynamics.targets(states), torch.arange(n, device=states.device)
+    origins = [exchange(b, n, generator, groups).to(states.device) for _ in range(draws)]
+    shown = [None if mask is None else mask[origin, everyone] for origin in origins]
+    scenes = [(states, mask)]
+    scenes += [(states[origin, everyone], steps) for origin, steps in zip(origins, shown, strict=True)]
+    real, *others = _told(tell, scenes, groups)
     counts = torch.ones_like(targets) if mask is None else counted(mask).unsqueeze(-1).expand_as(targets).to(targets)
     without = alone(targets, dynamics.scaled(states[:, :, :-1]), counts, dynamics.has_constants)
     none, over, kappas = gains(real.error, without, without, targets, counts), [], []
-    distances, everyone = _distances(model, states), torch.arange(n, device=states.device)
-    for _ in range(draws):
-        origin = exchange(b, n, generator, groups).to(states.device)
-        steps = None if mask is None else mask[origin, everyone]
-        other, error, shared = tell(states[origin, everyone], steps), torch.empty_like(targets), counts
+    distances = _distances(model, states)
+    for origin, steps, other in zip(origins, shown, others, strict=True):
+        error, shared = torch.empty_like(targets), counts
         error[origin, everyone] = other.error
         if steps is not None:
             shared = torch.empty_like(targets)

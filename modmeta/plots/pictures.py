@@ -140,16 +140,6 @@ def plot_laws(
     return ax
 
 
-def plot_energies(ax: Axes, energies: np.ndarray, temperatures: np.ndarray) -> Axes:
-    """Energies of chains (sweeps, chains) over sweeps, with the temperature on a second axis."""
-    ax.plot(energies - energies.min(), linewidth=1)
-    ax.set(xlabel="sweep", ylabel="energy above the least, nats", yscale="symlog")
-    right = ax.twinx()
-    right.plot(temperatures, color="black", linestyle="--", linewidth=1)
-    right.set(ylabel="temperature (dashed)", yscale="log")
-    return ax
-
-
 def plot_usage(ax: Axes, usage: np.ndarray, labels: Sequence[str]) -> Axes:
     """Share of edges of every module, (K,)."""
     ax.bar(range(len(usage)), usage, color=[colour(module) for module in range(len(usage))])

@@ -1,8 +1,5 @@
-"""Output of `modmeta infer`: tables, arrays, graphs, figures, an HTML page."""
+"""Output of `modmeta infer`: tables, arrays, graphs, a page to look at."""
 
-import base64
-import html
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,29 +7,18 @@ from typing import TYPE_CHECKING
 import networkx as nx
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from modmeta.data.formats.columns import as_table, write_columns
 from modmeta.data.formats.relations import names_of, pairs_of
 from modmeta.data.trajectories import Trajectories
-from modmeta.evaluation.calibration import calibration_error, reliability
-from modmeta.evaluation.laws import laws
 from modmeta.evaluation.matching import match_labels
 from modmeta.io import write_json
-from modmeta.plots import pictures
-from modmeta.text import for_plot, plain
+from modmeta.report.page import write_pages
+from modmeta.text import plain
 
 if TYPE_CHECKING:
     from modmeta.api import Forecasts, Model, Relations
-
-SHOWN = 3  # tasks in figures
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 }
-td, th { padding: .2em .8em; border-bottom: 1px solid #ddd; text-align: left }
-img { max-width: 100% } figcaption { color: #555 } figure { margin: 1.5em 0 }
-"""
 
 
 def write(
@@ -69,14 +55,9 @@ def write(
     write_types(directory, scenes, found)
     write_forecasts(directory, data, model.features, ahead)
     write_graphs(directory, scenes, found, advance)
-    drawn = figures(model, scenes, found, shown, came)
-    (directory / "figures").mkdir()
-    for name, (_, figure) in drawn.items():
-        figure.savefig(directory / "figures" / name, dpi=110)
     facts = facts_of(model, data, scenes, found, ahead, truth)
     if title is not None:
-        images = [(caption, png(figure)) for caption, figure in drawn.values()]
-        (directory / "report.html").write_text(page(title, facts, images, list(notes)), encoding="utf-8")
+        write_pages(directory, title, facts, notes, model, scenes, found, shown, came)
     return facts
 
 
@@ -179,83 +160,6 @@ def write_graphs(directory: Path, data: Trajectories, found: "Relations", advanc
         advance(1)
 
 
-def figures(
-    model: "Model", data: Trajectories, found: "Relations", ahead: "Forecasts", truth: np.ndarray | None
-) -> dict[str, tuple[str, Figure]]:
-    """Figures by file name, with captions."""
-    out = {}
-    positions = int(model.data["positions"])
-    for task in range(min(SHOWN, data.num_tasks)):
-        there = _present(data, task)
-        names = [data.entity_name(task, entity) for entity in there]
-        figure = Figure(figsize=(14, 4.6), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        came = None if truth is None else truth[task, there]
-        forecast = [part[task, there] for part in (ahead.mean, ahead.low, ahead.high)]
-        states = data.states[task, there]
-        relations, chances = (
-            found.relations[task][np.ix_(there, there)],
-            found.probabilities[task][np.ix_(there, there)],
-        )
-        if positions >= 2:
-            pictures.plot_trajectories(left, states, names, forecast[0], forecast[1], forecast[2], came)
-            places = states[:, -1, :2]
-        else:
-            mean, low, high = (part[..., 0] for part in forecast)
-            pictures.plot_series(left, states[..., 0], names, mean, low, high)
-            angle = 2 * np.pi * np.arange(len(there)) / len(there)
-            places = np.stack((np.cos(angle), np.sin(angle)), axis=1)
-        pictures.plot_matrix(middle, relations, chances, names)
-        pictures.plot_graph(right, places, relations, chances, names)
-        left.set_title("trajectories and forecasts (dashed)")
-        middle.set_title("relations and their probabilities")
-        right.set_title("who acts on whom")
-        name = plain(data.task_name(task))
-        caption = f"Task {name}: trajectories with forecasts, relations with probabilities, the graph."
-        out[f"task_{task}.png"] = (caption, figure)
-    out |= _of_model(model, data, found)
-    return out
-
-
-def _of_model(model: "Model", data: Trajectories, found: "Relations") -> dict[str, tuple[str, Figure]]:
-    """Figures of the model: laws, module usage, annealed chains, reliability of probabilities."""
-    out, k = {}, model.module.model.dynamics.num_edge_modules
-    relation = model.module.module_to_relation.tolist()
-    labels = [f"module {i}, relation {relation[i]}" for i in range(k)]
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    if model.data["positions"]:
-        distances, pulls = laws(model.module.model.dynamics, int(model.data["positions"]), (0.05, 2.0))
-        away = distances * model.units.scale[0]
-        pictures.plot_laws(left, away, pulls, labels)
-        pictures.plot_laws(right, away, pulls, labels, logarithmic=True)
-        out["laws.png"] = ("Learned laws: what each module sends over the distance of a pair at rest.", figure)
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    pairs = pairs_of(data)
-    usage = np.stack([(found.modules[pairs].argmax(-1) == i).mean() for i in range(k)])
-    pictures.plot_usage(left, usage, labels)
-    left.set_title("module usage")
-    if model.module.search.horizon == 1 and data.mask is None and found.groups is None:
-        first = type(found)(
-            **{name: part[:1] if hasattr(part, "shape") else part for name, part in vars(found).items()}
-        )
-        energies, temperatures = model.trace(data.states[:1], first)
-        pictures.plot_energies(right, energies[..., 0], temperatures)
-        right.set_title(f"chains of task {for_plot(data.task_name(0))}")
-    else:
-        right.set_axis_off()
-    out["search.png"] = ("How often modules are used; energies of four chains that cool down.", figure)
-    if data.relations is not None:
-        figure = Figure(figsize=(4.6, 4.6), layout="constrained")
-        chances, labels_ = found.probabilities[pairs], data.relations[pairs]
-        confidence, right_, count = reliability(torch.from_numpy(chances), torch.from_numpy(labels_))
-        pictures.plot_reliability(figure.subplots(), confidence, right_, count)
-        error = calibration_error(torch.from_numpy(chances), torch.from_numpy(labels_))
-        out["reliability.png"] = (f"Reliability of the probabilities; expected calibration error {error:.2%}.", figure)
-    return out
-
-
 def facts_of(
     model: "Model", data: Trajectories, scenes: Trajectories, found: "Relations", ahead: "Forecasts",
     truth: np.ndarray | None,
@@ -322,37 +226,3 @@ def ranked(chances: np.ndarray, edges: np.ndarray) -> list[tuple[str, str]]:
         ("AUPRC of directed pairs", f"{float(binary_average_precision(chance, edge.long())):.4f}"),
         ("precision at the true number of edges", f"{float(edge[best].double().mean()):.4f}"),
     ]
-
-
-def png(figure: Figure) -> bytes:
-    """Renders a figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
-
-
-def page(
-    title: str, facts: Sequence[tuple[str, str]], figures: Sequence[tuple[str, bytes]], notes: Sequence[str]
-) -> str:
-    """Returns an HTML page that needs no other file.
-
-    Args:
-        title: heading.
-        facts: names and values of a table.
-        figures: captions and PNG images.
-        notes: warnings, shown first.
-    """
-    rows = "".join(f"<tr><th>{_escaped(name)}</th><td>{_escaped(value)}</td></tr>" for name, value in facts)
-    images = "".join(
-        f'<figure><img alt="{_escaped(caption)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-        f"<figcaption>{_escaped(caption)}</figcaption></figure>"
-        for caption, image in figures
-    )
-    warnings = "".join(f"<p><strong>{_escaped(note)}</strong></p>" for note in notes)
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_escaped(title)}</title>'
-    head += f"<style>{STYLE}</style>"
-    return f"{head}<h1>{_escaped(title)}</h1>{warnings}<table>{rows}</table>{images}</html>\n"
-
-
-def _escaped(name: str) -> str:
-    return html.escape(plain(name))

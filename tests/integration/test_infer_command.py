@@ -47,9 +47,6 @@ def test_infer_writes_what_is_true(
     ahead = np.load(out / "forecasts.npz", allow_pickle=False)
     assert np.abs(ahead["mean"] - springs.states[:, :, 40:49]).max() < 0.05
     assert (ahead["low"] <= ahead["high"]).all()
-    page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(list((out / "figures").iterdir()))
-    assert "http" not in page
     assert back_in(out / "relations.csv", springs_file, springs)
 
 

@@ -37,6 +37,18 @@ def read(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]
         return native.from_arrays(path, arrays, split, how)
 
 
+def check(path: Path) -> None:
+    """Checks a file that another library reads; see `_Datasets.check`.
+
+    Raises:
+        DataError: the file is damaged, or refers to other files.
+    """
+    with opened(path) as arrays:
+        content = arrays.content
+        assert isinstance(content, _Datasets)
+        read_array(path, content.check, None)
+
+
 def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> None:
     """Writes one file; see `modmeta.data.formats.save`."""
     arrays = native.to_arrays(path, splits)
@@ -83,6 +95,22 @@ class _Datasets(Mapping[str, np.ndarray]):
         if key not in self.places:
             attribute = self.file.attrs.get_id(key)
             return self._values(where, attribute.dtype, attribute.shape, self.size, lambda: self.file.attrs[key])
+        data, stored = self._own(key)
+        read = data.asstr if h5py.check_string_dtype(data.dtype) else lambda: data
+        return self._values(where, data.dtype, data.shape, stored, lambda: read()[()])
+
+    def check(self) -> None:
+        """Checks that all data sets are in this file, for a reader that would follow links.
+
+        Raises:
+            DataError: a link, values in another file, or chunks larger than declared.
+        """
+        for key in self.places:
+            self._own(key)
+
+    def _own(self, key: str) -> tuple[h5py.Dataset, int]:
+        """A data set that is whole in this file, and the bytes that it takes there."""
+        where = f"{self.path}, key {key}"
         link = self.file.get(self.places[key], getlink=True)
         if not isinstance(link, h5py.HardLink):
             kind = "another file" if isinstance(link, h5py.ExternalLink) else "another place"
@@ -99,8 +127,7 @@ class _Datasets(Mapping[str, np.ndarray]):
         if data.chunks is not None:
             check_size(f"{where}, its chunks", math.prod(data.chunks) * data.dtype.itemsize, stored)
             _check_chunks(where, data)
-        read = data.asstr if h5py.check_string_dtype(data.dtype) else lambda: data
-        return self._values(where, data.dtype, data.shape, stored, lambda: read()[()])
+        return data, stored
 
     def _is_own(self, place: str) -> bool:
         """Whether an object is in this file, not a link."""

@@ -178,11 +178,14 @@ def unreadable_deeplabcut(path: Path) -> DataError:
 
 
 def read_slp(path: Path, split: str | None, how: Reading) -> dict[str, Trajectories]:
-    """The first video of a project of SLEAP, by sleap-io.
+    """The first video of a project of SLEAP, by sleap-io, which follows links to other files: these are refused.
 
     Raises:
-        DataError: sleap-io is not installed, or the file is damaged.
+        DataError: sleap-io is not installed, the file is damaged, or refers to other files.
     """
+    from modmeta.data.formats import hdf5  # imports this file
+
+    hdf5.check(path)
     try:
         import sleap_io
     except ModuleNotFoundError as error:

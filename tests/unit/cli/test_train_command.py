@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import modmeta
 from modmeta.cli.main import main
-from modmeta.cli.train import hydra_words
+from modmeta.cli.train import hydra_words, train
 from modmeta.data import formats
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import UserError
@@ -184,3 +184,25 @@ def test_presets_for_trials_take_files_of_few_tasks(preset: str, tmp_path: Path)
     quiet += ["trainer.accelerator=cpu", "trainer.devices=1", "model.hidden=8"]
     few = [word.replace("60.npz", "6.npz") for word in words]
     assert "val/energy" in run(tmp_path / "run", *few, *quiet)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["optimzer.modules.lr=1"], "optimzer.modules.lr is no setting; did you mean optimizer.modules.lr"),
+        (["experment=springs5"], "experment is no setting; did you mean experiment?"),
+        (["experiment=spring5"], "experiment=spring5: no such choice; experiment may be springs5"),
+        (["experiment=springs5", "model.zzzz=1"], "model.zzzz is no setting; modmeta train --help lists all"),
+        (["-m", "sed=0,1"], "sed is no setting; did you mean seed"),
+        (["--resume", "NOPE"], "NOPE does not exist, so there is no run to resume"),
+        (["resume=NOPE"], "NOPE does not exist, so there is no run to resume"),
+    ],
+)
+def test_what_does_not_exist_is_told_in_a_line(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {told}")
+    assert not list(tmp_path.iterdir())

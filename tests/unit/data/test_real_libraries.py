@@ -4,6 +4,7 @@
 
 from pathlib import Path
 
+import h5py
 import networkx as nx
 import numpy as np
 import pytest
@@ -268,3 +269,22 @@ def test_names_of_relations_are_numbered_in_order(tmp_path: Path) -> None:
     assert data.relations is not None
     assert data.relations[0].tolist() == [[0, 1, 0], [0, 0, 1], [2, 0, 0]]
     assert "relations are numbered: pull 1, push 2" in data.notes
+
+
+@pytest.mark.parametrize("way", ["link", "external", "virtual"])
+def test_projects_of_sleap_refer_to_no_other_file(way: str, tmp_path: Path) -> None:
+    """Whether or not its reader, which would follow them, is installed."""
+    other, path = tmp_path / "other.h5", tmp_path / "a.slp"
+    with h5py.File(other, "w") as file:
+        file["secret"] = np.zeros(3)
+    with h5py.File(path, "w") as file:
+        if way == "link":
+            file["points"] = h5py.ExternalLink(str(other), "secret")
+        elif way == "external":
+            file.create_dataset("points", (3,), "f8", external=[(str(other), 0, 24)])
+        else:
+            layout = h5py.VirtualLayout((3,), "f8")
+            layout[:] = h5py.VirtualSource(str(other), "secret", (3,))
+            file.create_virtual_dataset("points", layout)
+    with pytest.raises(DataError, match=r"a\.slp, key points: (a link to another file|.*another file|virtual)"):
+        formats.load(path)

@@ -28,7 +28,6 @@ def test_pictures_draw_on_the_axes_they_are_given(springs: Trajectories) -> None
     pull = np.array([[1.0, 4.0], [-1.0, -4.0]])
     assert pictures.plot_laws(axes[4], np.array([1.0, 2.0]), pull, names[:2], logarithmic=True) is axes[4]
     assert axes[4].lines[1].get_ydata()[1] == 4.0
-    assert pictures.plot_energies(axes[5], np.ones((6, 2)), np.ones(6)) is axes[5]
     assert pictures.plot_usage(axes[6], np.array([0.4, 0.6]), names[:2]) is axes[6]
     assert pictures.plot_reliability(axes[7], np.array([0.5, np.nan]), np.array([0.5, np.nan]), np.array([3, 0]))
     figure.canvas.draw()

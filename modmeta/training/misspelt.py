@@ -1,0 +1,103 @@
+"""Misspelt settings of the training command, answered in one line with the nearest names."""
+
+import difflib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from modmeta.errors import UserError
+
+PACKAGED = "pkg://"
+NEAR = 3  # names that are offered
+
+
+def check_settings(words: Sequence[str], configuration: str) -> None:
+    """Checks that settings compose a configuration.
+
+    Args:
+        words: settings in Hydra's grammar; nothing is checked where there are options besides `--multirun`.
+        configuration: location of `train.yaml`: a directory, or `pkg://` and a package.
+
+    Raises:
+        UserError: a setting, or a choice of a group, does not exist.
+    """
+    options = [word for word in words if word.startswith("-")]
+    if set(options) - {"--multirun", "-m"} or GlobalHydra.instance().is_initialized():
+        return
+    try:
+        given = OverridesParser.create().parse_overrides(list(words[len(options) :]))
+    except HydraException:
+        return  # Hydra's own words point at the place
+    given = [one for one in given if not str(one.key_or_group).startswith("hydra")]
+    swept, once = ([one for one in given if one.is_sweep_override() == many] for many in (True, False))
+    packaged = configuration.startswith(PACKAGED)
+    root = Path(str(files(configuration.removeprefix(PACKAGED)))) if packaged else Path(configuration).absolute()
+    with initialize_config_dir(version_base="1.3", config_dir=str(root)):
+        try:
+            compose("train", [str(one.input_line) for one in once])
+        except MissingConfigException as error:
+            raise _no_choice(error) from error
+        except HydraException as error:
+            if found := _unknown(once, once, root):
+                raise found from error
+        if swept and not any(_is_group(one, root) for one in swept) and (found := _unknown(swept, once, root)):
+            raise found
+
+
+def _no_choice(error: MissingConfigException) -> UserError:
+    """What to say of a choice that a group does not have."""
+    options = list(error.options or [])
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    near = difflib.get_close_matches(choice, options, NEAR) or options
+    return UserError(f"{group}={choice}: no such choice; {group} may be {_either(near)}")
+
+
+def _unknown(given: Sequence[Override], beside: Sequence[Override], root: Path) -> UserError | None:
+    """What to say of the first setting that does not exist beside the choices of groups; None if all do."""
+    groups = [one for one in beside if _is_group(one, root)]
+    try:
+        config = compose("train", [str(one.input_line) for one in groups])
+    except HydraException:
+        config = compose("train", [])
+    names = _names(config) + sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir())
+    for one in given:
+        key = str(one.key_or_group)
+        if one in groups or one.type not in (OverrideType.CHANGE, OverrideType.DEL) or key in names:
+            continue
+        last = {name.rpartition(".")[2]: name for name in reversed(names)}
+        near = difflib.get_close_matches(key, names, NEAR, 0.75)
+        near += [last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), NEAR, 0.75)]
+        offered = list(dict.fromkeys(near))[:NEAR]
+        advice = f"did you mean {_either(offered)}?" if offered else "modmeta train --help lists all"
+        return UserError(f"{key} is no setting; {advice}")
+    return None
+
+
+def _is_group(one: Override, root: Path) -> bool:
+    return (root / str(one.key_or_group).partition("@")[0]).is_dir()
+
+
+def _names(config: DictConfig) -> list[str]:
+    """Names of all settings, inner ones too."""
+    out: list[str] = []
+
+    def walk(node: object, prefix: str) -> None:
+        if not isinstance(node, dict):
+            return
+        for key, value in node.items():
+            out.append(f"{prefix}{key}")
+            walk(value, f"{prefix}{key}.")
+
+    walk(OmegaConf.to_container(config), "")
+    return out
+
+
+def _either(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + " or " + names[-1] if len(names) > 1 else names[0] if names else "nothing"
