@@ -25,10 +25,11 @@ from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
 from modmeta.search.weights import RealWeights, Weights, centres
+from modmeta.training.banked import BankedModule
 from modmeta.training.callbacks.checkpoints import Checkpoints
 from modmeta.training.distributed import gather, over_processes
 from modmeta.training.groups import Groups, check_groups
-from modmeta.training.module import ResumableModule, Scheduler
+from modmeta.training.module import Scheduler
 
 Made = TypeVar("Made")
 
@@ -57,7 +58,7 @@ class Beginning(NamedTuple):
     temperature: float
 
 
-class BounceGrad(ResumableModule):
+class BounceGrad(BankedModule):
     """Alternates, for every batch of tasks, a search over their structures with gradient steps on the modules.
 
     1. *Search step*: may change the structure of every task, judged by the energy of the observed frames.
@@ -135,9 +136,7 @@ class BounceGrad(ResumableModule):
         self.halves = Confusion(k, k)  # of the structures that two halves of their frames tell
         self.distances = Distances(k)
         self.searched, self.proposed = Confusion(k, num_relations), Confusion(k, num_relations)  # of training tasks
-        self.bank: StructureBank | None = None
         self.known = 0.0  # share of relations that the search is given
-        self.total_steps = 1
         self.beginning: Beginning | None = None
         self.groups: Groups | None = None
         self.norms: list[Tensor] = []  # of the gradients that were not looked at yet
@@ -194,16 +193,11 @@ class BounceGrad(ResumableModule):
             if train.groups is not None:  # all tasks of a group have as many entities
                 counts = torch.full((count,), train.states.shape[1]).scatter(0, train.groups, counts)
             start = mark_absent(start, counts)
-        self.bank = StructureBank(ids, Structure(start.edge_modules[ids], start.node_modules[ids]), self.device)
+        self.shared_bank = grouped
+        self.fill_bank(ids, start, torch.tensor(dynamics.num_edge_modules), dynamics.num_node_modules)
         if grouped:
-            frames = self.observed_frames
-            self.groups = Groups(data, self.model, self.search, self.bank, frames, self.seed, self.device)
-        if "bank" in self.restored:
-            self.bank.load_state_dict(self.restored["bank"])
-            known = ((self.bank.relations, dynamics.num_edge_modules), (self.bank.types, dynamics.num_node_modules))
-            for values, kinds in known:
-                if values.numel() and not -1 <= int(values.min()) <= int(values.max()) < kinds:
-                    raise ValueError(f"a structure has a module beyond the {kinds} that there are")
+            frames, bank = self.observed_frames, self._made(self.bank)
+            self.groups = Groups(data, self.model, self.search, bank, frames, self.seed, self.device)
 
     @staticmethod
     def _made(part: Made | None) -> Made:
@@ -412,10 +406,6 @@ class BounceGrad(ResumableModule):
         self.searched.reset()
         self.proposed.reset()
 
-    def on_train_epoch_end(self) -> None:
-        self.temperature.end_epoch(self.done / self.total_steps)
-        super().on_train_epoch_end()
-
     @property
     def priors(self) -> list[str]:
         """Structural priors in force."""
@@ -541,10 +531,6 @@ class BounceGrad(ResumableModule):
         super().on_save_checkpoint(checkpoint)
         if self.norms and not bool(torch.stack(self.norms).isfinite().all()):
             raise self._not_finite(torch.tensor([]), "a gradient was")
-        if self.bank is not None:
-            shards = gather(self.bank.state_dict())
-            shards = shards[:1] if self.groups else shards  # all processes have all groups
-            checkpoint["modmeta"]["bank"] = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
     def epoch_state(self) -> dict[str, Any]:
         return super().epoch_state() | {"searched": self.searched.counts, "proposed": self.proposed.counts}

@@ -24,7 +24,7 @@ from modmeta.compositions.problem import (
 from modmeta.compositions.proposal import SetProposal
 from modmeta.errors import UserError
 from modmeta.evaluation.matching import match_labels
-from modmeta.graph.bank import Structure, StructureBank
+from modmeta.graph.bank import Structure
 from modmeta.keys import INPUTS, OUTPUTS, SLOTS, TASK
 from modmeta.search.candidates import current_row
 from modmeta.search.exact import receiver_rows
@@ -32,7 +32,8 @@ from modmeta.search.infer import GREEDY_TEMPERATURE
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
 from modmeta.search.temperature import Temperature
-from modmeta.training.distributed import gather, over_processes
+from modmeta.training.banked import BankedModule
+from modmeta.training.distributed import over_processes
 from modmeta.training.fewshot import FewShot
 from modmeta.training.module import Scheduler
 
@@ -41,7 +42,7 @@ RENEWALS = (0.05, 0.8)  # first and last part of the run in which modules are re
 LOOKED_AT = 200  # tasks, by which modules are judged
 
 
-class ComposedBounceGrad(FewShot):
+class ComposedBounceGrad(BankedModule, FewShot):
     """Alternates a search over the structures of a batch of tasks with gradient steps on the modules.
 
     1. *Search step* on the first `searched` points of every task of the batch; structures persist in the bank.
@@ -101,8 +102,6 @@ class ComposedBounceGrad(FewShot):
         # Hidden function of every module of every library.
         self.register_buffer("labels", torch.zeros(len(self.names), max(model.sizes), dtype=torch.long))
         self.found: list[tuple[Tensor, Tensor]] = []  # structures and labels of the split that is gone through
-        self.bank: StructureBank | None = None
-        self.total_steps = 1
 
     # ---- set-up ----------------------------------------------------------------------------------------------------
 
@@ -125,12 +124,7 @@ class ComposedBounceGrad(FewShot):
             for library in self.model.libraries.values():
                 teach(library, found)  # type: ignore[arg-type]
             start = Structure(found.structures.unsqueeze(1), start.node_modules)
-        self.bank = StructureBank(ids, Structure(start.edge_modules[ids], start.node_modules[ids]), self.device)
-        if "bank" in self.restored:
-            self.bank.load_state_dict(self.restored["bank"])
-            most = torch.tensor(self.model.sizes)
-            if bool(((self.bank.relations < 0) | (self.bank.relations >= most)).any()):
-                raise ValueError("a structure has a module that its library does not have")
+        self.fill_bank(ids, start, torch.tensor(self.model.sizes), 1)
 
     @property
     def _cold(self) -> bool:
@@ -213,10 +207,6 @@ class ComposedBounceGrad(FewShot):
         x, y = train.x[ids].to(self.device), train.y[ids].to(self.device)
         replaced = renew(self.model, x, y, self.explained, self.generator)
         forget(self.all_optimizers()[0].optimizer, self.model, replaced)
-
-    def on_train_epoch_end(self) -> None:
-        self.temperature.end_epoch(self.done / self.total_steps)
-        super().on_train_epoch_end()
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
@@ -306,14 +296,6 @@ class ComposedBounceGrad(FewShot):
             true[:, slot] = slots[:, place]
         alike = self.model.composition.alike
         return (alike(named) == alike(true)).all(1)
-
-    # ---- persistence -----------------------------------------------------------------------------------------------
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.bank is not None:
-            shards = gather(self.bank.state_dict())
-            checkpoint["modmeta"]["bank"] = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 
 STARTS = 8  # random structures from which greedy steps begin

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shlex
 import time
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import Preempted, UserError, cause_of
@@ -102,8 +103,20 @@ def _with_new_references(value: Any) -> Any:
 
 
 def resolved(config: DictConfig) -> DictConfig:
-    """A copy of a configuration with every `${...}` resolved."""
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    """A copy of a configuration with every `${...}` resolved.
+
+    Raises:
+        UserError: a setting refers to one that there is not: parts of the configuration do not fit each other.
+    """
+    try:
+        plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    except InterpolationKeyError as error:
+        wanted = re.findall(r"'([\w.]+)'", str(error))[:1] or ["another setting"]
+        part = wanted[0].split(".")[0]
+        raise UserError(
+            f"{error.full_key} is taken from {wanted[0]}, which is not set; choose a `{part}` that has it "
+            f"(data=functions for few-shot methods), or set {error.full_key}"
+        ) from None
     assert isinstance(plain, DictConfig)
     return plain
 

@@ -55,3 +55,10 @@ def test_an_interrupted_run_ends_the_same(name: str, tmp_path: Path) -> None:
 def test_a_cold_start_of_what_neither_adds_nor_is_a_chain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs a composition that adds"):
         run(tmp_path / "one", *RUNS["concatenate"], *TINY, "search.start=laws")
+
+
+def test_few_shot_methods_on_trajectories_are_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"method\.support is taken from data\.support, which is not set; choose a `data`"
+    ):
+        run(tmp_path / "one", "method=maml", "data=springs5")

@@ -1,5 +1,9 @@
 """Compositions as a problem of the search: the kernels of graphs, libraries of different sizes, cold start, births."""
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -133,3 +137,16 @@ def test_libraries_that_no_slot_takes_are_named() -> None:
         ComposedModel({"f": Library(2), "g": Library(2)}, "f")
     with pytest.raises(UserError, match="returns 1 numbers, but y has 2"):
         ComposedModel({"f": Library(2)}, "f", outputs=2)
+
+
+def test_the_composition_of_the_how_to_runs_and_multiplies() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "compositions.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(code.splitlines()) <= 32
+    names: dict[str, Any] = {"__name__": "how_to"}
+    exec(compile(code, "how-to", "exec"), names)
+    made, x, rows = names["model"], names["x"], names["structure"].edge_modules[:, 0]
+    one, other = (made.libraries["f"](x, rows[:, slot]) for slot in range(2))
+    torch.testing.assert_close(made(x, rows), one * other)
+    squares = made.every(x, names["y"]).amin(1)
+    torch.testing.assert_close(names["info"].energies, made.energy(squares, 8))
