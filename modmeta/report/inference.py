@@ -154,8 +154,8 @@ def _present(data: Trajectories, task: int) -> list[int]:
 
 
 def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
-    """Graph of a task; edges from sender to receiver have attributes `relation` and `probability`."""
-    out = nx.DiGraph(task=plain(data.task_name(task)))
+    """Graph of a task, or of a group; edges from sender to receiver have attributes `relation` and `probability`."""
+    out = nx.DiGraph(**{"task" if found.groups is None else "group": plain(data.task_name(task))})
     there = _present(data, task)
     nodes: dict[int, str] = {}
     for entity in there:  # XML cannot hold all characters; names may be equal without them
@@ -211,7 +211,8 @@ def figures(
         middle.set_title("relations and their probabilities")
         right.set_title("who acts on whom")
         name = plain(data.task_name(task))
-        caption = f"Task {name}: trajectories with forecasts, relations with probabilities, the graph."
+        of = "Task" if found.groups is None else "A task of group"
+        caption = f"{of} {name}: trajectories with forecasts, relations with probabilities, the graph."
         out[f"task_{task}.png"] = (caption, figure)
     out |= _of_model(model, data, found)
     return out
