@@ -135,8 +135,8 @@ def _present(data: Trajectories, task: int) -> list[int]:
 
 
 def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
-    """Graph of a task; edges from sender to receiver have attributes `relation` and `probability`."""
-    out = nx.DiGraph(task=plain(data.task_name(task)))
+    """Graph of a task, or of a group; edges from sender to receiver have attributes `relation` and `probability`."""
+    out = nx.DiGraph(**{"task" if found.groups is None else "group": plain(data.task_name(task))})
     there = _present(data, task)
     nodes: dict[int, str] = {}
     for entity in there:  # XML cannot hold all characters; names may be equal without them

@@ -1,0 +1,98 @@
+"""Recordings of one generated network whose frames are far apart, as files for `benchmarks.groups`.
+
+    python -m benchmarks.networks michaelis_menten --graph ba --seeds 0 1 2 --out DIR
+    python -m benchmarks.groups DIR/michaelis_menten_ba_0.npz --every 4 --frames 5 --way path
+
+The four dynamics that Pan, Shi, Dokmanic (2024, *A graph dynamics prior for relational inference*) score on undirected
+graphs of 50 nodes. A is the graph, d its degrees; constants that they do not print are ours:
+
+- `michaelis_menten`: y' = -y + (1 / d_i) sum_j A_ij y_j / (1 + y_j), from U(1, 2), a frame a unit of time;
+- `diffusion`: x' = -(1 - D^-1/2 A D^-1/2) x, from U(0, 1), 0.1 a frame;
+- `kuramoto`: p' = w_i + (1 / d_i) sum_j A_ij sin(p_j - p_i), w from N(0, 1) once, from U(-pi, pi), 0.1 a frame;
+- `springs`: x'' = -0.1 sum_j A_ij (x_i - x_j) in the plane, from N(0, 0.5) at speed 0.5, 0.1 a frame.
+
+Graphs: `er`, pairs with probability 0.1; `ba`, Barabasi and Albert, two edges a new node.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+from scipy.integrate import solve_ivp
+
+NODES, TASKS, FRAMES = 50, 50, 20
+DYNAMICS = ("michaelis_menten", "diffusion", "kuramoto", "springs")
+
+
+def graph(kind: str, nodes: int, generator: np.random.Generator) -> np.ndarray:
+    """Adjacency matrix (N, N) without isolated nodes."""
+    while True:
+        seed = int(generator.integers(2**31))
+        drawn = nx.gnp_random_graph(nodes, 0.1, seed) if kind == "er" else nx.barabasi_albert_graph(nodes, 2, seed)
+        matrix = nx.to_numpy_array(drawn)
+        if matrix.sum(1).all():
+            return matrix
+
+
+def recorded(dynamics: str, a: np.ndarray, tasks: int, frames: int, generator: np.random.Generator) -> np.ndarray:
+    """States (tasks, N, frames, D) on a graph (N, N)."""
+    n, degree = len(a), a.sum(1)
+    step = 1.0 if dynamics == "michaelis_menten" else 0.1
+    normal, natural = a / np.sqrt(np.outer(degree, degree)), generator.normal(size=n)
+
+    def rate(_: float, x: np.ndarray) -> np.ndarray:
+        if dynamics == "michaelis_menten":
+            return -x + a @ (x / (1 + x)) / degree
+        if dynamics == "diffusion":
+            return normal @ x - x
+        if dynamics == "kuramoto":
+            return natural + (np.sin(x[None] - x[:, None]) * a).sum(1) / degree
+        place, speed = x.reshape(4, n)[:2], x.reshape(4, n)[2:]
+        return np.concatenate([speed, 0.1 * (place @ a - place * degree)]).ravel()
+
+    def first() -> np.ndarray:
+        if dynamics == "springs":
+            speed = generator.normal(size=(2, n))
+            speed *= 0.5 / np.linalg.norm(speed, axis=0)
+            return np.concatenate([0.5 * generator.normal(size=(2, n)), speed]).ravel()
+        low, high = {"michaelis_menten": (1, 2), "diffusion": (0, 1), "kuramoto": (-np.pi, np.pi)}[dynamics]
+        return generator.uniform(low, high, n)
+
+    times, paths = step * np.arange(frames), []
+    for _ in range(tasks):
+        path = solve_ivp(rate, (0, times[-1]), first(), t_eval=times, rtol=1e-8, atol=1e-10).y  # (N D, T)
+        paths.append(path.reshape(-1, n, frames).transpose(1, 2, 0))
+    return np.stack(paths)
+
+
+def write(dynamics: str, kind: str, seed: int, half: bool, folder: Path) -> Path:
+    """Writes one network's recordings; `half` rounds states to float16."""
+    generator = np.random.default_rng(seed)
+    a = graph(kind, NODES, generator)
+    states = recorded(dynamics, a, TASKS, FRAMES, generator)
+    if half:
+        states = states.astype(np.float16)
+    path = folder / f"{dynamics}_{kind}{'_half' if half else ''}_{seed}.npz"
+    np.savez(path, states=states.astype(np.float64), relations=a.astype(np.int8))
+    return path
+
+
+def main() -> None:
+    """Writes files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dynamics", nargs="+", choices=DYNAMICS)
+    parser.add_argument("--graph", choices=("er", "ba"), default="er")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--half", action="store_true", help="round states to float16")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for dynamics in arguments.dynamics:
+        for seed in arguments.seeds:
+            print(write(dynamics, arguments.graph, seed, arguments.half, arguments.out), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
