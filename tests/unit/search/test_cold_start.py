@@ -10,6 +10,7 @@ from torch import Tensor
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import families, family_named
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
+from modmeta.search.cold_start.certainty import temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, residuals
@@ -461,3 +462,15 @@ def test_rows_too_long_to_enumerate() -> None:
     kind, springs = Kind(2, (False,) * 4), Family("springs", "line")
     start = cold_start(states[:8], kind, num_kinds=2, family=springs, constants=False)
     assert right(infer(start, states[8:]).structures, truth[8:]) > 0.99
+
+
+@pytest.mark.parametrize("steepness", [1.0, 9.0])
+def test_temperature_of_halves_is_how_much_too_steep_likelihoods_are(steepness: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    truth = torch.randint(2, (4000, 3), generator=g)
+    logs = []
+    for _ in range(2):  # normal evidence of mean 1 and standard deviation 1: the log odds are twice the number
+        seen = (2 * truth - 1) + torch.randn(4000, 3, generator=g, dtype=torch.float64)
+        logs.append(steepness * torch.stack([-seen, seen], -1))
+    found = temperature_of_halves(lambda t: ((logs[0] / t).softmax(-1), (logs[1] / t).softmax(-1)), 1.0)
+    assert found == pytest.approx(steepness, rel=0.1)
