@@ -34,7 +34,7 @@ PARTS: dict[str, Callable[[], Figures]] = {
     "step": steps,
     "published_step": published_step.run,
     "target": lambda: (
-        target.run("springs5", 0.99, *SHORT, "data.batches_per_epoch=60")
+        target.run("springs5", 0.99, *SHORT, "data.batches_per_epoch=50")
         | target.run("charged5", 0.97, *SHORT, "data.batches_per_epoch=120")
     ),
     "entities": scale.entities,

@@ -41,7 +41,6 @@ beside other work that took more than half of the machine: by the clock they are
 25 of the scored tasks of the first seed. Runs are of several commits; every file in results/worlds names its own. The
 steep finish was developed on the very tasks of lennard_jones that its row scores.
 
-
 """
 COLUMNS = (
     "world",

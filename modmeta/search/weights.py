@@ -127,7 +127,7 @@ def centres(weights: Weights, number: int) -> Float[Tensor, " K"]:
     """Centres (K,) of the clusters of well-determined weights, the one nearest zero first."""
     value, error = weights.value.flatten(), weights.error.flatten()
     value = value[error <= error.median()]
-    mixture = cluster(value.double().unsqueeze(1), number, torch.Generator().manual_seed(0))
+    mixture = cluster(value.double().unsqueeze(1), number, torch.Generator().manual_seed(0), 4, 25)
     member = mixture.probability.argmax(1)
     found = [value[member == k] for k in range(number)]
     middle = torch.stack([of.median() if len(of) else value.median() for of in found])

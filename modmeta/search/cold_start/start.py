@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.search.cold_start.certainty import temperature_of_halves
 from modmeta.search.cold_start.cluster import Clusters, clusterings
 from modmeta.search.cold_start.far import told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
@@ -122,7 +123,8 @@ class Start(NamedTuple):
         laws: shared laws of real weights, P = 1.
         mean: of weights, (1, R).
         kinds: the law of every kind, own part, variance, table of pairs.
-        temperature: by which log-likelihoods are divided because residuals of neighbouring frames agree.
+        temperature: by which log-likelihoods are divided because residuals of neighbouring frames agree, and
+            two halves of the frames do not (`certainty`).
         answer: of the tasks given.
         suggested: number of kinds that held-out frames suggest.
         trials: everything tried, best first.
@@ -293,6 +295,10 @@ def cold_start(
     start = Start(
         trial.form, trial.laws, trial.mean, kinds, temperature, _nothing(), number, trials, best.score, scales
     )
+    if groups is None:
+        start = start._replace(
+            temperature=temperature_of_halves(_halves(start, data.part(data.parts()[0])), temperature)
+        )
     start = start._replace(answer=infer(start, states, seen, groups))
     # steps of many groups are fitted one by one, which takes minutes
     if data.groups is None or data.number > 1 or num_kinds not in (None, 2) or not _may_be_far(start.form):
@@ -786,19 +792,41 @@ def _among(kinds: Kinds, shared: Tensor) -> tuple[Kinds, Laws]:
     return kinds._replace(laws=one[:k], own=none), laws
 
 
-def _infer(start: Start, data: _Data) -> Answer:
+def _explained(start: Start, data: _Data) -> tuple[Columns, Tensor, Grams, Posterior]:
+    """Columns that are messages, weights of intervals, sums and beliefs; laws given, tasks few."""
     form, kinds, shared = start.form, start.kinds, start.laws.coefficients[0]
-    b, n = data.states.shape[:2]
     table = columns(form.basis, form.kind, _steps(data, form))
     activity = log_activity(table, kinds)
-    table, (reduced, free) = _by_messages(table, kinds, shared), _among(kinds, shared)
+    table, (reduced, _) = _by_messages(table, kinds, shared), _among(kinds, shared)
     u = importance(start.scales, None, activity)
     for step in range(4):
         sums = grams(_weighted(table, form, u))
-        posterior, _ = explain(sums, reduced, b, temperature=start.temperature)
+        posterior, _ = explain(sums, reduced, len(data.states), temperature=start.temperature)
         if step < 3:
             left = residuals(_weighted(table, form, u), _padded(posterior.slots, shared), reduced.own)
             u = importance(start.scales, left * table.weight.sqrt(), activity)
+    return table, u, sums, posterior
+
+
+def _halves(start: Start, data: _Data) -> Callable[[float], tuple[Tensor, Tensor]]:
+    """Function of a temperature to beliefs from the first and from the last frames."""
+    table, u, _, _ = _explained(start, data)
+    first = (torch.arange(u.shape[1], device=u.device) < u.shape[1] // 2).to(u).view(1, -1, 1)
+    parts = [grams(_weighted(table, start.form, u * of)) for of in (first, 1 - first)]
+    kinds = _among(start.kinds, start.laws.coefficients[0])[0]
+
+    def beliefs(temperature: float) -> tuple[Tensor, Tensor]:
+        of = [explain(part, kinds, len(data.states), temperature=temperature)[0].slots for part in parts]
+        return of[0], of[1]
+
+    return beliefs
+
+
+def _infer(start: Start, data: _Data) -> Answer:
+    form, kinds, shared = start.form, start.kinds, start.laws.coefficients[0]
+    b, n = data.states.shape[:2]
+    table, u, sums, posterior = _explained(start, data)
+    reduced, free = _among(kinds, shared)
     weights = solve_weights(sums, free, form.ridge, start.mean)[0][0]
     structures = posterior.slots.argmax(-1)
     constants = torch.zeros_like(table.target[:, 0])
