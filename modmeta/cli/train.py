@@ -55,21 +55,33 @@ def train(words: Sequence[str], configuration: str = PACKAGE) -> int:
         SystemExit: a mistake in settings or data, a failed run, or SIGTERM (see `launch`).
     """
     try:
-        given = hydra_words(words)
-        for word in given:
-            check_resumed(word)
-        if not {"--help", "-h"} & set(given):
-            from modmeta.training.misspelt import check_settings
-
-            check_settings(given, configuration)
+        given = _complete(hydra_words(words), configuration)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from modmeta.training.launch import launch
-    from modmeta.training.run import suited
 
-    launch([*given, *suited(given)] if "data=files" in given else given, configuration)
+    launch(given, configuration)
     return 0
+
+
+def _complete(given: list[str], configuration: str) -> list[str]:
+    """Words with the experiment that suits their file, checked.
+
+    Raises:
+        UserError: a setting or choice does not exist, or there is no run to resume.
+    """
+    if {"--help", "-h"} & set(given):
+        return given
+    from modmeta.training.misspelt import check_settings
+
+    if "data=files" in given:
+        check_settings([word for word in given if word.lstrip("+").startswith(("data.", "data="))], configuration)
+        from modmeta.training.run import suited
+
+        given = [*given, *suited(given)]
+    check_settings(given, configuration)
+    return given
 
 
 def hydra_words(words: Sequence[str]) -> list[str]:
@@ -103,17 +115,6 @@ def hydra_words(words: Sequence[str]) -> list[str]:
     if args.output is not None:
         settings.append(setting("hydra.sweep.dir" if args.multirun else "hydra.run.dir", args.output))
     return [*options, *settings]
-
-
-def check_resumed(word: str) -> None:
-    """
-    Raises:
-        UserError: a setting `resume=RUN` names a directory that does not exist.
-    """
-    key, _, value = word.partition("=")
-    name = value.strip("'\"")
-    if key == "resume" and name not in ("", "null") and not expanded(name).exists():
-        raise UserError(f"{name} does not exist, so there is no run to resume; check the name of its directory")
 
 
 def check_file(name: str) -> None:

@@ -13,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from modmeta.errors import UserError
+from modmeta.io import expanded
 
 PACKAGED = "pkg://"
 NEAR = 3  # names that are offered
@@ -26,7 +27,7 @@ def check_settings(words: Sequence[str], configuration: str) -> None:
         configuration: location of `train.yaml`: a directory, or `pkg://` and a package.
 
     Raises:
-        UserError: a setting, or a choice of a group, does not exist.
+        UserError: a setting, a choice of a group, or the run to resume does not exist.
     """
     options = [word for word in words if word.startswith("-")]
     if set(options) - {"--multirun", "-m"} or GlobalHydra.instance().is_initialized():
@@ -35,6 +36,8 @@ def check_settings(words: Sequence[str], configuration: str) -> None:
         given = OverridesParser.create().parse_overrides(list(words[len(options) :]))
     except HydraException:
         return  # Hydra's own words point at the place
+    for one in given:
+        _check_resumed(one)
     given = [one for one in given if not str(one.key_or_group).startswith("hydra")]
     swept, once = ([one for one in given if one.is_sweep_override() == many] for many in (True, False))
     packaged = configuration.startswith(PACKAGED)
@@ -49,6 +52,12 @@ def check_settings(words: Sequence[str], configuration: str) -> None:
                 raise found from error
         if swept and not any(_is_group(one, root) for one in swept) and (found := _unknown(swept, once, root)):
             raise found
+
+
+def _check_resumed(one: Override) -> None:
+    name = str(one.value() or "") if one.key_or_group == "resume" and not one.is_sweep_override() else ""
+    if name and not expanded(name).exists():
+        raise UserError(f"{name} does not exist, so there is no run to resume; check the name of its directory")
 
 
 def _no_choice(error: MissingConfigException) -> UserError:

@@ -63,6 +63,7 @@ def test_training_on_a_file_without_labels(springs_file: Path, tmp_path: Path) -
     assert shares.shape == (12, 5, 5, 3)
 
 
+@pytest.mark.slow
 def test_data_with_velocities_restart_with_another_likelihood(springs_file: Path, tmp_path: Path) -> None:
     """Which the run's own directory then holds, whatever its first configuration says."""
     quick = ["trainer.max_epochs=1", "data.batches_per_epoch=3", "callbacks.progress=null", "logger.wandb=null"]

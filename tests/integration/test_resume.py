@@ -89,7 +89,7 @@ def test_sigterm_and_resumed_by_command(whole: Path, tmp_path: Path, capfd: pyte
         assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize("logger", ["logger=[csv]", "logger=[]"])
+@pytest.mark.parametrize("logger", [pytest.param("logger=[csv]", marks=pytest.mark.slow), "logger=[]"])
 def test_another_logger_on_resuming(logger: str, whole: Path, tmp_path: Path) -> None:
     with accompanied(KilledAt(1, batch=1)), pytest.raises(Preempted):
         run(tmp_path / "run", *QUICK, "logger=[csv,wandb]", "logger.wandb=null")

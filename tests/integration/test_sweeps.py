@@ -26,6 +26,7 @@ def results(sweep: Path) -> dict[str, int]:
     return {run.name: (run / "metrics.json").stat().st_mtime_ns for run in runs if finished(run)}
 
 
+@pytest.mark.slow
 def test_a_sweep_done_again_does_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sweep, short = tmp_path / "sweep", ("trainer.max_epochs=1", "data.batches_per_epoch=2")
     words = ("-m", *SHORT, *short, "seed=0,1", f"hydra.sweep.dir={sweep}", f"data_dir={tmp_path}/data")

@@ -43,7 +43,7 @@ def with_laws(
     basis = fit_basis(family, kind, ready)
     table = columns(basis, kind, ready)
     generator = torch.Generator().manual_seed(1)
-    laws = torch.randn(K, table.pair.shape[-1], generator=generator, dtype=torch.float64)
+    laws = torch.randn(K, basis.left.shape[1] * basis.right.shape[1], generator=generator, dtype=torch.float64)
     own = torch.randn(table.own.shape[-1], generator=generator, dtype=torch.float64)
     d = states.shape[-1]
     dynamics = LawDynamics(
@@ -85,7 +85,8 @@ def test_errors_are_the_residuals_of_the_cold_start(kind: Kind, name: str, is_sm
     straight, link = unwrap(states, kind.angles), link_of(family, len(kind.angles))
     table = columns(basis, kind, steps(straight, kind, units, smooth=is_smooth, growth=family.growth, link=link))
     relations = torch.randint(K, (B, N, N - 1), generator=torch.Generator().manual_seed(2))
-    predicted = torch.einsum("eslcf,esf->elc", table.pair, laws[relations].flatten(0, 1)) + table.own @ own
+    chosen = torch.nn.functional.one_hot(relations, K).flatten(0, 1).double()  # (E, S, K)
+    predicted = torch.einsum("eslck,esk->elc", table.sent(laws), chosen) + table.own @ own
     expected = (table.target - predicted) * table.weight.sqrt() * units.step  # growth: times the scaled state
     expected = (expected * units.scale).view(B, N, T - 1, -1) / (1.7 * 0.05)
     seen = ((states - 0.3) / 1.7).float()

@@ -224,6 +224,7 @@ def test_noise_of_observation_is_told_from_noise_that_drives() -> None:
     assert float((smoothed(noisy, width) - clean).std()) < 0.7 * 0.05
 
 
+@pytest.mark.slow
 def test_phases_are_found_under_noise_of_observation() -> None:
     """Without smoothing 85% of the edges are right."""
     states, relations = phases(60, 0)
@@ -447,6 +448,7 @@ def test_tasks_of_a_group_tell_its_structure_together(monkeypatch: pytest.Monkey
     assert right(again.structures, truth.expand(2, -1, -1)) > 0.93
 
 
+@pytest.mark.slow
 def test_rows_too_long_to_enumerate() -> None:
     """Twelve bodies, a tenth of the pairs joined by springs: 2^11 rows a receiver."""
     g, n, b, dt = torch.Generator().manual_seed(0), 12, 12, 0.02
