@@ -336,5 +336,7 @@ def _distances(model: RelationalModel, states: Tensor) -> Tensor:
 
 def _agreement(halves: Halves, distances: Tensor) -> float:
     k = len(distances)
+    if k == 1:  # tells nobody apart
+        return 0.0
     first, second = (of.edge_modules.flatten() for of in halves.structures)
     return float(agreement(torch.bincount(first * k + second, minlength=k * k).view(k, k), distances))

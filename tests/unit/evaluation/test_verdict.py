@@ -72,10 +72,17 @@ class Pull(ModularDynamics):
         return torch.cat([torch.zeros_like(sent), sent], 3)
 
 
-def right() -> RelationalModel:
+class PullOfAll(Pull):
+    """A single module."""
+
+    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+        return super().messages(states, structure)[:, :, :, 1:]
+
+
+def right(kind: type[Pull] = Pull, modules: int = 2) -> RelationalModel:
     """The model of `coupled(0.15)`."""
     torch.manual_seed(0)
-    dynamics = Pull(1, 2, RelativeFeatures(0), hidden=4, linear_path=True)
+    dynamics = kind(1, modules, RelativeFeatures(0), hidden=4, linear_path=True)
     for parameter in dynamics.parameters():
         torch.nn.init.zeros_(parameter)
     likelihood = Gaussian(1)
@@ -111,6 +118,18 @@ def test_relations_are_found_and_not_among_strangers(masked: bool) -> None:
     assert decide(compared(states, mask)).found
     assert decide(compared(strangers(states), mask)).name == NOTHING
     assert decide(compared(coupled(0.0), mask)).name == NOTHING
+
+
+def test_a_single_edge_type_resolves_nothing() -> None:
+    model, states = right(PullOfAll, 1), coupled(0.15)
+
+    def tell(seen: Tensor, mask: Tensor | None) -> Inferred:
+        return infer(SEARCH, model, None, seen, torch.Generator().manual_seed(0), mask=mask)
+
+    found = compare(in_time(tell, model), model, states, torch.Generator().manual_seed(0))
+    assert found is not None
+    assert found.exchanged.mean > 0
+    assert found.agreement == 0
 
 
 def test_gain_grows_with_strength() -> None:
