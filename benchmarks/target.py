@@ -22,7 +22,7 @@ from modmeta.evaluation.matching import Confusion, match_labels, matched_accurac
 from modmeta.machine import keep_freed_memory
 from modmeta.training.bouncegrad import BounceGrad
 
-EVERY = 5  # steps between two measurements
+EVERY = 10  # steps between two measurements
 SEEDS = 3
 
 
