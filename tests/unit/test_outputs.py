@@ -321,7 +321,7 @@ def test_signals_clean_up_and_wait_for_names_to_change(tmp_path: Path, monkeypat
     before = signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGTERM, signal.SIGINT):
         with pytest.raises(Interrupted) as told, interruptible():
-            write_file(tmp_path / "a", lambda file, number=number: os.kill(os.getpid(), number), False)  # type: ignore[misc]
+            write_file(tmp_path / "a", lambda file, number=number: signal.raise_signal(number), False)  # type: ignore[misc]
         assert told.value.number == number
         assert os.listdir(tmp_path) == []
         time.sleep(1.1)  # a second signal within a second counts as the first one
