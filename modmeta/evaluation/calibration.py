@@ -12,6 +12,7 @@ from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
 from modmeta.evaluation.posterior import enumerable, exact, scorer, table
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
+from modmeta.search.cold_start.certainty import together
 from modmeta.search.infer import infer
 from modmeta.search.search import Search
 
@@ -190,13 +191,10 @@ def nll(probabilities: Tensor, labels: Tensor) -> float:
 def disagreement(one: Tensor, two: Tensor) -> float:
     """How badly two posteriors (edges, R) of the same edges, from independent evidence, foretell each other.
 
-    The mean negative logarithm of their density ratio, sum_r one_r two_r / share_r, with the share of every relation.
-    If the evidence is independent given the relations, that is how much likelier both are together than apart, and no
-    other posteriors have less: neither more certain ones, which contradict each other, nor less certain ones.
+    The mean negative logarithm of how much likelier both are together than apart (`together`). No other posteriors have
+    less: neither more certain ones, which contradict each other, nor less certain ones.
     """
-    share = (one.mean(0) + two.mean(0)) / 2
-    ratio = (one.double() * two.double() / share.clamp_min(1e-12)).sum(-1)
-    return float(-ratio.clamp_min(1e-12).log().mean())
+    return float(-together(one.double(), two.double()).clamp_min(1e-12).log().mean())
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,13 +9,12 @@ R-hat is near 1 (Gelman et al., *Bayesian Data Analysis*, 3rd edition, section 1
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modmeta.errors import TaskError
-from modmeta.graph.bank import Structure, random_structure
+from modmeta.graph.bank import Structure
 from modmeta.graph.relations import all_rows
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, marginals, normalised
@@ -23,7 +22,6 @@ from modmeta.search.gibbs import draw_slots
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
 
-HOT = 1e5  # initial temperature of cooling chains, as a multiple of the final one; energies differ by ten thousands
 FLOOR = 0.01  # standard deviation of a probability below which R-hat sees no difference
 
 OVERFLOWN = (
@@ -32,22 +30,6 @@ OVERFLOWN = (
 )
 
 Score = Callable[[Tensor], Tensor]
-
-
-class Chains(NamedTuple):
-    """Result of Gibbs sampling.
-
-    Attributes:
-        probabilities: of every edge module on every edge, (B, N, S, K).
-        r_hat: split R-hat of every edge, (B, N, S), the largest over modules.
-        energies: energies of structures after every sweep, (sweeps, chains, B).
-        temperatures: temperature of every sweep, (sweeps,).
-    """
-
-    probabilities: Tensor
-    r_hat: Tensor
-    energies: Tensor
-    temperatures: Tensor
 
 
 def scorer(model: RelationalModel, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Score:
@@ -130,8 +112,7 @@ def of_edges(
     if enumerable(states.shape[1], k, search.enumerate_up_to) and not sampling:
         energies = table(scorer(model, states, structure, mask), structure, k)
         return exact(energies, structure, k, temperature), None
-    chains = sample(model, states, structure, temperature, generator, mask)
-    return chains.probabilities, chains.r_hat
+    return sample(model, states, structure, temperature, generator, mask)
 
 
 @torch.no_grad()
@@ -144,8 +125,7 @@ def sample(
     mask: Tensor | None = None,
     chains: int = 4,
     sweeps: int = 40,
-    cooling: int = 0,
-) -> Chains:
+) -> tuple[Tensor, Tensor]:
     """Gibbs sampling of one block of slots of every receiver at a time (`draw_slots`).
 
     Args:
@@ -156,7 +136,10 @@ def sample(
         mask: how well steps are known, (B, N, T - 1); None for all observed.
         chains: number of chains.
         sweeps: sweeps over all slots; the first quarter is discarded.
-        cooling: sweeps before them, which cool down from random structures at a high temperature.
+
+    Returns:
+        Probabilities of every edge module on every edge, (B, N, S, K), and split R-hat of every edge, (B, N, S), the
+        largest over modules.
 
     Raises:
         TaskError: as `check_weighable`.
@@ -165,28 +148,24 @@ def sample(
     g, many = model.dynamics.num_node_modules, partial(_side_by_side, chains=chains)
     messages = many(model.messages(states, structure, mask))
     score = model.scorer(many(states), mask=None if mask is None else many(mask))
-    now = random_structure(b * chains, n, k, g, generator) if cooling else Structure(*map(many, structure))
-    falling = torch.linspace(1, 0, cooling + 1, dtype=torch.float64)[:-1]
-    schedule = temperature * HOT ** torch.cat((falling, falling.new_zeros(sweeps)))
+    now = Structure(*map(many, structure))
     prior, one = messages.new_zeros(1, 1, 1, k), messages.new_ones(())
-    kept, energies = [], []
+    kept = []
 
     def weighed(scores: Tensor) -> Tensor:
         check_weighable(scores.unflatten(0, (chains, b)).transpose(0, 1))
         return scores
 
-    for sweep, current in enumerate(schedule.tolist()):
+    def tempered(received: Tensor, types: Tensor) -> Tensor:
+        return weighed(score(received, types) / temperature)
 
-        def tempered(received: Tensor, types: Tensor, current: float = current) -> Tensor:
-            return weighed(score(received, types) / current)
-
+    for sweep in range(sweeps):
         drawn = draw_slots(tempered, messages, now, prior, g, gibbs, one, generator)
         now = drawn.structure
-        energies.append(current * drawn.energies.sum(-1).view(chains, b))
-        if sweep >= cooling + sweeps // 4:
+        if sweep >= sweeps // 4:
             kept.append((-drawn.scores).softmax(-1).view(chains, b, n, s, k))
     draws = torch.stack(kept)  # (L, C, B, N, S, K)
-    return Chains(normalised(draws.mean((0, 1))), split_r_hat(draws).amax(-1), torch.stack(energies), schedule)
+    return normalised(draws.mean((0, 1))), split_r_hat(draws).amax(-1)
 
 
 def _side_by_side(part: Tensor, chains: int) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["temperature_of_halves"]
+__all__ = ["temperature_of_halves", "together"]
 
 FACTOR, COUNT = 3.0, 9  # between temperatures that are tried at first, and their number
 ERRORS = 2.0  # standard errors that a higher temperature must explain the halves better
@@ -26,18 +26,25 @@ def temperature_of_halves(halves: Callable[[float], tuple[Tensor, Tensor]], leas
         least: temperature, returned where no higher one is better by more than chance.
     """
     powers = torch.arange(COUNT, dtype=torch.float64)
-    tried = {power: _together(*halves(least * FACTOR**power)) for power in powers.tolist()}
+    tried = {power: _log_together(*halves(least * FACTOR**power)) for power in powers.tolist()}
     for step in (1 / 3, 1 / 9):
         best = max(tried, key=lambda power: float(tried[power].mean()))
         for power in (best - step, best + step):
             if power > 0:
-                tried[power] = _together(*halves(least * FACTOR**power))
+                tried[power] = _log_together(*halves(least * FACTOR**power))
     best = max(tried, key=lambda power: float(tried[power].mean()))
     more = (tried[best] - tried[0.0]).flatten()
     return least * FACTOR**best if more.mean() > ERRORS * more.std() / more.numel() ** 0.5 else least
 
 
-def _together(first: Tensor, second: Tensor) -> Tensor:
-    """Logarithm of how much likelier two halves are together, (E, S)."""
-    share = (first + second).mean((0, 1)).clamp_min(1e-9) / 2
-    return (first * second / share).sum(-1).clamp_min(1e-30).log()
+def together(first: Tensor, second: Tensor) -> Tensor:
+    """How much likelier the evidence of two halves is together than apart, (...), by their beliefs (..., K).
+
+    If the evidence is independent given the kinds, sum_k first_k second_k / share_k, with the share of every kind.
+    """
+    share = (first + second).flatten(0, -2).mean(0) / 2
+    return (first * second / share.clamp_min(1e-12)).sum(-1)
+
+
+def _log_together(first: Tensor, second: Tensor) -> Tensor:
+    return together(first, second).clamp_min(1e-30).log()
