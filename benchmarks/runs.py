@@ -73,6 +73,7 @@ def compared() -> Iterator[Row]:
             for method in ("nri", "supervised", "paper"):
                 yield Row(f"efficiency/{method}_{world}", tasks, name=f"{method}_{world}")
         yield Row(f"paper/{world}", SIZES[-1], PAPER, name=f"paper_{world}")
+        yield Row(f"paper/{world}_small", 400, seeds=(0,), name=f"paper_{world}_small")
 
 
 def ablations() -> Iterator[Row]:
