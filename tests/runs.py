@@ -45,26 +45,39 @@ QUICK = (
 
 @cache
 def _composed(*choices: str) -> DictConfig:
-    return compose(Path("nowhere") / "run", *choices)
+    """Hydra reads forty files for it, which takes as long as a short run."""
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return hydra.compose("train", [*choices], return_hydra_config=True)
+
+
+def _with_hydra(*words: str) -> DictConfig:
+    """The configuration of `python train.py WORDS`, files read once for the same choices of groups."""
+    choices, values = [], []
+    for word, one in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
+        group = (ROOT / "conf" / one.key_or_group.split("@")[0].replace(".", "/")).is_dir()
+        if group or one.type != OverrideType.CHANGE:
+            choices.append(word)
+        else:
+            values.append(one)
+    config = copy.deepcopy(_composed(*choices))
+    OmegaConf.set_struct(config, True)  # a value that does not exist is an error
+    for one in values:
+        OmegaConf.update(config, one.key_or_group, one.value())
+    config.hydra.overrides.task = list(words)
+    return config
 
 
 def configured(*words: str) -> DictConfig:
-    """As `compose`, for tests that write nothing: files are read once for the same choices of groups."""
-    parsed = OverridesParser.create().parse_overrides(list(words))
-    groups = [(ROOT / "conf" / one.key_or_group.split("@")[0].replace(".", "/")).is_dir() for one in parsed]
-    config = copy.deepcopy(_composed(*(word for word, group in zip(words, groups, strict=True) if group)))
-    OmegaConf.set_struct(config, True)  # a value that does not exist is an error
-    for one, group in zip(parsed, groups, strict=True):
-        if not group:
-            assert one.type == OverrideType.CHANGE, "only values that exist"
-            OmegaConf.update(config, one.key_or_group, one.value())
+    """As `compose`, for tests that write nothing."""
+    config = _with_hydra(*words)
+    with open_dict(config):
+        config.pop("hydra")
     return config
 
 
 def compose(directory: Path, *overrides: str) -> DictConfig:
     """The configuration of `python train.py OVERRIDES` with its output under `directory`."""
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = hydra.compose("train", [*overrides, f"data_dir={directory.parent / 'data'}"], return_hydra_config=True)
+    config = _with_hydra(*overrides, f"data_dir={directory.parent / 'data'}")
     with open_dict(config):
         config.hydra.runtime.output_dir = str(directory)
     HydraConfig.instance().set_config(config)
