@@ -60,6 +60,7 @@ def calibrate(
     module_to_relation: Tensor,
     seed: int = 0,
     windows: tuple[int, ...] = WINDOWS,
+    more: Sequence[Tensor] = (),
 ) -> Calibration:
     """Fits temperatures to known relations by maximum likelihood, for windows of the first frames.
 
@@ -73,6 +74,8 @@ def calibrate(
         module_to_relation: (K,).
         seed: seed of the inference.
         windows: numbers of frames.
+        more: states (B, N, T, D) of further tasks, training tasks for example, whose ends are compared where there are
+            no labels. A few validation tasks say little where relations are weak.
     """
     generator = torch.Generator(scenes[0][0].device).manual_seed(seed)
     known = [labels for _, labels in scenes if labels is not None]
@@ -88,7 +91,8 @@ def calibrate(
     for window in windows:
         size, ends = max(window, 3), []
         for part in (slice(size), slice(-size, None))[: 1 if known else 2]:
-            ends.append([tempered(model, search, states[:, :, part], generator) for states, _ in scenes])
+            compared = [*(states for states, _ in scenes), *(() if known else more)]
+            ends.append([tempered(model, search, states[:, :, part], generator) for states in compared])
         losses = []
         for temperature in TEMPERATURES.tolist():
             said = [chances(end, temperature) for end in ends]

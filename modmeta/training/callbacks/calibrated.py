@@ -1,13 +1,15 @@
 """Calibration of edge probabilities and the verdict at the end of training, stored in the checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
 
-from modmeta.data.loading.batches import by_size
+from modmeta.data.loading.batches import TaskDataset, by_size
 from modmeta.evaluation.calibration import TASKS, calibrate
 from modmeta.keys import RELATIONS, STATES
 from modmeta.model.sight import counted
@@ -18,7 +20,9 @@ from modmeta.training.judge import judge
 
 
 class Calibrate(pl.Callback):
-    """Fits temperatures of the posterior on validation tasks, judges what was found, and adds both to the checkpoint.
+    """Fits temperatures of the posterior, judges what was found, and adds both to the checkpoint.
+
+    Temperatures are those of validation tasks. Where these are few and have no labels, training tasks count, too.
 
     Temperatures are not fitted if the search scores rollouts (`horizon` > 1), if the model learns observation noise, or
     if no validation task is complete.
@@ -34,10 +38,13 @@ class Calibrate(pl.Callback):
         module = cast(BounceGrad, pl_module)
         if not trainer.is_global_zero or not self.file.exists():
             return
-        valid, training = trainer.datamodule.splits["valid"], module.training  # type: ignore[attr-defined]
+        splits, training = trainer.datamodule.splits, module.training  # type: ignore[attr-defined]
         module.eval()
-        judged = judge(module, valid)
-        added: dict[str, Any] = {"judged": judged.state_dict(), **_calibration(module, valid)}
+        judged = judge(module, splits["valid"])
+        added: dict[str, Any] = {
+            "judged": judged.state_dict(),
+            **_calibration(module, splits),
+        }
         module.train(training)
         module.verdict = judged.verdict
         content = read_checkpoint(self.file)
@@ -48,19 +55,27 @@ class Calibrate(pl.Callback):
                 logger.experiment.summary.update(judged.verdict.measures())
 
 
-def _calibration(module: BounceGrad, valid: Any) -> dict[str, Any]:
-    whole = torch.arange(len(valid))
-    if valid.mask is not None:
-        whole = whole[counted(valid.mask).flatten(1).all(1)]
-    if not len(whole) or module.search.horizon > 1 or module.model.noise:
+def _calibration(module: BounceGrad, splits: Mapping[str, TaskDataset]) -> dict[str, Any]:
+    scenes = _scenes(module, splits["valid"], TASKS)
+    if not scenes or module.search.horizon > 1 or module.model.noise:
         return {}
-    scenes = []
-    for ids in by_size(whole[:TASKS], valid.counts):
-        batch = {name: part.to(module.device) for name, part in valid[ids.tolist()].items()}
-        scenes.append((batch[STATES][:, :, : module.observed_frames], batch))
     if module.groups is not None:
         found = module.groups.calibrated([batch for _, batch in scenes], module.module_to_relation)
     else:
         labelled = [(states, batch.get(RELATIONS)) for states, batch in scenes]
-        found = calibrate(module.model, module.search, labelled, module.module_to_relation, module.seed)
+        few = 0 if RELATIONS in scenes[0][1] else TASKS - sum(len(states) for states, _ in scenes)
+        more = [states for states, _ in _scenes(module, splits["train"], few)]
+        found = calibrate(module.model, module.search, labelled, module.module_to_relation, module.seed, more=more)
     return {"calibration": found.state_dict()}
+
+
+def _scenes(module: BounceGrad, tasks: TaskDataset, most: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Observed frames of tasks without gaps, and their batches, by number of entities."""
+    whole = torch.arange(len(tasks))
+    if tasks.mask is not None:
+        whole = whole[counted(tasks.mask).flatten(1).all(1)]
+    scenes = []
+    for ids in by_size(whole[:most], tasks.counts) if len(whole) and most else ():
+        batch = {name: part.to(module.device) for name, part in tasks[ids.tolist()].items()}
+        scenes.append((batch[STATES][:, :, : module.observed_frames], batch))
+    return scenes
