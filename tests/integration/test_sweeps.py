@@ -56,10 +56,12 @@ def test_a_sweep_over_experiments_is_one_directory(
     assert set(results(sweep)) == (named if words else {"0", "1"})
 
 
-def test_a_sweep_with_a_failed_run_does_the_others_and_says_so(tmp_path: Path) -> None:
+def test_a_sweep_with_a_failed_run_does_the_others_and_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     quick = ("experiment=baselines/static_springs5", "debug=fast", "logger=[]", "callbacks.progress=null")
     words = ("-m", *quick, "data.num_tasks=0,5", f"hydra.sweep.dir={tmp_path / 'sweep'}", f"data_dir={tmp_path}/data")
-    done = command(TRAIN, *words, cwd=tmp_path)
+    done = launched(capfd, tmp_path, *words)
     assert done.returncode == 1, done.stderr
     assert set(results(tmp_path / "sweep")) == {"1"}
     assert "error: data.num_tasks=0 must be at least 1" in done.stderr
