@@ -165,8 +165,8 @@ def test_wide_laws_are_finished_on_as_many_tasks_as_memory_holds(
             sizes.append(len(columns.target) // 4)
         return grams(columns)
 
-    monkeypatch.setattr("modmeta.search.cold_start.start.grams", counted)
-    monkeypatch.setattr("modmeta.search.cold_start.start.NUMBERS", 12 * 4 * (3 * 4) ** 2)
+    monkeypatch.setattr("modmeta.search.cold_start.finish.grams", counted)
+    monkeypatch.setattr("modmeta.search.cold_start.finish.NUMBERS", 12 * 4 * (3 * 4) ** 2)
     start = cold_start(
         states, PHASE, num_kinds=2, frame_step=0.1, family=family_named("difference"), starts=4, search_tasks=9
     )
