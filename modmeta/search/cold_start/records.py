@@ -97,7 +97,7 @@ class Start(NamedTuple):
         answer: of the tasks given.
         suggested: number of kinds that held-out frames suggest.
         trials: everything tried, best first.
-        structural: mean over tasks of the log mean squared residual on held-out frames, structures from the others.
+        gains: nats a number that structures gain over no relations on held-out frames, of every judging task.
         scales: how large residuals are, by activity.
         slow: way in which structures of groups are told in place of the laws (`search.slow`); None for none.
     """
@@ -110,7 +110,7 @@ class Start(NamedTuple):
     answer: Answer
     suggested: int
     trials: list[Trial]
-    structural: float
+    gains: Tensor
     scales: Scales
     slow: str | None = None
 

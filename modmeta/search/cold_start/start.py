@@ -67,6 +67,7 @@ class _Problem(NamedTuple):
 class _Found(NamedTuple):
     score: float
     left: Tensor  # of which the score is the mean, (tasks,)
+    gains: Tensor  # nats a number over no relations, (tasks,)
     kinds: Kinds
     number: int
     trial: Trial
@@ -157,7 +158,7 @@ def cold_start(
     trial, number = best.trial, best.number
     kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in trials if one is not trial), key=lambda one: one.score)]
-    start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, nothing(), number, trials, best.score, scales)
+    start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, nothing(), number, trials, best.gains, scales)
     if groups is None:
         start = start._replace(
             temperature=temperature_of_halves(halves(start, data.part(data.parts()[0])), temperature)
@@ -176,16 +177,14 @@ def cold_start(
 
 
 def _merged(best: _Found, search: Data, judges: Data) -> list[_Found]:
-    """The same with fewer kinds: those two whose laws differ least become one, again and again."""
+    """The same with fewer kinds: those two become one that leave least unexplained, again and again."""
     form, found = best.trial.form, []
     problem = _problem(form, search, judges)
     e, s = problem.sums.cross.shape[:2]
     second = problem.sums.within(torch.eye(s).to(problem.sums.cross).expand(e, s, s).reshape(1, -1))[0]
     while best.number > 2:
         posterior, pairs = explain(problem.sums, best.kinds, problem.tasks)
-        apart = best.kinds.laws.unsqueeze(1) - best.kinds.laws
-        apart = torch.einsum("klf,fg,klg->kl", apart, second, apart).fill_diagonal_(float("inf"))
-        first, other = divmod(int(apart.argmin()), best.number)
+        first, other = _nearest(best.kinds.laws, second, posterior.slots.mean((0, 1)))
         into = torch.arange(best.number)
         into[other] = first
         into = torch.nn.functional.one_hot(into.unique(return_inverse=True)[1]).to(pairs)
@@ -194,6 +193,20 @@ def _merged(best: _Found, search: Data, judges: Data) -> list[_Found]:
         best = _found(problem, best.trial, rounds_of(problem.sums, kinds, beliefs, problem.tasks))
         found.append(best)
     return found
+
+
+def _nearest(laws: Tensor, second: Tensor, share: Tensor) -> tuple[int, int]:
+    """The two kinds whose becoming one adds least to the squares of messages left over (Ward 1963).
+
+    Args:
+        laws: (K, F).
+        second: moments of the functions that laws are linear in, (F, F).
+        share: of edges that are of each kind, (K,).
+    """
+    apart = laws.unsqueeze(1) - laws
+    apart = torch.einsum("klf,fg,klg->kl", apart, second, apart)
+    cost = apart * torch.outer(share, share) / (share.unsqueeze(1) + share).clamp_min(1e-12)
+    return divmod(int(cost.fill_diagonal_(float("inf")).argmin()), len(laws))
 
 
 def _chosen(found: list[_Found]) -> _Found:
@@ -326,7 +339,8 @@ def _found(problem: _Problem, trial: Trial, kinds: Kinds) -> _Found:
     posterior, _ = explain(problem.fit, kinds, problem.judges)
     chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(kinds.laws)
     left = _log_residual(problem, chosen @ kinds.laws, kinds.own)
-    return _Found(float(left.mean()), left, kinds, number, trial)
+    gains = (_log_residual(problem, None, problem.own) - left) / 2
+    return _Found(float(left.mean()), left, gains, kinds, number, trial)
 
 
 def _random_laws(problem: _Problem, shared: int, starts: int, generator: torch.Generator) -> Laws:
