@@ -70,7 +70,7 @@ def begun(config: DictConfig) -> DictConfig:
     write_durably(path, _packed(start, relations, data.units))
     _fill(config, start, labelled=data.meta["labelled"])
     if config.search.get("symmetric") is None:
-        config.search.symmetric = _mutual(config, relations, data.num_groups)
+        config.search.symmetric = found_mutual(config, relations, data.num_groups)
         if config.search.symmetric:
             Terminal().print("relations are mutual in all tasks; search.symmetric=false does without that prior")
     _show(start, time.perf_counter() - began)
@@ -237,7 +237,10 @@ def _structures(start: Start, tasks: TaskDataset, states: Tensor, groups: int | 
     for n in _sizes(tasks):
         ids = _of_size(tasks, n)
         of = _groups(tasks, ids)
-        found = infer(start, states[ids, :n], _seen(tasks, ids, n), of).structures
+        if n == _sizes(tasks)[0]:  # that the start was made from
+            found = start.answer.structures
+        else:
+            found = infer(start, states[ids, :n], _seen(tasks, ids, n), of).structures
         rows = ids if of is None else of.unique()
         relations[rows.view(-1, 1, 1), torch.arange(n).view(-1, 1), torch.arange(n - 1)] = found.to(torch.int8)
     return relations
@@ -282,7 +285,7 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
             model[name] = value
 
 
-def _mutual(config: DictConfig, relations: Tensor, groups: int | None) -> bool:
+def found_mutual(config: DictConfig, relations: Tensor, groups: int | None) -> bool:
     """Whether relations found are mutual, and the search can look for such: all rows of all receivers at once."""
     rows = config.model.num_edge_modules ** relations.shape[-1]
     every = config.search.receivers == "all" and config.search.horizon == 1 and rows <= config.search.enumerate_up_to
