@@ -148,8 +148,9 @@ def cold_start(
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
                     found += _structured(problem, trials[-1], numbers, generator)
                 if _enough(found):
-                    settings = [setting]  # and the other choice of constants beside it
                     break
+            if _enough(found):  # the other choice of constants is tried on the structures found
+                break
         if _enough(found):
             break
     if not num_kinds:
@@ -177,36 +178,24 @@ def cold_start(
 
 
 def _merged(best: _Found, search: Data, judges: Data) -> list[_Found]:
-    """The same with fewer kinds: those two become one that leave least unexplained, again and again."""
-    form, found = best.trial.form, []
-    problem = _problem(form, search, judges)
-    e, s = problem.sums.cross.shape[:2]
-    second = problem.sums.within(torch.eye(s).to(problem.sums.cross).expand(e, s, s).reshape(1, -1))[0]
+    """The same with fewer kinds: of all pairs those two become one that cost least, again and again."""
+    found, problem = [], _problem(best.trial.form, search, judges)
     while best.number > 2:
         posterior, pairs = explain(problem.sums, best.kinds, problem.tasks)
-        first, other = _nearest(best.kinds.laws, second, posterior.slots.mean((0, 1)))
-        into = torch.arange(best.number)
-        into[other] = first
-        into = torch.nn.functional.one_hot(into.unique(return_inverse=True)[1]).to(pairs)
-        beliefs = from_labels(posterior.slots @ into)
-        kinds = best.kinds._replace(pairs=into.mT @ pairs @ into)
-        best = _found(problem, best.trial, rounds_of(problem.sums, kinds, beliefs, problem.tasks))
+        ways = [_united(problem, best, posterior, pairs, *two) for two in itertools.combinations(range(best.number), 2)]
+        best = min(ways, key=lambda one: one.score)
         found.append(best)
     return found
 
 
-def _nearest(laws: Tensor, second: Tensor, share: Tensor) -> tuple[int, int]:
-    """The two kinds whose becoming one adds least to the squares of messages left over (Ward 1963).
-
-    Args:
-        laws: (K, F).
-        second: moments of the functions that laws are linear in, (F, F).
-        share: of edges that are of each kind, (K,).
-    """
-    apart = laws.unsqueeze(1) - laws
-    apart = torch.einsum("klf,fg,klg->kl", apart, second, apart)
-    cost = apart * torch.outer(share, share) / (share.unsqueeze(1) + share).clamp_min(1e-12)
-    return divmod(int(cost.fill_diagonal_(float("inf")).argmin()), len(laws))
+def _united(problem: _Problem, best: _Found, posterior: Posterior, pairs: Tensor, first: int, other: int) -> _Found:
+    """Two kinds made one."""
+    into = torch.arange(best.number)
+    into[other] = first
+    into = torch.nn.functional.one_hot(into.unique(return_inverse=True)[1]).to(pairs)
+    kinds = best.kinds._replace(pairs=into.mT @ pairs @ into)
+    beliefs = from_labels(posterior.slots @ into)
+    return _found(problem, best.trial, rounds_of(problem.sums, kinds, beliefs, problem.tasks))
 
 
 def _chosen(found: list[_Found]) -> _Found:

@@ -18,7 +18,6 @@ from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothi
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales
-from modmeta.search.cold_start.start import _nearest
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
 from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap
 
@@ -485,10 +484,3 @@ def test_temperature_of_halves_is_how_much_too_steep_likelihoods_are(steepness: 
         logs.append(steepness * torch.stack([-seen, seen], -1))
     found = temperature_of_halves(lambda t: ((logs[0] / t).softmax(-1), (logs[1] / t).softmax(-1)), 1.0)
     assert found == pytest.approx(steepness, rel=0.1)
-
-
-def test_kinds_that_hardly_occur_are_merged_before_those_that_differ_little() -> None:
-    laws = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
-    share = torch.tensor([0.5, 0.499, 0.001])
-    assert set(_nearest(laws, torch.eye(2), share)) == {0, 2}
-    assert set(_nearest(laws, torch.eye(2), torch.full((3,), 1 / 3))) == {0, 1}
