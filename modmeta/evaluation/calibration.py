@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
-from modmeta.evaluation.posterior import enumerable, exact, scorer, table
+from modmeta.evaluation.posterior import enumerable, exact_of, scorer, table
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
 from modmeta.search.cold_start.certainty import together
@@ -172,7 +172,8 @@ def tempered(model: RelationalModel, search: Search, states: Tensor, generator: 
     b, n, s = structure.edge_modules.shape
     if enumerable(n, k, search.enumerate_up_to):
         energies = table(score, structure, k)
-        return lambda temperature: exact(energies, structure, k, temperature)
+        weighed = exact_of(search)
+        return lambda temperature: weighed(energies, structure, k, temperature)
     rows = structure.edge_modules[:, :, None, None].repeat(1, 1, s, k, 1)  # (B, N, S, K, S)
     slots = torch.arange(s).view(s, 1, 1).expand(s, k, 1).expand(b, n, s, k, 1)
     rows = rows.scatter(-1, slots, torch.arange(k).view(k, 1).expand(b, n, s, k, 1))

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from modmeta.errors import TaskError
 from modmeta.graph.bank import Structure
-from modmeta.graph.relations import all_rows
+from modmeta.graph.relations import all_rows, from_matrix, to_matrix
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, marginals, normalised
 from modmeta.search.gibbs import draw_slots
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
 
+MESSAGES = 8  # from an edge to the edge back, and on
 FLOOR = 0.01  # standard deviation of a probability below which R-hat sees no difference
 
 OVERFLOWN = (
@@ -75,6 +76,27 @@ def exact(energies: Tensor, structure: Structure, num_modules: int, temperature:
     return marginals(enumerate_rows(structure, num_modules, 1), energies, num_modules)
 
 
+def exact_mutual(energies: Tensor, structure: Structure, num_modules: int, temperature: float) -> Tensor:
+    """The same where relations are mutual, z_ij = z_ji: what either receiver's frames say of a pair counts for both.
+
+    Sum-product messages between the rows of receivers, exact where their slots do not depend on one another (Pearl,
+    *Probabilistic Reasoning in Intelligent Systems*, 1988, chapter 4).
+
+    Raises:
+        TaskError: as `check_weighable`.
+    """
+    weights, k = energies.dtype, num_modules
+    energies = check_weighable(energies / temperature).double()
+    rows, s = enumerate_rows(structure, k, 1), structure.edge_modules.shape[-1]
+    chosen = torch.nn.functional.one_hot(all_rows(s, k, energies.device), k).to(energies)  # (M, S, K)
+    back = energies.new_zeros(*structure.edge_modules.shape, k)
+    for _ in range(MESSAGES):
+        slots = marginals(rows, energies - torch.einsum("bnsk,msk->bnm", back, chosen), k)
+        evidence = (slots.clamp_min(1e-30).log() - back).log_softmax(-1).clamp_min(-60.0)
+        back = torch.stack([from_matrix(to_matrix(evidence[..., i]).mT) for i in range(k)], -1)
+    return normalised((evidence + back).softmax(-1)).to(weights)
+
+
 def check_weighable(energies: Tensor) -> Tensor:
     """Returns energies (B, ..., M) if exp(-energy) can be normalised: no NaN or -inf, and not all +inf.
 
@@ -86,6 +108,11 @@ def check_weighable(energies: Tensor) -> Tensor:
     if bool(lost.any()):
         raise TaskError(int(lost.nonzero()[0]), OVERFLOWN)
     return energies
+
+
+def exact_of(search: Search) -> Callable[[Tensor, Structure, int, float], Tensor]:
+    """`exact` as a search has it: `exact_mutual` where relations are mutual."""
+    return exact_mutual if search.symmetric else exact
 
 
 @torch.no_grad()
@@ -110,8 +137,8 @@ def of_edges(
     """
     k = model.dynamics.num_edge_modules
     if enumerable(states.shape[1], k, search.enumerate_up_to) and not sampling:
-        energies = table(scorer(model, states, structure, mask), structure, k)
-        return exact(energies, structure, k, temperature), None
+        energies, weighed = table(scorer(model, states, structure, mask), structure, k), exact_of(search)
+        return weighed(energies, structure, k, temperature), None
     return sample(model, states, structure, temperature, generator, mask)
 
 

@@ -10,6 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+MUTUAL = 0.95  # reciprocity of structures found in training from which relations are assumed mutual
+
 
 @lru_cache(maxsize=64)
 def senders(num_entities: int, device: torch.device | str = "cpu") -> Tensor:

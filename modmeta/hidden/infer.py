@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modmeta.graph.bank import Structure
+from modmeta.graph.relations import MUTUAL
 from modmeta.hidden.chains import Chains, Improver, joined, put
 from modmeta.hidden.scene import Scene
 from modmeta.hidden.starts import guess
@@ -17,7 +18,6 @@ from modmeta.search.search import Search
 RETRIES = 3  # further attempts, with other guesses, on tasks that are not explained
 JUMP_GUESSES = 256  # guesses for a chain whose continuation does not explain the next window
 MOVES = 2  # rounds of structure moves on each window, for chains that do not explain all entities
-MUTUAL = 0.95  # relations are assumed mutual if the structures found in training have at least this reciprocity
 WINDOWS = (12, 24)  # lengths of the first windows, in frames; the last window is all frames
 
 

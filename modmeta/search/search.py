@@ -36,7 +36,8 @@ class Search:
             after slot (`block_gibbs`).
         uniform: samples come from the uniform distribution instead of the proposal network.
         sweeps: search steps of an inference with modules frozen; see `infer`.
-        symmetric: prior that relations are mutual, z_ij = z_ji, found jointly (needs all rows, all receivers, Gibbs).
+        symmetric: prior that relations are mutual, z_ij = z_ji, found jointly (needs all rows, all receivers, Gibbs);
+            None until a cold start says whether they are.
         edge_cost: prior against edges, nats for each whose module is not the first.
         start: of training: `laws`, from structures of the cold start, `random`, from structures drawn uniformly, or
             `weights`, from clusters of real weights, which edges have in the first part of the run (`search.weights`).
@@ -52,7 +53,7 @@ class Search:
     flips: bool = True
     uniform: bool = False
     sweeps: int = 1
-    symmetric: bool = False
+    symmetric: bool | None = False
     edge_cost: float = 0.0
     start: str = "random"
     slow: str | None = None

@@ -2,7 +2,7 @@
 
     dx_i = (o(x_i) + d_i x_i + c_i + sum_j W_ij h(x_j)) dt + noise
 
-Weights W of all ordered pairs are fitted to steps between frames as this equation makes them, not to its rates. Two
+Weights W of all ordered pairs are fitted to steps between frames as this equation makes them, not to its rates. Three
 ways, and held-out steps choose between them:
 
 - `diffusion`: everything is linear and noise drives every entity (an Ornstein-Uhlenbeck process). A step is a matrix
@@ -10,11 +10,12 @@ ways, and held-out steps choose between them:
   within a frame of fMRI: Smith et al. 2011). Only second moments of frames are needed, in memory that does not grow
   with their number. The integral of the covariance is by Van Loan (1978).
 - `path`: o and h are polynomials, noise is small; a step is integrated by the Runge-Kutta method in substeps.
+- `lagged`: a frame follows from the one before and noise; what senders sum to may saturate (`search.lagged`).
 
-A penalty keeps W sparse: first of the weights there and back together (a group lasso: Yuan and Lin 2006), which leaves
-directions open that are hardly told, then of every weight, the less the larger it was (Zou 2006). It grows with the
-root of the number of steps, as their noise does. How frequent edges are, and how large, follows from the weights
-(empirical Bayes).
+In the first two a penalty keeps W sparse: first of the weights there and back together (a group lasso: Yuan and Lin
+2006), which leaves directions open that are hardly told, then of every weight, the less the larger it was (Zou 2006).
+It grows with the root of the number of steps, as their noise does. How frequent edges are, and how large, follows from
+the weights (empirical Bayes).
 
 Letters: B tasks, N entities, S = N - 1 senders, T frames, M steps.
 """
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.search.lagged import Lagged, drawn, left_over
 from modmeta.shapes import Float
 
 __all__ = [
@@ -43,14 +45,14 @@ __all__ = [
     "sizes",
 ]
 
-WAYS = ("diffusion", "path")
+WAYS = ("diffusion", "path", "lagged")
 RELIEF, LARGE = 5.0, 0.95  # from the penalty, of weights as large as this share of all
 SLOPES = 30.0  # of what sets an entity apart from all others
 POWERS, SUBSTEPS, REACH = 3, 4, 6.0  # of polynomials; of a frame; standard deviations beyond which they are flat
 ITERATIONS, PATIENCE = {"diffusion": 150, "path": 300}, 1e-8
 ROUND = 1e-3  # weight below which the penalty is smooth
 LEAST = 1e-9  # share of the variance that noise has at least
-MOST_STEPS = 2000  # whose paths are integrated
+MOST_STEPS = 2000  # that are kept one by one
 LONG = 100  # frames of a task, from which on it says how large its entities are
 SURE = 30.0  # logarithm of the largest odds
 
@@ -62,11 +64,13 @@ class Moments(NamedTuple):
         second: sums of products of next and this state and 1, (2 N + 1, 2 N + 1).
         before: some of the states that steps begin with, (M, N).
         after: and of those they end with, (M, N).
+        origin: the state that was 0 in the units given.
     """
 
     second: Tensor
     before: Tensor
     after: Tensor
+    origin: Tensor
 
     def number(self, way: str) -> float:
         """Number of steps that a way sees."""
@@ -78,19 +82,21 @@ class Fitted(NamedTuple):
 
     Attributes:
         weights: (N, N), `[receiver, sender]`, of rates a frame.
-        parameters: all, flat.
-        way: `diffusion` or `path`.
+        log_odds: logarithms of the odds of a relation, (N, S).
+        parameters: all, flat; or the law of `lagged`.
+        way: one of `WAYS`.
     """
 
     weights: Tensor
-    parameters: Tensor
+    log_odds: Tensor
+    parameters: Tensor | Lagged
     way: str
 
 
 def joined(one: Moments, other: Moments) -> Moments:
     """Of the steps of both."""
     before, after = (torch.cat(pair)[:MOST_STEPS] for pair in ((one.before, other.before), (one.after, other.after)))
-    return Moments(one.second + other.second, before, after)
+    return Moments(one.second + other.second, before, after, one.origin)
 
 
 def moments(states: Float[Tensor, "B N T"], steps: Tensor | None = None) -> Moments:
@@ -110,7 +116,7 @@ def moments(states: Float[Tensor, "B N T"], steps: Tensor | None = None) -> Mome
     before, after = (part.transpose(1, 2).flatten(0, 1) for part in (states[..., :-1], states[..., 1:]))
     before, after = (part[counts.flatten() > 0] for part in (before, after))
     all_of = torch.cat([after, before, torch.ones_like(before[:, :1])], 1)
-    return Moments(all_of.mT @ all_of, before[:MOST_STEPS], after[:MOST_STEPS])
+    return Moments(all_of.mT @ all_of, before[:MOST_STEPS], after[:MOST_STEPS], all_of.new_zeros(()))
 
 
 def sizes(states: Float[Tensor, "B N T"], steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,15 +138,15 @@ def scaled(steps: Moments, like: Moments) -> tuple[Moments, float]:
     turn = torch.eye(2 * n + 1, dtype=centre.dtype, device=centre.device)
     turn[:-1, :-1] /= unit
     turn[:-1, -1] = -centre / unit
-    both = ((part - centre) / unit for part in (steps.before, steps.after))
-    return Moments(turn @ steps.second @ turn.mT, *both), float(unit)
+    moved = ((part - centre) / unit for part in steps[1:])
+    return Moments(turn @ steps.second @ turn.mT, *moved), float(unit)
 
 
 def log_odds(steps: Moments, way: str) -> Float[Tensor, "N S"]:
     """Logarithms of the odds that a pair has a relation, from the steps of a group in any unit."""
     with torch.inference_mode(False), torch.enable_grad():  # fits need gradients, wherever they are asked for
         steps = Moments(*(part.clone() for part in steps))
-        return odds(fit(scaled(steps, steps)[0], way).weights)
+        return fit(scaled(steps, steps)[0], way).log_odds
 
 
 def fit(steps: Moments, way: str, relations: bool = True) -> Fitted:
@@ -151,6 +157,9 @@ def fit(steps: Moments, way: str, relations: bool = True) -> Fitted:
         way: one of `WAYS`.
         relations: whether there are any.
     """
+    if way == "lagged":
+        law = drawn(steps.before - steps.origin, steps.after - steps.origin, relations)
+        return Fitted(law.weights, law.log_odds, law, way)
     n, penalty = steps.before.shape[1], steps.number(way) ** 0.5
     begin = _beginning(steps, way)
     if not relations:
@@ -166,13 +175,16 @@ def fit(steps: Moments, way: str, relations: bool = True) -> Fitted:
 
 def foretold(steps: Moments, fitted: Fitted) -> float:
     """Nats a number that steps cost, less half the logarithm of 2 pi; lower is better."""
+    if isinstance(fitted.parameters, Lagged):
+        return left_over(steps.before - steps.origin, steps.after - steps.origin, fitted.parameters)
     cost = float(_likelihood(steps, fitted.way, fitted.parameters))
     cost /= steps.number(fitted.way) * steps.before.shape[1]
     return cost if math.isfinite(cost) else math.inf
 
 
 def _fitted(parameters: Tensor, n: int, way: str) -> Fitted:
-    return Fitted(_weights(parameters, n), parameters, way)
+    weights = _weights(parameters, n)
+    return Fitted(weights, odds(weights), parameters, way)
 
 
 def _descended(steps: Moments, way: str, begin: Tensor, penalty: Callable[[Tensor], Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ from modmeta.data.loading.batches import TaskDataset
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.units import Units
 from modmeta.errors import UserError
+from modmeta.graph.relations import MUTUAL, reciprocity
 from modmeta.io import write_durably
 from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
 from modmeta.model.sight import counted
@@ -68,6 +69,10 @@ def begun(config: DictConfig) -> DictConfig:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, _packed(start, relations, data.units))
     _fill(config, start, labelled=data.meta["labelled"])
+    if config.search.get("symmetric") is None:
+        config.search.symmetric = found_mutual(config, relations, data.num_groups)
+        if config.search.symmetric:
+            Terminal().print("relations are mutual in all tasks; search.symmetric=false does without that prior")
     _show(start, time.perf_counter() - began)
     if other := otherwise(config, start):
         Terminal().print(f"to choose otherwise, for example the next best: {for_console(other)}", soft_wrap=True)
@@ -136,8 +141,11 @@ def _as_before(config: DictConfig) -> None:
 
 def as_recorded(config: DictConfig, stored: dict[str, Any]) -> DictConfig:
     """A configuration with what the cold start of its recorded run chose."""
-    config = config.copy()
+    config, search = config.copy(), stored.get("search") or {}
     _fill_from(config, stored.get("model") or {})
+    for name in ("slow", "symmetric"):
+        if name in (config.get("search") or {}) and config.search[name] is None:
+            config.search[name] = search.get(name)
     return config
 
 
@@ -208,17 +216,18 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
                 states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, groups=_groups(tasks, ids),
                 seed=config.seed, announce=say, **_given(config.model),
             )  # fmt: skip
-            best = start if best is None or _gain(start) > _gain(best) else best
+            best = start if best is None or _better(start, best) else best
             told = start.trials[0].gain > SURE * start.trials[0].gain_error
-            if _gain(best) > ENOUGH or (told and kind.coordinates and kind.coordinates == data.positions):
+            if best.gains.mean() > ENOUGH or (told and kind.coordinates and kind.coordinates == data.positions):
                 break  # coordinates by name are not read otherwise if they tell anything
     assert best is not None
     return best
 
 
-def _gain(start: Start) -> float:
-    """Nats a number that structures gain over no relations on held-out frames."""
-    return (start.trials[0].without - start.structural) / 2
+def _better(other: Start, first: Start) -> bool:
+    """Whether structures of another, less likely reading gain more on the same tasks, by a standard error at least."""
+    more = other.gains - first.gains
+    return bool(more.mean() > (more.std() / len(more) ** 0.5 if len(more) > 1 else 0.0))
 
 
 def _structures(start: Start, tasks: TaskDataset, states: Tensor, groups: int | None) -> Tensor:
@@ -228,7 +237,10 @@ def _structures(start: Start, tasks: TaskDataset, states: Tensor, groups: int | 
     for n in _sizes(tasks):
         ids = _of_size(tasks, n)
         of = _groups(tasks, ids)
-        found = infer(start, states[ids, :n], _seen(tasks, ids, n), of).structures
+        if n == _sizes(tasks)[0]:  # that the start was made from
+            found = start.answer.structures
+        else:
+            found = infer(start, states[ids, :n], _seen(tasks, ids, n), of).structures
         rows = ids if of is None else of.unique()
         relations[rows.view(-1, 1, 1), torch.arange(n).view(-1, 1), torch.arange(n - 1)] = found.to(torch.int8)
     return relations
@@ -271,6 +283,14 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
     for name, value in chosen.items():
         if name in model and OmegaConf.select(model, name) is None:
             model[name] = value
+
+
+def found_mutual(config: DictConfig, relations: Tensor, groups: int | None) -> bool:
+    """Whether relations found are mutual, and the search can look for such: all rows of all receivers at once."""
+    rows = config.model.num_edge_modules ** relations.shape[-1]
+    every = config.search.receivers == "all" and config.search.horizon == 1 and rows <= config.search.enumerate_up_to
+    found = reciprocity(relations) if every and groups is None and not config.method.get("soft", False) else None
+    return found is not None and found >= MUTUAL
 
 
 def name_of(form: Form) -> str:

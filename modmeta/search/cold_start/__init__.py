@@ -1,8 +1,10 @@
 """A cold start of the search: laws first, then structures; pure functions on tensors."""
 
+from modmeta.search.cold_start.answers import infer
 from modmeta.search.cold_start.noise import driven_by_noise
+from modmeta.search.cold_start.records import Answer, Form, Start, Trial
 from modmeta.search.cold_start.scales import Scales
-from modmeta.search.cold_start.start import Answer, Form, Start, Trial, cold_start, infer
+from modmeta.search.cold_start.start import cold_start
 from modmeta.search.cold_start.weak_form import Kind, looks_like_angles
 
 __all__ = [

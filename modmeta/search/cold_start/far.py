@@ -9,9 +9,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from modmeta.search.cold_start.data import Data, sums_of
+from modmeta.search.cold_start.features import columns
+from modmeta.search.cold_start.finish import NUMBERS
+from modmeta.search.cold_start.grams import residuals
+from modmeta.search.cold_start.records import Form, Start
+from modmeta.search.cold_start.structures import Kinds, fit_kinds, from_labels
+from modmeta.search.cold_start.weak_form import Steps
 from modmeta.search.slow import LONG, WAYS, fit, foretold, log_odds, moments, scaled, sizes
 
-__all__ = ["told", "way_of"]
+__all__ = ["may_be_far", "rate_of", "refitted", "told", "way_of"]
 
 MARGIN = 0.005  # nats a number by which a way must be ahead
 TASKS = 5  # from as many on, a fifth of the tasks judges instead of a fifth of the steps
@@ -84,3 +91,33 @@ def _stepped(states: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool) -> 
         k4 = rate(x + h * k3)
         x = (x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)).nan_to_num(0.0, 1e6, -1e6).clamp(-1e6, 1e6)
     return x
+
+
+def may_be_far(form: Form) -> bool:
+    """Whether states are one number, whose rates are sums."""
+    plain = not form.kind.coordinates and not any(form.kind.angles) and len(form.kind.angles) == 1
+    return plain and not form.basis.family.growth and not form.basis.family.saturating
+
+
+def rate_of(start: Start, groups: Tensor) -> Callable[[Tensor], Tensor]:
+    """Function of states (B, N, X, D) to rates of change a frame, as laws and structures of groups have them."""
+    form, units = start.form, start.form.units
+    laws, constants = start.answer.coefficients[groups].flatten(0, 1), start.answer.constants
+
+    def rate(states: Tensor) -> Tensor:
+        x = (states - units.centre) / units.scale
+        ready = Steps(x.unsqueeze(2), x.new_ones(1), torch.zeros_like(x), x.new_ones(x.shape[:3]), torch.ones_like(x))
+        sent = -residuals(columns(form.basis, form.kind, ready), laws, start.kinds.own).view_as(x)
+        return (sent + constants.unsqueeze(2)) * units.scale * units.step
+
+    return rate
+
+
+def refitted(start: Start, data: Data, related: Tensor, generator: torch.Generator) -> Kinds:
+    """Laws of no relation and of a relation, structures (G, N, S) given: what forecasts begin with."""
+    form = start.form
+    data = data.few(NUMBERS // (4 * start.kinds.laws.shape[1] ** 2), generator)
+    rows = related if data.receivers is None else related[:, data.receivers]
+    beliefs = from_labels(torch.nn.functional.one_hot(rows.long(), 2).flatten(0, 1).to(data.states))
+    share = beliefs.slots.mean((0, 1)).clamp_min(1e-6)
+    return fit_kinds(sums_of(data, form), beliefs, torch.outer(share, share))

@@ -14,7 +14,7 @@ from modmeta.search.cold_start.grams import Grams
 from modmeta.search.cold_start.refine import Laws
 from modmeta.search.relax import decoded
 
-__all__ = ["Kinds", "Posterior", "all_rows", "explain", "fit_kinds", "from_labels", "requantised"]
+__all__ = ["Kinds", "Posterior", "all_rows", "explain", "fit_kinds", "from_labels", "requantised", "rounds_of"]
 
 SWEEPS = 4  # over slots
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
@@ -220,3 +220,15 @@ def requantised(
             kinds = fit_kinds(reduced, beliefs, pairs)
         beliefs, pairs = explain(reduced, kinds, tasks)
     return kinds._replace(laws=kinds.laws @ a, pairs=pairs), beliefs
+
+
+def rounds_of(sums: Grams, kinds: Kinds, posterior: Posterior, tasks: int, count: int = 15) -> Kinds:
+    """Expectation maximisation from beliefs, until it no longer explains more."""
+    pairs, before = kinds.pairs, float("inf")
+    for _ in range(count):
+        kinds = fit_kinds(sums, posterior, pairs)
+        if abs(before - float(kinds.variance)) < 1e-4 * before:
+            break
+        before = float(kinds.variance)
+        posterior, pairs = explain(sums, kinds, tasks)
+    return fit_kinds(sums, posterior, pairs)

@@ -9,10 +9,10 @@ from modmeta.api import path_of
 from modmeta.data.generation import generate
 from modmeta.data.units import Units, robust_scales
 from modmeta.graph.bank import Structure, random_structure
-from modmeta.graph.relations import all_rows, from_matrix, to_matrix
+from modmeta.graph.relations import MUTUAL, all_rows, from_matrix, to_matrix
 from modmeta.hidden.chains import Chains, Improver
 from modmeta.hidden.count import choose
-from modmeta.hidden.infer import MUTUAL, Found, find, informed
+from modmeta.hidden.infer import Found, find, informed
 from modmeta.hidden.measures import Truth, matched, measures, modules_of
 from modmeta.hidden.paths import PRIOR, Linear, linearise, refit
 from modmeta.hidden.scene import Scene

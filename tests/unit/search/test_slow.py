@@ -57,7 +57,7 @@ def test_the_likelihood_of_the_truth_is_that_of_the_exact_transition() -> None:
     error = steps.after - steps.before @ move.mT
     alone = torch.distributions.MultivariateNormal(torch.zeros(n).double(), cover).log_prob(error)
     expected = -alone.mean() / n - torch.log(torch.tensor(2 * torch.pi)) / 2
-    found = foretold(steps, Fitted(drift, parameters, "diffusion"))
+    found = foretold(steps, Fitted(drift, drift, parameters, "diffusion"))
     torch.testing.assert_close(torch.tensor(found), expected.float(), rtol=1e-4, atol=1e-5)
 
 

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from modmeta.cli.train import hydra_words
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
+from modmeta.graph.relations import from_matrix
 from modmeta.training.resume import settle
-from modmeta.training.start import CHOSEN, as_recorded, begun, kinds_of
+from modmeta.training.start import CHOSEN, as_recorded, begun, found_mutual, kinds_of
 from tests.runs import compose, configured
 
 
@@ -92,6 +93,27 @@ def test_other_runs_are_left_alone(tmp_path: Path) -> None:
 def test_what_was_chosen_is_taken_from_the_record(tmp_path: Path) -> None:
     config = compose(tmp_path / "run", "experiment=laws", "model.constants=false")
     stored = {name: 3 if name == "num_edge_modules" else "stored" for name in CHOSEN}
-    filled = as_recorded(config, {"model": stored}).model
+    recorded = as_recorded(config, {"model": stored, "search": {"symmetric": True, "slow": "path"}})
+    filled, search = recorded.model, recorded.search
+    assert (search.symmetric, search.slow, config.search.symmetric) == (True, "path", None)
     assert (filled.num_edge_modules, filled.family, filled.constants) == (3, "stored", False)
     assert OmegaConf.select(config, "model.family") is None, "the given configuration stays"
+
+
+@pytest.mark.parametrize(
+    ("mutual", "words", "wanted"),
+    [
+        (True, [], True),
+        (False, [], False),
+        (True, ["search.enumerate_up_to=7"], False),
+        (True, ["method.soft=true"], False),
+    ],
+)
+def test_relations_are_kept_mutual_where_all_rows_are_weighed(
+    tmp_path: Path, mutual: bool, words: list[str], wanted: bool
+) -> None:
+    matrix = torch.randint(2, (50, 4, 4), generator=torch.Generator().manual_seed(0))
+    relations = from_matrix(matrix.triu() + matrix.triu(1).mT if mutual else matrix).to(torch.int8)
+    config = compose(tmp_path / "run", "experiment=laws", "model.num_edge_modules=2", *words)
+    assert found_mutual(config, relations, None) == wanted
+    assert not found_mutual(config, relations, 3), "groups have a search of their own"

@@ -1,0 +1,145 @@
+"""Trajectories of a cold start and their sums: a few tasks at a time, pooled over the tasks of a group.
+
+Letters: B tasks, N entities, T frames, D features, E = B N receivers, L intervals, C channels, G groups.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.search.cold_start.features import Basis, columns
+from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, pooled
+from modmeta.search.cold_start.records import Form
+from modmeta.search.cold_start.weak_form import Kind, Steps, steps
+
+__all__ = [
+    "Data",
+    "Sum",
+    "by_task",
+    "numbered",
+    "numbers_of",
+    "pooled_of",
+    "steps_of",
+    "sums_of",
+    "tables_of",
+    "weighed",
+]
+
+CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
+MOST_NUMBERS = 200_000  # than that
+
+
+class Data(NamedTuple):
+    states: Tensor
+    seen: Tensor | None
+    groups: Tensor | None  # of every task, (B,), from 0; None where every task has a structure of its own
+    receivers: Tensor | None = None  # whose rows are looked at; None for all
+
+    def part(self, tasks: Tensor | slice) -> "Data":
+        """Some of the tasks; their groups are numbered anew."""
+        groups = None if self.groups is None else self.groups[tasks].unique(return_inverse=True)[1]
+        return Data(self.states[tasks], None if self.seen is None else self.seen[tasks], groups, self.receivers)
+
+    def parts(self) -> "list[slice]":
+        """Few tasks at a time, for memory."""
+        n, t, d = self.states.shape[1:]
+        size = max(1, min(CHUNK, MOST_NUMBERS // (n * n * t * d)))
+        return [slice(i, i + size) for i in range(0, len(self.states), size)]
+
+    def few(self, numbers: int, generator: torch.Generator) -> "Data":
+        """As many receivers, drawn at random, as so many pairs of senders, or their features, have room for."""
+        n = self.states.shape[1]
+        most = max(2, numbers // (self.number * (n - 1) ** 2))
+        if self.groups is None or most >= n:
+            return self
+        return self._replace(receivers=torch.randperm(n, generator=generator)[:most].sort().values)
+
+    def products(self, kind: Kind, basis: Basis) -> int:
+        """Numbers of the Gram matrices of all receivers."""
+        n = self.states.shape[1]
+        receivers = n if self.receivers is None else len(self.receivers)
+        return self.number * receivers * numbers_of(n, kind, basis)
+
+    @property
+    def number(self) -> int:
+        """How many structures there are."""
+        return len(self.states) if self.groups is None else int(self.groups.max()) + 1
+
+
+def numbered(groups: Tensor | None) -> Tensor | None:
+    return None if groups is None else groups.unique(return_inverse=True)[1]
+
+
+def numbers_of(entities: int, kind: Kind, basis: Basis) -> int:
+    """Of a receiver's Gram matrix; every channel of plain states has a block of its own."""
+    blocks = 1 if kind.coordinates else len(kind.angles)
+    return ((entities - 1) * basis.left.shape[1] * basis.right.shape[1]) ** 2 // blocks
+
+
+def steps_of(data: Data, form: Form) -> Steps:
+    growth = form.basis.family.growth
+    return steps(data.states, form.kind, form.units, smooth=form.smooth, growth=growth, seen=data.seen, link=form.link)
+
+
+def _held_out(length: int, device: torch.device) -> Tensor:
+    """Which intervals judge: the second and the last fifth, early and late alike; of two intervals the last."""
+    fifth = torch.arange(length, device=device) * 5 // max(length, 1)
+    judges = (fifth == 1) | (fifth == 4)
+    return judges if length > 2 else fifth == fifth.amax()
+
+
+class Sum:
+    """Gram matrices of some tasks after the others: of all receivers, or summed over the tasks of a group."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.parts: list[Grams] = []
+
+    def add(self, one: Grams, tasks: slice) -> None:
+        if self.data.groups is None:
+            self.parts.append(one)
+            return
+        one = pooled(one, self.data.groups[tasks], self.data.number)
+        self.parts = [added(sums, one) for sums in self.parts] or [one]
+
+    @property
+    def total(self) -> Grams:
+        return joined(self.parts)
+
+
+def sums_of(data: Data, form: Form, part: str = "all") -> Grams:
+    """Gram matrices of the frames that fit, of those that judge, or of all, pooled over the tasks of a group.
+
+    Constants of entities come from the frames that fit.
+    """
+    total = Sum(data)
+    for tasks in data.parts():
+        table = columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers)
+        judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
+        fit = table.weight if part == "all" else table.weight * (1 - judges)
+        if form.constants:
+            table = centred(table, fit)
+        total.add(grams(table._replace(weight=table.weight * judges if part == "judge" else fit)), tasks)
+    return total.total
+
+
+def tables_of(data: Data, form: Form) -> list[Columns]:
+    return [columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers) for tasks in data.parts()]
+
+
+def weighed(table: Columns, form: Form, importance: Tensor) -> Columns:
+    """Columns under weights, constants taken out."""
+    weight = table.weight * importance
+    return (centred(table, weight) if form.constants else table)._replace(weight=weight)
+
+
+def pooled_of(sums: Grams, data: Data) -> Grams:
+    return sums if data.groups is None else pooled(sums, data.groups, data.number)
+
+
+def by_task(of_receivers: Tensor, data: Data) -> Tensor:
+    """What receivers of structures have, (G N, ...), for those of tasks, (B N, ...)."""
+    if data.groups is None:
+        return of_receivers
+    return of_receivers.view(data.number, -1, *of_receivers.shape[1:])[data.groups].flatten(0, 1)

@@ -1,0 +1,120 @@
+"""What a cold start finds: forms of law, how they did, the laws chosen and what they say of tasks.
+
+Letters: B tasks, N entities, S senders, L intervals, C channels, D features, R laws, K kinds, F features of a pair.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from modmeta.search.cold_start.features import Basis
+from modmeta.search.cold_start.refine import Laws
+from modmeta.search.cold_start.scales import Scales
+from modmeta.search.cold_start.structures import Kinds
+from modmeta.search.cold_start.weak_form import Kind, Units
+
+__all__ = ["Answer", "Form", "Start", "Trial"]
+
+
+class Form(NamedTuple):
+    """A form of law with its units.
+
+    Attributes:
+        kind: what features of a state are.
+        units: scales of states.
+        smooth: features integrated along the path (weak form), or of the frame before.
+        basis: features of pairs.
+        constants: whether every entity has a constant of its own in each channel.
+        ridge: pull of weights to their mean.
+        smoothing: frames to either side over which noise of observation is averaged.
+        link: leak and size of every channel of a saturating family, (C, D + 2).
+    """
+
+    kind: Kind
+    units: Units
+    smooth: bool
+    basis: Basis
+    constants: bool
+    ridge: float
+    smoothing: int = 0
+    link: Tensor | None = None
+
+
+class Trial(NamedTuple):
+    """How a form did.
+
+    Attributes:
+        form: what was tried.
+        laws: the best start, P = 1.
+        mean: of the weights, (1, R).
+        score: mean over tasks of the logarithm of the mean squared residual on held-out frames; lower is better.
+        without: the same without relations.
+        gain: nats a number gained over no relations.
+        gain_error: standard error of the gain over tasks.
+    """
+
+    form: Form
+    laws: Laws
+    mean: Tensor
+    score: float
+    without: float
+    gain: float
+    gain_error: float
+
+
+class Answer(NamedTuple):
+    """What a fitted form says of tasks.
+
+    Attributes:
+        weights: of every edge on the shared laws, (B, N, S, R).
+        probabilities: of every kind, (B, N, S, K).
+        structures: the likeliest kind of every edge, (B, N, S).
+        certainty: its probability, (B, N, S).
+        constants: rate of change that is each entity's own, (B, N, C), zero where the form has none; in scaled units.
+        importance: Student-t weight of every interval and channel, (B, N, L, C).
+        coefficients: of every edge, as the structure has them, (B, N, S, F).
+    """
+
+    weights: Tensor
+    probabilities: Tensor
+    structures: Tensor
+    certainty: Tensor
+    constants: Tensor
+    importance: Tensor
+    coefficients: Tensor
+
+
+class Start(NamedTuple):
+    """Result of a cold start.
+
+    Attributes:
+        form: the form of law chosen.
+        laws: shared laws of real weights, P = 1.
+        mean: of weights, (1, R).
+        kinds: the law of every kind, own part, variance, table of pairs.
+        temperature: by which log-likelihoods are divided because residuals of neighbouring frames agree, and
+            two halves of the frames do not (`certainty`).
+        answer: of the tasks given.
+        suggested: number of kinds that held-out frames suggest.
+        trials: everything tried, best first.
+        gains: nats a number that structures gain over no relations on held-out frames, of every judging task.
+        scales: how large residuals are, by activity.
+        slow: way in which structures of groups are told in place of the laws (`search.slow`); None for none.
+    """
+
+    form: Form
+    laws: Laws
+    mean: Tensor
+    kinds: Kinds
+    temperature: float
+    answer: Answer
+    suggested: int
+    trials: list[Trial]
+    gains: Tensor
+    scales: Scales
+    slow: str | None = None
+
+    @property
+    def gain(self) -> float:
+        """Nats a number over no relations on held-out frames of validation tasks."""
+        return self.trials[0].gain
