@@ -53,10 +53,12 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--steps {args.steps} must be at least 1")
     from modmeta.api import load
     from modmeta.data.loading.for_model import Options
+    from modmeta.machine import keep_freed_memory
     from modmeta.report import inference
     from modmeta.report.page import plotly
     from modmeta.terminal import progress
 
+    keep_freed_memory()
     if args.report:
         plotly()  # before hours of work
 

@@ -17,6 +17,7 @@ from modmeta.data.formats import load
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.text import plain
+from tests.runs import command
 from tests.unit.test_text import named
 
 
@@ -110,3 +111,13 @@ def test_what_infer_wrote_is_read(inferred: Path) -> None:
     found = load(inferred.parent / "a.npz", how=Reading(relations=str(inferred / "relations.csv")))["test"]
     with np.load(inferred / "relations.npz") as arrays:
         np.testing.assert_array_equal(found.relations, np.where(np.eye(5, dtype=bool), 0, arrays["relations"]))
+
+
+def test_inference_imports_neither_lightning_nor_figures(tmp_path: Path) -> None:
+    """They take longer to import than many files take to infer from."""
+    slow = {"pytorch_lightning", "torchmetrics", "hydra", "matplotlib", "scipy.stats", "torch._dynamo", "wandb"}
+    script = (
+        "import sys, modmeta, modmeta.cli.main, modmeta.report.inference; modmeta.load('springs5'); "
+        f"print(sorted({slow!r} & set(sys.modules)))"
+    )
+    assert command("-c", script, cwd=tmp_path).stdout.strip() == "[]"
