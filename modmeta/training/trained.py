@@ -49,7 +49,7 @@ class Progress(nn.Module):
             raise ValueError(f"num_relations={num_relations} must be at least 1")
         self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
         self.forecast_steps, self.num_types = tuple(forecast_steps), num_types
-        self.register_buffer("module_to_relation", torch.arange(num_modules) % num_relations)
+        self.register_buffer("module_to_relation", _turns(num_modules, num_relations))
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
         self.register_buffer("usage", torch.full((num_modules,), torch.nan))  # share of validation edges per module
         self.register_buffer("agreement", torch.tensor(torch.nan))  # between structures from two halves of the frames
@@ -97,7 +97,7 @@ class Trained(Progress):
             raise ValueError("search.start=weights needs additive dynamics, one node module and no null module")
         self.relaxed = RealWeights() if search.start == "weights" else None
         telling = g > 1 and num_types > 1  # else there is nothing to match
-        self.register_buffer("module_to_type", torch.arange(g) % num_types if telling else None)
+        self.register_buffer("module_to_type", _turns(g, num_types) if telling else None)
         self.known = 0.0  # share of relations that the search is given
 
     @property
@@ -131,3 +131,8 @@ class Trained(Progress):
 def few(num_entities: int) -> int:
     """Tasks that are taken at once."""
     return max(1, EDGES_AT_ONCE // (num_entities * (num_entities - 1)))
+
+
+def _turns(count: int, of: int) -> Tensor:
+    """Labels 0, 1, ..., `of` - 1, 0, ... of modules; on the meta device arithmetic would import torch's compiler."""
+    return torch.tensor([number % of for number in range(count)], dtype=torch.int64)
