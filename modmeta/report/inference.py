@@ -183,12 +183,14 @@ def facts_of(
         facts.append(
             ("split R-hat, largest", f"{worst:.3f}" + (" (above 1.1: chains disagree)" if worst > 1.1 else ""))
         )
-    if scenes.relations is not None:
+    if scenes.relations is not None and bool((scenes.relations[tasks, receivers, senders] >= 0).any()):
         true, labelled = scenes.relations[tasks, receivers, senders], model.data.get("labelled", True)
-        chances = found.probabilities[tasks, receivers, senders]
+        known = true >= 0  # others are not in the table
+        chances, true, relation = found.probabilities[tasks, receivers, senders][known], true[known], relation[known]
         label = np.arange(chances.shape[-1]) if labelled else _matched(relation, true)
-        known = "" if labelled else ", after matching relations to those of the table"
-        facts.append(("edges right", f"{(label[relation] == true).mean():.2%}" + known))
+        how = "" if known.all() else f" of {known.sum()} pairs in the table"
+        how += "" if labelled else ", after matching relations to those of the table"
+        facts.append(("edges right", f"{(label[relation] == true).mean():.2%}" + how))
         facts += ranked(chances[:, label[: chances.shape[-1]] > 0], true > 0)
     if truth is not None:
         steps = truth.shape[2]
