@@ -31,9 +31,9 @@ from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 from modmeta.model.sight import counted, never_together
 from modmeta.search.infer import Inferred, infer
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
-from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.checkpoints.loading import model_of, read_checkpoint
 from modmeta.training.judge import judge_file, recalibrated
+from modmeta.training.trained import Trained
 
 Advance = Callable[[int], object]
 BATCH = 50  # tasks that are inferred together
@@ -108,12 +108,12 @@ class Model:
     """
 
     def __init__(
-        self, module: BounceGrad, data: dict[str, Any], calibration: Calibration, judged: Judged | None = None
+        self, module: Trained, data: dict[str, Any], calibration: Calibration, judged: Judged | None = None
     ) -> None:
         self.module, self.data, self.calibration = module.eval(), data, calibration
         self.judged = judged or Judged()
         self.units = Units(tuple(data["units"]["offset"]), tuple(data["units"]["scale"]))
-        types = None if module.module_to_type is None else len(module.measures.types.counts)
+        types = None if module.module_to_type is None else module.num_types
         self.known = Known.of(module.model.dynamics, data, types)
 
     @property
@@ -354,8 +354,13 @@ class Model:
         Raises:
             DataError: the model's errors overflow on a task.
         """
+        from modmeta.evaluation.protocol import ProtocolMeasures  # imports torchmetrics, which takes seconds
+
         module, dataset = self.module, as_dataset(data, self.units)
-        module.measures.reset()
+        measures = ProtocolMeasures(
+            module.model.dynamics.num_edge_modules, module.num_relations, module.observed_frames,
+            module.forecast_steps, module.num_types,
+        )  # fmt: skip
         pooled = None if data.group_names is None else self._by_task(data, dataset)
         for ids in TaskBatches(len(dataset), BATCH, None, None, counts=dataset.counts):
             batch = dataset[ids]
@@ -363,13 +368,13 @@ class Model:
             lost = (~inferred.energies.isfinite()).nonzero()
             if len(lost):
                 raise TaskError(data.task_name(ids[int(lost[0])]), OVERFLOWN)
-            module.measures.update(
+            measures.update(
                 module.model, inferred, batch[STATES], batch.get(RELATIONS), module.module_to_relation,
                 types=batch.get(TYPES), module_to_type=module.module_to_type,
             )  # fmt: skip
             if advance is not None:
                 advance(len(ids))
-        return {f"test/{key}": float(value) for key, value in module.measures.compute().items()}
+        return {f"test/{key}": float(value) for key, value in measures.compute().items()}
 
     def _by_task(self, data: Trajectories, tasks: TaskDataset) -> Callable[[list[int]], Inferred]:
         """Function of tasks of one size to what all tasks of their groups tell from the frames to observe."""

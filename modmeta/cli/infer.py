@@ -24,6 +24,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--relations", metavar="TABLE", help="table of true relations to compare with: task, receiver, sender, relation"
     )
+    parser.add_argument(
+        "--unlisted", choices=("none", "unknown"), default="none",
+        help="pairs without a row in this table have no relation (none), or are not compared (unknown)",
+    )  # fmt: skip
     parser.add_argument("--sample", action="store_true", help="sample structures even if all can be enumerated")
     parser.add_argument(
         "--nulls",
@@ -49,29 +53,39 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     reads = [args.file, args.model, *([args.relations] if args.relations else [])]
     output = OutputDirectory(args.output, "infer", args.overwrite, reads)
+    if args.unlisted == "unknown" and args.relations is None:
+        raise UserError(
+            "--unlisted unknown is about the table of --relations, which is not given; name it, or leave it out"
+        )
     if args.steps < 1:
         raise UserError(f"--steps {args.steps} must be at least 1")
     from modmeta.api import load
+    from modmeta.data.formats.relations import with_relations
     from modmeta.data.loading.for_model import Options
+    from modmeta.machine import keep_freed_memory
     from modmeta.report import inference
     from modmeta.report.page import plotly
     from modmeta.terminal import progress
 
+    keep_freed_memory()
     if args.report:
         plotly()  # before hours of work
 
-    model, reading = load(args.model), reading_of(args, relations=args.relations)
+    later = args.relations is not None and args.unlisted == "unknown"  # compared alone, so read in the end
+    model, reading = load(args.model), reading_of(args, relations=None if later else args.relations)
     options = Options(reading, args.split, observed=args.observed, velocities=args.velocities, window=args.window)
     loaded = model.read(args.file, options)
-    data, truth = loaded.seen, loaded.truth(args.steps)
+    data, truth, notes = loaded.seen, loaded.truth(args.steps), loaded.notes
+    labelled = with_relations(data, Path(args.relations), str(args.file), listed=True) if later else data
+    notes = (*notes, *labelled.notes[len(data.notes) :])
     title = f"{args.file.name} by {args.model}" if args.report else None
     with output.written() as directory, progress("inferring", 3 * data.num_tasks) as advance:
         with naming_file(args.file):
             found = model.infer(data, sampling=args.sample, advance=advance, nulls=args.nulls or None)
             ahead = model.forecast(data, found, args.steps, advance=advance)
-        facts = inference.write(directory, model, data, found, ahead, truth, loaded.notes, title, advance)
+        facts = inference.write(directory, model, labelled, found, ahead, truth, notes, title, advance)
     for name, value in facts:  # the verdict first
         print(plain(f"{name}: {value}"))
-    for note in loaded.notes:
+    for note in notes:
         print(plain(f"note: {note}"))
     print(f"written to {plain(args.output)}, {time.perf_counter() - start:.1f} s")

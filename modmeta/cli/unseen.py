@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modmeta.hidden.count import Counted
     from modmeta.hidden.result import Group
     from modmeta.outputs import OutputDirectory
-    from modmeta.training.bouncegrad import BounceGrad
+    from modmeta.training.trained import Trained
 
 OUTPUTS = ("unseen.npz", "unseen.json", "unseen.png")
 DRAWN = 5  # number of tasks in the figure
@@ -199,7 +199,7 @@ def _infer(
 
 
 def _search(
-    args: argparse.Namespace, module: "BounceGrad", visible: "Tensor", known: "Tensor | None"
+    args: argparse.Namespace, module: "Trained", visible: "Tensor", known: "Tensor | None"
 ) -> "tuple[list[Group], Counted | None]":
     """Hidden entities of all tasks, grouped by their number, and the counts if `--count auto`."""
     import torch

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.evaluation.agreement import agreement, distances
 from modmeta.evaluation.gain import SMALL
-from modmeta.evaluation.matching import Distances, agreement
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
 from modmeta.model.sight import counted, never_together
@@ -192,7 +192,7 @@ def compare(
     counts = torch.ones_like(targets) if mask is None else counted(mask).unsqueeze(-1).expand_as(targets).to(targets)
     without = alone(targets, dynamics.scaled(states[:, :, :-1]), counts, dynamics.has_constants)
     none, over, kappas = gains(real.error, without, without, targets, counts), [], []
-    distances = _distances(model, states)
+    apart = _distances(model, states)
     for origin, steps, other in zip(origins, shown, others, strict=True):
         error, shared = torch.empty_like(targets), counts
         error[origin, everyone] = other.error
@@ -201,7 +201,7 @@ def compare(
             shared[origin, everyone] = counted(steps).unsqueeze(-1).expand_as(targets).to(targets)
             shared = shared * counts
         over.append(gains(real.error, error, without, targets, shared))
-        kappas.append(_agreement(other, distances))
+        kappas.append(_agreement(other, apart))
     by_draw = torch.stack(over)  # (draws, B)
     if not bool(by_draw.isfinite().all() and none.isfinite().all()):
         return None
@@ -209,7 +209,7 @@ def compare(
     if groups is not None and draws > 1:  # tasks share what is random in structures; draws do not
         spread = float(by_draw.mean(1).var() * (1 + 1 / draws))
         exchanged = Gain(exchanged.mean, (exchanged.error**2 + spread) ** 0.5, min(exchanged.freedom, draws - 1))
-    return Compared(_mean(none), exchanged, _agreement(real, distances), sum(kappas) / draws, b)
+    return Compared(_mean(none), exchanged, _agreement(real, apart), sum(kappas) / draws, b)
 
 
 def _shown(mask: Tensor) -> float:
@@ -329,14 +329,12 @@ def _mean(values: Tensor) -> Gain:
 
 def _distances(model: RelationalModel, states: Tensor) -> Tensor:
     few = max(1, 200 // states.shape[1] ** 2)
-    distances = Distances(model.dynamics.num_edge_modules).to(states.device)
-    distances.update(model.dynamics.messages(states[:few]))
-    return distances.total  # `compute` would wait for other processes, which judge nothing, and drop axes of length 1
+    return distances(model.dynamics.messages(states[:few]))
 
 
-def _agreement(halves: Halves, distances: Tensor) -> float:
-    k = len(distances)
+def _agreement(halves: Halves, apart: Tensor) -> float:
+    k = len(apart)
     if k == 1:  # tells nobody apart
         return 0.0
     first, second = (of.edge_modules.flatten() for of in halves.structures)
-    return float(agreement(torch.bincount(first * k + second, minlength=k * k).view(k, k), distances))
+    return float(agreement(torch.bincount(first * k + second, minlength=k * k).view(k, k), apart))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtr
 from torch import Tensor
 
 from modmeta.evaluation.nulls import Compared, Gain
@@ -97,7 +97,7 @@ def chance(gain: Gain) -> float:
     """Probability of a gain this large or larger where there is none (one-sided t-test over tasks)."""
     if not gain.freedom or not gain.mean > 0:
         return 1.0
-    return float(student.sf(gain.mean / max(gain.error, 1e-12), gain.freedom))
+    return float(stdtr(gain.freedom, -gain.mean / max(gain.error, 1e-12)))
 
 
 def decide(compared: Compared | None, misfits: float = 0.0) -> Verdict:

@@ -11,7 +11,7 @@ from modmeta.evaluation.verdict import Judged
 from modmeta.graph.relations import to_matrix
 from modmeta.hidden.infer import Found
 from modmeta.hidden.measures import Truth, deviations, fits, located, measures, silent_modules
-from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.trained import Trained
 
 UNKNOWN = -1  # label of relations of absent entities
 
@@ -24,7 +24,7 @@ class Group(NamedTuple):
 
 
 def arrays(
-    groups: list[Group], module: BounceGrad, visible: Tensor, hide: int | None, units: Units, judged: Judged
+    groups: list[Group], module: Trained, visible: Tensor, hide: int | None, units: Units, judged: Judged
 ) -> dict[str, Any]:
     """The arrays of `unseen.npz`, for all B tasks.
 
@@ -73,7 +73,7 @@ def arrays(
 
 
 def content(
-    groups: list[Group], module: BounceGrad, visible: Tensor, truth: Truth | None, judged: Judged
+    groups: list[Group], module: Trained, visible: Tensor, truth: Truth | None, judged: Judged
 ) -> dict[str, Any]:
     """The content of `unseen.json`: measures if the truth is known, and the tasks whose entity cannot be located."""
     silent = silent_modules(module.model, visible)
@@ -100,7 +100,7 @@ def content(
 
 
 @torch.no_grad()
-def predicted_without(module: BounceGrad, visible: Tensor) -> Tensor:
+def predicted_without(module: Trained, visible: Tensor) -> Tensor:
     """The model's rollout of the visible entities (B, V, T, D) from frame 0, without hidden entities."""
     structure = module.infer(visible, proposal=False).structure
     later = module.model.dynamics.rollout(visible[:, :, :1], *structure, visible.shape[2] - 1).squeeze(2)

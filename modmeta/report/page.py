@@ -199,7 +199,8 @@ def _reliability(data: Trajectories, found: "Relations") -> dict[str, Any] | Non
     if data.relations is None:
         return None
     pairs = pairs_of(data)
-    chances, labels = torch.from_numpy(found.probabilities[pairs]), torch.from_numpy(data.relations[pairs])
+    labels = torch.from_numpy(data.relations[pairs])
+    chances, labels = torch.from_numpy(found.probabilities[pairs])[labels >= 0], labels[labels >= 0]
     confidence, right, count = (np.asarray(part) for part in reliability(chances, labels))
     known = count > 0
     return {

@@ -7,11 +7,11 @@ from modmeta.evaluation.verdict import Judged
 from modmeta.hidden.measures import located, silent_modules
 from modmeta.hidden.result import Group, predicted_without
 from modmeta.plots.unseen import plot_scene, plot_spread
-from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.trained import Trained
 
 
 def plot_tasks(
-    module: BounceGrad, visible: Tensor, group: Group, truth: Tensor | None, count: int, judged: Judged
+    module: Trained, visible: Tensor, group: Group, truth: Tensor | None, count: int, judged: Judged
 ) -> Figure:
     """Scenes above, spread over starts below, a column for each of the first tasks of a group.
 

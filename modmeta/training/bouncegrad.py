@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from modmeta.data.loading.batches import by_size
 from modmeta.errors import UserError
+from modmeta.evaluation.agreement import agreement
 from modmeta.evaluation.gain import gain
-from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels, matched_accuracy
+from modmeta.evaluation.matching import Confusion, Distances, match_labels, matched_accuracy
 from modmeta.evaluation.verdict import Verdict
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
@@ -20,7 +21,7 @@ from modmeta.model.basis import FoundLaws
 from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
 from modmeta.model.sight import counted
-from modmeta.search.infer import Inferred, concatenated, infer
+from modmeta.search.infer import Inferred
 from modmeta.search.problem import Info, Problem, clamped
 from modmeta.search.search import Search
 from modmeta.search.temperature import Temperature
@@ -30,6 +31,7 @@ from modmeta.training.callbacks.checkpoints import Checkpoints
 from modmeta.training.distributed import gather, over_processes
 from modmeta.training.groups import Groups, check_groups
 from modmeta.training.module import Scheduler
+from modmeta.training.trained import Trained, few
 
 Made = TypeVar("Made")
 
@@ -40,7 +42,6 @@ LOOK = 50  # steps after which gradients on a GPU are looked at
 WEIGHED = 0.6  # of the run, in which edges have real weights on one law, where it starts so
 HOLD = 0.15  # of the run, in which modules learn the structures of a cold start
 HOLD_LONG = 0.6  # where many recordings, or rows too long to enumerate, tell more than new modules can
-EDGES_AT_ONCE = 200  # in inference
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
 
 
@@ -58,7 +59,7 @@ class Beginning(NamedTuple):
     temperature: float
 
 
-class BounceGrad(BankedModule):
+class BounceGrad(Trained, BankedModule):
     """Alternates, for every batch of tasks, a search over their structures with gradient steps on the modules.
 
     1. *Search step*: may change the structure of every task, judged by the energy of the observed frames.
@@ -98,8 +99,6 @@ class BounceGrad(BankedModule):
             move, and all rows are tried.)
     """
 
-    module_to_type: Tensor | None
-
     def __init__(
         self,
         model: RelationalModel,
@@ -119,24 +118,15 @@ class BounceGrad(BankedModule):
         persist: bool = True,
         soft: bool = False,
     ) -> None:
+        super().__init__(
+            model, proposal, search, temperature, optimizer, proposal_optimizer, scheduler, gradient_clip,
+            accepted_only, num_relations, observed_frames, forecast_steps, seed, num_types, persist, soft,
+        )  # fmt: skip
         k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
-        super().__init__(k, num_relations, observed_frames, forecast_steps, seed, num_types)
-        self.model, self.proposal, self.search, self.temperature = model, proposal, search, temperature
-        self.make_optimizer, self.make_proposal_optimizer = optimizer, proposal_optimizer
-        self.make_scheduler = scheduler
-        self.gradient_clip, self.accepted_only, self.persist, self.soft = gradient_clip, accepted_only, persist, soft
-        if soft and (search.receivers != "all" or search.symmetric):
-            raise ValueError("method.soft=true needs search.receivers=all and search.symmetric=false")
-        telling = g > 1 and num_types > 1  # else there is nothing to match
-        if search.start == "weights" and (g > 1 or not model.dynamics.additive or model.dynamics.null_module):
-            raise ValueError("search.start=weights needs additive dynamics, one node module and no null module")
-        self.relaxed = RealWeights() if search.start == "weights" else None
-        self.register_buffer("module_to_type", torch.arange(g) % num_types if telling else None)
         self.type_confusion = Confusion(g, num_types)  # of validation tasks
         self.halves = Confusion(k, k)  # of the structures that two halves of their frames tell
         self.distances = Distances(k)
         self.searched, self.proposed = Confusion(k, num_relations), Confusion(k, num_relations)  # of training tasks
-        self.known = 0.0  # share of relations that the search is given
         self.beginning: Beginning | None = None
         self.groups: Groups | None = None
         self.norms: list[Tensor] = []  # of the gradients that were not looked at yet
@@ -249,7 +239,7 @@ class BounceGrad(BankedModule):
         train, k = self.trainer.datamodule.splits["train"], self.model.dynamics.num_edge_modules  # type: ignore[attr-defined]
         found: list[tuple[Tensor, Tensor]] = []
         for ids in by_size(bank.task_ids, train.counts):
-            for part in ids.split(_few(train.states.shape[1])):
+            for part in ids.split(few(train.states.shape[1])):
                 batch = train[part.tolist()]
                 states = batch[STATES].to(self.device)
                 mask = batch[MASK].to(self.device) if MASK in batch else None
@@ -407,12 +397,6 @@ class BounceGrad(BankedModule):
         self.proposed.reset()
 
     @property
-    def priors(self) -> list[str]:
-        """Structural priors in force."""
-        silent = ["module 0 sends nothing"] if self.model.dynamics.null_module else []
-        return self.search.priors + silent + ([f"known relations: {self.known:.0%}"] if self.known else [])
-
-    @property
     def stuck(self) -> bool:
         """Whether the modules explain frames without relations behind them.
 
@@ -422,27 +406,6 @@ class BounceGrad(BankedModule):
         return bool(self.agreement < STUCK)
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
-
-    def infer(
-        self, states: Tensor, known: Tensor | None = None, proposal: bool = True, mask: Tensor | None = None
-    ) -> Inferred:
-        """Structures of new tasks from their observed frames (B, N, T, D); always the same for the same input.
-
-        Tasks are taken a few at a time, so that memory does not grow with their number, and activations stay in cache.
-
-        Without its proposal network, which knows one number of frames, a search that cannot try every row samples
-        uniformly. How well steps are known is in `mask`, (B, N, T - 1).
-        """
-        generator = torch.Generator(states.device).manual_seed(self.seed)
-        network = self.proposal if proposal else None
-        seen, n = states[:, :, : self.observed_frames], states.shape[1]
-        mask = None if mask is None else mask[..., : seen.shape[2] - 1]
-        size, parts = _few(n), []
-        for first in range(0, len(states), size):
-            part = slice(first, first + size)
-            given, steps = (None if of is None else of[part] for of in (known, mask))
-            parts.append(infer(self.search, self.model, network, seen[part], generator, given, steps))
-        return concatenated(parts)
 
     @property
     def _posterior_temperature(self) -> float:
@@ -475,7 +438,7 @@ class BounceGrad(BankedModule):
             gain = self._gain(states[:, :, half:], early, after)
             self.keep_means({"val/held_out": held_out + self.model.unit, "val/gain": gain}, len(states))
             self.halves.update(early.structure.edge_modules, late.structure.edge_modules)
-            self.distances.update(self.model.dynamics.messages(states[: _few(states.shape[1])]))
+            self.distances.update(self.model.dynamics.messages(states[: few(states.shape[1])]))
         if RELATIONS in batch:
             asked = _asked(batch)
             self.confusion.update(inferred.structure.edge_modules[asked], batch[RELATIONS][asked])
@@ -555,11 +518,6 @@ def _asked(batch: dict[str, Tensor]) -> Tensor:
 def _detached(problem: Problem) -> Problem:
     """The problem as a search step sees it, without gradients of messages."""
     return problem if problem.messages is None else replace(problem, messages=problem.messages.detach())
-
-
-def _few(num_entities: int) -> int:
-    """Tasks that are taken at once."""
-    return max(1, EDGES_AT_ONCE // (num_entities * (num_entities - 1)))
 
 
 def _numbers(states: Tensor, mask: Tensor | None) -> Tensor | int:

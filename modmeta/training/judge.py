@@ -22,27 +22,27 @@ from modmeta.graph.bank import Structure
 from modmeta.model.sight import counted
 from modmeta.search.infer import Inferred
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
-from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.trained import Trained
 
 SLOW = 20  # tasks at most where rollouts are searched
 SOME = 10  # tasks of a file that are compared, at least; as many as are inferred at once
 DRAWS, DRAWS_OF_GROUPS = 2, 6  # exchanges of partners
 
 
-def judge(module: BounceGrad, valid: TaskDataset) -> Judged:
+def judge(module: Trained, valid: TaskDataset) -> Judged:
     """Compares what a module finds in validation tasks with both nulls, and notes how well it explains them.
 
     Args:
         module: trained, in evaluation mode.
         valid: tasks that it was not trained on.
     """
-    most = TASKS if module.search.horizon == 1 else SLOW
+    most, device = TASKS if module.search.horizon == 1 else SLOW, module.module_to_relation.device
     sizes = by_size(torch.arange(len(valid)), valid.counts)
     ids = max(sizes, key=len)[:most]  # tasks of one size
     n = valid.states.shape[1] if valid.counts is None else int(valid.counts[ids[0]])
-    states = valid.states[ids, :n, : module.observed_frames].to(module.device)
-    mask = None if valid.mask is None else valid.mask[ids, :n, : states.shape[2] - 1].to(module.device)
-    groups = None if valid.groups is None else valid.groups[ids].to(module.device)
+    states = valid.states[ids, :n, : module.observed_frames].to(device)
+    mask = None if valid.mask is None else valid.mask[ids, :n, : states.shape[2] - 1].to(device)
+    groups = None if valid.groups is None else valid.groups[ids].to(device)
     verdict = decide(compared(module, states, mask, groups))
     prior: tuple[float, ...] = ()
     if valid.relations is not None:
@@ -52,7 +52,7 @@ def judge(module: BounceGrad, valid: TaskDataset) -> Judged:
 
 
 def compared(
-    module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tensor | None, draws: int | None = None
+    module: Trained, states: Tensor, mask: Tensor | None, groups: Tensor | None, draws: int | None = None
 ) -> Compared | None:
     """What a module finds in tasks of one size, compared with both nulls; see `modmeta.evaluation.nulls.compare`.
 
@@ -82,7 +82,7 @@ def compared(
     return compare(tell, model, states, generator, mask, groups, draws or DRAWS_OF_GROUPS)
 
 
-def pooled(module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tensor) -> Inferred:
+def pooled(module: Trained, states: Tensor, mask: Tensor | None, groups: Tensor) -> Inferred:
     """What tasks (B, N, T, D) tell of the structures of their groups (B,)."""
     number, (_, n, _, d) = int(groups.max()) + 1, states.shape
     problem = PooledProblem(
@@ -92,7 +92,7 @@ def pooled(module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tens
     return infer_pooled(module.search, problem, torch.Generator(states.device).manual_seed(module.seed))
 
 
-def _home(module: BounceGrad, states: Tensor, mask: Tensor | None, groups: Tensor | None) -> Home | None:
+def _home(module: Trained, states: Tensor, mask: Tensor | None, groups: Tensor | None) -> Home | None:
     if groups is not None:
         of = groups.unique(return_inverse=True)[1]
         found = pooled(module, states, mask, of).structure
@@ -119,7 +119,7 @@ def _noted(known: list[tuple[int, Quality]]) -> Home | None:
 
 
 def judge_file(
-    module: BounceGrad, judged: Judged, states: Tensor, mask: Tensor | None, groups: Tensor | None,
+    module: Trained, judged: Judged, states: Tensor, mask: Tensor | None, groups: Tensor | None,
     counts: Tensor | None, misfits: float, nulls: bool | None,
 ) -> Verdict:  # fmt: skip
     """The verdict on tasks of a file, from what the model's validation tasks told and from their own nulls.
@@ -155,7 +155,7 @@ def sample_of(tasks: int, counts: Tensor | None, least: int | None) -> Tensor:
 
 
 def recalibrated(
-    module: BounceGrad, calibration: Calibration, states: Tensor, mask: Tensor | None, counts: Tensor | None
+    module: Trained, calibration: Calibration, states: Tensor, mask: Tensor | None, counts: Tensor | None
 ) -> Calibration:
     """Temperatures for tasks whose errors are not those of validation tasks, by agreement of their two ends.
 

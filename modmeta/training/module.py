@@ -21,11 +21,12 @@ from modmeta.training.distributed import (
     mixed_seed,
     set_generator_states,
 )
+from modmeta.training.trained import Progress
 
 Scheduler = LRScheduler | ReduceLROnPlateau
 
 
-class ResumableModule(pl.LightningModule):
+class ResumableModule(Progress, pl.LightningModule):
     """A module whose run can be killed after any step and resumes with bit-identical results.
 
     Lightning restores weights, optimisers and loops. This class adds the entry `modmeta` of a checkpoint: the random
@@ -34,22 +35,8 @@ class ResumableModule(pl.LightningModule):
 
     A subclass with more state extends `on_fit_start`, `on_save_checkpoint`, `epoch_state` and `add_epoch_state`.
 
-    Args:
-        num_modules: number of edge modules that are matched to relations; 0 if edges are not inferred.
-        num_relations: number of relation types in the labels; used by measures only.
-        observed_frames: number of frames that structures are inferred from.
-        forecast_steps: frames ahead at which forecasts are scored.
-        seed: seed of the random generators of training.
-        num_types: number of entity types in the labels; used by measures only.
-
-    Raises:
-        ValueError: `num_relations` is below 1.
+    Arguments are those of `Progress`.
     """
-
-    module_to_relation: Tensor
-    steps_done: Tensor
-    usage: Tensor
-    agreement: Tensor
 
     def __init__(
         self,
@@ -60,19 +47,12 @@ class ResumableModule(pl.LightningModule):
         seed: int,
         num_types: int = 1,
     ) -> None:
-        super().__init__()
-        if num_relations < 1:
-            raise ValueError(f"num_relations={num_relations} must be at least 1")
+        super().__init__(num_modules, num_relations, observed_frames, forecast_steps, seed, num_types)
         self.automatic_optimization = False
-        self.num_relations, self.observed_frames, self.seed = num_relations, observed_frames, seed
-        self.register_buffer("module_to_relation", torch.arange(num_modules) % num_relations)
-        self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
-        self.done = 0  # the same number, without waiting for the device that the buffer is on
-        self.register_buffer("usage", torch.full((num_modules,), torch.nan))  # share of validation edges per module
-        self.register_buffer("agreement", torch.tensor(torch.nan))  # between structures from two halves of the frames
+        self.done = 0  # like `steps_done`, without waiting for the device that the buffer is on
         self.confusion = Confusion(max(num_modules, 1), num_relations)  # counts over validation tasks
         self.measures = ProtocolMeasures(
-            num_modules, num_relations, observed_frames, tuple(forecast_steps), num_types
+            num_modules, num_relations, observed_frames, self.forecast_steps, num_types
         )  # fmt: skip
         self.sums: dict[str, Tensor] = {}  # weighted sum and weight of every logged value over the epoch so far
         self.logged: set[str] = set()  # names of the values logged for the last epoch

@@ -2,9 +2,6 @@
 
 import re
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
 from modmeta.errors import UserError
 from modmeta.io import expanded
 
@@ -31,6 +28,9 @@ def with_plain_path(word: str) -> str:
         return word
     path = expanded(value)
     if not path.exists():
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
         try:
             OverridesParser.create().parse_override(word)
             return word if value[0] != "~" else setting(key, str(path))

@@ -7,6 +7,7 @@ import h5py
 import networkx as nx
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 import pytest
@@ -17,6 +18,7 @@ from modmeta.data.formats import load
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.text import plain
+from tests.runs import command
 from tests.unit.test_text import named
 
 
@@ -110,3 +112,33 @@ def test_what_infer_wrote_is_read(inferred: Path) -> None:
     found = load(inferred.parent / "a.npz", how=Reading(relations=str(inferred / "relations.csv")))["test"]
     with np.load(inferred / "relations.npz") as arrays:
         np.testing.assert_array_equal(found.relations, np.where(np.eye(5, dtype=bool), 0, arrays["relations"]))
+
+
+def test_pairs_without_a_row_may_be_unknown(
+    springs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list of some of the edges, one of them wrong: only these are compared, and the wrong one counts."""
+    truth = csv.read_csv(springs_file.with_name("truth.csv"))
+    some = truth.filter(pa.compute.equal(truth["relation"], 1)).slice(0, 20)
+    some = some.set_column(3, "relation", pa.array([0] + [1] * 19))
+    csv.write_csv(some, tmp_path / "some.csv")
+    words = ["infer", "springs5", str(springs_file), "--steps", "1", "--relations", str(tmp_path / "some.csv")]
+    assert main([*words, "-o", str(tmp_path / "unknown"), "--unlisted", "unknown"]) == 0
+    told = capsys.readouterr().out
+    assert "edges right: 95.00% of 20 pairs in the table\n" in told
+    assert "some.csv: 220 of 240 pairs have no row, so their relation is unknown, and not compared" in told
+    assert main([*words, "-o", str(tmp_path / "none")]) == 0
+    right = capsys.readouterr().out.split("edges right: ")[1].split("%")[0]
+    assert float(right) < 70  # nearly half of the pairs have a relation
+    assert main(["infer", "springs5", str(springs_file), "-o", str(tmp_path / "x"), "--unlisted", "unknown"]) == 2
+    assert "--relations" in capsys.readouterr().err
+
+
+def test_inference_imports_neither_lightning_nor_figures(tmp_path: Path) -> None:
+    """They take longer to import than many files take to infer from."""
+    slow = {"pytorch_lightning", "torchmetrics", "hydra", "matplotlib", "scipy.stats", "torch._dynamo", "wandb"}
+    script = (
+        "import sys, modmeta, modmeta.cli.main, modmeta.report.inference; modmeta.load('springs5'); "
+        f"print(sorted({slow!r} & set(sys.modules)))"
+    )
+    assert command("-c", script, cwd=tmp_path).stdout.strip() == "[]"

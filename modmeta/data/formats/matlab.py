@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 from modmeta.data.bounds import check_size
 from modmeta.data.formats import hdf5, native
@@ -52,6 +51,8 @@ class _Turned(Mapping[str, np.ndarray]):
 
 def _variables(path: Path) -> dict[str, np.ndarray]:
     """Numbers and text of a file of version 5 or before."""
+    import scipy.io
+
     try:
         names = [name for name, shape, kind in scipy.io.whosmat(path) if kind not in ("struct", "object", "function")]
         for name, shape, _ in scipy.io.whosmat(path):

@@ -37,7 +37,7 @@ class _Edges:
     note: str = ""
 
 
-def with_relations(data: Trajectories, path: Path, where: str) -> Trajectories:
+def with_relations(data: Trajectories, path: Path, where: str, listed: bool = False) -> Trajectories:
     """Adds the relations of a file to trajectories.
 
     Args:
@@ -45,20 +45,21 @@ def with_relations(data: Trajectories, path: Path, where: str) -> Trajectories:
         path: a table with columns receiver, sender (or target, source) and optionally task and relation; a square
             matrix, [receiver, sender], as a table or `.npy`; or a graph, `.graphml` or `.gml`.
         where: the file of the trajectories, for error messages.
+        listed: relations of pairs without a row are -1, unknown, instead of 0; for comparison alone.
 
     Raises:
         DataError: the file cannot be read, a pair is repeated, or a relation is neither a label nor a name.
     """
     path = expanded(path)
     if path.suffix.lower() in GRAPHS:
-        return with_graph(data, _graph(path), str(path))
+        return with_graph(data, _graph(path), str(path), listed)
     if path.suffix.lower() == ".npy":
         return with_matrix(data, as_labels(str(path), load_array(path)), str(path))
     table = Table.of(path)
     receiver, sender = first_of(RECEIVERS, table.names), first_of(SENDERS, table.names)
     if receiver is None or sender is None:
         return _with_table_matrix(data, table)
-    return _with_edges(data, _edges_of(table, receiver, sender), str(path), where)
+    return _with_edges(data, _edges_of(table, receiver, sender), str(path), where, listed)
 
 
 def with_matrix(data: Trajectories, matrix: np.ndarray, where: str) -> Trajectories:
@@ -77,7 +78,7 @@ def with_matrix(data: Trajectories, matrix: np.ndarray, where: str) -> Trajector
     return replace(data, relations=np.ascontiguousarray(labels.astype(np.int64)))
 
 
-def with_graph(data: Trajectories, graph: Any, where: str) -> Trajectories:
+def with_graph(data: Trajectories, graph: Any, where: str, listed: bool = False) -> Trajectories:
     """Adds the relations of all tasks from a networkx graph, whose edges lead from sender to receiver.
 
     Nodes are names of entities, or their numbers. The edge attributes `relation`, `type` or `label` hold the relation;
@@ -99,7 +100,7 @@ def with_graph(data: Trajectories, graph: Any, where: str) -> Trajectories:
     names = {str(name) for name in np.ravel(data.entity_names)} if data.entity_names is not None else set()
     if labels and names & set(labels.values()) and not names >= {str(node) for node in graph.nodes}:
         rows = [(None, labels[str(one)], labels[str(other)], relation) for _, one, other, relation in rows]
-    return _with_edges(data, _Edges([row for row in rows if row[1] != row[2]]), where, "the trajectories")
+    return _with_edges(data, _Edges([row for row in rows if row[1] != row[2]]), where, "the trajectories", listed)
 
 
 def _graph(path: Path) -> Any:
@@ -182,7 +183,7 @@ def _whole(value: object) -> int | None:
     return int(number) if number in range(LABELS) else None
 
 
-def _with_edges(data: Trajectories, edges: _Edges, path: str, where: str) -> Trajectories:
+def _with_edges(data: Trajectories, edges: _Edges, path: str, where: str, listed: bool) -> Trajectories:
     tasks = {str(data.task_name(task)): task for task in range(data.num_tasks)}
     there = None if data.mask is None else np.asarray(data.mask.any(axis=2))
     places: dict[tuple[int, str], int] = {
@@ -210,9 +211,10 @@ def _with_edges(data: Trajectories, edges: _Edges, path: str, where: str) -> Tra
     notes = [note for note in (edges.note, named) if note]
     if absent:
         notes.append(
-            f"{Path(path).name}: {absent} of {int(wanted.sum())} pairs have no row, so their relation is 0, none"
+            f"{Path(path).name}: {absent} of {int(wanted.sum())} pairs have no row, so their relation is "
+            + ("unknown, and not compared" if listed else "0, none")
         )
-    relations = np.where(wanted, np.maximum(relations, 0), 0)
+    relations = np.where(wanted, relations if listed else np.maximum(relations, 0), 0)
     return replace(data, relations=relations, notes=(*data.notes, *notes))
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from modmeta.data import formats
 from modmeta.data.describe import frame_motion
 from modmeta.data.generation import generate_sizes
-from modmeta.data.loading.batches import TaskDataset, TaskModule, as_dataset, owned
+from modmeta.data.loading.batches import TaskDataset, as_dataset, owned
+from modmeta.data.loading.taskmodule import TaskModule
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.data.units import Scales, Units, robust_scales

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modmeta.data.loading.batches import TaskModule
+from modmeta.data.loading.taskmodule import TaskModule
 from modmeta.errors import DataError
 from modmeta.keys import INPUTS, OUTPUTS, SLOTS, TASK, UNSEEN
 from modmeta.simulators.functions import FunctionTasks, FunctionWorld

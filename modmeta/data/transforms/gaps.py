@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from modmeta.data.bounds import FREE, SPARSE
 from modmeta.data.trajectories import Trajectories
@@ -202,5 +201,7 @@ def resampled(data: Trajectories, times: np.ndarray, step: float, where: str) ->
 
 def _interpolate(t: np.ndarray, x: np.ndarray, at: np.ndarray) -> np.ndarray:
     if len(t) >= SPLINE:
+        from scipy.interpolate import CubicSpline  # takes a second to import, and few files have gaps
+
         return CubicSpline(t, x, axis=0)(at)
     return np.stack([np.interp(at, t, column) for column in x.T], axis=-1)

@@ -14,8 +14,8 @@ from modmeta.evaluation.calibration import TASKS, calibrate
 from modmeta.keys import RELATIONS, STATES
 from modmeta.model.sight import counted
 from modmeta.training.bouncegrad import BounceGrad
-from modmeta.training.checkpoints.files import DurableCheckpoints
 from modmeta.training.checkpoints.loading import read_checkpoint
+from modmeta.training.checkpoints.plugin import DurableCheckpoints
 from modmeta.training.judge import judge
 
 

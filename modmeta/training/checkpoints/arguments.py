@@ -7,10 +7,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import hydra
-
 from modmeta.errors import UserError
-from modmeta.training.checkpoints.trust import shown
+from modmeta.training.checkpoints.trust import named, shown
 
 # Smallest allowed value of an integer, by key; 0 for all other keys.
 LEAST = {
@@ -36,7 +34,7 @@ def check_arguments(config: Any, where: object) -> None:
     if not isinstance(config, dict):
         return
     if isinstance(target := config.get("_target_"), str):
-        made = hydra.utils.get_object(target)
+        made = named(target)
         constructor = made.__init__ if inspect.isclass(made) else made
         try:
             hints = typing.get_type_hints(constructor)

@@ -1,19 +1,20 @@
 """Loads trained models. A checkpoint is untrusted data: it is checked before anything is built from it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from modmeta.errors import UserError
 from modmeta.graph.relations import reciprocity
-from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.checkpoints.arguments import check_arguments
 from modmeta.training.checkpoints.compat import upgraded
 from modmeta.training.checkpoints.files import LAST, find_newest, load
-from modmeta.training.checkpoints.trust import MOST, check_config, check_description, check_judged, shown
+from modmeta.training.checkpoints.trust import MOST, check_config, check_description, check_judged, named, shown
+from modmeta.training.trained import Trained
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -72,6 +73,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def built(config: Any) -> Any:
+    """What a checked configuration describes, with the classes for inference; nothing in it is resolved."""
+    if isinstance(config, list):
+        return [built(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    settings = {key: built(part) for key, part in config.items() if key not in ("_target_", "_partial_")}
+    if "_target_" not in config:
+        return settings
+    made = named(config["_target_"])
+    return partial(made, **settings) if config.get("_partial_") else made(**settings)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no normal numbers for parameters without memory: torch would import its compiler first, for seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "normal_":
+            return (kwargs or {})["tensor"] if not args else args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def skeleton(config: dict[str, Any], where: str | Path) -> nn.Module:
     """Builds the module of a checked configuration on the meta device, without memory for parameters.
 
@@ -80,20 +103,19 @@ def skeleton(config: dict[str, Any], where: str | Path) -> nn.Module:
     """
     check_arguments(config, where)
     try:
-        with torch.device("meta"):
-            module = hydra.utils.instantiate(config)
+        with torch.device("meta"), _Undrawn():
+            module = built(config)
     except Exception as error:  # constructors may raise anything on unexpected values
-        cause = error.__cause__ or error
         raise UserError(
             f"{where} was written by another version of modmeta and does not fit this one: "
-            + shown(" ".join(str(cause).split()))
+            + shown(" ".join(str(error).split()))
         ) from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{where}: its configuration does not describe a model")
     return module
 
 
-def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
+def load_model(path: str | Path) -> tuple[Trained, dict[str, Any]]:
     """Loads a trained module in evaluation mode, and the description of its training data.
 
     Args:
@@ -108,12 +130,12 @@ def load_model(path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
     return model_of(read_checkpoint(path), path)
 
 
-def model_of(content: dict[str, Any], path: str | Path) -> tuple[BounceGrad, dict[str, Any]]:
+def model_of(content: dict[str, Any], path: str | Path) -> tuple[Trained, dict[str, Any]]:
     """`load_model` of a checkpoint that is read already; `path` is where, for messages."""
     config, data = content["modmeta"]["config"], content["modmeta"]["data"]
-    module = hydra.utils.instantiate(config)
+    module = built(config)
     module.load_state_dict(dict(content["state_dict"]))
-    if not isinstance(module, BounceGrad):
+    if not isinstance(module, Trained):
         raise UserError(f"{path} holds a baseline ({config['_target_']}); only `modmeta train` can test baselines")
     for name, count in (("module_to_relation", module.num_relations), ("module_to_type", MOST["num_types"])):
         labels = getattr(module, name)

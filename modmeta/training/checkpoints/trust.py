@@ -7,9 +7,8 @@ every `${...}`, so both are checked before Hydra sees a configuration.
 import math
 import sys
 from itertools import pairwise
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
-
-import hydra
 
 from modmeta.errors import UserError
 from modmeta.evaluation.verdict import Judged
@@ -97,7 +96,7 @@ NAMES: dict[str, Part] = {
     "modmeta.training.callbacks.checkpoints.Checkpoints": RUN,
     "modmeta.training.callbacks.pictures.Pictures": RUN,
     "modmeta.training.callbacks.room.Room": RUN,
-    "modmeta.training.checkpoints.files.DurableCheckpoints": RUN,
+    "modmeta.training.checkpoints.plugin.DurableCheckpoints": RUN,
     "modmeta.data.loading.datamodule.TrajectoryDataModule": RUN,
     "modmeta.data.loading.filemodule.FileDataModule": RUN,
     "modmeta.data.loading.functions.FunctionDataModule": RUN,
@@ -148,6 +147,9 @@ OTHERS = (
 
 PACKAGE_LENGTH = 80  # letters of a package's name that a message repeats
 
+# Instead of the class that trains, whose import takes seconds.
+FOR_INFERENCE = {"modmeta.training.bouncegrad.BounceGrad": "modmeta.training.trained.Trained"}
+
 _trusted: set[str] = set()
 
 
@@ -183,11 +185,16 @@ def is_trusted(target: str) -> bool:
 def _is_defined_in(target: str, home: str) -> bool:
     """Whether a trusted package itself defines a name; `mypackage.os.system` is not defined there."""
     try:
-        found = hydra.utils.get_object(target)
+        found = resolve_name(target)
     except Exception:  # the name does not exist, or importing it fails
         return False
     origin = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     return origin == home or origin.startswith(f"{home}.")
+
+
+def named(target: str) -> Any:
+    """The class or function of a checked configuration's `_target_`; for BounceGrad, what inference needs of it."""
+    return resolve_name(FOR_INFERENCE.get(target, target))
 
 
 def shown(value: object) -> str:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from modmeta.evaluation.matching import Confusion, Distances, agreement, match_labels
+from modmeta.evaluation.agreement import agreement
+from modmeta.evaluation.matching import Confusion, Distances, match_labels
 from modmeta.evaluation.protocol import ProtocolMeasures
 from modmeta.graph.bank import random_structure
 from modmeta.search.infer import Inferred

@@ -1,14 +1,19 @@
-"""Gradient steps of BounceGrad."""
+"""Gradient steps of BounceGrad, and what inference takes of it."""
 
+import inspect
 from pathlib import Path
 
 import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from modmeta.graph.bank import random_structure
 from modmeta.model.dynamics.base import summed
 from modmeta.search.problem import one_step_problem
+from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.checkpoints.loading import skeleton
+from modmeta.training.trained import Trained
 from tests.runs import compose
 
 
@@ -40,3 +45,16 @@ def test_real_weights_need_messages_that_add_up(setting: str, tmp_path: Path) ->
     config = compose(tmp_path / "run", "search.start=weights", setting, "model.hidden=8")
     with pytest.raises(hydra.errors.InstantiationException, match="weights needs additive dynamics"):
         hydra.utils.instantiate(config.method)
+
+
+@pytest.mark.parametrize("words", [(), ("search.start=weights",), ("model.num_node_modules=2", "method.num_types=2")])
+def test_inference_takes_the_same_settings_and_state(words: tuple[str, ...], tmp_path: Path) -> None:
+    config = compose(tmp_path / "run", "model.hidden=8", *words).method
+    module, trained = hydra.utils.instantiate(config), skeleton(OmegaConf.to_container(config, resolve=True), "run")
+    assert type(trained) is Trained
+    shapes = [{name: part.shape for name, part in each.state_dict().items()} for each in (module, trained)]
+    assert shapes[0] == shapes[1]
+    parameters = [inspect.signature(kind.__init__).parameters.values() for kind in (BounceGrad, Trained)]
+    assert [(part.name, part.default) for part in parameters[0]] == [
+        (part.name, part.default) for part in parameters[1]
+    ]
