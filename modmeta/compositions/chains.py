@@ -385,7 +385,7 @@ class _Chains:
             of = task[entries]
             out = torch.einsum("epd,cdi->ecpi", features[of, chain[entries]], new)
             squares = (out - y[of].unsqueeze(1)).square().mean((-1, -2))
-            last = last.index_reduce(0, of, squares, "amin")
+            last = last.scatter_reduce(0, of.unsqueeze(1).expand_as(squares), squares, "amin")
         good = (last < enough).T  # (C, b)
         added: list[int] = []
         while len(added) < max(2, self.modules // 4):
