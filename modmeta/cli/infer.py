@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     output = OutputDirectory(args.output, "infer", args.overwrite, reads)
     if args.steps < 1:
         raise UserError(f"--steps {args.steps} must be at least 1")
-    from modmeta.api import load
+    from modmeta.api import load_relational
     from modmeta.data.loading.for_model import Options
     from modmeta.report import inference
     from modmeta.report.page import plotly
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if args.report:
         plotly()  # before hours of work
 
-    model, reading = load(args.model), reading_of(args, relations=args.relations)
+    model, reading = load_relational(args.model), reading_of(args, relations=args.relations)
     options = Options(reading, args.split, observed=args.observed, velocities=args.velocities, window=args.window)
     loaded = model.read(args.file, options)
     data, truth = loaded.seen, loaded.truth(args.steps)

@@ -14,6 +14,7 @@ from modmeta.training.checkpoints.arguments import check_arguments
 from modmeta.training.checkpoints.compat import upgraded
 from modmeta.training.checkpoints.files import LAST, find_newest, load
 from modmeta.training.checkpoints.trust import MOST, check_config, check_description, check_judged, shown
+from modmeta.training.composed import ComposedBounceGrad
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -128,6 +129,19 @@ def model_of(content: dict[str, Any], path: str | Path) -> tuple[BounceGrad, dic
         return module.eval(), {**data, "reciprocity": reciprocity_of(content)}
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def composed(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint that is read holds a composition for functions."""
+    target: object = content["modmeta"]["config"].get("_target_")
+    return target == f"{ComposedBounceGrad.__module__}.{ComposedBounceGrad.__qualname__}"
+
+
+def composition_of(content: dict[str, Any]) -> tuple[ComposedBounceGrad, dict[str, Any]]:
+    """The trained composition of a checkpoint that is read, in evaluation mode, and the description of its data."""
+    module = hydra.utils.instantiate(content["modmeta"]["config"])
+    module.load_state_dict(dict(content["state_dict"]))
+    return module.eval(), content["modmeta"]["data"]
 
 
 def reciprocity_of(content: dict[str, Any]) -> float | None:
