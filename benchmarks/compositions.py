@@ -6,7 +6,7 @@
     python -m benchmarks.compositions --table            # docs/benchmarks/compositions.md from all that was measured
 
 Every row is a run of `train.py` as a user would start it, on one thread. All methods of a world have the same tasks;
-baselines have the epochs below, which take of the processor about what ours does. *Exact* does not learn: it scores all
+baselines have the epochs below; the table says what each took of the processor. *Exact* does not learn: it scores all
 structures of the hidden functions themselves. Writes `results/benchmarks/compositions/`.
 """
 
@@ -73,10 +73,10 @@ def _same(how: str, functions: int, slots: int, epochs: tuple[int, int], *more: 
 SHORT = "trainer.max_epochs=6"  # of 100 batches
 WORLDS = {
     "sum2_of_20": World(HiddenFunctions("sum", 20, 2), "sum", (SHORT,), (60, 60)),
-    "sum3_of_20": _same("sum", 20, 3, (100, 80), SHORT, "search.enumerate_up_to=8000"),
+    "sum3_of_20": _same("sum", 20, 3, (20, 80), SHORT, "search.enumerate_up_to=8000"),
     "chain2_of_20": World(HiddenFunctions("chain", 20, 2), "chain", (SHORT,), (60, 60)),
     "chain3_of_5": _same("chain", 5, 3, (60, 80), SHORT),
-    "chain3_of_20": _same("chain", 20, 3, (150, 150), "trainer.max_epochs=4", "search.enumerate_up_to=8000"),
+    "chain3_of_20": _same("chain", 20, 3, (20, 60), "trainer.max_epochs=4", "search.enumerate_up_to=8000"),
     "concatenate2_of_20": World(HiddenFunctions("concatenate", 20, 2), "concatenate", (), (60, 60)),
     "attend2_of_5": World(HiddenFunctions("attend", 5, 4), "attend", (), (60, 60)),
     "field2_of_10": World(HiddenFunctions("field", 10, 2), "field", (), (60, 60), ("method.inputs=2",)),
