@@ -152,7 +152,8 @@ class CompositionProblem:
     def energies(self, candidates: Candidates) -> Float[Tensor, "B 1 M"]:
         """Energies (B, 1, M) of candidates, priors included; those that all tasks share are all structures."""
         rows, n = candidates.rows, self.y[0].numel()
-        if rows.shape[0] == 1:
+        alone = len(self.x) == 1  # then candidates of its own have the shape of those that all tasks share
+        if len(rows) == 1 and not (alone and not torch.equal(rows[0, 0], self.model.structures(rows.device))):
             return self.model.energy(self.model.every(self.x, self.y), n).unsqueeze(1)
         b, _, m, s = rows.shape
         fits = rows.minimum(torch.tensor(self.model.sizes, device=rows.device) - 1).view(b * m, s)
