@@ -155,7 +155,7 @@ def test_the_composition_of_the_how_to_runs_and_multiplies() -> None:
 def test_a_task_alone_has_its_own_candidates() -> None:
     """Rows of one task have the shape of rows that all tasks share."""
     made = ComposedModel({"f": Library(5)}, Sum(["f", "f"]))
-    x, y, rows = tasks(made)
+    x, y, _ = tasks(made)
     generator, kernel = torch.Generator().manual_seed(0), kernel_of(Search(greedy, enumerate_up_to=0), made)
     start = random_slots(12, made.sizes, generator)
     alone = Structure(*(part[:1] for part in start))
