@@ -31,7 +31,7 @@ from modmeta.keys import MASK, RELATIONS, STATES, TYPES
 from modmeta.model.sight import counted, never_together
 from modmeta.search.infer import Inferred, infer
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
-from modmeta.training.checkpoints.loading import model_of, read_checkpoint
+from modmeta.training.checkpoints.loading import composed, model_of, read_checkpoint
 from modmeta.training.judge import judge_file, recalibrated
 from modmeta.training.trained import Trained
 
@@ -524,8 +524,8 @@ def path_of(model: str | Path) -> Path:
     )
 
 
-def load(model: str | Path) -> Model:
-    """Loads a trained model.
+def load(model: str | Path) -> Any:
+    """Loads a trained model: a `FunctionModel` where modules are composed for functions, else a `Model` of relations.
 
     Args:
         model: run directory, checkpoint, or name of a packaged model.
@@ -535,6 +535,27 @@ def load(model: str | Path) -> Model:
     """
     path = path_of(model)
     content = read_checkpoint(path)
+    if composed(content):
+        from modmeta.functions import composition_of  # imports Lightning, which takes seconds
+
+        return composition_of(content)
+    return _relational(content, path)
+
+
+def load_relational(model: str | Path) -> Model:
+    """`load` of a model that infers relations from trajectories.
+
+    Raises:
+        UserError: as `load`; or it is another model.
+    """
+    path = path_of(model)
+    content = read_checkpoint(path)
+    if composed(content):
+        raise UserError(f"{path} composes modules for functions, not trajectories; use modmeta.load in Python")
+    return _relational(content, path)
+
+
+def _relational(content: dict[str, Any], path: Path) -> Model:
     module, data = model_of(content, path)
     saved, judged = content["modmeta"].get("calibration"), content["modmeta"].get("judged")
     calibration = Calibration.from_state(saved) if saved else Calibration()
@@ -582,7 +603,7 @@ def fit(
         path = Path(directory) / "states.npz"
         formats.save(path, {"all": absent_last(with_absent(_grouped(data, groups)))})
         settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
-        return load(fit_file(path, Path(directory) / "run", settings))
+        return load_relational(fit_file(path, Path(directory) / "run", settings))
 
 
 def _as_tasks(states: Any, features: Sequence[str] | None, frame_step: float) -> Trajectories:

@@ -49,12 +49,12 @@ def evaluate(
     Raises:
         UserError: model or data cannot be read, or do not fit each other.
     """
-    from modmeta.api import load
+    from modmeta.api import load_relational
     from modmeta.data.loading.for_model import Options
     from modmeta.data.reading import Reading
     from modmeta.terminal import progress
 
-    trained = load(model)
+    trained = load_relational(model)
     observed = trained.module.observed_frames
     options = Options(
         Reading(group=group), split, observed=observed, any_entities=any_entities, labelled=True, window=window

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.steps < 1:
         raise UserError(f"--steps {args.steps} must be at least 1")
-    from modmeta.api import load
+    from modmeta.api import load_relational
     from modmeta.data.formats.relations import with_relations
     from modmeta.data.loading.for_model import Options
     from modmeta.machine import keep_freed_memory
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         plotly()  # before hours of work
 
     later = args.relations is not None and args.unlisted == "unknown"  # compared alone, so read in the end
-    model, reading = load(args.model), reading_of(args, relations=None if later else args.relations)
+    model, reading = load_relational(args.model), reading_of(args, relations=None if later else args.relations)
     options = Options(reading, args.split, observed=args.observed, velocities=args.velocities, window=args.window)
     loaded = model.read(args.file, options)
     data, truth, notes = loaded.seen, loaded.truth(args.steps), loaded.notes

@@ -77,11 +77,11 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--relations known needs --hide: a file has no relations of entities that are not in it")
     if args.symmetric and args.relations == "known":
         raise UserError("--symmetric is a prior on inferred relations; leave out --symmetric or --relations known")
-    from modmeta.api import load
+    from modmeta.api import load_relational
     from modmeta.hidden.count import MOST
     from modmeta.hidden.infer import informed
 
-    model = load(args.model)
+    model = load_relational(args.model)
     module, trained = model.module, model.data
     tasks = _tasks(args, model)
     entities = tasks.num_entities + (0 if args.hide is not None else MOST if args.count == "auto" else int(args.count))

@@ -93,7 +93,7 @@ def cold_start(
     for name in dict.fromkeys(names):
         first[name], total = total, total + len(model.libraries[name])  # type: ignore[arg-type]
     offset = torch.tensor([first[name] for name in names], device=x.device)
-    structures = model.structures(x.device)
+    structures = model.composition.alike(model.structures(x.device)).unique(dim=0)  # each function once
     library = torch.cat([torch.full((len(model.libraries[name]),), i) for i, name in enumerate(first)])  # type: ignore[arg-type]
     search = _Search(grams, structures + offset, library.to(x.device), x.shape[1], generator)
     best = search.run()
@@ -125,7 +125,7 @@ class _Search:
 
     Attributes:
         grams: of the tasks.
-        structures: all M structures (M, S), modules numbered over all libraries.
+        structures: M structures (M, S), of which every other is alike; modules numbered over all libraries.
         library: library of every module, (K,).
         points: P.
         generator: of draws.

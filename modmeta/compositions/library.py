@@ -48,7 +48,13 @@ class Library(nn.Module):
 
     def forward(self, x: Float[Tensor, "E P I"], module: Int[Tensor, " E"]) -> Float[Tensor, "E P O"]:
         """Inputs (E, P, in) through a module each, (E,), to (E, P, out)."""
-        return self.networks.chosen(x, module)
+        if self.inputs > 1:
+            return self.networks.chosen(x, module)
+        first, *others = self.networks.affine
+        h = torch.addcmul(first.bias[module], x, first.weight[module])  # see `every`
+        for layer in others:
+            h = layer.chosen(self.networks.activation(h), module)
+        return h
 
     def every(self, x: Float[Tensor, "E P I"]) -> Float[Tensor, "E K P O"]:
         """Inputs (E, P, in) through all modules, (E, K, P, out)."""

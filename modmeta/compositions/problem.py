@@ -27,7 +27,8 @@ from modmeta.search.search import Search
 from modmeta.search.selection import Selection
 from modmeta.shapes import Float, Int
 
-AT_ONCE = 2**19  # outputs of modules that are held at once, so that activations stay in the cache
+AT_ONCE = 2**19  # outputs of modules that are held at once
+ROWS_AT_ONCE = 2**13  # where each input has a module of its own, so that activations stay in the cache
 
 
 class ComposedModel(nn.Module):
@@ -152,11 +153,12 @@ class CompositionProblem:
     def energies(self, candidates: Candidates) -> Float[Tensor, "B 1 M"]:
         """Energies (B, 1, M) of candidates, priors included; those that all tasks share are all structures."""
         rows, n = candidates.rows, self.y[0].numel()
-        if rows.shape[0] == 1:
+        alone = len(self.x) == 1  # then candidates of its own have the shape of those that all tasks share
+        if len(rows) == 1 and not (alone and not torch.equal(rows[0, 0], self.model.structures(rows.device))):
             return self.model.energy(self.model.every(self.x, self.y), n).unsqueeze(1)
         b, _, m, s = rows.shape
         fits = rows.minimum(torch.tensor(self.model.sizes, device=rows.device) - 1).view(b * m, s)
-        few, task = max(1, AT_ONCE // self.x.shape[1]), torch.arange(b, device=rows.device).repeat_interleave(m)
+        few, task = max(1, ROWS_AT_ONCE // self.x.shape[1]), torch.arange(b, device=rows.device).repeat_interleave(m)
         pairs = zip(task.split(few), fits.split(few), strict=True)
         squares = torch.cat([self.model.squares(self.x[of], self.y[of], row) for of, row in pairs])
         return self.model.energy(squares.view(b, 1, m), n) + prior_energies(self.prior, rows)

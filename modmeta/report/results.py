@@ -21,6 +21,7 @@ from modmeta.text import for_sheet
 RESULTS = "RESULTS.md"
 STATES = ("finished", "running", "interrupted", "failed", "not started")
 ERRORS = {"test/mse_1": "MSE, step 1", "test/mse_10": "step 10"}
+ERRORS_OF_FUNCTIONS = {"test/error": "error", "test/error_seen": "seen", "test/error_unseen": "never seen"}
 EDGES = {ACCURACY: "edges right"}
 MEANING = f"""\
 Mean ± standard deviation over seeds, on test tasks never seen. Published figures are those of Alet et al. 2019, from
@@ -40,6 +41,7 @@ def results(found: Found, tasks: int | None = None) -> Files:
     parts = ["# Results", MEANING, *_paper(groups, found.unfinished, tasks)]
     parts += _efficiency(groups, files)
     parts += _ablations(groups, files)
+    parts += _compositions(groups)
     parts += ["## All runs", "Runs that differ by seed alone are one line.", group_table(groups)] if groups else []
     parts += _state(found)
     files[RESULTS] = ("\n\n".join(parts) + "\n").encode()
@@ -163,6 +165,23 @@ def _ablations(groups: Sequence[Group], files: Files) -> list[str]:
         out += [title, f"![ablations]({name}.png)", markdown(head, lines)]
         out += _proposals(of, tasks, files)
     return out
+
+
+def _compositions(groups: Sequence[Group]) -> list[str]:
+    """Tables of few-shot regression: structures, errors on queries, and how sure methods are."""
+    head = ["experiment", "method", "tasks", "seeds", "structures right", *ERRORS_OF_FUNCTIONS.values(), "confidence",
+            "calibration error"]  # fmt: skip
+    lines = []
+    for group in (one for one in groups if one.values("test/error")):
+        method = str(group.runs[0].settings.get("method._target_", "")).rsplit(".", 1)[-1]
+        errors = [ABSENT if (mean := group.mean(name)) is None else f"{mean:.2g}" for name in ERRORS_OF_FUNCTIONS]
+        shares = [spread_text(group, f"test/{name}") if group.values(f"test/{name}") else ABSENT
+                  for name in ("structures", "confidence", "calibration_error")]  # fmt: skip
+        lines.append([group.name, method, f"{group.tasks:,}", str(len(group.runs)), shares[0], *errors, *shares[1:]])
+    if not lines:
+        return []
+    meaning = "Mean squared errors on queries; combinations that training had, and never had."
+    return [f"## Compositions\n{meaning}", markdown(head, lines)]
 
 
 def _proposals(of: dict[int, Group], tasks: int, files: Files) -> list[str]:

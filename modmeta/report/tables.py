@@ -15,6 +15,7 @@ MISSING = "missing"
 LONGEST_NAME = 400  # characters of a name
 MARKUP = re.compile(r"([\\`*\[\]<>#~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|!(?=\[)|&(?=#?\w+;)|://|@|(?i:www)(?=\.))")
 TITLES = {name_of(place): f"({variant.title})" for place, variant in enumerate(VARIANTS)}
+SHARES = ("test/structures", "test/confidence", "test/calibration_error")  # of functions
 
 
 def in_markdown(text: object) -> str:
@@ -41,7 +42,7 @@ def share_text(value: float | None) -> str:
 
 def spread_text(group: Group, measure: str) -> str:
     """Formats mean ± standard deviation over seeds."""
-    text = share_text if "accuracy" in measure else error_text
+    text = share_text if "accuracy" in measure or measure in SHARES else error_text
     mean, deviation = group.mean(measure), group.deviation(measure)
     return text(mean) if deviation is None else f"{text(mean)} ± {text(deviation)}"
 

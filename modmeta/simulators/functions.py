@@ -3,7 +3,7 @@
 A hidden function of one variable is a sum of two sines, scaled to the range from -1 to 1 (x from -1 to 1, too, so that
 functions can be chained). A task is made of some of them, by its *slots*.
 
-Letters: B tasks, P points, S slots, K hidden functions, I inputs.
+Letters: B tasks, P points, S slots, K hidden functions, I inputs, O outputs.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from modmeta.errors import DataError
 
 WAVES = 2  # sines of which a hidden function is the sum
 SLOWEST, FASTEST = 1.0, 4.0  # of their angular frequencies
+ENTITIES = 3  # of a graph
 GRID = 1001  # points on which the range of a hidden function is found
 
 
@@ -24,7 +25,7 @@ class FunctionTasks(NamedTuple):
 
     Attributes:
         x: inputs (B, P, I) float32.
-        y: outputs (B, P, 1) float32.
+        y: outputs (B, P, O) float32.
         slots: hidden function of every slot, (B, S) int64; no columns where there are none.
     """
 
@@ -39,8 +40,9 @@ class HiddenFunctions:
 
     Attributes:
         how: `sum`, `chain` (each of the value of the one before), `concatenate` (two values u, v and a head
-            sin(2 u) + u v), `attend` (two functions, weighed by the softmax of two others) or `field` (a sum of waves
-            of two variables).
+            sin(2 u) + u v), `attend` (two functions, weighed by the softmax of two others), `field` (a sum, of
+            functions of two variables) or `graph` (x are the states of ENTITIES entities, and y these with a
+            function of receiver and sender added for every edge, receiver by receiver).
         functions: K.
         slots: S.
         unseen: share of combinations that training and validation tasks never have.
@@ -60,7 +62,7 @@ class HiddenFunctions:
         """
         if self.how not in JOINED:
             raise DataError(f"data.world.how={self.how!r} is unknown; choose one of {', '.join(JOINED)}")
-        needed = {"concatenate": 2, "attend": 4}.get(self.how, self.slots)
+        needed = {"concatenate": 2, "attend": 4, "graph": ENTITIES * (ENTITIES - 1)}.get(self.how, self.slots)
         if self.slots != needed or self.slots < 1:
             raise DataError(f"data.world.slots={self.slots} must be {max(needed, 1)} for how={self.how}")
         if self.functions < 1 or not 0 <= self.unseen < 1 or not 0 <= self.noise < float("inf"):
@@ -72,7 +74,12 @@ class HiddenFunctions:
     @property
     def inputs(self) -> int:
         """I."""
-        return 2 if self.how == "field" else 1
+        return {"field": 2, "graph": ENTITIES}.get(self.how, 1)
+
+    @property
+    def outputs(self) -> int:
+        """O."""
+        return ENTITIES if self.how == "graph" else 1
 
     def draw(self, tasks: int, points: int, seed: int, split: str, unseen: bool = False) -> FunctionTasks:
         """Draws tasks. The hidden functions, and which combinations are held out, depend on the seed alone.
@@ -87,14 +94,18 @@ class HiddenFunctions:
         Raises:
             DataError: no combination is left to hold out.
         """
-        rng = np.random.default_rng(
-            np.random.SeedSequence(seed, spawn_key=(int.from_bytes(split.encode()[:8], "big"),))
-        )
+        rng = _stream(seed, split)
         slots = self._combinations(tasks, seed, rng, unseen)
         x = rng.uniform(-1, 1, (tasks, points, self.inputs))
-        y = JOINED[self.how](_hidden(self.functions, self.inputs, seed), slots, x)
+        y = self.values(slots, x, seed)
         y = y + self.noise * rng.standard_normal(y.shape)
-        return FunctionTasks(x.astype(np.float32), y[..., None].astype(np.float32), slots)
+        return FunctionTasks(x.astype(np.float32), y.astype(np.float32), slots)
+
+    def values(self, slots: np.ndarray, x: np.ndarray, seed: int) -> np.ndarray:
+        """Values (B, P, O), without noise, of combinations (B, S) at points (B, P, I)."""
+        hidden = _hidden(self.functions, 2 if self.how in ("field", "graph") else 1, seed)
+        values: np.ndarray = JOINED[self.how](hidden, slots, x)
+        return values
 
     def _combinations(self, tasks: int, seed: int, rng: np.random.Generator, unseen: bool) -> np.ndarray:
         if unseen and not self.unseen:
@@ -110,17 +121,21 @@ class HiddenFunctions:
             f"{'none held out' if unseen else 'none'}; choose another share, or more functions"
         )
 
+    def alike(self, slots: np.ndarray) -> np.ndarray:
+        """One and the same combination for all (B, S) that are the same function; (B, S), or both pairs of `attend`."""
+        if self.how in ("sum", "field"):
+            return np.sort(slots, 1)
+        if self.how != "attend":
+            return slots
+        values, scores = slots[:, :2], slots[:, 2:]  # pairs of a function and its weight may change places
+        moot = (values[:, :1] == values[:, 1:]) | (scores[:, :1] == scores[:, 1:])  # weights do not matter
+        pairs = np.stack((values, np.where(moot, 0, scores)), 2)
+        order = np.lexsort((pairs[..., 1], pairs[..., 0]), axis=1)
+        return np.take_along_axis(pairs, order[..., None], 1).reshape(len(slots), -1)
+
     def _held_out(self, slots: np.ndarray, seed: int) -> np.ndarray:
         """Whether combinations (B, S) are held out, (B,): by a hash of what makes them different."""
-        alike = slots
-        if self.how in ("sum", "field"):
-            alike = np.sort(slots, 1)
-        elif self.how == "attend":  # pairs of a function and its weight may change places
-            values, scores = slots[:, :2], slots[:, 2:]
-            moot = (values[:, :1] == values[:, 1:]) | (scores[:, :1] == scores[:, 1:])  # weights do not matter
-            pairs = np.stack((values, np.where(moot, 0, scores)), 2)
-            order = np.lexsort((pairs[..., 1], pairs[..., 0]), axis=1)
-            alike = np.take_along_axis(pairs, order[..., None], 1).reshape(len(slots), -1)
+        alike = self.alike(slots)
         number = alike @ (self.functions ** np.arange(alike.shape[1]))
         share = np.empty(len(slots))
         for value in np.unique(number):
@@ -133,7 +148,7 @@ def _stream(seed: int, split: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))
 
 
-Hidden = Callable[[np.ndarray, np.ndarray], np.ndarray]  # functions (B,) of inputs (B, P, I), to (B, P)
+Hidden = Callable[[np.ndarray, np.ndarray], np.ndarray]  # functions (B,) of inputs (B, P, I), to (B, P, 1)
 
 
 def _hidden(functions: int, inputs: int, seed: int) -> Hidden:
@@ -151,7 +166,7 @@ def _hidden(functions: int, inputs: int, seed: int) -> Hidden:
 
     every = raw(np.arange(functions), np.repeat(grid, functions, 0))
     low, high = every.min(1), every.max(1)
-    return lambda which, x: 2 * (raw(which, x) - low[which, None]) / (high - low)[which, None] - 1
+    return lambda which, x: (2 * (raw(which, x) - low[which, None]) / (high - low)[which, None] - 1)[..., None]
 
 
 def _sum(hidden: Hidden, slots: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -160,8 +175,8 @@ def _sum(hidden: Hidden, slots: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _chain(hidden: Hidden, slots: np.ndarray, x: np.ndarray) -> np.ndarray:
     for which in slots.T:
-        x = hidden(which, x)[..., None]
-    return x[..., 0]
+        x = hidden(which, x)
+    return x
 
 
 def _concatenate(hidden: Hidden, slots: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -175,7 +190,16 @@ def _attend(hidden: Hidden, slots: np.ndarray, x: np.ndarray) -> np.ndarray:
     return weight * first + (1 - weight) * second
 
 
-JOINED = {"sum": _sum, "chain": _chain, "concatenate": _concatenate, "attend": _attend, "field": _sum}
+def _graph(hidden: Hidden, slots: np.ndarray, x: np.ndarray) -> np.ndarray:
+    receiver, sender = np.nonzero(~np.eye(ENTITIES, dtype=bool))
+    pairs = np.stack((x[..., receiver], x[..., sender]), -1)  # (B, P, S, 2)
+    each = [hidden(which, pairs[:, :, edge]) for edge, which in enumerate(slots.T)]
+    return x + np.concatenate(each, -1).reshape(*x.shape, -1).sum(-1)
+
+
+JOINED = {
+    "sum": _sum, "chain": _chain, "concatenate": _concatenate, "attend": _attend, "field": _sum, "graph": _graph,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -190,11 +214,11 @@ class Sines:
         """One."""
         return 1
 
+    outputs = inputs
+
     def draw(self, tasks: int, points: int, seed: int, split: str, unseen: bool = False) -> FunctionTasks:
         """Draws tasks; see `HiddenFunctions.draw`."""
-        rng = np.random.default_rng(
-            np.random.SeedSequence(seed, spawn_key=(int.from_bytes(split.encode()[:8], "big"),))
-        )
+        rng = _stream(seed, split)
         amplitude, phase = rng.uniform(0.1, 5, (tasks, 1)), rng.uniform(0, np.pi, (tasks, 1))
         x = rng.uniform(-5, 5, (tasks, points))
         y = amplitude * np.sin(x - phase)

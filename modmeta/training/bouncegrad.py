@@ -19,6 +19,7 @@ from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_str
 from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.basis import FoundLaws
 from modmeta.model.dynamics.base import summed
+from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel
 from modmeta.model.sight import counted
 from modmeta.search.infer import Inferred
@@ -97,6 +98,9 @@ class BounceGrad(Trained, BankedModule):
         soft: expectation maximisation instead of following the structures drawn: a gradient step weighs the energies of
             all rows of a receiver by their probabilities at the temperature. (Not in the paper; where all receivers
             move, and all rows are tried.)
+        searched_frames: first frames of a training task, whose steps alone the search sees; gradient steps use the
+            other steps, as support and query of the paper. None for all steps in both. A cold start and the proposal
+            network see all.
     """
 
     def __init__(
@@ -117,10 +121,12 @@ class BounceGrad(Trained, BankedModule):
         num_types: int = 1,
         persist: bool = True,
         soft: bool = False,
+        searched_frames: int | None = None,
     ) -> None:
         super().__init__(
             model, proposal, search, temperature, optimizer, proposal_optimizer, scheduler, gradient_clip,
             accepted_only, num_relations, observed_frames, forecast_steps, seed, num_types, persist, soft,
+            searched_frames,
         )  # fmt: skip
         k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
         self.type_confusion = Confusion(g, num_types)  # of validation tasks
@@ -159,6 +165,8 @@ class BounceGrad(Trained, BankedModule):
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
         train = data.splits["train"]
         grouped = train.groups is not None
+        if self.searched_frames is not None:
+            self._check_split(self.searched_frames, train.states.shape[2], grouped)
         if grouped:
             check_groups(self.search, self.soft, self.persist, self.known)
         # every process has the structures of all groups, whose tasks may be spread over processes
@@ -190,6 +198,19 @@ class BounceGrad(Trained, BankedModule):
             self.groups = Groups(data, self.model, self.search, bank, frames, self.seed, self.device)
 
     @staticmethod
+    def _check_split(searched: int, frames: int, grouped: bool) -> None:
+        """
+        Raises:
+            UserError: the search, or the gradient steps, are left without a step, or search all tasks of a group.
+        """
+        if grouped:
+            raise UserError("method.searched_frames splits tasks, but the search of groups sees all; set it to null")
+        if not 2 <= searched < frames:
+            raise UserError(
+                f"method.searched_frames={searched} must be from 2 to {frames - 1}, one less than the frames of a task"
+            )
+
+    @staticmethod
     def _made(part: Made | None) -> Made:
         assert part is not None, "made in on_fit_start"
         return part
@@ -206,7 +227,10 @@ class BounceGrad(Trained, BankedModule):
         temperature = self._temperature()
         logits = self.proposal(states)
         structure = clamped(self._begin(bank, tasks, states.shape[1], generator), batch.get(KNOWN))
-        problem = self._problem(batch, structure, logits)
+        support = query = slice(0, states.shape[2])  # frames
+        if self.searched_frames is not None:
+            support, query = slice(0, self.searched_frames), slice(self.searched_frames - 1, states.shape[2])
+        problem = self._problem(batch, structure, logits, support)
         stays = self._holds or self.groups is not None
         kernel = self.search.holding() if stays else self.search.kernel(self.model, states.shape[1])
         try:
@@ -216,7 +240,13 @@ class BounceGrad(Trained, BankedModule):
             raise (self._not_finite(tasks, "energies are") if broken else error) from None
         self.temperature.observe(over_processes(info.worse), over_processes(info.accepted))
         bank.put(tasks, new, info.energies)
-        loss = self._energy(problem, new, info, temperature) / _numbers(states, problem.mask)
+        if query != support:
+            problem = self._problem(batch, structure, logits, query)
+            if problem.horizon > 1:
+                info = info._replace(
+                    energies=problem.rollouts(torch.arange(len(tasks), device=states.device), new, Kept())
+                )
+        loss = self._energy(problem, new, info, temperature) / _numbers(problem.states, problem.mask)
         proposal_loss = self._proposal_loss(logits, new, info)
         self._descend(loss, proposal_loss, tasks)
         self._log_step(batch, new, info, logits, loss, proposal_loss)
@@ -276,9 +306,10 @@ class BounceGrad(Trained, BankedModule):
         if self.groups is not None and not self._holds:
             self.groups.step(float(self._temperature()), self.done)
 
-    def _problem(self, batch: dict[str, Tensor], structure: Structure, logits: Tensor) -> Problem:
-        """Of the search step; messages and score have gradients, and serve the gradient step, too."""
-        model, search, states, mask = self.model, self.search, batch[STATES], batch.get(MASK)
+    def _problem(self, batch: dict[str, Tensor], structure: Structure, logits: Tensor, frames: slice) -> Problem:
+        """Of the search step, of some frames; messages and score have gradients, and serve the gradient step, too."""
+        model, search, states, mask = self.model, self.search, batch[STATES][:, :, frames], batch.get(MASK)
+        mask = None if mask is None else mask[:, :, frames.start : frames.stop - 1]
         alone = search.horizon == 1
         return Problem(
             model,

@@ -6,6 +6,7 @@ Letters: B tasks, P points, I inputs, O outputs, S slots, K modules, R hidden fu
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from modmeta.compositions.births import forget, renew
 from modmeta.compositions.chains import chain_start, chains, teach
 from modmeta.compositions.cold_start import adds, cold_start
+from modmeta.compositions.infer import Structures, found, functions, infer, posterior, weighed
 from modmeta.compositions.problem import (
     ComposedModel,
     CompositionProblem,
@@ -23,12 +25,12 @@ from modmeta.compositions.problem import (
 )
 from modmeta.compositions.proposal import SetProposal
 from modmeta.errors import UserError
+from modmeta.evaluation.calibration import calibration_error
 from modmeta.evaluation.matching import match_labels
 from modmeta.graph.bank import Structure
 from modmeta.keys import INPUTS, OUTPUTS, SLOTS, TASK
 from modmeta.search.candidates import current_row
 from modmeta.search.exact import receiver_rows
-from modmeta.search.infer import GREEDY_TEMPERATURE
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
 from modmeta.search.temperature import Temperature
@@ -40,6 +42,7 @@ from modmeta.training.module import Scheduler
 HOLD = 0.5  # of the run, in which modules learn the structures of a cold start
 RENEWALS = (0.05, 0.8)  # first and last part of the run in which modules are renewed
 LOOKED_AT = 200  # tasks, by which modules are judged
+TEMPERATURES = [float(part) for part in np.geomspace(1, 500, 28)]  # of the posterior, from which one is chosen
 
 
 class ComposedBounceGrad(BankedModule, FewShot):
@@ -71,6 +74,7 @@ class ComposedBounceGrad(BankedModule, FewShot):
     """
 
     labels: Tensor
+    calibrated: Tensor
 
     def __init__(
         self,
@@ -101,7 +105,10 @@ class ComposedBounceGrad(BankedModule, FewShot):
         self.names = tuple(dict.fromkeys(model.composition.slots))
         # Hidden function of every module of every library.
         self.register_buffer("labels", torch.zeros(len(self.names), max(model.sizes), dtype=torch.long))
-        self.found: list[tuple[Tensor, Tensor]] = []  # structures and labels of the split that is gone through
+        # Temperature at which examples of validation tasks foretell the structures that all of their points tell.
+        self.register_buffer("calibrated", torch.ones(()))
+        # Structures, labels and probabilities of the split that is gone through.
+        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     # ---- set-up ----------------------------------------------------------------------------------------------------
 
@@ -211,28 +218,13 @@ class ComposedBounceGrad(BankedModule, FewShot):
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def infer(self, x: Tensor, y: Tensor) -> Tensor:
-        """Structures (B, S) of new tasks from examples (B, P, I) and values (B, P, O); the same for the same input.
-
-        Where structures are too many to enumerate, `search.sweeps` greedy steps from each of a few random structures.
-        """
-        generator = torch.Generator(x.device).manual_seed(self.seed)
+    def infer(self, x: Tensor, y: Tensor) -> Structures:
+        """Structures of new tasks from examples (B, P, I) and values (B, P, O); the same for the same input."""
         logits = self.proposal(x, y) if self.proposal is not None else None
-        problem, kernel = self._problem(x, y, logits), kernel_of(self.search, self.model, greedy)
-        cold, all_at_once = x.new_tensor(GREEDY_TEMPERATURE), enumerates(self.search, self.model)
-        best, least = None, x.new_full((len(x),), torch.inf)
-        for _ in range(1 if all_at_once else STARTS):
-            structure = random_slots(len(x), self.model.sizes, generator)
-            for _ in range(1 if all_at_once else max(self.search.sweeps, 2 * len(self.model.sizes))):
-                structure, info = kernel(generator, structure, problem, cold)
-            better, rows = info.energies < least, structure.edge_modules[:, 0]
-            best = rows if best is None else torch.where(better.unsqueeze(1), rows, best)
-            least = torch.where(better, info.energies, least)
-        assert best is not None
-        return best
+        return infer(self._problem(x, y, logits), self.search, float(self.calibrated), self.seed)
 
     def predict(self, x: Tensor, y: Tensor, queries: Tensor) -> Tensor:
-        return self._predicted(queries, self.infer(x, y))
+        return self._predicted(queries, self.infer(x, y).structures)
 
     @torch.no_grad()
     def _predicted(self, queries: Tensor, structure: Tensor) -> Tensor:
@@ -241,10 +233,21 @@ class ComposedBounceGrad(BankedModule, FewShot):
 
     def errors(self, batch: dict[str, Tensor]) -> Tensor:
         x, y, n = batch[INPUTS], batch[OUTPUTS], self.support
-        structure = self.infer(x[:, :n], y[:, :n])
+        inferred = self.infer(x[:, :n], y[:, :n])
         if SLOTS in batch and self._labelled(batch[SLOTS]):
-            self.found.append((structure, batch[SLOTS]))
-        return (self._predicted(x[:, n:], structure) - y[:, n:]).square().mean((-1, -2))
+            self.found.append((inferred.structures, batch[SLOTS], inferred.probability))
+        return (self._predicted(x[:, n:], inferred.structures) - y[:, n:]).square().mean((-1, -2))
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        x, y, n = batch[INPUTS], batch[OUTPUTS], self.support
+        told, asked = self._problem(x[:, :n], y[:, :n], None), self._problem(x, y, None)
+        truth = found(asked, self.search, self.seed)
+        energies, rows, current = weighed(told, self.search, truth)
+        function = functions(self.model, rows)
+        for place, temperature in enumerate(TEMPERATURES):
+            chance = posterior(energies, function, temperature).gather(1, current.unsqueeze(1))
+            self.keep_means({f"fit/{place}": -chance.clamp_min(1e-12).log().mean().float()}, len(x))
 
     def _labelled(self, slots: Tensor) -> bool:
         return slots.shape[1] == len(self._free)
@@ -255,9 +258,11 @@ class ComposedBounceGrad(BankedModule, FewShot):
         return [slot for slot, size in enumerate(self.model.sizes) if size > 1]
 
     def on_validation_epoch_end(self) -> None:
+        losses = [over_processes(self.sums.pop(f"fit/{place}")) for place in range(len(TEMPERATURES))]
+        self.calibrated.fill_(TEMPERATURES[int(torch.stack([total[0] / total[1] for total in losses]).argmin())])
         super().on_validation_epoch_end()
         if self.found:
-            structure, slots = (torch.cat(part) for part in zip(*self.found, strict=True))
+            structure, slots, _ = (torch.cat(part) for part in zip(*self.found, strict=True))
             self._match(structure, slots)
             self.log("val/structures", self._right(structure, slots).float().mean())
         self.found = []
@@ -265,9 +270,12 @@ class ComposedBounceGrad(BankedModule, FewShot):
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         if self.found:
-            structure, slots = (torch.cat(part) for part in zip(*self.found, strict=True))
+            structure, slots, sure = (torch.cat(part) for part in zip(*self.found, strict=True))
             right = self._right(structure, slots)
+            either = torch.stack((sure, 1 - sure), -1)
             self.log("test/structures", right.float().mean())
+            self.log("test/confidence", sure.mean())
+            self.log("test/calibration_error", calibration_error(either, (~right).long()))
         self.found = []
 
     def _match(self, structure: Tensor, slots: Tensor) -> None:
@@ -296,6 +304,3 @@ class ComposedBounceGrad(BankedModule, FewShot):
             true[:, slot] = slots[:, place]
         alike = self.model.composition.alike
         return (alike(named) == alike(true)).all(1)
-
-
-STARTS = 8  # random structures from which greedy steps begin

@@ -84,6 +84,7 @@ class Trained(Progress):
         num_types: int = 1,
         persist: bool = True,
         soft: bool = False,
+        searched_frames: int | None = None,
     ) -> None:
         k, g = model.dynamics.num_edge_modules, model.dynamics.num_node_modules
         super().__init__(k, num_relations, observed_frames, forecast_steps, seed, num_types)
@@ -91,6 +92,7 @@ class Trained(Progress):
         self.make_optimizer, self.make_proposal_optimizer = optimizer, proposal_optimizer
         self.make_scheduler = scheduler
         self.gradient_clip, self.accepted_only, self.persist, self.soft = gradient_clip, accepted_only, persist, soft
+        self.searched_frames = searched_frames
         if soft and (search.receivers != "all" or search.symmetric):
             raise ValueError("method.soft=true needs search.receivers=all and search.symmetric=false")
         if search.start == "weights" and (g > 1 or not model.dynamics.additive or model.dynamics.null_module):

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from modmeta.errors import Preempted, UserError
+import modmeta
+from modmeta.api import load_relational
+from modmeta.errors import DataError, Preempted, UserError
 from tests.runs import KilledAt, accompanied, checkpoint, run, same
 
 TINY = (
@@ -62,3 +65,22 @@ def test_few_shot_methods_on_trajectories_are_refused_in_a_line(tmp_path: Path) 
         UserError, match=r"method\.support is taken from data\.support, which is not set; choose a `data`"
     ):
         run(tmp_path / "one", "method=maml", "data=springs5")
+
+
+def test_a_trained_composition_infers_structures_with_probabilities(tmp_path: Path) -> None:
+    measured = run(tmp_path / "run", *RUNS["sum"], *TINY, "search.start=random")
+    assert {"test/confidence", "test/calibration_error"} <= measured.keys()
+    model = modmeta.load(tmp_path / "run")
+    x = torch.linspace(-1, 1, 6).view(1, 6, 1).expand(2, 6, 1)
+    y = model.module.model(x, torch.tensor([[0, 2], [1, 1]])).detach()
+    found = model.infer(x.numpy(), y.numpy())
+    torch.testing.assert_close(model.predict(x, found), y, atol=1e-3, rtol=1e-2)
+    assert found.modules.shape == (2, 2, 3)
+    torch.testing.assert_close(found.modules.sum(-1), torch.ones(2, 2))
+    assert ((found.probability > 1 / 9) & (found.probability <= 1 + 1e-6)).all()
+    with pytest.raises(DataError, match=r"x has shape \(2, 6\); it must be \(tasks, points, 1\)"):
+        model.infer(x[..., 0], y)
+    with pytest.raises(DataError, match="point 3 of task 1 is not finite"):
+        model.infer(x, torch.where(torch.arange(12).view(2, 6, 1) == 9, torch.nan, y))
+    with pytest.raises(UserError, match="composes modules for functions"):
+        load_relational(tmp_path / "run")

@@ -107,7 +107,12 @@ class FunctionDataModule(TaskModule):
 
     def description(self) -> dict[str, Any]:
         """Description of the data for checkpoints."""
-        return {"inputs": self.world.inputs, "outputs": 1, "support": self.support, "num_tasks": self.num_tasks}
+        return {
+            "inputs": self.world.inputs,
+            "outputs": self.world.outputs,
+            "support": self.support,
+            "num_tasks": self.num_tasks,
+        }
 
     def owned_tasks(self) -> Tensor:
         """Ids of the training tasks whose structures this process stores."""

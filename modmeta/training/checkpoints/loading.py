@@ -16,6 +16,8 @@ from modmeta.training.checkpoints.files import LAST, find_newest, load
 from modmeta.training.checkpoints.trust import MOST, check_config, check_description, check_judged, named, shown
 from modmeta.training.trained import Trained
 
+COMPOSED = "modmeta.training.composed.ComposedBounceGrad"  # importing it imports Lightning, which takes seconds
+
 
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint file of a path: the file itself, or the newest intact checkpoint of a run directory.
@@ -150,6 +152,11 @@ def model_of(content: dict[str, Any], path: str | Path) -> tuple[Trained, dict[s
         return module.eval(), {**data, "reciprocity": reciprocity_of(content)}
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def composed(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint that is read holds a composition for functions."""
+    return content["modmeta"]["config"].get("_target_") == COMPOSED
 
 
 def reciprocity_of(content: dict[str, Any]) -> float | None:

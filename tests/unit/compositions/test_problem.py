@@ -141,7 +141,7 @@ def test_libraries_that_no_slot_takes_are_named() -> None:
 
 def test_the_composition_of_the_how_to_runs_and_multiplies() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "compositions.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", page.split("## My own composition")[1], re.DOTALL)[0]
     assert len(code.splitlines()) <= 32
     names: dict[str, Any] = {"__name__": "how_to"}
     exec(compile(code, "how-to", "exec"), names)
@@ -150,3 +150,15 @@ def test_the_composition_of_the_how_to_runs_and_multiplies() -> None:
     torch.testing.assert_close(made(x, rows), one * other)
     squares = made.every(x, names["y"]).amin(1)
     torch.testing.assert_close(names["info"].energies, made.energy(squares, 8))
+
+
+def test_a_task_alone_has_its_own_candidates() -> None:
+    """Rows of one task have the shape of rows that all tasks share."""
+    made = ComposedModel({"f": Library(5)}, Sum(["f", "f"]))
+    x, y, _ = tasks(made)
+    generator, kernel = torch.Generator().manual_seed(0), kernel_of(Search(greedy, enumerate_up_to=0), made)
+    start = random_slots(12, made.sizes, generator)
+    alone = Structure(*(part[:1] for part in start))
+    _, info = kernel(generator, alone, CompositionProblem(made, x[:1], y[:1]), COLD)
+    for row, energy in zip(info.candidates.rows[0, 0], info.scores[0, 0], strict=True):
+        torch.testing.assert_close(energy, made.energy(made.squares(x[:1], y[:1], row[None])[0].detach(), 10))

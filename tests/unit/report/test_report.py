@@ -109,6 +109,21 @@ def test_measures_that_a_method_lacks_and_methods_beyond_the_paper(tmp_path: Pat
     assert cells(first, "NRI (Kipf et al. 2018)")[0][2] == "missing"
 
 
+def test_compositions_have_a_table(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        measures = {"error": 2e-4, "error_unseen": 3e-4, "structures": 0.9 + 0.1 * seed, "confidence": 0.97,
+                    "calibration_error": 0.01}  # fmt: skip
+        written(tmp_path / f"{seed}.json", seed, 1000, "functions_sum", **measures)
+    text = results(collect([tmp_path]))["RESULTS.md"].decode()
+    (line,) = [line for line in text.split("## Compositions")[1].split("##")[0].splitlines() if "functions_sum" in line]
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == [
+        "functions_sum", "BounceGrad", "1,000", "2", "95.00% ± 7.07%", "0.0002", "-", "0.0003",
+        "97.00% ± 0.00%", "1.00% ± 0.00%",
+    ]  # fmt: skip
+    written(tmp_path / "other" / "0.json")
+    assert "## Compositions" not in results(collect([tmp_path / "other"]))["RESULTS.md"].decode()
+
+
 def test_runs_that_begin_from_runs_of_their_seeds_are_one_line(tmp_path: Path) -> None:
     """Those that begin from nothing are another one."""
     for seed, start in enumerate((None, "runs/a", "runs/b")):

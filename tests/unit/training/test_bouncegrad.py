@@ -8,7 +8,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from modmeta.graph.bank import random_structure
+from modmeta.errors import UserError
+from modmeta.graph.bank import Structure, random_structure
+from modmeta.keys import STATES, TASK
 from modmeta.model.dynamics.base import summed
 from modmeta.search.problem import one_step_problem
 from modmeta.training.bouncegrad import BounceGrad
@@ -58,3 +60,56 @@ def test_inference_takes_the_same_settings_and_state(words: tuple[str, ...], tmp
     assert [(part.name, part.default) for part in parameters[0]] == [
         (part.name, part.default) for part in parameters[1]
     ]
+
+
+@pytest.mark.parametrize("search", ["receivers", "paper"])
+def test_support_is_searched_and_queries_give_the_gradient(search: str, tmp_path: Path) -> None:
+    words = (f"search={search}", "method.searched_frames=6", "model.hidden=8", "search.enumerate_up_to=64")
+    module = hydra.utils.instantiate(compose(tmp_path / "run", *words[: 4 if search == "receivers" else 3]).method)
+    states, later = torch.randn(2, 3, 4, 49, 4)
+    start = random_structure(3, 4, 2, 1, torch.Generator().manual_seed(0))
+    losses: list[torch.Tensor] = []
+    module._descend = lambda loss, proposal_loss, tasks: losses.append(loss.detach())
+    module._log_step = lambda *parts: None
+    module._temperature = lambda: torch.tensor(1e-9)
+
+    def searched(given: torch.Tensor) -> Structure:
+        module.generator, batch = torch.Generator().manual_seed(1), {STATES: given, TASK: torch.arange(3)}
+        module.restored.pop("bank", None)
+        module.fill_bank(torch.arange(3), start, torch.tensor(2), 1)
+        torch.manual_seed(0)
+        module.proposal.eval()
+        for _ in range(5):
+            module.training_step(batch, 0)
+        return module.bank.get(torch.arange(3))
+
+    module.proposal = Indifferent(module.proposal)  # the network sees all frames
+    found = searched(states)
+    query = states[:, :, 5:]
+    energy = module.model.energies(query, found, module.search.horizon).sum() / query[:, :, 1:].numel()
+    torch.testing.assert_close(losses[-1], energy.detach(), rtol=1e-4, atol=1e-5)
+    other = searched(torch.cat((states[:, :, :6], later[:, :, 6:]), 2))
+    assert torch.equal(found.edge_modules, other.edge_modules)
+    assert not torch.equal(losses[4], losses[9])
+    another = searched(torch.cat((later[:, :, :5], states[:, :, 5:]), 2))
+    assert not torch.equal(found.edge_modules, another.edge_modules)
+
+
+class Indifferent(torch.nn.Module):
+    """A proposal network that prefers nothing."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        b, n = states.shape[:2]
+        return torch.zeros(b, n, n - 1, 2, requires_grad=True)
+
+
+@pytest.mark.parametrize(("searched", "grouped", "message"), [
+    (1, False, "must be from 2 to 9"), (10, False, "must be from 2 to 9"), (5, True, "the search of groups sees all"),
+])  # fmt: skip
+def test_splits_leave_steps_to_both(searched: int, grouped: bool, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        BounceGrad._check_split(searched, 10, grouped)
