@@ -155,7 +155,12 @@ def cold_start(
             break
     if not num_kinds:
         found += _merged(min(found, key=lambda one: one.score), search, judges)
-    best = _polished(_chosen(found), search, judges, family, constants)
+    best = _polished(_chosen(found), search, judges, family)
+    if constants is None:
+        other = best.trial.form._replace(constants=not best.trial.form.constants)
+        rival = _reformed(best, other, search, judges)
+        trials.append(rival.trial)
+        best = _simpler(best, rival)
     trial, number = best.trial, best.number
     kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in trials if one is not trial), key=lambda one: one.score)]
@@ -215,11 +220,8 @@ def _chosen(found: list[_Found]) -> _Found:
     return best
 
 
-def _polished(best: _Found, search: Data, judges: Data, family: Family | None, constants: bool | None) -> _Found:
-    """The same structures under finer functions and under the other choice of constants, if these explain more.
-
-    A choice that was given stays.
-    """
+def _polished(best: _Found, search: Data, judges: Data, family: Family | None) -> _Found:
+    """The same structures under finer functions, if these explain more; a family that was given stays."""
     for _ in range(RELINKS if best.trial.form.link is not None else 0):
         moved = _reformed(best, _relinked(best, search), search, judges)
         if moved.score >= best.score - ALIKE:
@@ -230,9 +232,6 @@ def _polished(best: _Found, search: Data, judges: Data, family: Family | None, c
         few = search.part(search.parts()[0])
         basis = fit_basis(fine, best.trial.form.kind, steps_of(few, best.trial.form))
         best = _simpler(best, _reformed(best, best.trial.form._replace(basis=basis), search, judges))
-    if constants is None:
-        form = best.trial.form
-        best = _simpler(best, _reformed(best, form._replace(constants=not form.constants), search, judges))
     return best
 
 
