@@ -2,6 +2,7 @@
 
     python -m benchmarks.networks michaelis_menten --graph ba --seeds 0 1 2 --out DIR
     python -m benchmarks.groups DIR/michaelis_menten_ba_0.npz --every 4 --frames 5 --way path
+    python -m benchmarks.networks springs --nodes 100 --share 0.03 --tasks 3 --frames 50 --out DIR
 
 The four dynamics that Pan, Shi, Dokmanic (2024, *A graph dynamics prior for relational inference*) score on undirected
 graphs of 50 nodes. A is the graph, d its degrees; constants that they do not print are ours:
@@ -11,7 +12,7 @@ graphs of 50 nodes. A is the graph, d its degrees; constants that they do not pr
 - `kuramoto`: p' = w_i + (1 / d_i) sum_j A_ij sin(p_j - p_i), w from N(0, 1) once, from U(-pi, pi), 0.1 a frame;
 - `springs`: x'' = -0.1 sum_j A_ij (x_i - x_j) in the plane, from N(0, 0.5) at speed 0.5, 0.1 a frame.
 
-Graphs: `er`, pairs with probability 0.1; `ba`, Barabasi and Albert, two edges a new node.
+Graphs: `er`, pairs with probability 0.1 (`--share`); `ba`, Barabasi and Albert, two edges a new node.
 """
 
 import argparse
@@ -26,13 +27,13 @@ NODES, TASKS, FRAMES = 50, 50, 20
 DYNAMICS = ("michaelis_menten", "diffusion", "kuramoto", "springs")
 
 
-def graph(kind: str, nodes: int, generator: np.random.Generator) -> np.ndarray:
-    """Adjacency matrix (N, N) without isolated nodes."""
+def graph(kind: str, nodes: int, share: float, generator: np.random.Generator) -> np.ndarray:
+    """Adjacency matrix (N, N) ; without isolated nodes where these are rare."""
     while True:
         seed = int(generator.integers(2**31))
-        drawn = nx.gnp_random_graph(nodes, 0.1, seed) if kind == "er" else nx.barabasi_albert_graph(nodes, 2, seed)
+        drawn = nx.gnp_random_graph(nodes, share, seed) if kind == "er" else nx.barabasi_albert_graph(nodes, 2, seed)
         matrix = nx.to_numpy_array(drawn)
-        if matrix.sum(1).all():
+        if matrix.sum(1).all() or nodes * share < 5:
             return matrix
 
 
@@ -40,7 +41,7 @@ def recorded(dynamics: str, a: np.ndarray, tasks: int, frames: int, generator: n
     """States (tasks, N, frames, D) on a graph (N, N)."""
     n, degree = len(a), a.sum(1)
     step = 1.0 if dynamics == "michaelis_menten" else 0.1
-    normal, natural = a / np.sqrt(np.outer(degree, degree)), generator.normal(size=n)
+    normal, natural = a / np.sqrt(np.outer(degree, degree)).clip(1), generator.normal(size=n)
 
     def rate(_: float, x: np.ndarray) -> np.ndarray:
         if dynamics == "michaelis_menten":
@@ -67,14 +68,15 @@ def recorded(dynamics: str, a: np.ndarray, tasks: int, frames: int, generator: n
     return np.stack(paths)
 
 
-def write(dynamics: str, kind: str, seed: int, half: bool, folder: Path) -> Path:
-    """Writes one network's recordings; `half` rounds states to float16."""
+def write(dynamics: str, seed: int, given: argparse.Namespace) -> Path:
+    """Writes one network's recordings; `--half` rounds states to float16."""
     generator = np.random.default_rng(seed)
-    a = graph(kind, NODES, generator)
-    states = recorded(dynamics, a, TASKS, FRAMES, generator)
-    if half:
+    a = graph(given.graph, given.nodes, given.share, generator)
+    states = recorded(dynamics, a, given.tasks, given.frames, generator)
+    if given.half:
         states = states.astype(np.float16)
-    path = folder / f"{dynamics}_{kind}{'_half' if half else ''}_{seed}.npz"
+    size = f"_{given.nodes}" if given.nodes != NODES else ""
+    path = given.out / f"{dynamics}_{given.graph}{size}{'_half' if given.half else ''}_{seed}.npz"
     np.savez(path, states=states.astype(np.float64), relations=a.astype(np.int8))
     return path
 
@@ -85,13 +87,17 @@ def main() -> None:
     parser.add_argument("dynamics", nargs="+", choices=DYNAMICS)
     parser.add_argument("--graph", choices=("er", "ba"), default="er")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--nodes", type=int, default=NODES)
+    parser.add_argument("--share", type=float, default=0.1, help="probability of a pair of `er`")
+    parser.add_argument("--tasks", type=int, default=TASKS)
+    parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--half", action="store_true", help="round states to float16")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for dynamics in arguments.dynamics:
         for seed in arguments.seeds:
-            print(write(dynamics, arguments.graph, seed, arguments.half, arguments.out), file=sys.stderr)
+            print(write(dynamics, seed, arguments), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ M candidates.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +23,13 @@ from modmeta.errors import UserError
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.model.dynamics.base import summed
 from modmeta.model.sight import counted
+from modmeta.search import halfway
 from modmeta.search.candidates import every_row, marginals, sampled_rows, take
 from modmeta.search.infer import LARGEST, Inferred
 from modmeta.search.problem import Candidates, Problem, prior_energies
 from modmeta.search.relax import decoded
 from modmeta.search.search import Search
-from modmeta.search.slow import Moments, joined, log_odds, moments
+from modmeta.search.slow import joined, log_odds, moments
 from modmeta.shapes import Float
 
 AT_ONCE = 2**24  # numbers of messages, or of candidates' sums, that are held at once
@@ -114,23 +115,26 @@ class PooledProblem(Problem):
         """Log odds of relations by `search.slow`; worked out once. Processes agree on the mean of what theirs say.
 
         Raises:
-            UserError: entities have several features.
+            UserError: entities have several features, and the way is not `halfway`.
         """
-        if self.states.shape[-1] > 1:
-            raise UserError(
-                f"search.slow={way} is for states of one feature, not {self.states.shape[-1]}; set it to null"
-            )
+        n, d = self.states.shape[1], self.states.shape[-1]
+        any_number = way == "halfway"
+        if d > 1 and not any_number:
+            raise UserError(f"search.slow={way} is for states of one feature, not {d}; set it to halfway or null")
         if way not in self._told:
-            found: dict[int, Moments] = {}
-            for states, groups, mask in self._few(self.states.shape[1]):
+            begin: Callable[..., Any] = halfway.ends if any_number else moments
+            add: Callable[..., Any] = halfway.joined if any_number else joined
+            tell: Callable[..., Tensor] = halfway.log_odds if any_number else partial(log_odds, way=way)
+            found: dict[int, Any] = {}
+            for states, groups, mask in self._few(n):
                 for group in groups.unique().tolist():
                     of = groups == group
-                    mine = moments(states[of, ..., 0], None if mask is None else counted(mask[of]).all(1))
-                    found[group] = joined(found[group], mine) if group in found else mine
-            n = self.states.shape[1]
+                    counts = None if mask is None else counted(mask[of]).all(1)
+                    mine = begin(states[of] if any_number else states[of, ..., 0], counts)
+                    found[group] = add(found[group], mine) if group in found else mine
             total = torch.zeros(len(self.states), n, n, dtype=torch.float64, device=self.states.device)  # and a count
             for group, steps in found.items():
-                total[group] = F.pad(log_odds(steps, way), (0, 1), value=1.0)
+                total[group] = F.pad(tell(steps), (0, 1), value=1.0)
             total = self._over_processes(total)
             self._told[way] = total[..., :-1] / total[..., -1:].clamp_min(1)
         return self._told[way]

@@ -41,7 +41,7 @@ class Search:
         edge_cost: prior against edges, nats for each whose module is not the first.
         start: of training: `laws`, from structures of the cold start, `random`, from structures drawn uniformly, or
             `weights`, from clusters of real weights, which edges have in the first part of the run (`search.weights`).
-        slow: way in which relations of groups follow from steps that reach beyond neighbours (`search.slow`), in place
+        slow: way in which relations of groups follow from steps as a whole (`search.slow`, `search.halfway`), in place
             of the modules' energies; None where frames are close enough.
     """
 
@@ -65,8 +65,9 @@ class Search:
         """
         if self.start not in STARTS:
             raise ValueError(f"search.start is {self.start!r}; it must be 'laws', 'random' or 'weights'")
-        if self.slow not in (None, *WAYS):
-            raise ValueError(f"search.slow is {self.slow!r}; it must be null, {' or '.join(map(repr, WAYS))}")
+        ways = (*WAYS, "halfway")
+        if self.slow not in (None, *ways):
+            raise ValueError(f"search.slow is {self.slow!r}; it must be null, {' or '.join(map(repr, ways))}")
         if self.receivers not in RECEIVERS:
             raise ValueError(f"search.receivers is {self.receivers!r}; it must be 'all' or 'one'")
         if self.receivers == "all" and self.horizon > 1:

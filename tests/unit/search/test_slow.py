@@ -4,7 +4,6 @@ import pytest
 import torch
 from scipy.linalg import expm, solve_continuous_lyapunov
 
-from modmeta.errors import UserError
 from modmeta.graph.bank import random_structure
 from modmeta.search import slow
 from modmeta.search.cold_start import Kind, cold_start
@@ -127,9 +126,3 @@ def test_groups_are_told_by_steps_whatever_modules_say(monkeypatch: pytest.Monke
     assert hot.probabilities.amax(-1).mean() < found.probabilities.amax(-1).mean()
     kept = infer_pooled(search, problem, torch.Generator(), random_structure(2, 6, 2, 1, torch.Generator()), draw=True)
     assert not torch.equal(kept.structure.edge_modules, found.structure.edge_modules)
-
-
-def test_states_of_several_features_are_refused() -> None:
-    problem = PooledProblem(make_model("additive"), torch.zeros(1, 3, 1, 4))
-    with pytest.raises(UserError, match=r"search[.]slow=path is for states of one feature, not 4"):
-        problem.by_steps("path")
