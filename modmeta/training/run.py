@@ -21,13 +21,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
-from modmeta.data.describe import find_positions
 from modmeta.data.loading.filemodule import filled_from_file, tasks_of_config
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.machine import commit, keep_freed_memory
-from modmeta.search.cold_start import Kind, driven_by_noise
 from modmeta.training.bouncegrad import Beginning
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.configs import rebound
@@ -35,6 +33,7 @@ from modmeta.training.distributed import alone, own_processes
 from modmeta.training.module import ResumableModule
 from modmeta.training.resume import failure_noted, finished, settle, starting_point
 from modmeta.training.start import beginning_of, begun
+from modmeta.training.suggestions import experiment_for
 from modmeta.training.words import setting, with_new_names
 
 ADVICE = (
@@ -47,7 +46,6 @@ ADVICE = (
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
 MANY = 12  # entities, whose rows are beyond `search.enumerate_up_to` by default
-SAMPLE = 100  # tasks that are looked at
 PAIRS_AT_ONCE = 1000  # ordered pairs in a batch of tasks that share structures, or have many entities
 QUIET = ("name=fit", "logger=[csv]")  # of `modmeta.fit`: no output
 
@@ -290,15 +288,6 @@ def suited(words: Sequence[str]) -> list[str]:
     if data.velocities == "estimated":
         return ["experiment=moving", *_sized(train, words)]
     return [f"experiment={experiment_for(train)}", *_sized(train, words)]
-
-
-def experiment_for(data: Trajectories) -> str:
-    """The experiment that suits trajectories; see `suited`."""
-    positions, moving = find_positions(data)
-    if not moving:
-        return "laws"
-    some = torch.from_numpy(data.states[:SAMPLE]).double()
-    return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"
 
 
 def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:

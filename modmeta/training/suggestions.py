@@ -4,21 +4,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from modmeta.data.describe import find_positions, frame_motion
-from modmeta.data.loading.filemodule import divided
+from modmeta.data.loading.division import divided
 from modmeta.data.names import is_confidence, motion_order, words
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
 from modmeta.errors import DataError
-from modmeta.training.run import experiment_for
+from modmeta.search.cold_start import Kind, driven_by_noise
 from modmeta.training.words import setting
 
 SURE = 0.6  # confidence below which a note offers to mask states
 ANGLES = {"angle", "theta", "phi", "heading", "orientation", "direction", "azimuth", "yaw"}
 FEW = 3  # tasks that training needs
 AXES = ("task", "frame", "entity")
+SAMPLE = 100  # tasks that are looked at
 
 
 @dataclass(frozen=True)
@@ -215,3 +217,12 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
     except DataError as error:
         return setting_of, True, [*notes, f"training would refuse the file: {error}"]
     return setting_of, False, notes
+
+
+def experiment_for(data: Trajectories) -> str:
+    """The experiment that suits trajectories: `laws`; for coordinates with velocities `moving`, or `driven`."""
+    positions, moving = find_positions(data)
+    if not moving:
+        return "laws"
+    some = torch.from_numpy(data.states[:SAMPLE]).double()
+    return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"

@@ -12,7 +12,7 @@ from modmeta.api import Model, load, path_of
 from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.generation import generate, generate_sizes
-from modmeta.data.loading.filemodule import divided
+from modmeta.data.loading.division import divided
 from modmeta.data.loading.for_model import Options
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories

@@ -9,7 +9,8 @@ import numpy as np
 from modmeta.data.trajectories import Trajectories
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.resume import resolved
-from modmeta.training.run import Fit, attempt, better, doubtful, experiment_for
+from modmeta.training.run import Fit, attempt, better, doubtful
+from modmeta.training.suggestions import experiment_for
 from tests.runs import compose
 
 

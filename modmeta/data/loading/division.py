@@ -1,0 +1,127 @@
+"""Training, validation and test tasks of a file that does not name them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from modmeta.data.describe import check_moving
+from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.gaps import check_steps
+from modmeta.data.transforms.windows import automatic_length, windows
+from modmeta.errors import DataError
+
+SPLITS = ("train", "valid", "test")
+AUTO = "auto"  # windows of few long recordings
+MANY_GROUPS = 10  # of which whole groups are held out
+
+
+def divided(
+    path: str,
+    splits: dict[str, Trajectories],
+    valid_share: float,
+    test_share: float,
+    seed: int,
+    window: int | str | None = AUTO,
+) -> dict[str, Trajectories]:
+    """Training, validation and test tasks of the splits of a file; see `tasks_of`."""
+    for name, data in splits.items():
+        check_moving(data, f"{path}, split {name}")
+        check_steps(data, f"{path}, split {name}")
+    length = window_of(path, splits, window)
+    if length is not None:
+        splits = {name: windows(_apart(splits, name), length, f"{path}, split {name}") for name in splits}
+    if len(splits) == 1:
+        splits = _drawn(path, next(iter(splits.values())), valid_share, test_share, seed, length is not None)
+    for name in SPLITS:
+        if name not in splits:
+            raise DataError(
+                f"{path} has splits {sorted(splits)} but no {name!r}; give train, valid and test, or one split"
+            )
+    return {name: splits[name] for name in SPLITS}
+
+
+def window_of(path: str, splits: dict[str, Trajectories], window: int | str | None) -> int | None:
+    """Frames of the windows that a setting of `data.window` gives; None for none.
+
+    Raises:
+        DataError: it is neither a number, null nor `auto`.
+    """
+    if window == AUTO:
+        return automatic_length(next(iter(splits.values()))) if len(splits) == 1 else None
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int)):
+        raise DataError(f"{path}: data.window={window!r} must be a number of frames, {AUTO}, or null")
+    return window
+
+
+def _apart(splits: dict[str, Trajectories], name: str) -> Trajectories:
+    """A split whose tasks have groups: of several splits without groups, tasks of equal names are different ones."""
+    data = splits[name]
+    if data.group_names is not None or len(splits) == 1:
+        return data
+    names = np.arange(data.num_tasks) if data.task_names is None else data.task_names
+    return replace(data, group_names=np.char.add(f"{name}:", names.astype(str)))
+
+
+def _drawn(
+    path: str, data: Trajectories, valid_share: float, test_share: float, seed: int, windowed: bool = False
+) -> dict[str, Trajectories]:
+    """Draws splits at random; the assignment of tasks depends on their number, their groups and the seed alone.
+
+    Without groups single tasks are drawn. Of 10 groups or more whole groups are drawn, so that structures which were
+    never trained on are judged. Of fewer groups every one gives tasks to all splits. Of windows these are two
+    contiguous blocks at random places of the group, one for validation and one for test, because neighbouring windows
+    resemble each other.
+    """
+    if (groups := data.group_names) is not None:
+        number = _drawn_by_group(path, groups, valid_share, test_share, seed, windowed)
+        return {name: data[np.flatnonzero(number == split)] for split, name in enumerate(SPLITS)}
+    total = data.num_tasks
+    valid, test = _held_out(total, valid_share, test_share)
+    if total - valid - test < 1:
+        raise DataError(
+            f"{path}: {total} tasks, but at least 3 are needed, for training, validation and test; cut long "
+            "trajectories into windows, data.window=N"
+        )
+    order = np.random.default_rng(seed).permutation(total)
+    parts = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}
+    return {name: data[np.sort(ids)] for name, ids in parts.items()}
+
+
+def _held_out(total: int, valid_share: float, test_share: float) -> tuple[int, int]:
+    """Numbers of tasks for validation and test, at least one each."""
+    return max(round(valid_share * total), 1), max(round(test_share * total), 1)
+
+
+def _drawn_by_group(
+    path: str, groups: np.ndarray, valid_share: float, test_share: float, seed: int, windowed: bool
+) -> np.ndarray:
+    """Number of the split of every task, in the order of `SPLITS`, from the names of their groups, (tasks,)."""
+
+    remedy = "shorter windows, or data.window=null" if windowed else "windows of long tasks, data.window=N"
+
+    def numbers(total: int, what: str) -> np.ndarray:
+        valid, test = _held_out(total, valid_share, test_share)
+        if total - valid - test < 1:
+            raise DataError(
+                f"{path}: {what}, too few for training, validation and test with data.valid_share={valid_share} and "
+                f"data.test_share={test_share}; choose {remedy}, or smaller shares, or leave out the group"
+            )
+        return np.repeat([0, 1, 2], [total - valid - test, valid, test])
+
+    names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    generator = np.random.default_rng(seed)
+    if len(names) >= MANY_GROUPS:
+        return np.asarray(generator.permutation(numbers(len(names), f"{len(names)} groups"))[group])
+    split = np.empty(len(groups), np.int64)
+    for one, name in enumerate(names):
+        drawn = numbers(int(sizes[one]), f"group {name} has {sizes[one]} tasks")
+        split[group == one] = _blocks(drawn, generator) if windowed else generator.permutation(drawn)
+    return split
+
+
+def _blocks(drawn: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The splits `drawn` in another order: validation (1) and test (2) are blocks at random places among training."""
+    blocks = [drawn[drawn == split] for split in generator.permutation([1, 2])]
+    train = drawn[drawn == 0]
+    first, second = np.sort(generator.integers(len(train) + 1, size=2))
+    return np.concatenate((train[:first], blocks[0], train[first:second], blocks[1], train[second:]))
