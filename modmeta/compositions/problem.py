@@ -27,8 +27,8 @@ from modmeta.search.search import Search
 from modmeta.search.selection import Selection
 from modmeta.shapes import Float, Int
 
-AT_ONCE = 2**19  # outputs of modules that are held at once
-ROWS_AT_ONCE = 2**13  # where each input has a module of its own, so that activations stay in the cache
+AT_ONCE = 2**17  # outputs of modules that are held at once, so that activations stay in the cache
+ROWS_AT_ONCE = 2**13  # likewise, where each input has a module of its own
 
 
 class ComposedModel(nn.Module):
