@@ -55,7 +55,7 @@ def _with_hydra(*words: str) -> DictConfig:
     choices, values = [], []
     for word, one in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
         group = (ROOT / "conf" / one.key_or_group.split("@")[0].replace(".", "/")).is_dir()
-        if group or one.type != OverrideType.CHANGE:
+        if group or one.type != OverrideType.CHANGE or one.key_or_group.startswith("hydra."):
             choices.append(word)
         else:
             values.append(one)
