@@ -3,16 +3,22 @@ PYTHON ?= python3
 KILLS ?= 200
 BIN := .venv/bin
 
-.PHONY: train test test-unit test-slow test-printed lint bench gpu crash faults pretrained clean
+.PHONY: train test check tests test-unit test-slow test-printed lint bench gpu crash faults pretrained clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=springs5
 
+# Both at once: mypy takes one core for a minute.
 test: .venv/installed
+	@$(MAKE) --no-print-directory -j 2 check tests
+
+check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+tests: .venv/installed
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-unit: .venv/installed

@@ -50,7 +50,8 @@ def run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as directory:
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": directory}}).execute()
-    nbformat.write(cleaned(notebook), path)
+    text = nbformat.writes(cleaned(notebook))
+    path.write_text(text.replace(f"{directory}/", "") + "\n", encoding="utf-8")  # files lie where the reader runs it
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def write_csv(path: Path) -> None:
 def test_a_file_and_a_directory_of_any_name_are_trained_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, then in one of its own from another directory."""
+    """Resumed from another directory."""
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / STRANGE)
     run = tmp_path / "r=1 #[2], 'é'"
@@ -76,9 +76,10 @@ def test_a_file_and_a_directory_of_any_name_are_trained_and_resumed(
     assert record.data.path == str(tmp_path / STRANGE)
     assert record.directory == str(run)
     (tmp_path / "elsewhere").mkdir()
-    done = command("-m", "modmeta", "train", "--resume", str(run), cwd=tmp_path / "elsewhere")
-    assert done.returncode == 0, done.stderr
-    assert f"{run} is finished" in done.stdout
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    GlobalHydra.instance().clear()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert f"{run} is finished" in capfd.readouterr().out
     assert not list((tmp_path / "elsewhere").iterdir())
 
 

@@ -168,6 +168,7 @@ def test_recordings_of_a_group_may_be_spread_over_processes(
     assert metrics["test/auroc"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_whole_groups_are_held_out_and_told_from_their_own_recordings(tmp_path: Path) -> None:
     """Twelve networks; the last of them is not among those of training."""
     truth, groups = graphs(12, 8), np.repeat(np.arange(12), 4)

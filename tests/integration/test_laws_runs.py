@@ -115,6 +115,7 @@ def test_a_random_start_reads_nothing(whole: Path) -> None:
         begun(config)
 
 
+@pytest.mark.slow
 def test_restarts_begin_with_the_same_laws(file: Path, whole: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, undrawn():
         patch.setattr(BounceGrad, "stuck", property(lambda module: True))

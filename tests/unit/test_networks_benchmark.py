@@ -9,7 +9,7 @@ from benchmarks.networks import DYNAMICS, graph, recorded
 
 @pytest.mark.parametrize("kind", ["er", "ba"])
 def test_graphs_are_undirected_and_leave_nobody_out(kind: str) -> None:
-    a = graph(kind, 20, np.random.default_rng(0))
+    a = graph(kind, 20, 0.3, np.random.default_rng(0))
     assert (a == a.T).all()
     assert not a.diagonal().any()
     assert a.any(1).all()
@@ -17,7 +17,7 @@ def test_graphs_are_undirected_and_leave_nobody_out(kind: str) -> None:
 
 def test_diffusion_is_the_matrix_exponential() -> None:
     generator = np.random.default_rng(0)
-    a = graph("ba", 8, generator)
+    a = graph("ba", 8, 0.3, generator)
     states, root = recorded("diffusion", a, 2, 6, generator)[..., 0], np.sqrt(a.sum(1))
     step = expm(0.1 * (a / np.outer(root, root) - np.eye(8)))
     np.testing.assert_allclose(states[:, :, 1:], np.einsum("ij,bjt->bit", step, states[:, :, :-1]), atol=1e-6)
