@@ -100,11 +100,16 @@ def test_fit_in_python(springs: Trajectories) -> None:
         model = modmeta.fit(springs.states, modules=2, overrides=words)
     found = model.infer(springs.states[:2])
     assert found.relations.shape == (2, 5, 5)
+
+
+@pytest.mark.slow
+def test_fit_in_python_restarts_as_the_command_does(springs: Trajectories) -> None:
+    words = ("trainer.max_epochs=1", "data.batches_per_epoch=2", "callbacks.progress=null")
     with pytest.MonkeyPatch.context() as patch, undrawn():
         patch.setattr(BounceGrad, "stuck", property(lambda module: True))
         patch.setattr(training, "better", lambda one, two, other: two)
         model = modmeta.fit(springs.states, modules=2, overrides=words)
-    assert isinstance(model.module.model.likelihood, Gaussian), "restarts as modmeta train does"
+    assert isinstance(model.module.model.likelihood, Gaussian)
 
 
 @pytest.mark.slow

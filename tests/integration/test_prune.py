@@ -10,7 +10,7 @@ from modmeta.training.checkpoints.loading import load_model
 from tests.runs import QUICK, checkpoint, run
 
 
-@pytest.mark.parametrize("model", ["default", "continuous"])
+@pytest.mark.parametrize("model", [pytest.param("default", marks=pytest.mark.slow), "continuous"])
 def test_a_pruned_model_is_the_same_without_the_module(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -54,6 +54,7 @@ def test_the_truth_changes_no_estimate(trained: tuple[Path, Path], tmp_path: Pat
     assert (tmp_path / "first" / "unseen.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_known_relations_are_kept_in_the_order_of_the_file(trained: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = trained
     words = ["unseen", str(model), str(data), "-o", str(tmp_path), "--hide", "1", "--relations", "known"]
