@@ -13,7 +13,7 @@ from modmeta.cli.main import main
 from modmeta.data.loading.filemodule import tasks_of
 from modmeta.data.reading import Reading
 from modmeta.errors import UserError
-from modmeta.training.bouncegrad import BounceGrad
+from modmeta.training.trained import Trained
 from tests.runs import KilledAt, accompanied, checkpoint, command, same_run, undrawn
 
 N = 6
@@ -147,7 +147,7 @@ def test_one_recording_is_cut_into_windows(tmp_path: Path) -> None:
     train(tmp_path / "run", tmp_path / "recording.csv")
     bank = checkpoint(tmp_path / "run")["modmeta"]["bank"]
     assert bank["relations"].shape == (1, N, N - 1)
-    assert isinstance(modmeta.load(tmp_path / "run").module, BounceGrad)
+    assert isinstance(modmeta.load(tmp_path / "run").module, Trained)
     assert torch.isfinite(bank["energies"]).all()
 
 
