@@ -209,7 +209,7 @@ class Model:
         probabilities = found.probabilities
         if module.search.horizon == 1:
             probabilities, r_hat = of_edges(
-                module.search, model, states, structure, temperature, generator, mask, sampling
+                module.search, model, states, structure, temperature, generator, mask, sampling, found.messages
             )
         modules = torch.stack([to_matrix(probabilities[..., i]) for i in range(k)], dim=-1)
         chances = to_relations(modules, module.module_to_relation)

@@ -86,7 +86,7 @@ class DynamicsContract:
         for n in (2, 5):
             states, structure = some_states(n), self.structure(dynamics, n)
             k, g = dynamics.num_edge_modules, dynamics.num_node_modules
-            messages = dynamics.messages(states, structure)
+            messages = dynamics.refined(dynamics.messages(states), states, structure)
             assert messages.shape[:5] == (B, n, n - 1, k, T - 1)
             rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
             change = dynamics.change(states[:, :, :-1], messages, rows, types)
@@ -150,7 +150,7 @@ class DynamicsContract:
     def test_every_parameter_learns(self, dynamics: Dynamics) -> None:
         """From messages and responses; weight decay applies to parameters of its own, each once."""
         states, (relations, types) = some_states(), self.structure(dynamics)
-        messages = dynamics.messages(states, Structure(relations, types))
+        messages = dynamics.refined(dynamics.messages(states), states, Structure(relations, types))
         change = dynamics.change(states[:, :, :-1], messages, relations.unsqueeze(2), types.unsqueeze(2))
         (change.squeeze(2) - dynamics.targets(states)).square().sum().backward()
         silent = [name for name, parameter in dynamics.named_parameters() if parameter.grad is None]

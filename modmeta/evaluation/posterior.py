@@ -33,9 +33,18 @@ OVERFLOWN = (
 Score = Callable[[Tensor], Tensor]
 
 
-def scorer(model: RelationalModel, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Score:
-    """Returns energies (B, N, M) as a function of rows (B, N, M, S); paths of close pairs are those of `structure`."""
-    messages = model.messages(states, structure, mask)
+def scorer(
+    model: RelationalModel,
+    states: Tensor,
+    structure: Structure,
+    mask: Tensor | None = None,
+    messages: Tensor | None = None,
+) -> Score:
+    """Returns energies (B, N, M) as a function of rows (B, N, M, S); paths of close pairs are those of `structure`.
+
+    Its messages are computed, unless they are known already.
+    """
+    messages = model.messages(states, structure, mask) if messages is None else messages
     log_scale = model.log_scale(states)
 
     def score(rows: Tensor) -> Tensor:
@@ -125,19 +134,21 @@ def of_edges(
     generator: torch.Generator,
     mask: Tensor | None = None,
     sampling: bool = False,
+    messages: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Probabilities of edge modules (B, N, S, K), and split R-hat (B, N, S) where rows are sampled, not enumerated.
 
     Args:
         search: says how many candidate rows are enumerated.
         sampling: sample even if all rows could be enumerated.
+        messages: messages under this structure, where they are known already.
 
     Raises:
         TaskError: as `check_weighable`.
     """
     k = model.dynamics.num_edge_modules
     if enumerable(states.shape[1], k, search.enumerate_up_to) and not sampling:
-        energies, weighed = table(scorer(model, states, structure, mask), structure, k), exact_of(search)
+        energies, weighed = table(scorer(model, states, structure, mask, messages), structure, k), exact_of(search)
         return weighed(energies, structure, k, temperature), None
     return sample(model, states, structure, temperature, generator, mask)
 

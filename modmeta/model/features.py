@@ -65,7 +65,7 @@ class PairFeatures(ABC):
         seen: Float[Tensor, "*pair F"],
         receiver: Float[Tensor, "*pair D"],
         sender: Float[Tensor, "*pair D"],
-        powers: Float[Tensor, " K"] | None,
+        powers: Float[Tensor, "#K *#pair 1"] | None,
     ) -> Float[Tensor, "K *pair C"]:
         """Messages (K, ..., C) to the receiver.
 
@@ -74,7 +74,7 @@ class PairFeatures(ABC):
             seen: pair features (..., F).
             receiver: scaled state of the receiver (..., D).
             sender: scaled state of the sender (..., D).
-            powers: learned powers of the distance, (K,); None without `power_law`.
+            powers: learned powers of the distance, of every module or pair; None without `power_law`.
         """
         return answers
 
@@ -106,7 +106,7 @@ class GatedFeatures(PairFeatures):
         seen: Float[Tensor, "*pair F"],
         receiver: Float[Tensor, "*pair D"],
         sender: Float[Tensor, "*pair D"],
-        powers: Float[Tensor, " K"] | None,
+        powers: Float[Tensor, "#K *#pair 1"] | None,
     ) -> Float[Tensor, "K *pair C"]:
         """Messages (K, ..., C): the answers, or the first half times the exponential of the second."""
         if not self.gated:
@@ -226,7 +226,7 @@ class IsotropicFeatures(PairFeatures):
         seen: Float[Tensor, "*pair F"],
         receiver: Float[Tensor, "*pair D"],
         sender: Float[Tensor, "*pair D"],
-        powers: Float[Tensor, " K"] | None,
+        powers: Float[Tensor, "#K *#pair 1"] | None,
     ) -> Float[Tensor, "K *pair C"]:
         """Messages (K, ..., C): weighted sums of the offset and the relative velocity of the sender.
 
@@ -235,10 +235,10 @@ class IsotropicFeatures(PairFeatures):
             seen: pair features (..., 4).
             receiver: scaled state of the receiver (..., D).
             sender: scaled state of the sender (..., D).
-            powers: powers p, (K,); the vector towards the sender is scaled as r^-p, r the distance.
+            powers: powers p of every module or pair; the vector towards the sender is scaled as r^-p, r the distance.
         """
         assert powers is not None
-        decay = (-(1 + powers.view(-1, *[1] * seen.dim())) * seen[..., 1:2]).exp()  # (K, ..., 1), r^-(1 + p)
+        decay = (-(1 + powers) * seen[..., 1:2]).exp()  # (K, ..., 1), r^-(1 + p)
         offset, velocity = (sender - receiver).unsqueeze(-2).split(self.positions, dim=-1)
         pull, drag = (answers[..., ::2] * decay).unsqueeze(-1), answers[..., 1::2].unsqueeze(-1)  # (K, ..., C/P, 1)
         return torch.addcmul(pull * offset, drag, velocity).flatten(-2)

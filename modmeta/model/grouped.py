@@ -102,6 +102,33 @@ class GroupedLinear(nn.Module):
         return torch.baddbmm(self.bias[group], x, self.weight[group])
 
 
+class Blocks:
+    """Inputs of which each goes through one of several networks, sorted by network and padded to blocks of one each.
+
+    Args:
+        group: network of every input, (P,).
+        groups: number of networks.
+    """
+
+    SIZE = 256  # inputs of a block
+
+    def __init__(self, group: Tensor, groups: int) -> None:
+        counts = group.bincount(minlength=groups)
+        blocks = (counts + self.SIZE - 1) // self.SIZE
+        order = group.argsort(stable=True)
+        shift = self.SIZE * (blocks.cumsum(0) - blocks) - (counts.cumsum(0) - counts)
+        self.group, self.of_block = group, torch.arange(groups, device=group.device).repeat_interleave(blocks)
+        self.place = torch.empty_like(group)  # of every input
+        self.place[order] = torch.arange(len(group), device=group.device) + shift[group[order]]
+
+    def __call__(self, networks: "GroupedMLP", x: Tensor, most: int) -> Tensor:
+        """Maps (P, in) to (P, out), with at most so many activations of a layer at once."""
+        padded = x.new_zeros(len(self.of_block) * self.SIZE, x.shape[1]).index_copy_(0, self.place, x)
+        few = max(1, most // (networks.widest * self.SIZE))
+        parts = zip(padded.view(-1, self.SIZE, x.shape[1]).split(few), self.of_block.split(few), strict=True)
+        return torch.cat([networks.chosen(*part).flatten(0, 1) for part in parts])[self.place]
+
+
 class GroupedMLP(nn.Module):
     """K multi-layer perceptrons, optionally each with a parallel affine map.
 
@@ -156,6 +183,11 @@ class GroupedMLP(nn.Module):
                 part.copy_(part[-1:].clone().expand_as(part))
                 if layer in ends:
                     part[..., :outputs] *= factors.view(-1, 1, 1).to(part)
+
+    @property
+    def widest(self) -> int:
+        """Width of the widest layer of a network."""
+        return max(layer.weight.shape[2] for layer in self.affine)
 
     @property
     def affine(self) -> list[GroupedLinear]:

@@ -88,7 +88,13 @@ class RelationalModel(nn.Module):
             return None
         return self.dynamics.drive(self._errors(states, structure, mask), states, mask)
 
-    def messages(self, states: Tensor, structure: Structure | None = None, mask: Tensor | None = None) -> Tensor:
+    def messages(
+        self,
+        states: Tensor,
+        structure: Structure | None = None,
+        mask: Tensor | None = None,
+        unrefined: Tensor | None = None,
+    ) -> Tensor:
         """Messages of every module along every edge, (B, N, S, K, T - 1, C), as `scorer` takes their sums.
 
         With a mask, messages of unseen senders are left out, and additive dynamics have channels of variances, 2 C
@@ -98,9 +104,14 @@ class RelationalModel(nn.Module):
             states: observed (B, N, T, D).
             structure: best known structure, for dynamics whose messages depend on it.
             mask: how well steps are known, (B, N, T - 1); None for all observed.
+            unrefined: `dynamics.messages` of these states, where they are known already.
         """
         kept = with_variance if self.dynamics.additive else left_out
-        return kept(self.dynamics.messages(states, structure), mask)
+        return kept(self._refined(states, structure, unrefined), mask)
+
+    def _refined(self, states: Tensor, structure: Structure | None, unrefined: Tensor | None = None) -> Tensor:
+        messages = self.dynamics.messages(states) if unrefined is None else unrefined
+        return messages if structure is None else self.dynamics.refined(messages, states, structure)
 
     def values(self, messages: Tensor) -> Tensor:
         """Messages (..., C) without the channels of variances that `messages` may have."""
@@ -110,7 +121,7 @@ class RelationalModel(nn.Module):
         self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None
     ) -> Tensor:
         """Errors (B, N, T - 1, D) of predicted changes."""
-        messages = left_out(self.dynamics.messages(states, structure), mask)
+        messages = left_out(self._refined(states, structure), mask)
         if chances is None:
             received = summed(messages, structure.edge_modules.unsqueeze(2))
         else:

@@ -221,12 +221,21 @@ def ranked(chances: np.ndarray, edges: np.ndarray) -> list[tuple[str, str]]:
     """
     if edges.all() or not edges.any():
         return []
-    from torchmetrics.functional.classification import binary_auroc, binary_average_precision  # takes seconds
-
-    chance, edge = torch.from_numpy(chances.sum(-1)).double().clamp(0, 1), torch.from_numpy(edges)
-    best = chance.argsort(descending=True, stable=True)[: int(edge.sum())]
+    chance = chances.sum(-1).astype(float).clip(0, 1)
+    best = np.argsort(-chance, kind="stable")[: edges.sum()]
+    area, average = _areas(chance, edges)
     return [
-        ("AUROC of directed pairs", f"{float(binary_auroc(chance, edge.long())):.4f}"),
-        ("AUPRC of directed pairs", f"{float(binary_average_precision(chance, edge.long())):.4f}"),
-        ("precision at the true number of edges", f"{float(edge[best].double().mean()):.4f}"),
+        ("AUROC of directed pairs", f"{area:.4f}"),
+        ("AUPRC of directed pairs", f"{average:.4f}"),
+        ("precision at the true number of edges", f"{edges[best].mean():.4f}"),
     ]
+
+
+def _areas(chance: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
+    """Area under the ROC curve and average precision, with ties; torchmetrics has them, but takes seconds to import."""
+    _, place = np.unique(-chance, return_inverse=True)  # 0 for the most probable
+    right, wrong = (np.bincount(place, weights=part) for part in (edges, ~edges))
+    hits, misses = right.cumsum(), wrong.cumsum()
+    area = (wrong * (hits - right / 2)).sum() / (hits[-1] * misses[-1])
+    average = (right * hits / (hits + misses)).sum() / hits[-1]
+    return float(area), float(average)

@@ -33,12 +33,15 @@ class Inferred(NamedTuple):
             data.
         gap: energy gap of a receiver between the best and the second best candidate, or, for block Gibbs sampling, its
             smallest gap between modules of an edge, (B, N) nats. None for horizons beyond 1.
+        messages: messages along the edges under these structures (`RelationalModel.messages`), if the search ended with
+            them, so that they need not be computed again; else None.
     """
 
     structure: Structure
     probabilities: Tensor
     energies: Tensor
     gap: Tensor | None
+    messages: Tensor | None = None
 
 
 @torch.no_grad()
@@ -51,9 +54,10 @@ def infer(
     known: Int[Tensor, "B N S"] | None = None,
     mask: Int[Tensor, "B N T-1"] | None = None,
 ) -> Inferred:
-    """Infers structures of a batch of tasks by `search.sweeps` greedy steps from random structures.
+    """Infers structures of a batch of tasks by at most `search.sweeps` greedy steps from random structures.
 
-    Where rows are too many to enumerate, every greedy step follows annealed passes of block Gibbs sampling.
+    Where all rows are enumerated, the steps end when they change nothing. Where rows are too many, every greedy step
+    follows annealed passes of block Gibbs sampling.
 
     Args:
         search: settings of the search.
@@ -85,9 +89,12 @@ def infer(
         )
     best, greedy_temperature = search.kernel(model, n, greedy, relax=False), states.new_tensor(GREEDY_TEMPERATURE)
     lost = torch.zeros(b, dtype=torch.bool, device=states.device)
+    unrefined = dynamics.messages(states) if search.horizon == 1 else None
+    settles, messages, settled = search.receivers == "all" and search.enumerates(model, n), None, False
     for sweep in range(search.sweeps):
+        before = structure
         if search.horizon == 1:  # messages of close pairs depend on the structure, hence several sweeps
-            messages = model.messages(states, structure if sweep else None, mask)
+            messages = model.messages(states, structure if sweep else None, mask, unrefined)
             least, most = messages.flatten(1).aminmax(dim=1)
             if (overflown := ~(least.isfinite() & most.isfinite())).any():
                 messages, lost = messages.nan_to_num(0, 0, 0), lost | overflown
@@ -99,8 +106,12 @@ def infer(
             except torch.linalg.LinAlgError:  # the errors of a task overflow; its energies will be infinite
                 structure, _ = plain(generator, structure, problem, temperature)
         structure, info = best(generator, structure, problem, greedy_temperature)
+        settled = bool(sweep) and settles and all(map(torch.equal, structure, before))
+        if settled:  # the next step would repeat this one
+            break
     lost = lost | ~(info.energies < LARGEST)
-    return _summary(structure, info._replace(energies=info.energies.masked_fill(lost, torch.inf)), problem)
+    found = _summary(structure, info._replace(energies=info.energies.masked_fill(lost, torch.inf)), problem)
+    return found._replace(messages=messages) if settled else found
 
 
 def bounded(score: Score) -> Score:
@@ -125,8 +136,8 @@ def _summary(structure: Structure, info: Info, problem: Problem) -> Inferred:
 
 
 def concatenated(parts: list[Inferred]) -> Inferred:
-    """Concatenates the inferred structures of several batches."""
-    structures, probabilities, energies, gaps = zip(*parts, strict=True)
+    """Concatenates the inferred structures of several batches, without messages."""
+    structures, probabilities, energies, gaps, _ = zip(*parts, strict=True)
     structure = Structure(*(torch.cat(slots) for slots in zip(*structures, strict=True)))
     gap = None if gaps[0] is None else torch.cat(gaps)
     return Inferred(structure, torch.cat(probabilities), torch.cat(energies), gap)

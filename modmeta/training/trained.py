@@ -126,7 +126,8 @@ class Trained(Progress):
         for first in range(0, len(states), size):
             part = slice(first, first + size)
             given, steps = (None if of is None else of[part] for of in (known, mask))
-            parts.append(infer(self.search, self.model, network, seen[part], generator, given, steps))
+            found = infer(self.search, self.model, network, seen[part], generator, given, steps)
+            parts.append(found._replace(messages=None))  # which would need much memory
         return concatenated(parts)
 
 

@@ -42,7 +42,7 @@ def test_energies_and_gradients(kind: str, states: torch.Tensor) -> None:
         here, on = model.to(device), states.double().to(device)
         here.zero_grad()
         placed = type(structure)(*(part.to(device) for part in structure))
-        messages = here.dynamics.messages(on, placed)
+        messages = here.messages(on, placed)
         one = here.receiver_energies(on, messages, placed.edge_modules.unsqueeze(2), placed.node_modules.unsqueeze(2))
         far = here.energies(on, placed, 3)
         (one.sum() + far.sum()).backward()

@@ -25,11 +25,12 @@ from modmeta.graph.bank import Structure
 from modmeta.graph.relations import undirected_pairs
 from modmeta.model.basis import FoundLaws
 from modmeta.model.features import PairFeatures, pair_states
-from modmeta.model.grouped import GroupedMLP, Kept
+from modmeta.model.grouped import Blocks, GroupedMLP, Kept
 from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
 
-CHUNK = 8192  # pairs evaluated at once by edge modules without gradients
+CHUNK = 1 << 16  # activations of a layer computed at once without gradients, so that they stay in a processor's cache
+CHUNK_GPU = 1 << 22  # on a GPU, which small parts would leave idle
 GAIN = 5.0  # scales powers and log mobilities, of order 1, to the step size of the optimiser
 
 
@@ -115,14 +116,11 @@ class Dynamics(nn.Module, ABC):
         """Observed changes (B, N, T - 1, D) of states (B, N, T, D), in units of `change_scale`."""
 
     @abstractmethod
-    def messages(
-        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
-    ) -> Float[Tensor, "B N S K T-1 C"]:
+    def messages(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T-1 C"]:
         """Messages of every module along every edge for every observed change, (B, N, S, K, T - 1, C).
 
         Args:
             states: observed states (B, N, T, D).
-            structure: best known structure, for dynamics whose messages depend on it.
         """
 
     @abstractmethod
@@ -176,6 +174,12 @@ class Dynamics(nn.Module, ABC):
         """`responder` of the observed steps of states (B, N, T, D)."""
         return self.responder(states[:, :, :-1])
 
+    def refined(
+        self, messages: Float[Tensor, "B N S K T-1 C"], states: Float[Tensor, "B N T D"], structure: Structure
+    ) -> Float[Tensor, "B N S K T-1 C"]:
+        """Messages of these observed states, as the best known structure refines them; in most dynamics as they are."""
+        return messages
+
     def without_constants(
         self, values: Float[Tensor, "B N *any L C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
     ) -> Float[Tensor, "B N *any L C"]:
@@ -200,11 +204,9 @@ class Dynamics(nn.Module, ABC):
         """States (..., D) whose angles are within half a turn of the reference, so that means and differences hold."""
         return states
 
-    def forward(
-        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
-    ) -> Float[Tensor, "B N S K T-1 C"]:
+    def forward(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T-1 C"]:
         """`messages`, for calls with other parameters."""
-        return self.messages(states, structure)
+        return self.messages(states)
 
     # ---- shared by all dynamics ------------------------------------------------------------------------------------
 
@@ -241,29 +243,42 @@ class Dynamics(nn.Module, ABC):
         if not self.features.mutual:
             receiver, sender = pair_states(scaled)
             seen = self.features(receiver, sender)
-            sent = self.features.messages(self._answer(seen), seen, receiver, sender, self._powers())
+            sent = self._sent(seen, receiver, sender)
             return sent.movedim(0, 3)
         # Features are symmetric and messages antisymmetric: evaluate each undirected pair once.
         first, second, pair, sign = undirected_pairs(n, states.device)
         receiver, sender = scaled[:, first], scaled[:, second]  # (B, N S / 2, T, D)
         seen = self.features(receiver, sender)
-        sent = self.features.messages(self._answer(seen), seen, receiver, sender, self._powers()).transpose(0, 1)
+        sent = self._sent(seen, receiver, sender).transpose(0, 1)
         both = sent.index_select(2, pair.flatten()).unflatten(2, pair.shape).movedim(1, 3)
         return both * sign.view(n, n - 1, 1, 1, 1).to(both.dtype)
 
-    def _powers(self) -> Tensor | None:
+    def _sent(self, seen: Tensor, receiver: Tensor, sender: Tensor) -> Tensor:
+        """Messages (K, ..., C) of all edge modules for pair features (..., F) of states (..., D)."""
+        powers = None if self.powers is None else self.powers.view(-1, *[1] * seen.dim())
+        return self.features.messages(self._answer(seen), seen, receiver, sender, powers)
+
+    @property
+    def powers(self) -> Tensor | None:
+        """Powers of the distance, (K,); None where the features have none."""
         return None if self.decay is None else GAIN * self.decay
 
     def _answer(self, pairs: Tensor) -> Tensor:
         """Outputs of all edge modules for pair features (..., F): (K, ..., A)."""
         rows = pairs.flatten(0, -2)
-        if torch.is_grad_enabled() or len(rows) <= CHUNK:
+        few = max(256, (CHUNK_GPU if rows.is_cuda else CHUNK) // (self.num_edge_modules * self.edge_modules.widest))
+        if torch.is_grad_enabled() or len(rows) <= few:
             out = self.edge_modules(rows)
-        else:  # in parts, so that activations stay in cache and need little memory
-            out = torch.cat([self.edge_modules(part) for part in rows.split(CHUNK)], dim=1)
+        else:
+            out = torch.cat([self.edge_modules(part) for part in rows.split(few)], dim=1)
         if self.null_module:
             out = torch.cat((torch.zeros_like(out[:1]), out[1:]))
         return out.view(len(out), *pairs.shape[:-1], out.shape[-1])
+
+    def answers_of(self, pairs: Float[Tensor, "P F"], blocks: Blocks) -> Float[Tensor, "P A"]:
+        """Outputs of one edge module for each of P pair features."""
+        out = blocks(self.edge_modules, pairs, CHUNK)
+        return out * (blocks.group > 0).unsqueeze(-1) if self.null_module else out
 
     def change(
         self,

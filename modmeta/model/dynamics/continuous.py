@@ -4,6 +4,7 @@ P is the number of coordinates, D = 2 P; Q a number of frames or states.
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import final
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from modmeta.data.units import Scales
 from modmeta.graph.bank import Structure
+from modmeta.model.dynamics.acting import Acting
 from modmeta.model.dynamics.base import Dynamics, one_hot
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
@@ -109,7 +111,7 @@ class ContinuousDynamics(Dynamics):
         self.register_buffer("step_scale", torch.ones(()))
         self.register_buffer("rest", torch.zeros(self.positions))
         self.register_buffer("limit", torch.full((self.positions,), torch.inf))
-        self.register_buffer("walls", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, self.positions))
+        self.register_buffer("walls", torch.tensor([[-torch.inf] * self.positions, [torch.inf] * self.positions]))
         for name, values in (_quadrature(nodes) | _simpson(max(pieces, 1))).items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
@@ -171,14 +173,14 @@ class ContinuousDynamics(Dynamics):
         places, speeds, beyond = self._reflect(places, speeds)
         return torch.cat((places, speeds), dim=-1), beyond
 
-    def messages(
-        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
-    ) -> Float[Tensor, "B N S K T-1 C"]:
-        """Messages of every module along every edge for every observed change, (B, N, S, K, T - 1, D).
+    def messages(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T-1 C"]:
+        """Messages of every module along every edge for every observed change, on cubic paths.
 
         Args:
             states: observed states (B, N, T, D).
-            structure: structure under which the paths of close pairs are integrated; None to use cubics for all.
+
+        Returns:
+            (B, N, S, K, T - 1, D).
         """
         t = states.shape[2]
         ends, reflected = self._unfold(states)
@@ -187,14 +189,20 @@ class ContinuousDynamics(Dynamics):
         at, inner = sent[..., :t, :], sent[..., t:, :].unflatten(-2, (t - 1, -1))
         nodes = torch.cat((at[..., :-1, None, :], inner, at[..., 1:, None, :]), dim=-2)  # (..., T - 1, nodes, P)
         image = torch.cat((torch.zeros_like(reflected).unsqueeze(-2), beyond, reflected.unsqueeze(-2)), dim=-2)
-        sent = (self._kernel(self.kernel) @ (nodes * _sign(image)[:, :, None, None])).flatten(-2)
-        if structure is None or not self.pieces:
-            return sent
+        return (self._kernel(self.kernel) @ (nodes * _sign(image)[:, :, None, None])).flatten(-2)
+
+    def refined(
+        self, messages: Float[Tensor, "B N S K T-1 C"], states: Float[Tensor, "B N T D"], structure: Structure
+    ) -> Float[Tensor, "B N S K T-1 C"]:
+        """Messages (B, N, S, K, T - 1, D) of which those of close pairs are on paths integrated under a structure."""
+        if not self.pieces:
+            return messages
+        ends, reflected = self._unfold(states)
         tasks, frames = self._close(states, reflected)
         starts, ends = states.transpose(1, 2)[tasks, frames], ends.transpose(1, 2)[tasks, frames]  # (Q, N, D)
         relations, types = structure.edge_modules[tasks], structure.node_modules[tasks]
         close = self._close_messages(starts, ends, relations, types)  # (Q, N, S, K, D)
-        return sent.movedim(4, 1).index_put((tasks, frames), close).movedim(1, 4)
+        return messages.movedim(4, 1).index_put((tasks, frames), close).movedim(1, 4)
 
     def _close(self, states: Tensor, reflected: Tensor) -> tuple[Tensor, Tensor]:
         """Tasks and frames, each (Q,), in which a pair is close or an entity touches a wall: forces need more nodes."""
@@ -204,12 +212,6 @@ class ContinuousDynamics(Dynamics):
         close = torch.minimum(fraction[:, :-1], fraction[:, 1:]) < CLOSE
         tasks, frames = (close | reflected.any(-1).any(1)).nonzero(as_tuple=True)
         return tasks, frames
-
-    def _weights(self, relations: Tensor, types: Tensor) -> Tensor:
-        """Weights (B, N, 1, S K) of messages in accelerations, under edge and node modules (B, N, S), (B, N)."""
-        weights = one_hot(relations, self.num_edge_modules, self.rest.dtype)
-        mobility = self.mobilities(types)
-        return (weights if mobility is None else weights * mobility.unsqueeze(-1)).unsqueeze(2)
 
     def _close_messages(self, starts: Tensor, ends: Tensor, relations: Tensor, types: Tensor) -> Tensor:
         """Messages (Q, N, S, K, D) for changes between two frames in which a pair is close.
@@ -222,7 +224,7 @@ class ContinuousDynamics(Dynamics):
             relations, types: edge and node modules (Q, N, S), (Q, N).
         """
         with torch.no_grad():
-            places, speeds = self._path(starts, self._weights(relations, types))
+            places, speeds = self._path(starts, self._acting(relations, types))
             free = starts[..., : self.positions].unsqueeze(2), starts[..., self.positions :].unsqueeze(2)
             s = self.times.view(-1, 1)
             straight = free[0] + s * self.step_scale * (free[1] - self.rest)
@@ -241,15 +243,22 @@ class ContinuousDynamics(Dynamics):
         sent = self.pair_law(torch.cat((places, speeds), dim=-1))  # (Q, N, S, K, nodes, P)
         return (self._kernel(self.fine_kernel) @ (sent * _sign(image)[:, :, None, None])).flatten(-2)
 
-    def _path(self, states: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _acting(self, relations: Tensor, types: Tensor) -> "_Acts":
+        """What acts in scenes of edge and node modules (Q, N, S), (Q, N)."""
+        alone = not torch.is_grad_enabled() and not relations.is_cuda  # sizes of blocks would wait for a GPU
+        if alone and self.features.mutual and self.num_edge_modules > 1:
+            return Acting(self, relations, types)
+        return _Weighed(self, relations, types)
+
+    def _path(self, states: Tensor, acting: "_Acts") -> tuple[Tensor, Tensor]:
         """Integrates states (Q, N, D) over a frame by leapfrog; coordinates, velocities at nodes (Q, N, nodes, P)."""
         x, v = states.split(self.positions, dim=-1)
-        v = v + self.lag * self._accelerations(x, v, weights)
+        v = v + self.lag * self._accelerations(x, v, acting)
         places, speeds = [x], [v]
         h = 1 / (LEAPFROG_STEPS * (len(self.times) - 1))
         for leap in range(1, LEAPFROG_STEPS * (len(self.times) - 1) + 1):
             x = x + h / 2 * self.step_scale * (v - self.rest)
-            v = v + h * self._accelerations(x, v, weights)
+            v = v + h * self._accelerations(x, v, acting)
             x = x + h / 2 * self.step_scale * (v - self.rest)
             if leap % LEAPFROG_STEPS == 0:
                 places.append(x)
@@ -308,30 +317,25 @@ class ContinuousDynamics(Dynamics):
         """States (B, N, T, D) one frame later, under edge and node modules (B, N, S), (B, N)."""
         b, n, t, d = states.shape
         own = self.of_node_modules(self.own_changes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
-        weights = self._weights(relations, types)  # (B, N, 1, S K)
-        weights = weights.unsqueeze(1).expand(b, t, *weights.shape[1:]).flatten(0, 1)  # (Q, N, 1, S K), Q = B T
+        acting = self._acting(relations.repeat_interleave(t, 0), types.repeat_interleave(t, 0))  # of Q = B T scenes
         x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
-        v = v + self.lag * self._accelerations(x, v, weights)
+        v = v + self.lag * self._accelerations(x, v, acting)
         left = states.new_ones(b * t)  # remaining fraction of the frame
         while (going := (left > 1e-6).nonzero().squeeze(-1)).numel():
             x0, v0, rest = x[going], v[going], left[going]
             h = torch.minimum(self._careful(x0, v0), rest)
-            x1, v1 = self._runge_kutta(x0, v0, weights[going], h.view(-1, 1, 1))
+            x1, v1 = self._runge_kutta(x0, v0, acting.of(going), h.view(-1, 1, 1))
             x, v, left = x.index_copy(0, going, x1), v.index_copy(0, going, v1), left.index_copy(0, going, rest - h)
         x, v, image = self._reflect(x, v)
-        v = v - self.lag * self._accelerations(x, v, weights)
+        v = v - self.lag * self._accelerations(x, v, acting)
         moved = torch.cat((x, v), dim=-1).view(b, t, n, d).transpose(1, 2)
         mirrored = _sign(image).repeat(1, 1, 2).view(b, t, n, d).transpose(1, 2)  # reflected like the state itself
         return (moved + mirrored * own * self.change_scale).clamp(-FORECAST_BOUND, FORECAST_BOUND)
 
-    def _accelerations(self, x: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-        """Accelerations (Q, N, P) per frame, clamped, at coordinates and velocities (Q, N, P); mirrored beyond walls.
-
-        `weights` (Q, N, 1, S K) are the weights of messages.
-        """
+    def _accelerations(self, x: Tensor, v: Tensor, acting: "_Acts") -> Tensor:
+        """Clamped accelerations per frame at coordinates and velocities, all (Q, N, P); mirrored beyond walls."""
         inside, speed, image = self._reflect(x, v)
-        sent = self.pair_law(torch.cat((inside, speed), dim=-1).unsqueeze(2))  # (Q, N, S, K, 1, P)
-        sums = (weights @ sent.flatten(2, 3).flatten(3)).view_as(x) * self.change_scale[self.positions :]
+        sums = acting.received(torch.cat((inside, speed), dim=-1)) * self.change_scale[self.positions :]
         return _sign(image) * sums.clamp(-self.limit, self.limit)
 
     @torch.no_grad()
@@ -344,17 +348,43 @@ class ContinuousDynamics(Dynamics):
         fraction = (self.reach * distance / path.clamp_min(1e-12)).amin(-1)
         return fraction.clamp(1 / self.substeps, 1)
 
-    def _runge_kutta(self, x: Tensor, v: Tensor, weights: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def _runge_kutta(self, x: Tensor, v: Tensor, acting: "_Acts", h: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates and velocities (Q, N, P) after one step of size h (Q, 1, 1)."""
         k = self.step_scale
-        a1 = self._accelerations(x, v, weights)
+        a1 = self._accelerations(x, v, acting)
         v2 = v + h / 2 * a1
-        a2 = self._accelerations(x + h / 2 * k * (v - self.rest), v2, weights)
+        a2 = self._accelerations(x + h / 2 * k * (v - self.rest), v2, acting)
         v3 = v + h / 2 * a2
-        a3 = self._accelerations(x + h / 2 * k * (v2 - self.rest), v3, weights)
+        a3 = self._accelerations(x + h / 2 * k * (v2 - self.rest), v3, acting)
         v4 = v + h * a3
-        a4 = self._accelerations(x + h * k * (v3 - self.rest), v4, weights)
+        a4 = self._accelerations(x + h * k * (v3 - self.rest), v4, acting)
         return x + h * k * ((v + 2 * v2 + 2 * v3 + v4) / 6 - self.rest), v + h / 6 * (a1 + 2 * a2 + 2 * a3 + a4)
+
+
+class _Weighed:
+    """As `Acting`, for any features, with gradients and on a GPU: all modules are evaluated, and weighed by 0 or 1."""
+
+    def __init__(self, dynamics: ContinuousDynamics, relations: Tensor, types: Tensor) -> None:
+        weights, mobility = (
+            one_hot(relations, dynamics.num_edge_modules, dynamics.rest.dtype),
+            dynamics.mobilities(types),
+        )
+        weights = weights if mobility is None else weights * mobility.unsqueeze(-1)
+        self.dynamics, self.weights = dynamics, weights.unsqueeze(2)  # (Q, N, 1, S K)
+
+    def of(self, scenes: Tensor) -> "_Weighed":
+        """Those of some scenes (R,)."""
+        some = copy(self)
+        some.weights = self.weights[scenes]
+        return some
+
+    def received(self, states: Tensor) -> Tensor:
+        """What every entity receives at states (Q, N, D), (Q, N, P)."""
+        sent = self.dynamics.pair_law(states.unsqueeze(2))  # (Q, N, S, K, 1, P)
+        return (self.weights @ sent.flatten(2, 3).flatten(3)).squeeze(2)
+
+
+_Acts = Acting | _Weighed
 
 
 def _sign(image: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modmeta.data.units import Scales
-from modmeta.graph.bank import Structure
 from modmeta.graph.relations import senders
 from modmeta.model.dynamics.base import Dynamics
 from modmeta.model.features import PairFeatures
@@ -68,14 +67,11 @@ class ModularDynamics(Dynamics):
         """Observed changes (B, N, T - 1, D) in units of `change_scale`."""
         return states.diff(dim=2) / self.change_scale
 
-    def messages(
-        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
-    ) -> Float[Tensor, "B N S K T-1 C"]:
+    def messages(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T-1 C"]:
         """Messages of every module along every edge for every observed change, (B, N, S, K, T - 1, C).
 
         Args:
             states: observed states (B, N, T, D).
-            structure: unused.
         """
         return self.pair_law(states[:, :, :-1])
 

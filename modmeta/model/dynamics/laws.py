@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modmeta.data.units import Scales
-from modmeta.graph.bank import Structure
 from modmeta.model.basis import (
     BOOLE,
     FoundLaws,
@@ -265,14 +264,11 @@ class LawDynamics(Dynamics):
             change = self._unwrapped(physical).diff(dim=2)
         return (change / (self.span * self.change_scale)).to(states.dtype)
 
-    def messages(
-        self, states: Float[Tensor, "B N T D"], structure: Structure | None = None
-    ) -> Float[Tensor, "B N S K T-1 C"]:
+    def messages(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T-1 C"]:
         """What every module sends along every edge in every observed change: (B, N, T, D) to (B, N, S, K, T - 1, C).
 
         Args:
             states: observed.
-            structure: of no consequence here.
         """
         nodes, weights = self._path(states)
         sent = self.pair_law(nodes.flatten(2, 3)).unflatten(4, nodes.shape[2:4])  # (B, N, S, K, Q, T - 1, C)

@@ -32,7 +32,6 @@ from modmeta.evaluation.verdict import (
     of_file,
     quality,
 )
-from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix
 from modmeta.keys import OBSERVED
 from modmeta.model.dynamics.discrete import ModularDynamics
@@ -65,7 +64,7 @@ def coupled(strength: float, tasks: int = 24, entities: int = 4, frames: int = 4
 class Pull(ModularDynamics):
     """Module 0 sends nothing; module 1 a tenth of the difference."""
 
-    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
+    def messages(self, states: Tensor) -> Tensor:
         now = states[:, :, :-1]
         apart = from_matrix((now.unsqueeze(1) - now.unsqueeze(2)).flatten(3).permute(0, 3, 1, 2))
         sent = 0.15 * apart.permute(0, 2, 3, 1).unflatten(-1, now.shape[2:]).unsqueeze(3)
@@ -75,8 +74,8 @@ class Pull(ModularDynamics):
 class PullOfAll(Pull):
     """A single module."""
 
-    def messages(self, states: Tensor, structure: Structure | None = None) -> Tensor:
-        return super().messages(states, structure)[:, :, :, 1:]
+    def messages(self, states: Tensor) -> Tensor:
+        return super().messages(states)[:, :, :, 1:]
 
 
 def right(kind: type[Pull] = Pull, modules: int = 2) -> RelationalModel:

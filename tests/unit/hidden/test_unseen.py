@@ -26,11 +26,12 @@ from modmeta.search.selection import greedy
 from modmeta.simulators import Springs
 from modmeta.training.checkpoints.loading import load_model
 from tests.conftest import make_model
+from tests.known import KnownLaw
 
 FRAMES = 30
 
 
-class ExactSprings(torch.nn.Module):
+class ExactSprings(KnownLaw):
     """The law of springs in the units of a `ContinuousDynamics`: module 0 does nothing, module 1 pulls."""
 
     def __init__(self, dynamics: ContinuousDynamics, units: Units) -> None:

@@ -11,15 +11,17 @@ from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.data.units import Units, find_walls, robust_scales
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix
-from modmeta.model.dynamics.continuous import ContinuousDynamics
+from modmeta.model.dynamics.acting import Acting
+from modmeta.model.dynamics.continuous import ContinuousDynamics, _Weighed
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import StudentT
 from modmeta.model.model import RelationalModel
 from modmeta.model.noise import GAIN, ObservationNoise
 from modmeta.simulators import Charged
+from tests.known import KnownLaw
 
 
-class ExactCharges(torch.nn.Module):
+class ExactCharges(KnownLaw):
     """The law of charged particles in the units of a `ContinuousDynamics`: module 0 repels, module 1 attracts."""
 
     def __init__(self, dynamics: ContinuousDynamics, units: Units) -> None:
@@ -63,6 +65,23 @@ def test_the_exact_law_explains_and_forecasts_the_simulation(nodes: int) -> None
         assert (forecast - states[:, :, 1:11]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize(("k", "g", "null"), [(3, 1, False), (2, 2, True)])
+def test_only_the_module_of_an_edge_need_be_evaluated(k: int, g: int, null: bool) -> None:
+    """Also where the two edges of a pair differ, on more pairs than a block holds, and on none."""
+    torch.manual_seed(0)
+    dynamics = ContinuousDynamics(4, k, IsotropicFeatures(2), num_node_modules=g, hidden=8, null_module=null)
+    torch.nn.init.normal_(dynamics.edge_modules.layers[-1].weight)  # type: ignore[arg-type, union-attr]
+    torch.nn.init.normal_(dynamics.decay)  # type: ignore[arg-type]
+    states, relations, types = torch.randn(60, 5, 4), torch.randint(k, (60, 5, 4)), torch.randint(g, (60, 5))
+    some = torch.tensor([3, 17, 40])
+    for scenes in (torch.arange(60), some, some[:0]):
+        with torch.no_grad():
+            alone = Acting(dynamics, relations, types).of(scenes).received(states[scenes])
+        every = _Weighed(dynamics, relations, types).of(scenes).received(states[scenes])
+        torch.testing.assert_close(alone, every)
+        assert not len(scenes) or every.abs().mean() > 0.1
+
+
 def test_continuous_dynamics_refuse_what_they_cannot_do() -> None:
     with pytest.raises(ValueError, match="velocity for every coordinate; 5 features"):
         ContinuousDynamics(5, 2, IsotropicFeatures(2))
@@ -101,7 +120,8 @@ def distances(data: Trajectories) -> Tensor:
 
 def residuals(dynamics: ContinuousDynamics, states: Tensor, structure: Structure, paths: bool) -> Tensor:
     """Errors one step ahead (B, N, T - 1), with integrated paths or with cubics."""
-    messages = dynamics.messages(states, structure if paths else None)
+    messages = dynamics.messages(states)
+    messages = dynamics.refined(messages, states, structure) if paths else messages
     rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
     change = dynamics.change(states[:, :, :-1], messages, rows, types).squeeze(2)
     return (change - dynamics.targets(states)).norm(dim=-1)

@@ -129,12 +129,12 @@ def test_relabelling_node_modules_changes_nothing(states: Tensor, kind: str) -> 
     model, structure = make_model(kind, g=3), structures(states, 2, 3)
     dynamics = model.dynamics
     with torch.no_grad():
-        before = model.energies(states, structure, 2), dynamics.messages(states, structure)
+        before = model.energies(states, structure, 2), dynamics.refined(dynamics.messages(states), states, structure)
         order = torch.tensor([2, 0, 1])  # module m becomes module order[m]
         for parameter in [*dynamics.node_modules.parameters(), dynamics.log_mobility]:
             parameter.copy_(parameter[order.argsort()])
         other = Structure(structure.edge_modules, order[structure.node_modules])
-        after = model.energies(states, other, 2), dynamics.messages(states, other)
+        after = model.energies(states, other, 2), dynamics.refined(dynamics.messages(states), states, other)
     torch.testing.assert_close(after, before)
 
 

@@ -28,11 +28,12 @@ from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
 from modmeta.simulators import Masses
 from tests.conftest import make_model
+from tests.known import KnownLaw
 
 FRICTION, STRENGTH = 0.1, 3.0
 
 
-class ExactSprings(torch.nn.Module):
+class ExactSprings(KnownLaw):
     """Springs of module 1 in the units of a `ContinuousDynamics`; module 0 sends nothing."""
 
     def __init__(self, dynamics: ContinuousDynamics, units: Units) -> None:
@@ -105,7 +106,7 @@ def test_paths_of_close_pairs_follow_from_types(masses: tuple[ContinuousDynamics
     apart = ~hit.any(-1).any(1)[tasks, frames]
 
     def residuals(path: Tensor) -> Tensor:
-        messages = dynamics.messages(states, Structure(structure.edge_modules, path))
+        messages = dynamics.refined(dynamics.messages(states), states, Structure(structure.edge_modules, path))
         error = dynamics.change(states[:, :, :-1], messages, rows, types).squeeze(2) - dynamics.targets(states)
         return error.norm(dim=-1).transpose(1, 2)[tasks, frames][apart]
 
