@@ -73,7 +73,8 @@ def compared() -> Iterator[Row]:
             for method in ("nri", "supervised", "paper"):
                 yield Row(f"efficiency/{method}_{world}", tasks, name=f"{method}_{world}")
         yield Row(f"paper/{world}", SIZES[-1], PAPER, name=f"paper_{world}")
-        yield Row(f"paper/{world}_small", 400, seeds=(0,), name=f"paper_{world}_small")
+        yield Row(f"paper/{world}_small", 300, seeds=(0,), name=f"paper_{world}_small")
+    yield Row("paper/springs5_small", 300, ("search.uniform=true",), (0,), name="paper_springs5_small_uniform")
 
 
 def ablations() -> Iterator[Row]:
