@@ -175,7 +175,7 @@ class FeaturesContract:
         return torch.randn(3, 5, 6, features.answers(channels), generator=seeded(2))
 
     def powers(self, features: PairFeatures) -> Tensor | None:
-        return torch.tensor([0.0, 1.0, -0.5]) if features.power_law else None
+        return torch.tensor([0.0, 1.0, -0.5]).view(3, 1, 1, 1) if features.power_law else None
 
     @pytest.mark.parametrize("channels", [2, 4])
     def test_numbers_are_as_many_as_told(self, features: PairFeatures, channels: int) -> None:

@@ -64,22 +64,23 @@ def ensemble(
         flat = node_modules.flatten(0, 1)
         drawn = torch.multinomial(flat, members, replacement=True, generator=generator)
         types = drawn.view(b, n, members).transpose(1, 2).flatten(0, 1)
-    now = observed[:, :, -1:].repeat_interleave(members, dim=0)  # (B M, N, 1, D)
+    last = observed[:, :, -1].repeat_interleave(members, dim=0)  # (B M, N, D)
     likeliest = (
-        torch.zeros(b, n, dtype=torch.long, device=now.device) if node_modules is None else node_modules.argmax(-1)
+        torch.zeros(b, n, dtype=torch.long, device=last.device) if node_modules is None else node_modules.argmax(-1)
     )
     drive = model.drive(observed, Structure(probabilities.argmax(-1), likeliest))
     drive = None if drive is None else drive.repeat_interleave(members, dim=0)
-    frames = []
-    for _ in range(steps):
-        scale = model.likelihood.log_scale(dynamics.scaled(now)).exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale
-        now = now + scale * torch.randn(now.shape, generator=generator, device=now.device)
-        now = dynamics.step(now, relations, types, drive)
-        frames.append(now)
-    paths = torch.cat(frames, dim=2).unflatten(0, (b, members))  # (B, M, N, steps, D)
+    errors = torch.stack([torch.randn(last.shape, generator=generator, device=last.device) for _ in range(steps)])
+
+    def disturb(scenes: Tensor, frame: Tensor, states: Tensor) -> Tensor:
+        log_scale = model.likelihood.log_scale(dynamics.scaled(states).unsqueeze(2)).squeeze(2)
+        return states + log_scale.exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale * errors[frame, scenes]
+
+    paths = dynamics.disturbed(last, relations, types, steps, disturb, drive)
+    paths = paths.unflatten(0, (b, members))  # (B, M, N, steps, D)
     paths = dynamics.nearest(paths, paths[:, :1].expand_as(paths))
     mean, spread = paths.mean(1), paths.std(1)
-    wide = torch.tensor([bands[min(step, len(bands) - 1)] for step in range(steps)], device=now.device)  # (steps, D)
+    wide = torch.tensor([bands[min(step, len(bands) - 1)] for step in range(steps)], device=last.device)  # (steps, D)
     reach = (wide * spread).clamp_min(ROUNDING)
     return Forecast(mean, mean - reach, mean + reach)
 

@@ -393,6 +393,8 @@ def _unreadable(path: Path, error: Any) -> DataError:
     if isinstance(error, OSError) and error.errno is not None:
         return DataError(f"{path} cannot be read ({os.strerror(error.errno)}); check the name")
     reason = " ".join(str(error).split())
+    if reason == "Empty CSV file":  # a line without an end, and none after it
+        return DataError(f"{path} has no rows of numbers; give a line of names and a row for every entity and frame")
     return DataError(f"{path} cannot be read as a table: {reason[:300]}")
 
 

@@ -55,8 +55,8 @@ class Acting:
         back = forth.index_copy(0, self.differ, more)
 
         def sent(answers: Tensor, modules: Tensor) -> Tensor:
-            powers = None if dynamics.powers is None else dynamics.powers[modules].unsqueeze(-1)
-            messages = dynamics.features.messages(answers, seen, receiver, sender, powers)
+            powers = None if dynamics.powers is None else dynamics.powers[modules].view(1, -1, 1)
+            messages = dynamics.features.messages(answers.unsqueeze(0), seen, receiver, sender, powers)
             return messages.view(q, len(self.first), dynamics.channels)
 
         sums = states.new_zeros(q, n, dynamics.channels)

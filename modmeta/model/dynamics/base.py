@@ -175,8 +175,8 @@ class Dynamics(nn.Module, ABC):
         return self.responder(states[:, :, :-1])
 
     def refined(
-        self, messages: Float[Tensor, "B N S K T-1 C"], states: Float[Tensor, "B N T D"], structure: Structure
-    ) -> Float[Tensor, "B N S K T-1 C"]:
+        self, messages: Float[Tensor, "B N S K L C"], states: Float[Tensor, "B N T D"], structure: Structure
+    ) -> Float[Tensor, "B N S K L C"]:
         """Messages of these observed states, as the best known structure refines them; in most dynamics as they are."""
         return messages
 
@@ -371,3 +371,30 @@ class Dynamics(nn.Module, ABC):
             states = step(states)
             frames.append(states)
         return torch.stack(frames, dim=3)
+
+    @torch.no_grad()
+    def disturbed(
+        self,
+        states: Float[Tensor, "B N D"],
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        steps: int,
+        disturb: Callable[[Tensor, Tensor, Tensor], Tensor],
+        drive: Float[Tensor, "B N D"] | None = None,
+    ) -> Float[Tensor, "B N {steps} D"]:
+        """Rollouts whose states are disturbed before every step; without gradients.
+
+        Args:
+            states: initial states (B, N, D).
+            relations: edge modules (B, N, S).
+            types: node modules (B, N).
+            steps: number of frames to predict.
+            disturb: from numbers of tasks (R,), of frames (R,) and states (R, N, D) to states that steps begin from.
+            drive: constants of the entities (B, N, D); None if the dynamics has none.
+        """
+        frames, step, every = [], self.stepper(relations, types, drive=drive), torch.arange(len(states))
+        every = every.to(states.device)
+        for frame in range(steps):
+            states = step(disturb(every, torch.full_like(every, frame), states).unsqueeze(2)).squeeze(2)
+            frames.append(states)
+        return torch.stack(frames, dim=2)

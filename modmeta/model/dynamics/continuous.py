@@ -25,6 +25,7 @@ from modmeta.shapes import Float, Int
 MARGIN = 1.5
 CLOSE = 0.5  # a pair is close if its Runge-Kutta steps are shorter than this fraction of a frame
 LEAPFROG_STEPS = 2  # leapfrog steps between two nodes of a path
+MOMENT = 1e-6  # of a frame: less does not count as left
 FORECAST_BOUND = 3.0  # forecasts are clamped to three times the training range, so that near-collisions do not diverge
 
 
@@ -192,8 +193,8 @@ class ContinuousDynamics(Dynamics):
         return (self._kernel(self.kernel) @ (nodes * _sign(image)[:, :, None, None])).flatten(-2)
 
     def refined(
-        self, messages: Float[Tensor, "B N S K T-1 C"], states: Float[Tensor, "B N T D"], structure: Structure
-    ) -> Float[Tensor, "B N S K T-1 C"]:
+        self, messages: Float[Tensor, "B N S K L C"], states: Float[Tensor, "B N T D"], structure: Structure
+    ) -> Float[Tensor, "B N S K L C"]:
         """Messages (B, N, S, K, T - 1, D) of which those of close pairs are on paths integrated under a structure."""
         if not self.pieces:
             return messages
@@ -316,20 +317,65 @@ class ContinuousDynamics(Dynamics):
     def _advanced(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
         """States (B, N, T, D) one frame later, under edge and node modules (B, N, S), (B, N)."""
         b, n, t, d = states.shape
-        own = self.of_node_modules(self.own_changes(self.scaled(states).unsqueeze(2)), types.unsqueeze(2)).squeeze(2)
-        acting = self._acting(relations.repeat_interleave(t, 0), types.repeat_interleave(t, 0))  # of Q = B T scenes
-        x, v = states.transpose(1, 2).reshape(b * t, n, d).split(self.positions, dim=-1)
-        v = v + self.lag * self._accelerations(x, v, acting)
+        relations, types = relations.repeat_interleave(t, 0), types.repeat_interleave(t, 0)  # of Q = B T scenes
+        states, acting = states.transpose(1, 2).reshape(b * t, n, d), self._acting(relations, types)
+        own, (x, v) = self._own(states, types), self._kicked(states, acting)
         left = states.new_ones(b * t)  # remaining fraction of the frame
-        while (going := (left > 1e-6).nonzero().squeeze(-1)).numel():
-            x0, v0, rest = x[going], v[going], left[going]
-            h = torch.minimum(self._careful(x0, v0), rest)
-            x1, v1 = self._runge_kutta(x0, v0, acting.of(going), h.view(-1, 1, 1))
-            x, v, left = x.index_copy(0, going, x1), v.index_copy(0, going, v1), left.index_copy(0, going, rest - h)
+        while (going := (left > MOMENT).nonzero().squeeze(-1)).numel():
+            x1, v1, rest = self._substep(x[going], v[going], left[going], acting.of(going))
+            x, v, left = x.index_copy(0, going, x1), v.index_copy(0, going, v1), left.index_copy(0, going, rest)
+        return self._landed(x, v, own, acting).view(b, t, n, d).transpose(1, 2)
+
+    @torch.no_grad()
+    def disturbed(
+        self,
+        states: Float[Tensor, "B N D"],
+        relations: Int[Tensor, "B N S"],
+        types: Int[Tensor, "B N"],
+        steps: int,
+        disturb: Callable[[Tensor, Tensor, Tensor], Tensor],
+        drive: Float[Tensor, "B N D"] | None = None,
+    ) -> Float[Tensor, "B N {steps} D"]:
+        """See `Dynamics.disturbed`. A task whose pairs are close falls frames behind; the others do not wait for it."""
+        (b, n, d), acting = states.shape, self._acting(relations, types)
+        x, v = (part.clone() for part in states.split(self.positions, dim=-1))
+        own, frames = torch.zeros_like(states), states.new_empty(b, steps, n, d)
+        left, frame = states.new_zeros(b), relations.new_zeros(b)  # of its frame, and which that is
+        going = torch.arange(b, device=states.device)
+        while going.numel():
+            if len(begin := going[left[going] <= MOMENT]):
+                begun = disturb(begin, frame[begin], torch.cat((x[begin], v[begin]), dim=-1))
+                own[begin], left[begin] = self._own(begun, types[begin]), 1.0
+                x[begin], v[begin] = self._kicked(begun, acting.of(begin))
+            x[going], v[going], left[going] = self._substep(x[going], v[going], left[going], acting.of(going))
+            if len(end := going[left[going] <= MOMENT]):
+                ended = self._landed(x[end], v[end], own[end], acting.of(end))
+                x[end], v[end] = ended.split(self.positions, dim=-1)
+                frames[end, frame[end]] = ended
+                frame[end] += 1
+                going = going[frame[going] < steps]
+        return frames.transpose(1, 2)
+
+    def _own(self, states: Tensor, types: Tensor) -> Tensor:
+        """Changes (Q, N, D) of entities that nothing acts on, at states (Q, N, D)."""
+        inputs = self.scaled(states)[:, :, None, None]
+        return self.of_node_modules(self.own_changes(inputs), types.unsqueeze(2)).flatten(2)
+
+    def _kicked(self, states: Tensor, acting: "_Acts") -> tuple[Tensor, Tensor]:
+        """Coordinates, and velocities at the same time, (Q, N, P) each, of states (Q, N, D) at the start of a frame."""
+        x, v = states.split(self.positions, dim=-1)
+        return x, v + self.lag * self._accelerations(x, v, acting)
+
+    def _substep(self, x: Tensor, v: Tensor, left: Tensor, acting: "_Acts") -> tuple[Tensor, Tensor, Tensor]:
+        """The next coordinates and velocities (Q, N, P), and what is left of the frame, (Q,)."""
+        h = torch.minimum(self._careful(x, v), left)
+        return *self._runge_kutta(x, v, acting, h.view(-1, 1, 1)), left - h
+
+    def _landed(self, x: Tensor, v: Tensor, own: Tensor, acting: "_Acts") -> Tensor:
+        """States (Q, N, D) at the end of a frame, with the changes `own` that began with it."""
         x, v, image = self._reflect(x, v)
-        v = v - self.lag * self._accelerations(x, v, acting)
-        moved = torch.cat((x, v), dim=-1).view(b, t, n, d).transpose(1, 2)
-        mirrored = _sign(image).repeat(1, 1, 2).view(b, t, n, d).transpose(1, 2)  # reflected like the state itself
+        moved = torch.cat((x, v - self.lag * self._accelerations(x, v, acting)), dim=-1)
+        mirrored = _sign(image).repeat(1, 1, 2)  # reflected like the state itself
         return (moved + mirrored * own * self.change_scale).clamp(-FORECAST_BOUND, FORECAST_BOUND)
 
     def _accelerations(self, x: Tensor, v: Tensor, acting: "_Acts") -> Tensor:
