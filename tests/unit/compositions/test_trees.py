@@ -67,8 +67,31 @@ def test_tasks_of_different_structures_are_evaluated_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_structure_of_every_task(name: str) -> None:
     composition, x = CASES[name][0], torch.randn(3, 4, 1)
-    want = Composition.every(composition, LIBRARIES, x)  # one structure after another
+    structures = composition.structures(LIBRARIES)
+    want = torch.stack([composition.chosen(LIBRARIES, x, row.expand(3, -1)) for row in structures], 1)
     torch.testing.assert_close(composition.every(LIBRARIES, x), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*CASES, "graph", "graphs"])
+def test_some_structures_of_some_inputs_share_what_they_have_in_common(name: str) -> None:
+    step = Graph(3, "g", "node")
+    libraries = LIBRARIES | {"g": Library(2, inputs=2, hidden=8), "node": Library(2, inputs=2, hidden=8)}
+    composition = {"graph": step, "graphs": Chain([step, step])}.get(name) or CASES[name][0]
+    libraries = libraries if name.startswith("graph") else LIBRARIES
+    every, x = composition.structures(libraries), torch.randn(4, 5, 3 if name.startswith("graph") else 1)
+    which, structure = torch.randint(4, (60,)), every[torch.randint(min(len(every), 7), (60,))]
+    out, index = composition.shared(libraries, x, which, structure)
+    torch.testing.assert_close(out[index], composition.chosen(libraries, x[which], structure), rtol=1e-4, atol=1e-5)
+    assert len(out) < 30  # at most four inputs under seven structures
+
+
+def test_many_inputs_of_a_library_are_multiplied_by_module() -> None:
+    library, module = (
+        Library(3, hidden=8),
+        torch.tensor([0] * 19 + [2] * 30),
+    )  # no tile is full of one, one has no input
+    x = torch.randn(49, 4, 1)
+    torch.testing.assert_close(library.many(x, module), library(x, module))
 
 
 @pytest.mark.parametrize("name", CASES)
