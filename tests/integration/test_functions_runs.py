@@ -8,6 +8,7 @@ import torch
 import modmeta
 from modmeta.api import load_relational
 from modmeta.errors import DataError, Preempted, UserError
+from modmeta.training.checkpoints.files import save
 from tests.runs import KilledAt, accompanied, checkpoint, run, same
 
 TINY = (
@@ -84,3 +85,7 @@ def test_a_trained_composition_infers_structures_with_probabilities(tmp_path: Pa
         model.infer(x, torch.where(torch.arange(12).view(2, 6, 1) == 9, torch.nan, y))
     with pytest.raises(UserError, match="composes modules for functions"):
         load_relational(tmp_path / "run")
+    older = checkpoint(tmp_path / "run")
+    del older["state_dict"]["calibrated"]  # as before probabilities were calibrated
+    save(older, tmp_path / "older.ckpt")
+    torch.testing.assert_close(modmeta.load(tmp_path / "older.ckpt").infer(x, y).structures, found.structures)
