@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from modmeta.errors import UserError
 from modmeta.model.grouped import GroupedMLP
 from modmeta.shapes import Float, Int
 
@@ -26,6 +27,9 @@ class Library(nn.Module):
         layers: number of hidden layers; 0 for affine maps.
         spread: factor on the initial weights of the first layer; larger ones begin with functions that vary faster.
         activation: between layers.
+
+    Raises:
+        UserError: a size is too small.
     """
 
     def __init__(
@@ -39,6 +43,12 @@ class Library(nn.Module):
         activation: Callable[[Tensor], Tensor] = torch.relu,
     ) -> None:
         super().__init__()
+        sizes = {"modules": modules, "inputs": inputs, "outputs": outputs, "hidden": hidden}
+        for name, size in sizes.items():
+            if size < 1:
+                raise UserError(f"{name}={size} of a library in model.libraries must be at least 1")
+        if layers < 0:
+            raise UserError(f"layers={layers} of a library in model.libraries must be at least 0")
         self.inputs, self.outputs, self.spread = inputs, outputs, spread
         self.networks = GroupedMLP(modules, [inputs, *[hidden] * layers, outputs], activation)
         with torch.no_grad():

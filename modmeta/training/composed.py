@@ -71,6 +71,9 @@ class ComposedBounceGrad(BankedModule, FewShot):
         explained: mean squared error below which a task counts as explained.
         num_functions: R, hidden functions in the labels, for measures.
         seed: of the search.
+
+    Raises:
+        UserError: no gradient step is taken.
     """
 
     labels: Tensor
@@ -95,13 +98,15 @@ class ComposedBounceGrad(BankedModule, FewShot):
         num_functions: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__(support, seed)
+        super().__init__(support, searched, seed)
         self.model, self.search, self.temperature, self.proposal = model, search, temperature, proposal
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.make_proposal_optimizer = proposal_optimizer
-        self.gradient_clip, self.searched = gradient_clip, searched
+        self.gradient_clip = gradient_clip
         self.gradient_steps, self.gradient_tasks = gradient_steps, gradient_tasks
         self.renewed, self.explained, self.num_functions = renewed, explained, num_functions
+        if gradient_steps < 1:
+            raise UserError(f"method.gradient_steps={gradient_steps} must be at least 1, or no module learns")
         self.names = tuple(dict.fromkeys(model.composition.slots))
         # Hidden function of every module of every library.
         self.register_buffer("labels", torch.zeros(len(self.names), max(model.sizes), dtype=torch.long))
@@ -124,6 +129,11 @@ class ComposedBounceGrad(BankedModule, FewShot):
         super().on_fit_start()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
+        most = int(data.splits["train"].slots.max()) + 1 if data.splits["train"].slots.numel() else 0
+        if most > self.num_functions:
+            raise UserError(
+                f"method.num_functions={self.num_functions}, but tasks are made of {most} functions; set it to that"
+            )
         start, ids = random_slots(data.num_tasks, self.model.sizes, every), data.owned_tasks()
         if self._cold and self.done == 0:
             train = data.splits["train"]
