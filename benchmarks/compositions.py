@@ -2,6 +2,7 @@
 
     python -m benchmarks.compositions                    # all rows and three seeds; skips rows that are in `results/`
     python -m benchmarks.compositions sum2 --seeds 0     # rows whose name contains one of the words
+    python -m benchmarks.compositions chain3 --runs DIR  # keeps the directories of runs there
     python -m benchmarks.compositions --step             # one batched step against one task at a time
     python -m benchmarks.compositions --table            # docs/benchmarks/compositions.md from all that was measured
 
@@ -76,7 +77,8 @@ WORLDS = {
     "sum3_of_20": _same("sum", 20, 3, (20, 80), SHORT, "search.enumerate_up_to=8000"),
     "chain2_of_20": World(HiddenFunctions("chain", 20, 2), "chain", (SHORT,), (60, 60)),
     "chain3_of_5": _same("chain", 5, 3, (60, 80), SHORT),
-    "chain3_of_20": _same("chain", 20, 3, (20, 60), "trainer.max_epochs=4", "search.enumerate_up_to=8000"),
+    "chain3_of_20": _same("chain", 20, 3, (20, 60), "trainer.max_epochs=3", "search.enumerate_up_to=8000",
+                          "method.gradient_steps=12"),
     "concatenate2_of_20": World(HiddenFunctions("concatenate", 20, 2), "concatenate", (), (20, 60)),
     "attend2_of_5": World(HiddenFunctions("attend", 5, 4), "attend", (), (20, 60)),
     "field2_of_10": World(HiddenFunctions("field", 10, 2), "field", (SHORT,), (20, 60), ("method.inputs=2",)),
@@ -139,14 +141,15 @@ def exact(world: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(world: str, method: str, seed: int) -> dict[str, Any]:
+def run(world: str, method: str, seed: int, kept_in: Path | None = None) -> dict[str, Any]:
     """One run: its test measures and seconds of the processor, start and validation included."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as directory:
-        words = [sys.executable, "train.py", *command(world, method, seed), f"hydra.run.dir={directory}/run"]
+        where = (kept_in or Path(directory)).resolve() / f"{world}_{method}_seed{seed}"
+        words = [sys.executable, "train.py", *command(world, method, seed), f"hydra.run.dir={where}"]
         subprocess.run(words, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-        measures = json.loads((Path(directory) / "run" / "metrics.json").read_text())
+        measures = json.loads((where / "metrics.json").read_text())
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     kept = {name: value for name, value in measures.items() if name.startswith("test/")}
     return kept | {
@@ -274,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="rows whose WORLD_METHOD contains one of these; all without any")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, help="directory in which runs are kept; none are without it")
     parser.add_argument("--step", action="store_true", help="time steps instead")
     parser.add_argument("--table", action="store_true", help="write the page from what was measured")
     args = parser.parse_args()
@@ -294,7 +298,7 @@ def main() -> None:
                     continue
                 if file.exists() or (args.words and not any(word in file.stem for word in args.words)):
                     continue
-                write_json(file, exact(world, seed) if method == "exact" else run(world, method, seed))
+                write_json(file, exact(world, seed) if method == "exact" else run(world, method, seed, args.runs))
                 print(file.name, flush=True)
     print(table(measured()))
 

@@ -149,3 +149,10 @@ def test_parts_that_do_not_fit_are_named(composition: Composition, inputs: int, 
         Attend(["f", "f"], ["a"])
     with pytest.raises(UserError, match="no parts"):
         Sum([])
+
+
+def test_libraries_without_modules_or_layers_are_refused() -> None:
+    with pytest.raises(UserError, match=r"modules=0 of a library in model\.libraries must be at least 1"):
+        Library(0)
+    with pytest.raises(UserError, match="layers=-1 of a library"):
+        Library(2, layers=-1)
