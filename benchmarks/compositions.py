@@ -3,6 +3,7 @@
     python -m benchmarks.compositions                    # all rows and three seeds; skips rows that are in `results/`
     python -m benchmarks.compositions sum2 --seeds 0     # rows whose name contains one of the words
     python -m benchmarks.compositions chain3 --runs DIR  # keeps the directories of runs there
+    python -m benchmarks.compositions --look DIR         # medians of errors and wrong structures of such runs
     python -m benchmarks.compositions --step             # one batched step against one task at a time
     python -m benchmarks.compositions --table            # docs/benchmarks/compositions.md from all that was measured
 
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+import modmeta
 from modmeta.compositions import Chain, ComposedModel, Composition, Library, Sum
 from modmeta.compositions.problem import CompositionProblem, kernel_of, random_slots
 from modmeta.data.loading.functions import FunctionDataModule
@@ -158,6 +160,27 @@ def run(world: str, method: str, seed: int, kept_in: Path | None = None) -> dict
     }  # fmt: skip
 
 
+def look(where: Path, world: str, seed: int) -> dict[str, Any]:
+    """Medians of errors on the test tasks of a run of ours, and numbers of wrong structures: (seen, unseen) each.
+
+    A wrong structure costs a task as much as all right ones together, so means compare how many are wrong.
+    """
+    hidden = WORLDS[world].hidden
+    assert hidden is not None
+    model, data = modmeta.load(where), FunctionDataModule(hidden, seed=seed)
+    data.setup()
+    test, n = data.splits["test"], data.support
+    found = model.infer(test.x[:, :n], test.y[:, :n])
+    errors = (model.predict(test.x[:, n:], found) - test.y[:, n:]).square().mean((1, 2))
+    right = model.module.right(found.structures, test.slots)
+    parts = (~test.unseen, test.unseen)
+    return {
+        "medians": [float(errors[part].median()) for part in parts],
+        "right_means": [float(errors[part & right].mean()) for part in parts],
+        "wrong": [int((part & ~right).sum()) for part in parts],
+    }
+
+
 RATES = ("batched", "alone", "ratio")
 HEAD = """# Compositions
 
@@ -170,8 +193,9 @@ mean squared error on 32 queries; the variance of the values is about 1 (sines: 
 for all tasks, fine-tuned on the examples; *MAML* is second order, one step of training at 0.01 and ten steps on the
 examples of a new task, not tuned further. It is our own, for all tasks of a batch at once; its gradients are those of
 the library `higher`, which evaluates one task after the other (`tests/unit/baselines/test_functions.py`). All have the
-same tasks. *Exact* does not learn: it scores all structures of the hidden functions themselves, an upper bound. `sum3_of_20`
-is a sum of 3 of 20 hidden functions, `graph3_of_2` a step of a graph of three entities with two kinds of edges.
+same tasks. *Exact* does not learn: it scores all structures of the hidden functions themselves, an upper bound.
+`sum3_of_20` is a sum of 3 of 20 hidden functions, `graph3_of_2` a step of a graph of three entities with two kinds of
+edges.
 
 """
 
@@ -193,6 +217,17 @@ def page(runs: list[dict[str, Any]]) -> str:
             "| world | seed | least of 400 tasks | 1% | 5% | median |", "|---|---|---|---|---|---|",
             *(f"| {world} | {seed} | " + " | ".join(f"{part:.3f}" for part in each) + " |"
               for world, seed, each in rivals), "",
+        ]  # fmt: skip
+    looked = [one for one in runs if "medians" in one]
+    if looked:
+        lines += [
+            "## Seen and unseen combinations",
+            "A wrong structure costs as much as hundreds of right ones, so the means above compare how many of 200 are "
+            "wrong. Seen, then unseen combinations (`python -m benchmarks.compositions --look DIR`).\n",
+            "| world | seed | wrong structures | median error | mean error where right |", "|---|---|---|---|---|",
+            *(f"| {one['world']} | {one['seed']} | {', '.join(map(str, one['wrong']))} | "
+              + " | ".join(", ".join(f"{part:.2g}" for part in one[name]) for name in ("medians", "right_means")) + " |"
+              for one in looked), "",
         ]  # fmt: skip
     if (file := RESULTS / "step.json").exists():
         found = json.loads(file.read_text())
@@ -282,6 +317,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="rows whose WORLD_METHOD contains one of these; all without any")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, help="directory in which runs are kept; none are without it")
+    parser.add_argument("--look", type=Path, help="directory of such runs of ours, whose rows get more measures")
     parser.add_argument("--step", action="store_true", help="time steps instead")
     parser.add_argument("--table", action="store_true", help="write the page from what was measured")
     args = parser.parse_args()
@@ -293,6 +329,13 @@ def main() -> None:
         found = step()
         write_json(RESULTS / "step.json", found | {"hardware": hardware(), "commit": commit()})
         print(found)
+        return
+    if args.look:
+        for kept in sorted(args.look.glob("*_ours_seed*")):
+            file = RESULTS / f"{kept.name}.json"
+            world, seed = kept.name.split("_ours_seed")
+            if file.exists() and WORLDS[world].hidden is not None:
+                write_json(file, json.loads(file.read_text()) | look(kept, world, int(seed)))
         return
     for world in WORLDS:
         for method in METHODS:

@@ -34,6 +34,7 @@ from modmeta.search.exact import receiver_rows
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
 from modmeta.search.temperature import Temperature
+from modmeta.shapes import Bool, Int
 from modmeta.training.banked import BankedModule
 from modmeta.training.distributed import over_processes
 from modmeta.training.fewshot import FewShot
@@ -274,14 +275,14 @@ class ComposedBounceGrad(BankedModule, FewShot):
         if self.found:
             structure, slots, _ = (torch.cat(part) for part in zip(*self.found, strict=True))
             self._match(structure, slots)
-            self.log("val/structures", self._right(structure, slots).float().mean())
+            self.log("val/structures", self.right(structure, slots).float().mean())
         self.found = []
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         if self.found:
             structure, slots, sure = (torch.cat(part) for part in zip(*self.found, strict=True))
-            right = self._right(structure, slots)
+            right = self.right(structure, slots)
             either = torch.stack((sure, 1 - sure), -1)
             self.log("test/structures", right.float().mean())
             self.log("test/confidence", sure.mean())
@@ -305,8 +306,13 @@ class ComposedBounceGrad(BankedModule, FewShot):
             size = len(self.model.libraries[name])  # type: ignore[arg-type]
             self.labels[number, :size] = match_labels(counts[:size])
 
-    def _right(self, structure: Tensor, slots: Tensor) -> Tensor:
-        """Whether all slots of a task are right, (B,)."""
+    def right(self, structure: Int[Tensor, "B S"], slots: Int[Tensor, "B R"]) -> Bool[Tensor, " B"]:
+        """Whether all slots of a task are right, (B,), modules matched on validation tasks.
+
+        Args:
+            structure: modules of every slot (B, S).
+            slots: hidden functions of every slot with a choice (B, R).
+        """
         names, free = self.model.composition.slots, self._free
         named, true = structure.clone(), torch.zeros_like(structure)
         for place, slot in enumerate(free):
