@@ -76,15 +76,15 @@ def _same(how: str, functions: int, slots: int, epochs: tuple[int, int], *more: 
 SHORT = "trainer.max_epochs=6"  # of 100 batches
 WORLDS = {
     "sum2_of_20": World(HiddenFunctions("sum", 20, 2), "sum", (SHORT,), (60, 60)),
-    "sum3_of_20": _same("sum", 20, 3, (20, 80), SHORT, "search.enumerate_up_to=8000"),
+    "sum3_of_20": _same("sum", 20, 3, (20, 60), SHORT, "search.enumerate_up_to=8000"),
     "chain2_of_20": World(HiddenFunctions("chain", 20, 2), "chain", (SHORT,), (60, 60)),
     "chain3_of_5": _same("chain", 5, 3, (60, 80), SHORT),
     "chain3_of_20": _same("chain", 20, 3, (20, 60), "trainer.max_epochs=3", "search.enumerate_up_to=8000",
                           "method.gradient_steps=12"),
     "concatenate2_of_20": World(HiddenFunctions("concatenate", 20, 2), "concatenate", (), (20, 60)),
-    "attend2_of_5": World(HiddenFunctions("attend", 5, 4), "attend", (), (20, 60)),
+    "attend2_of_5": World(HiddenFunctions("attend", 5, 4), "attend", ("trainer.max_epochs=10",), (20, 60)),
     "field2_of_10": World(HiddenFunctions("field", 10, 2), "field", (SHORT,), (20, 60), ("method.inputs=2",)),
-    "graph3_of_2": World(HiddenFunctions("graph", 2, 6), "graph", (), (20, 60),
+    "graph3_of_2": World(HiddenFunctions("graph", 2, 6), "graph", ("trainer.max_epochs=10",), (20, 60),
                          ("method.inputs=3", "method.outputs=3")),
     "sines": World(None, "sines", (SHORT,), (20, 60)),
 }  # fmt: skip

@@ -108,6 +108,10 @@ class Composition(ABC):
         """The first in order of all structures (..., S) that are the same function as these."""
         return slots
 
+    def twins(self) -> list[list[int]]:
+        """Orders of slots (S,) in which other modules make the same functions; their own is the first."""
+        return [list(range(len(self.slots)))]
+
 
 class Slot(Composition):
     """A single module.
@@ -279,6 +283,12 @@ class Attend(_Beside):
         scores = torch.where(equal[0] | equal[1], 0, scores)
         order = (values * (int(slots.max()) + 1) + scores).argsort(dim=-1, stable=True)
         return torch.cat((values.gather(-1, order), scores.gather(-1, order)), -1)
+
+    def twins(self) -> list[list[int]]:
+        """Of two values, scores may have the other sign, each in the other's slot."""
+        names = [part.slots for part in self.parts]
+        own = list(range(len(self.slots)))
+        return [own, [0, 1, 3, 2]] if len(names) == len(own) == 4 and names[2] == names[3] else [own]
 
 
 class Chain(_Parts):

@@ -78,6 +78,7 @@ class ComposedBounceGrad(BankedModule, FewShot):
     """
 
     labels: Tensor
+    twin: Tensor
     calibrated: Tensor
 
     def __init__(
@@ -111,6 +112,7 @@ class ComposedBounceGrad(BankedModule, FewShot):
         self.names = tuple(dict.fromkeys(model.composition.slots))
         # Hidden function of every module of every library.
         self.register_buffer("labels", torch.zeros(len(self.names), max(model.sizes), dtype=torch.long))
+        self.register_buffer("twin", torch.zeros((), dtype=torch.long))  # which of the composition's twins was learned
         # Temperature at which examples of validation tasks foretell the structures that all of their points tell.
         self.register_buffer("calibrated", torch.ones(()))
         # Structures, labels and probabilities of the split that is gone through.
@@ -305,6 +307,11 @@ class ComposedBounceGrad(BankedModule, FewShot):
                 counts = torch.einsum("bsk,bsr->kr", chosen, true)
             size = len(self.model.libraries[name])  # type: ignore[arg-type]
             self.labels[number, :size] = match_labels(counts[:size])
+        shares = []
+        for twin in range(len(self.model.composition.twins())):
+            self.twin.fill_(twin)
+            shares.append(float(self.right(structure, slots).float().mean()))
+        self.twin.fill_(shares.index(max(shares)))
 
     def right(self, structure: Int[Tensor, "B S"], slots: Int[Tensor, "B R"]) -> Bool[Tensor, " B"]:
         """Whether all slots of a task are right, (B,), modules matched on validation tasks.
@@ -318,5 +325,5 @@ class ComposedBounceGrad(BankedModule, FewShot):
         for place, slot in enumerate(free):
             named[:, slot] = self.labels[self.names.index(names[slot])][structure[:, slot]]
             true[:, slot] = slots[:, place]
-        alike = self.model.composition.alike
-        return (alike(named) == alike(true)).all(1)
+        alike, order = self.model.composition.alike, self.model.composition.twins()[int(self.twin)]
+        return (alike(named) == alike(true[:, order])).all(1)

@@ -62,7 +62,7 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 DROPPED_GROUPS = {"optimizer": ("forecast",)}  # removed keys of configuration groups
 # Buffers of a class that came later, with the values that do as before.
-ADDED_STATE = {"modmeta.training.composed.ComposedBounceGrad": {"calibrated": 1.0}}
+ADDED_STATE = {"modmeta.training.composed.ComposedBounceGrad": {"calibrated": 1.0, "twin": 0}}
 DROPPED_STATE = ("model.forecasting", "mean_square_change")  # removed buffers of BounceGrad
 
 

@@ -1,5 +1,6 @@
 """Compositions against naive loops over tasks, structures and modules."""
 
+import copy
 import itertools
 from collections.abc import Callable
 
@@ -149,6 +150,22 @@ def test_parts_that_do_not_fit_are_named(composition: Composition, inputs: int, 
         Attend(["f", "f"], ["a"])
     with pytest.raises(UserError, match="no parts"):
         Sum([])
+
+
+def test_scores_of_two_values_may_have_the_other_sign_in_each_others_slot() -> None:
+    attend, x = CASES["attend"][0], torch.randn(1, 6, 1)
+    structures = attend.structures(LIBRARIES)
+    negated = copy.deepcopy(LIBRARIES["a"])
+    with torch.no_grad():
+        for part in negated.networks.affine[-1].parameters():
+            part.neg_()
+    own, other = attend.twins()
+    assert own == [0, 1, 2, 3]
+    torch.testing.assert_close(
+        attend.chosen(LIBRARIES | {"a": negated}, x.expand(len(structures), -1, -1), structures[:, other]),
+        attend.chosen(LIBRARIES, x.expand(len(structures), -1, -1), structures),
+    )
+    assert all(len(one.twins()) == 1 for name, (one, _) in CASES.items() if name != "attend")
 
 
 def test_libraries_without_modules_or_layers_are_refused() -> None:
