@@ -1,6 +1,6 @@
 """BounceGrad over compositions: search step on the examples of a task, gradient steps on its queries.
 
-Letters: B tasks, P points, I inputs, O outputs, S slots, K modules, R hidden functions.
+Letters: B tasks, P points, I inputs, O outputs, S slots, F of these with a choice, K modules, R hidden functions.
 """
 
 from collections.abc import Callable
@@ -313,12 +313,12 @@ class ComposedBounceGrad(BankedModule, FewShot):
             shares.append(float(self.right(structure, slots).float().mean()))
         self.twin.fill_(shares.index(max(shares)))
 
-    def right(self, structure: Int[Tensor, "B S"], slots: Int[Tensor, "B R"]) -> Bool[Tensor, " B"]:
+    def right(self, structure: Int[Tensor, "B S"], slots: Int[Tensor, "B F"]) -> Bool[Tensor, " B"]:
         """Whether all slots of a task are right, (B,), modules matched on validation tasks.
 
         Args:
             structure: modules of every slot (B, S).
-            slots: hidden functions of every slot with a choice (B, R).
+            slots: hidden functions of every slot with a choice (B, F).
         """
         names, free = self.model.composition.slots, self._free
         named, true = structure.clone(), torch.zeros_like(structure)
