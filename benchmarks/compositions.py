@@ -82,7 +82,7 @@ WORLDS = {
     "chain3_of_20": _same("chain", 20, 3, (20, 60), "trainer.max_epochs=3", "search.enumerate_up_to=8000",
                           "method.gradient_steps=12"),
     "concatenate2_of_20": World(HiddenFunctions("concatenate", 20, 2), "concatenate", (), (20, 60)),
-    "attend2_of_5": World(HiddenFunctions("attend", 5, 4), "attend", ("trainer.max_epochs=10",), (20, 60)),
+    "attend2_of_5": World(HiddenFunctions("attend", 5, 4), "attend", ("trainer.max_epochs=12",), (20, 60)),
     "field2_of_10": World(HiddenFunctions("field", 10, 2), "field", (SHORT,), (20, 60), ("method.inputs=2",)),
     "graph3_of_2": World(HiddenFunctions("graph", 2, 6), "graph", ("trainer.max_epochs=10",), (20, 60),
                          ("method.inputs=3", "method.outputs=3")),
