@@ -66,12 +66,22 @@ class FunctionModel:
         Raises:
             DataError: it has another shape, or holds other than finite numbers.
         """
+        if (
+            isinstance(part, list | tuple)
+            and len(points := {len(task) for task in part if hasattr(task, "__len__")}) > 1
+        ):
+            raise DataError(
+                f"{name} has tasks of {min(points)} to {max(points)} points; infer tasks of each number in a call of "
+                "their own"
+            )
         try:
             tensor = torch.as_tensor(np.asarray(part), dtype=torch.float32)
         except (TypeError, ValueError) as error:
             raise DataError(f"{name} is no array of numbers (tasks, points, {self.data[size]})") from error
         if tensor.dim() != 3 or not tensor.numel() or tensor.shape[2] != self.data[size]:
-            raise DataError(f"{name} has shape {tuple(tensor.shape)}; it must be (tasks, points, {self.data[size]})")
+            raise DataError(
+                f"{name} has shape {tuple(tensor.shape)}; it must be (tasks, points, {self.data[size]}), none of them 0"
+            )
         if not bool(tensor.isfinite().all()):
             task, point = (int(index) for index in (~tensor.isfinite()).any(-1).nonzero()[0])
             raise DataError(f"{name}: point {point} of task {task} is not finite; leave such tasks out")

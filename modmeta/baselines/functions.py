@@ -49,10 +49,10 @@ class _Network(FewShot):
         searched: int = 8,
         seed: int = 0,
     ) -> None:
-        super().__init__(support, seed)
+        super().__init__(support, searched, seed)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.adapt_steps, self.adapt_rate = adapt_steps, adapt_rate
-        self.gradient_clip, self.searched = gradient_clip, searched
+        self.gradient_clip = gradient_clip
         self.weights = nn.ParameterList()
         for a, b in pairwise((inputs, hidden, hidden, outputs)):
             bound = 1 / math.sqrt(a)

@@ -2,10 +2,13 @@
 
 Gradient steps and search alone leave some modules as blends of what they should be, and others twice: a local optimum
 that heat does not undo. So, now and then, modules without which as many tasks are explained give way. A new one is born
-from a single task: in one slot, between modules that explain other tasks, a fresh module is fitted to some of its
-points, in all such contexts at once. Where the other points of the task follow too, the function is real, for a fresh
-module between wrong ones fits but does not generalise. Where none is born, half of the modules that are not needed
-begin anew at random.
+from a single task: in one slot, or in all slots of its library, between modules that explain other tasks, a fresh
+module is fitted to some of its points, in all such contexts at once. Where the other points of the task follow too, the
+function is real, for a fresh module between wrong ones fits but does not generalise. Where none is born, half of the
+modules that are not needed begin anew at random.
+
+Where any function of a single task would do, as a value that is weighed does, such a module may be born in vain: so of
+several, the one that explains most tasks is. In all slots it needs no others of its library, nor scores beside it.
 
 Letters: B tasks, P points, M structures, S slots, K modules, E fresh modules.
 """
@@ -20,8 +23,10 @@ from modmeta.compositions.library import Library
 from modmeta.compositions.problem import ComposedModel
 from modmeta.shapes import Float, Int
 
-TASKS = 4  # that fresh modules are fitted to at once
-CONTEXTS = 24  # of a task and slot
+SHOWN = 40  # tasks that are not explained, to which one fresh module in all slots is fitted each
+TASKS = 4  # of these, to which fresh modules in single slots are fitted
+CONTEXTS = 24  # of such a task and slot
+WEIGHED = 6  # fresh modules between which the number of explained tasks chooses
 STEPS, RATE = 150, 0.02  # of their fit
 FITTED = 0.75  # share of a task's points; the others judge
 RARE = 0.3  # of the tasks that a module would explain if all were needed alike
@@ -79,7 +84,7 @@ def renew(
     open_tasks = (squares.amin(1) >= explained).nonzero().squeeze(1)
     if not len(open_tasks):
         return []
-    chosen = open_tasks[torch.randperm(len(open_tasks), generator=generator, device=generator.device)[:TASKS]]
+    chosen = open_tasks[torch.randperm(len(open_tasks), generator=generator, device=generator.device)[:SHOWN]]
     replaced = []
     names = model.composition.slots
     good, spare = {}, {}
@@ -92,7 +97,7 @@ def renew(
     for name, free in spare.items():
         if len(model.libraries[name]) == 1 or not len(free):  # type: ignore[arg-type]
             continue
-        born = bear(model, name, x[chosen], y[chosen], good, explained, generator)
+        born = bear(model, name, int(free[0]), x[chosen], y[chosen], good, explained, generator)
         if born is not None:
             free = free[:1]
             write(model.libraries[name], free, born)  # type: ignore[arg-type]
@@ -105,13 +110,37 @@ def renew(
 
 
 def bear(
-    model: ComposedModel, name: str, x: Tensor, y: Tensor, good: dict[str, Tensor], explained: float,
+    model: ComposedModel, name: str, place: int, x: Tensor, y: Tensor, good: dict[str, Tensor], explained: float,
     generator: torch.Generator,
 ) -> dict[str, Tensor] | None:  # fmt: skip
-    """Weights of a module of a library that explains one of a few tasks, (1, ...) each; None if none does."""
+    """Weights of a module of a library, (1, ...) each, that explains one of some tasks; None if none does.
+
+    Of several, the one with which, in place of another, most of the tasks are explained.
+    """
     library = model.libraries[name]
     assert isinstance(library, Library)
     rows, task = _contexts(model, name, len(x), good, generator)
+    fresh, left = _fitted(model, name, x, y, rows, task, generator)
+    with torch.no_grad():
+        before = {key: part[place : place + 1].clone() for key, part in library.named_parameters()}
+        best, most = None, -1
+        for number in left.argsort()[:WEIGHED].tolist():
+            if left[number] >= explained:
+                break
+            born = {key: part[number : number + 1].detach() for key, part in fresh.items()}
+            write(library, torch.tensor([place]), born)
+            count = int((model.every(x, y).amin(1) < explained).sum())
+            best, most = (born, count) if count > most else (best, most)
+        write(library, torch.tensor([place]), before)
+    return best
+
+
+def _fitted(
+    model: ComposedModel, name: str, x: Tensor, y: Tensor, rows: Tensor, task: Tensor, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Fresh modules, one for each context (E, S) of a task (E,), and what they leave of it, (E,)."""
+    library = model.libraries[name]
+    assert isinstance(library, Library)
     e, size = len(rows), len(library)
     rows = torch.where(rows < 0, size + torch.arange(e, device=rows.device).unsqueeze(1), rows)
     fresh = {key: part.requires_grad_() for key, part in anew(library, e, generator).items()}
@@ -134,9 +163,7 @@ def bear(
                 part.grad = gradient
             optimizer.step()
     with torch.no_grad():
-        left = squares(slice(train, None)) + squares(slice(train))
-        best = int(left.argmin())
-        return {key: part[best : best + 1].detach() for key, part in fresh.items()} if left[best] < explained else None
+        return fresh, squares(slice(train, None)) + squares(slice(train))
 
 
 class _With:
@@ -153,19 +180,26 @@ class _With:
 def _contexts(
     model: ComposedModel, name: str, tasks: int, good: dict[str, Tensor], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Structures (E, S) with -1 where a fresh module goes, between good modules, and their tasks (E,)."""
-    names, parts = model.composition.slots, []
-    for slot in (i for i, one in enumerate(names) if one == name):
-        drawn = []
-        for other in names:
-            weight = good[other].float() + 1e-3  # also others, where no module is good yet
-            drawn.append(torch.multinomial(weight, 4 * CONTEXTS, replacement=True, generator=generator))
-        rows = torch.stack(drawn, 1)
-        rows[:, slot] = -1
-        rows = rows.unique(dim=0)
-        parts.append(rows[torch.randperm(len(rows), generator=generator, device=rows.device)[:CONTEXTS]])
-    rows = torch.cat(parts)
-    return rows.repeat(tasks, 1), torch.arange(tasks, device=rows.device).repeat_interleave(len(rows))
+    """Structures (E, S) with -1 where a fresh module goes, between good modules, and their tasks (E,), of so many."""
+    names, rows, of = model.composition.slots, [], []
+    mine = [i for i, one in enumerate(names) if one == name]
+
+    def drawn(number: int, slots: list[int]) -> Tensor:
+        weights = [good[other].float() + 1e-3 for other in names]  # also others, where no module is good yet
+        contexts = [torch.multinomial(part, number, replacement=True, generator=generator) for part in weights]
+        contexts = [torch.full_like(part, -1) if i in slots else part for i, part in enumerate(contexts)]
+        return torch.stack(contexts, 1)
+
+    few = min(tasks, TASKS)
+    for slot in mine:
+        some = drawn(4 * CONTEXTS, [slot]).unique(dim=0)
+        some = some[torch.randperm(len(some), generator=generator, device=some.device)[:CONTEXTS]]
+        rows.append(some.repeat(few, 1))
+        of.append(torch.arange(few, device=some.device).repeat_interleave(len(some)))
+    if len(mine) > 1:
+        rows.append(drawn(tasks, mine))
+        of.append(torch.arange(tasks, device=rows[0].device))
+    return torch.cat(rows), torch.cat(of)
 
 
 def anew(library: Library, modules: int, generator: torch.Generator) -> dict[str, Tensor]:

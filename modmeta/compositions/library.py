@@ -8,8 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from modmeta.errors import UserError
 from modmeta.model.grouped import GroupedMLP
 from modmeta.shapes import Float, Int
+
+TILE = 8  # inputs of one module that are multiplied together
+ROWS_AT_ONCE = 2**13  # points whose activations are held at once, so that they stay in the cache
 
 
 class Library(nn.Module):
@@ -23,6 +27,9 @@ class Library(nn.Module):
         layers: number of hidden layers; 0 for affine maps.
         spread: factor on the initial weights of the first layer; larger ones begin with functions that vary faster.
         activation: between layers.
+
+    Raises:
+        UserError: a size is too small.
     """
 
     def __init__(
@@ -36,6 +43,12 @@ class Library(nn.Module):
         activation: Callable[[Tensor], Tensor] = torch.relu,
     ) -> None:
         super().__init__()
+        sizes = {"modules": modules, "inputs": inputs, "outputs": outputs, "hidden": hidden}
+        for name, size in sizes.items():
+            if size < 1:
+                raise UserError(f"{name}={size} of a library in model.libraries must be at least 1")
+        if layers < 0:
+            raise UserError(f"layers={layers} of a library in model.libraries must be at least 0")
         self.inputs, self.outputs, self.spread = inputs, outputs, spread
         self.networks = GroupedMLP(modules, [inputs, *[hidden] * layers, outputs], activation)
         with torch.no_grad():
@@ -55,6 +68,26 @@ class Library(nn.Module):
         for layer in others:
             h = layer.chosen(self.networks.activation(h), module)
         return h
+
+    @torch.no_grad()
+    def many(self, x: Float[Tensor, "E P I"], module: Int[Tensor, " E"]) -> Float[Tensor, "E P O"]:
+        """As `forward`, for many inputs in the order of their modules.
+
+        Inputs are put in tiles of one module each, so that products are few and weights are copied once a tile.
+        """
+        tile = min(TILE, len(x) // (2 * len(self)))  # else most of the tiles would be empty
+        if tile < 2:
+            return self(x, module)
+        counts = torch.bincount(module, minlength=len(self))
+        tiles = (counts + tile - 1) // tile
+        empty = tile * (tiles.cumsum(0) - tiles) - (counts.cumsum(0) - counts)  # places before each module's inputs
+        place = torch.arange(len(x), device=x.device) + empty[module]
+        of = torch.repeat_interleave(tiles)
+        padded = x.new_zeros(tile * len(of), *x.shape[1:])
+        padded[place] = x
+        few = max(1, ROWS_AT_ONCE // (tile * x.shape[1]))
+        pairs = zip(padded.view(len(of), -1, x.shape[2]).split(few), of.split(few), strict=True)
+        return torch.cat([self(some, own) for some, own in pairs]).view(len(padded), x.shape[1], -1)[place]
 
     def every(self, x: Float[Tensor, "E P I"]) -> Float[Tensor, "E K P O"]:
         """Inputs (E, P, in) through all modules, (E, K, P, out)."""

@@ -22,13 +22,13 @@ from modmeta.model.grouped import Kept
 from modmeta.search.candidates import sampled_rows
 from modmeta.search.exact import receiver_rows
 from modmeta.search.metropolis import whole_structures
-from modmeta.search.problem import IMPOSSIBLE, Candidates, KernelOf, prior_energies
+from modmeta.search.problem import IMPOSSIBLE, Candidates, KernelOf
 from modmeta.search.search import Search
 from modmeta.search.selection import Selection
 from modmeta.shapes import Float, Int
 
 AT_ONCE = 2**17  # outputs of modules that are held at once, so that activations stay in the cache
-ROWS_AT_ONCE = 2**13  # likewise, where each input has a module of its own
+OUTPUTS_AT_ONCE = 2**20  # outputs of candidates that are held at once, where these are not all structures
 
 
 class ComposedModel(nn.Module):
@@ -113,6 +113,18 @@ class ComposedModel(nn.Module):
             ]
         )
 
+    @torch.no_grad()
+    def some(
+        self, x: Float[Tensor, "B P I"], y: Float[Tensor, "B P O"], rows: Int[Tensor, "B M S"]
+    ) -> Float[Tensor, "B M"]:
+        """Mean squared errors (B, M) of structures (B, M, S), what they have in common computed once."""
+        b, m = rows.shape[:2]
+        task = torch.arange(b, device=x.device).repeat_interleave(m)
+        out, index = self.composition.shared(self._libraries, x, task, rows.flatten(0, 1))
+        of = task.new_empty(len(out))
+        of[index] = task
+        return (out - y[of]).square().mean((-1, -2))[index].view(b, m)
+
 
 @dataclass(frozen=True)
 class CompositionProblem:
@@ -156,12 +168,11 @@ class CompositionProblem:
         alone = len(self.x) == 1  # then candidates of its own have the shape of those that all tasks share
         if len(rows) == 1 and not (alone and not torch.equal(rows[0, 0], self.model.structures(rows.device))):
             return self.model.energy(self.model.every(self.x, self.y), n).unsqueeze(1)
-        b, _, m, s = rows.shape
-        fits = rows.minimum(torch.tensor(self.model.sizes, device=rows.device) - 1).view(b * m, s)
-        few, task = max(1, ROWS_AT_ONCE // self.x.shape[1]), torch.arange(b, device=rows.device).repeat_interleave(m)
-        pairs = zip(task.split(few), fits.split(few), strict=True)
-        squares = torch.cat([self.model.squares(self.x[of], self.y[of], row) for of, row in pairs])
-        return self.model.energy(squares.view(b, 1, m), n) + prior_energies(self.prior, rows)
+        rows, sizes = rows[:, 0], torch.tensor(self.model.sizes, device=rows.device)
+        few = max(1, OUTPUTS_AT_ONCE // (rows.shape[1] * n))
+        parts = zip(self.x.split(few), self.y.split(few), rows.minimum(sizes - 1).split(few), strict=True)
+        squares = torch.cat([self.model.some(x, y, row) for x, y, row in parts])
+        return (self.model.energy(squares, n) + IMPOSSIBLE * (rows >= sizes).sum(-1)).unsqueeze(1)
 
     def rollouts(self, tasks: Int[Tensor, " Q"], structure: Structure, kept: Kept) -> Float[Tensor, " Q"]:
         """Energies (Q,) of whole structures of tasks (Q,), without priors."""

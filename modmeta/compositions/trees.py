@@ -3,11 +3,12 @@
 A composition is a tree. A leaf is a *slot*, the name of a library, one of whose modules a task places there. The same
 name in several slots is the same library. Compositions hold no weights: they are functions of libraries.
 
-Each composition says how tasks with different structures are evaluated at once (`chosen`), and how all structures are
-(`every`), in which parts that structures have in common are computed once.
+Each composition says how tasks with different structures are evaluated at once (`chosen`), how all structures are
+(`every`), and how some of them are (`shared`). In the latter two, parts that structures have in common are computed
+once.
 
 Letters: E inputs with a structure each, P points, I inputs, O outputs, S slots, K modules of a library, M structures
-in counting order (the last slot changes fastest).
+in counting order (the last slot changes fastest), Q inputs, R structures of any of them, D different outputs.
 """
 
 from abc import ABC, abstractmethod
@@ -23,6 +24,23 @@ from modmeta.graph.relations import senders
 from modmeta.shapes import Float, Int
 
 Libraries = Mapping[str, Library]
+
+
+def _different(*columns: Int[Tensor, " R"]) -> tuple[Int[Tensor, " D"], Int[Tensor, " R"]]:
+    """A place of each different row, in the order of their numbers, (D,), and which of them every row is, (R,).
+
+    Args:
+        columns: of numbers from 0; a single one has all from 0 to D - 1.
+    """
+
+    def both(one: Tensor, two: Tensor) -> Tensor:
+        number: Tensor = (one * (two.max() + 1) + two).unique(return_inverse=True)[1]
+        return number
+
+    index = reduce(both, columns)
+    first = index.new_empty(int(index.max()) + 1)
+    first[index] = torch.arange(len(index), device=index.device)
+    return first, index
 
 
 class Composition(ABC):
@@ -55,8 +73,26 @@ class Composition(ABC):
         """Outputs (E, M, P, O) of inputs (E, P, I) under all M structures."""
         structures = self.structures(libraries, x.device)
         e, m = len(x), len(structures)
-        out = self.chosen(libraries, x.repeat_interleave(m, 0), structures.repeat(e, 1))
-        return out.unflatten(0, (e, m))
+        which = torch.arange(e, device=x.device).repeat_interleave(m)
+        out, index = self.shared(libraries, x, which, structures.repeat(e, 1))
+        return out[index].unflatten(0, (e, m))
+
+    def shared(
+        self, libraries: Libraries, x: Float[Tensor, "Q P I"], which: Int[Tensor, " R"], structure: Int[Tensor, "R S"]
+    ) -> tuple[Float[Tensor, "D P O"], Int[Tensor, " R"]]:
+        """Outputs of many structures, each of one of a few inputs, without computing any twice.
+
+        Args:
+            libraries: by name.
+            x: inputs (Q, P, I).
+            which: of these a structure is given, (R,).
+            structure: (R, S).
+
+        Returns:
+            The different outputs (D, P, O), and which of them is a structure's, (R,).
+        """
+        first, index = _different(which, *structure.unbind(-1))
+        return self.chosen(libraries, x[which[first]], structure[first]), index
 
     def sizes(self, libraries: Libraries) -> tuple[int, ...]:
         """Number of modules that fit every slot, S of them."""
@@ -71,6 +107,10 @@ class Composition(ABC):
     def alike(self, slots: Int[Tensor, "*B S"]) -> Int[Tensor, "*B S"]:
         """The first in order of all structures (..., S) that are the same function as these."""
         return slots
+
+    def twins(self) -> list[list[int]]:
+        """Orders of slots (S,) in which other modules make the same functions; their own is the first."""
+        return [list(range(len(self.slots)))]
 
 
 class Slot(Composition):
@@ -106,6 +146,12 @@ class Slot(Composition):
 
     def every(self, libraries: Libraries, x: Tensor) -> Tensor:
         return libraries[self.library].every(x)
+
+    def shared(
+        self, libraries: Libraries, x: Tensor, which: Tensor, structure: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        first, index = _different(structure[:, 0], which)  # in the order of modules
+        return libraries[self.library].many(x[which[first]], structure[first, 0]), index
 
 
 class _Parts(Composition):
@@ -147,6 +193,14 @@ class _Beside(_Parts):
             for number, out in enumerate(outputs)
         ]
         return self.join(spread).flatten(1, n)
+
+    def shared(
+        self, libraries: Libraries, x: Tensor, which: Tensor, structure: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        pairs = zip(self.parts, self.own(structure), strict=True)
+        outputs, places = zip(*(part.shared(libraries, x, which, own) for part, own in pairs), strict=True)
+        first, index = _different(*places)
+        return self.join([out[place[first]] for out, place in zip(outputs, places, strict=True)]), index
 
 
 class Sum(_Beside):
@@ -230,6 +284,12 @@ class Attend(_Beside):
         order = (values * (int(slots.max()) + 1) + scores).argsort(dim=-1, stable=True)
         return torch.cat((values.gather(-1, order), scores.gather(-1, order)), -1)
 
+    def twins(self) -> list[list[int]]:
+        """Of two values, scores may have the other sign, each in the other's slot."""
+        names = [part.slots for part in self.parts]
+        own = list(range(len(self.slots)))
+        return [own, [0, 1, 3, 2]] if len(names) == len(own) == 4 and names[2] == names[3] else [own]
+
 
 class Chain(_Parts):
     """Each part takes the outputs of the one before it, f(x) = f_n(... f_2(f_1(x)))."""
@@ -249,6 +309,13 @@ class Chain(_Parts):
         for part in self.parts:  # what the first parts return is computed once for all structures of the others
             x = part.every(libraries, x).flatten(0, 1)
         return x.unflatten(0, (e, -1))
+
+    def shared(
+        self, libraries: Libraries, x: Tensor, which: Tensor, structure: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        for part, own in zip(self.parts, self.own(structure), strict=True):
+            x, which = part.shared(libraries, x, which, own)
+        return x, which
 
 
 class Graph(Composition):
@@ -293,3 +360,30 @@ class Graph(Composition):
         inputs = torch.cat((states, received), -1)
         change = libraries[self.node](inputs.flatten(0, 1), nodes.flatten()).unflatten(0, (e, n))
         return (states + change).transpose(1, 2).flatten(2)
+
+    def shared(
+        self, libraries: Libraries, x: Tensor, which: Tensor, structure: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Messages of the same module between the same states, and then receivers of the same messages, are shared."""
+        n = self.entities
+        states = x.unflatten(-1, (n, -1)).transpose(1, 2)  # (Q, N, P, D)
+        sender = states[:, senders(n, x.device)]
+        pairs = torch.cat((states.unsqueeze(2).expand_as(sender), sender), -1).flatten(0, 2)
+        edges, nodes = structure[:, : n * (n - 1)], structure[:, n * (n - 1) :]
+        messages, message = Slot(self.edge).shared(
+            libraries, pairs, _numbered(which, n * (n - 1)), edges.reshape(-1, 1)
+        )
+        receiver, states = _numbered(which, n), states.flatten(0, 1)
+        incoming = message.view(-1, n - 1)  # (R N, N - 1)
+        first, index = _different(receiver, *incoming.unbind(-1))
+        inputs = torch.cat((states[receiver[first]], messages[incoming[first]].sum(1)), -1)
+        changes, change = Slot(self.node).shared(libraries, inputs, index, nodes.reshape(-1, 1))
+        change = change.view(-1, n)  # of every receiver, which it tells apart, too
+        first, index = _different(*change.unbind(-1))
+        out = states[receiver.view(-1, n)[first]] + changes[change[first]]
+        return out.transpose(1, 2).flatten(2), index
+
+
+def _numbered(which: Int[Tensor, " R"], parts: int) -> Int[Tensor, " RN"]:
+    """Numbers of all parts of inputs (R,), of which each has so many, (R parts,)."""
+    return (which.unsqueeze(1) * parts + torch.arange(parts, device=which.device)).flatten()

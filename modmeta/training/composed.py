@@ -1,6 +1,6 @@
 """BounceGrad over compositions: search step on the examples of a task, gradient steps on its queries.
 
-Letters: B tasks, P points, I inputs, O outputs, S slots, K modules, R hidden functions.
+Letters: B tasks, P points, I inputs, O outputs, S slots, F of these with a choice, K modules, R hidden functions.
 """
 
 from collections.abc import Callable
@@ -34,6 +34,7 @@ from modmeta.search.exact import receiver_rows
 from modmeta.search.search import Search
 from modmeta.search.selection import greedy
 from modmeta.search.temperature import Temperature
+from modmeta.shapes import Bool, Int
 from modmeta.training.banked import BankedModule
 from modmeta.training.distributed import over_processes
 from modmeta.training.fewshot import FewShot
@@ -71,9 +72,13 @@ class ComposedBounceGrad(BankedModule, FewShot):
         explained: mean squared error below which a task counts as explained.
         num_functions: R, hidden functions in the labels, for measures.
         seed: of the search.
+
+    Raises:
+        UserError: no gradient step is taken.
     """
 
     labels: Tensor
+    twin: Tensor
     calibrated: Tensor
 
     def __init__(
@@ -95,16 +100,19 @@ class ComposedBounceGrad(BankedModule, FewShot):
         num_functions: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__(support, seed)
+        super().__init__(support, searched, seed)
         self.model, self.search, self.temperature, self.proposal = model, search, temperature, proposal
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.make_proposal_optimizer = proposal_optimizer
-        self.gradient_clip, self.searched = gradient_clip, searched
+        self.gradient_clip = gradient_clip
         self.gradient_steps, self.gradient_tasks = gradient_steps, gradient_tasks
         self.renewed, self.explained, self.num_functions = renewed, explained, num_functions
+        if gradient_steps < 1:
+            raise UserError(f"method.gradient_steps={gradient_steps} must be at least 1, or no module learns")
         self.names = tuple(dict.fromkeys(model.composition.slots))
         # Hidden function of every module of every library.
         self.register_buffer("labels", torch.zeros(len(self.names), max(model.sizes), dtype=torch.long))
+        self.register_buffer("twin", torch.zeros((), dtype=torch.long))  # which of the composition's twins was learned
         # Temperature at which examples of validation tasks foretell the structures that all of their points tell.
         self.register_buffer("calibrated", torch.ones(()))
         # Structures, labels and probabilities of the split that is gone through.
@@ -124,6 +132,11 @@ class ComposedBounceGrad(BankedModule, FewShot):
         super().on_fit_start()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
+        most = int(data.splits["train"].slots.max()) + 1 if data.splits["train"].slots.numel() else 0
+        if most > self.num_functions:
+            raise UserError(
+                f"method.num_functions={self.num_functions}, but tasks are made of {most} functions; set it to that"
+            )
         start, ids = random_slots(data.num_tasks, self.model.sizes, every), data.owned_tasks()
         if self._cold and self.done == 0:
             train = data.splits["train"]
@@ -264,14 +277,14 @@ class ComposedBounceGrad(BankedModule, FewShot):
         if self.found:
             structure, slots, _ = (torch.cat(part) for part in zip(*self.found, strict=True))
             self._match(structure, slots)
-            self.log("val/structures", self._right(structure, slots).float().mean())
+            self.log("val/structures", self.right(structure, slots).float().mean())
         self.found = []
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         if self.found:
             structure, slots, sure = (torch.cat(part) for part in zip(*self.found, strict=True))
-            right = self._right(structure, slots)
+            right = self.right(structure, slots)
             either = torch.stack((sure, 1 - sure), -1)
             self.log("test/structures", right.float().mean())
             self.log("test/confidence", sure.mean())
@@ -294,13 +307,23 @@ class ComposedBounceGrad(BankedModule, FewShot):
                 counts = torch.einsum("bsk,bsr->kr", chosen, true)
             size = len(self.model.libraries[name])  # type: ignore[arg-type]
             self.labels[number, :size] = match_labels(counts[:size])
+        shares = []
+        for twin in range(len(self.model.composition.twins())):
+            self.twin.fill_(twin)
+            shares.append(float(self.right(structure, slots).float().mean()))
+        self.twin.fill_(shares.index(max(shares)))
 
-    def _right(self, structure: Tensor, slots: Tensor) -> Tensor:
-        """Whether all slots of a task are right, (B,)."""
+    def right(self, structure: Int[Tensor, "B S"], slots: Int[Tensor, "B F"]) -> Bool[Tensor, " B"]:
+        """Whether all slots of a task are right, (B,), modules matched on validation tasks.
+
+        Args:
+            structure: modules of every slot (B, S).
+            slots: hidden functions of every slot with a choice (B, F).
+        """
         names, free = self.model.composition.slots, self._free
         named, true = structure.clone(), torch.zeros_like(structure)
         for place, slot in enumerate(free):
             named[:, slot] = self.labels[self.names.index(names[slot])][structure[:, slot]]
             true[:, slot] = slots[:, place]
-        alike = self.model.composition.alike
-        return (alike(named) == alike(true)).all(1)
+        alike, order = self.model.composition.alike, self.model.composition.twins()[int(self.twin)]
+        return (alike(named) == alike(true[:, order])).all(1)

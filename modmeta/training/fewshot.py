@@ -18,12 +18,13 @@ class FewShot(ResumableModule):
 
     Args:
         support: examples of a validation or test task.
+        searched: first points of a training task, from which it is inferred; gradients come from the others.
         seed: of the random generators of training.
     """
 
-    def __init__(self, support: int = 8, seed: int = 0) -> None:
+    def __init__(self, support: int = 8, searched: int = 8, seed: int = 0) -> None:
         super().__init__(0, 1, 1, (), seed)
-        self.support = support
+        self.support, self.searched = support, searched
 
     def predict(self, x: Tensor, y: Tensor, queries: Tensor) -> Tensor:
         """Values (B, Q, O) of queries (B, Q, I), from examples (B, P, I) and their values (B, P, O)."""
@@ -73,7 +74,17 @@ class FewShot(ResumableModule):
         optimizer.step()
 
     def on_fit_start(self) -> None:
+        """
+        Raises:
+            UserError: the data are no tasks of functions, or `searched` leaves no points.
+        """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(data, "support"):
             raise UserError(f"{type(self).__name__} learns from tasks of functions; use data=functions")
+        points = data.splits["train"].x.shape[1]
+        if not 1 <= self.searched < points:
+            raise UserError(
+                f"method.searched={self.searched} must be at least 1 and below data.points={points}, the points of a "
+                "training task; gradients come from the others"
+            )
         super().on_fit_start()

@@ -114,7 +114,8 @@ class ResumableModule(Progress, pl.LightningModule):
             checkpoint["modmeta"]["epoch"] = gather(self.epoch_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = upgraded_state(checkpoint["state_dict"])
+        config = checkpoint.get("modmeta", {}).get("config")
+        checkpoint["state_dict"] = upgraded_state(checkpoint["state_dict"], config)
         self.restored = checkpoint.get("modmeta", {})  # used in on_fit_start, when tasks and processes are known
 
     def epoch_state(self) -> dict[str, Any]:

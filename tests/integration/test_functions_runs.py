@@ -8,6 +8,7 @@ import torch
 import modmeta
 from modmeta.api import load_relational
 from modmeta.errors import DataError, Preempted, UserError
+from modmeta.training.checkpoints.files import save
 from tests.runs import KilledAt, accompanied, checkpoint, run, same
 
 TINY = (
@@ -60,6 +61,12 @@ def test_a_cold_start_of_what_neither_adds_nor_is_a_chain_is_refused(tmp_path: P
         run(tmp_path / "one", *RUNS["concatenate"], *TINY, "search.start=laws")
 
 
+def test_settings_of_the_search_that_cannot_be_are_named(tmp_path: Path) -> None:
+    words = (*RUNS["maml"], *TINY)
+    with pytest.raises(UserError, match=r"method\.searched=16 must be at least 1 and below data\.points=16"):
+        run(tmp_path / "one", *words, "method.searched=16")
+
+
 def test_few_shot_methods_on_trajectories_are_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"method\.support is taken from data\.support, which is not set; choose a `data`"
@@ -80,7 +87,13 @@ def test_a_trained_composition_infers_structures_with_probabilities(tmp_path: Pa
     assert ((found.probability > 1 / 9) & (found.probability <= 1 + 1e-6)).all()
     with pytest.raises(DataError, match=r"x has shape \(2, 6\); it must be \(tasks, points, 1\)"):
         model.infer(x[..., 0], y)
+    with pytest.raises(DataError, match="x has tasks of 2 to 3 points; infer tasks of each number in a call"):
+        model.infer([x[0, :3].numpy(), x[1, :2].numpy()], [y[0, :3].numpy(), y[1, :2].numpy()])
     with pytest.raises(DataError, match="point 3 of task 1 is not finite"):
         model.infer(x, torch.where(torch.arange(12).view(2, 6, 1) == 9, torch.nan, y))
     with pytest.raises(UserError, match="composes modules for functions"):
         load_relational(tmp_path / "run")
+    older = checkpoint(tmp_path / "run")
+    del older["state_dict"]["calibrated"], older["state_dict"]["twin"]  # as before probabilities were calibrated
+    save(older, tmp_path / "older.ckpt")
+    torch.testing.assert_close(modmeta.load(tmp_path / "older.ckpt").infer(x, y).structures, found.structures)

@@ -5,7 +5,7 @@ current content unchanged. Checkpoints go through `upgraded`; configurations of 
 `metrics.json`, result files) go through `upgraded_config`.
 
 To rename a class, add it to `RENAMED`. To add a setting whose default is not what earlier versions did, add it to
-`ADDED`. To drop a setting, add it to `DROPPED` with a test of whether it had no effect.
+`ADDED`, and a buffer to `ADDED_STATE`. To drop a setting, add it to `DROPPED` with a test of whether it had no effect.
 A setting that had an effect stays in the configuration, and instantiating it fails.
 """
 
@@ -61,6 +61,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "modmeta.data.reading.Reading": {"group": "group", "mask_below": None},
 }
 DROPPED_GROUPS = {"optimizer": ("forecast",)}  # removed keys of configuration groups
+# Buffers of a class that came later, with the values that do as before.
+ADDED_STATE = {"modmeta.training.composed.ComposedBounceGrad": {"calibrated": 1.0, "twin": 0}}
 DROPPED_STATE = ("model.forecasting", "mean_square_change")  # removed buffers of BounceGrad
 
 
@@ -85,9 +87,13 @@ def upgraded_config(config: Any) -> Any:
     return out
 
 
-def upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The `state_dict` of a module without entries that this version no longer has."""
-    return {key: value for key, value in state.items() if key not in DROPPED_STATE}
+def upgraded_state(state: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The `state_dict` of a module with the entries of this version, given the module's configuration."""
+    import torch  # reports read configurations without it
+
+    target = config.get("_target_") if isinstance(config, Mapping) else None
+    added = {name: torch.tensor(value) for name, value in ADDED_STATE.get(str(target), {}).items()}
+    return added | {key: value for key, value in state.items() if key not in DROPPED_STATE}
 
 
 def upgraded(content: Mapping[str, Any], where: object = "the checkpoint") -> dict[str, Any]:
@@ -108,4 +114,4 @@ def upgraded(content: Mapping[str, Any], where: object = "the checkpoint") -> di
             "version that wrote it, or a newer one"
         )
     ours |= {"format": FORMAT, "config": upgraded_config(ours.get("config"))}
-    return {**content, "state_dict": upgraded_state(content["state_dict"]), "modmeta": ours}
+    return {**content, "state_dict": upgraded_state(content["state_dict"], ours["config"]), "modmeta": ours}

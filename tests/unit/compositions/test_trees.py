@@ -1,5 +1,6 @@
 """Compositions against naive loops over tasks, structures and modules."""
 
+import copy
 import itertools
 from collections.abc import Callable
 
@@ -67,8 +68,31 @@ def test_tasks_of_different_structures_are_evaluated_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_structure_of_every_task(name: str) -> None:
     composition, x = CASES[name][0], torch.randn(3, 4, 1)
-    want = Composition.every(composition, LIBRARIES, x)  # one structure after another
+    structures = composition.structures(LIBRARIES)
+    want = torch.stack([composition.chosen(LIBRARIES, x, row.expand(3, -1)) for row in structures], 1)
     torch.testing.assert_close(composition.every(LIBRARIES, x), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*CASES, "graph", "graphs"])
+def test_some_structures_of_some_inputs_share_what_they_have_in_common(name: str) -> None:
+    step = Graph(3, "g", "node")
+    libraries = LIBRARIES | {"g": Library(2, inputs=2, hidden=8), "node": Library(2, inputs=2, hidden=8)}
+    composition = {"graph": step, "graphs": Chain([step, step])}.get(name) or CASES[name][0]
+    libraries = libraries if name.startswith("graph") else LIBRARIES
+    every, x = composition.structures(libraries), torch.randn(4, 5, 3 if name.startswith("graph") else 1)
+    which, structure = torch.randint(4, (60,)), every[torch.randint(min(len(every), 7), (60,))]
+    out, index = composition.shared(libraries, x, which, structure)
+    torch.testing.assert_close(out[index], composition.chosen(libraries, x[which], structure), rtol=1e-4, atol=1e-5)
+    assert len(out) < 30  # at most four inputs under seven structures
+
+
+def test_many_inputs_of_a_library_are_multiplied_by_module() -> None:
+    library, module = (
+        Library(3, hidden=8),
+        torch.tensor([0] * 19 + [2] * 30),
+    )  # no tile is full of one, one has no input
+    x = torch.randn(49, 4, 1)
+    torch.testing.assert_close(library.many(x, module), library(x, module))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -126,3 +150,26 @@ def test_parts_that_do_not_fit_are_named(composition: Composition, inputs: int, 
         Attend(["f", "f"], ["a"])
     with pytest.raises(UserError, match="no parts"):
         Sum([])
+
+
+def test_scores_of_two_values_may_have_the_other_sign_in_each_others_slot() -> None:
+    attend, x = CASES["attend"][0], torch.randn(1, 6, 1)
+    structures = attend.structures(LIBRARIES)
+    negated = copy.deepcopy(LIBRARIES["a"])
+    with torch.no_grad():
+        for part in negated.networks.affine[-1].parameters():
+            part.neg_()
+    own, other = attend.twins()
+    assert own == [0, 1, 2, 3]
+    torch.testing.assert_close(
+        attend.chosen(LIBRARIES | {"a": negated}, x.expand(len(structures), -1, -1), structures[:, other]),
+        attend.chosen(LIBRARIES, x.expand(len(structures), -1, -1), structures),
+    )
+    assert all(len(one.twins()) == 1 for name, (one, _) in CASES.items() if name != "attend")
+
+
+def test_libraries_without_modules_or_layers_are_refused() -> None:
+    with pytest.raises(UserError, match=r"modules=0 of a library in model\.libraries must be at least 1"):
+        Library(0)
+    with pytest.raises(UserError, match="layers=-1 of a library"):
+        Library(2, layers=-1)
