@@ -48,7 +48,7 @@ ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the e
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
 NOISY = 0.2  # roughness above which noise of observation is looked for
-SMALL = 1e-4  # of a typical change, not worth explaining
+SMALL = 1e-6  # of a typical change, not worth explaining
 MOST_PAIRS = 15_000  # pairs of senders of all receivers from which laws are searched
 FEWEST = 4  # tasks
 MOST_SUMS = 250_000_000  # numbers of Gram matrices, beyond which a family is not tried
@@ -376,7 +376,7 @@ def _log_residual(problem: _Problem, coefficients: Tensor | None, own: Tensor) -
     """Logarithm of the mean squared residual on held-out frames, of every structure a mean over receivers, (B,).
 
     Receivers count by the root of how much they change, as in `val/gain`: entities that hardly move, and tasks in
-    which nothing happens, need no relations to be foretold to the last digit, and their logarithms would pay for others.
+    which nothing happens, need no relations to be foretold exactly, and their logarithms would pay for others.
     Where structures are few: of all together, to first order as a mean over receivers, (E,). Many have no sender.
     """
     sums = problem.judge
