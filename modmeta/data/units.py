@@ -9,8 +9,6 @@ from torch import Tensor
 
 FEWEST_HITS = 5  # reflections needed to detect a wall
 APART = 4.0  # joint range of the axes of a kind, in units of the widest, beyond which each has an origin of its own
-DIFFER = 1.0  # standard deviation of logarithms of how much entities change, from which each has a scale of its own
-LEAST = 1e-2  # of the largest change, below which changes are not worth explaining
 ROBUST = 1.4826  # converts the median absolute value of a normal variable to its standard deviation
 
 
@@ -72,8 +70,6 @@ class Scales(NamedTuple):
         step: change of a coordinate per frame at velocity `rest` + 1; 0 without velocities.
         walls: coordinates of reflecting walls, low and high, (2, positions); infinite without walls.
         fastest: largest change of a velocity per frame away from walls (positions,).
-        entities: how much every entity changes, in units of `change` (N,), where entities differ; None where all are
-            alike.
     """
 
     centre: Tensor
@@ -83,7 +79,6 @@ class Scales(NamedTuple):
     step: Tensor
     walls: Tensor
     fastest: Tensor
-    entities: Tensor | None = None
 
 
 def robust_scales(states: Tensor, positions: int, units: Units, frame_step: float) -> Scales:
@@ -117,28 +112,9 @@ def robust_scales(states: Tensor, positions: int, units: Units, frame_step: floa
         nominal = frame_step * units.scale[positions] / units.scale[0]
         step = nominal if abs(step / nominal - 1) < 0.01 else step  # `frame_step` is exact if the data agrees
     walls = find_walls(states, positions, rest, step)
-    fastest, typical = fastest_change(states, walls, rest, step), scale(change)
-    moving = slice(positions, None) if step != 0 else slice(None)
-    entities = sizes_of_entities((sample.diff(dim=2) / typical)[..., moving].double())
-    if entities is not None:
-        entities = entities.clamp_min(LEAST * float(entities.max())).float()
-    return Scales(centre, scale(spread), typical, rest, torch.tensor(step), walls, fastest, entities)
-
-
-def sizes_of_entities(changes: Tensor) -> Tensor | None:
-    """How much every entity changes, (N,), from changes (B, N, L, D) between frames; None where all are alike.
-
-    In most worlds any entity may have any place in a task. A sun and its planets have places of their own, and each a
-    scale. A geometric mean over tasks; less than a share `LEAST` of the largest is not told apart from nothing.
-    """
-    moved = changes - changes.mean(2, keepdim=True)
-    each = moved.square().mean((2, 3)).sqrt()  # (B, N)
-    if len(each) == 0 or not bool(each.max() > 0):
-        return None
-    size = each.clamp_min(LEAST**2 * float(each.max())).log().mean(0).exp()
-    worth = size[size > LEAST * float(size.max())]
-    differ = len(worth) > 1 and float(worth.log().std()) > DIFFER
-    return size if differ else None
+    return Scales(
+        centre, scale(spread), scale(change), rest, torch.tensor(step), walls, fastest_change(states, walls, rest, step)
+    )
 
 
 def find_walls(states: Tensor, positions: int, rest: Tensor, step: float) -> Tensor:

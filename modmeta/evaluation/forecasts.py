@@ -72,7 +72,7 @@ def ensemble(
     drive = None if drive is None else drive.repeat_interleave(members, dim=0)
     frames = []
     for _ in range(steps):
-        scale = model.log_scale_after(now).exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale
+        scale = model.likelihood.log_scale(dynamics.scaled(now)).exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale
         now = now + scale * torch.randn(now.shape, generator=generator, device=now.device)
         now = dynamics.step(now, relations, types, drive)
         frames.append(now)

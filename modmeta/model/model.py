@@ -61,18 +61,7 @@ class RelationalModel(nn.Module):
 
     def log_scale(self, states: Tensor) -> Tensor:
         """Log scale of the error of every change in states (B, N, T, D), broadcastable to (B, N, T - 1, D)."""
-        return self.log_scale_after(states[:, :, :-1])
-
-    def log_scale_after(self, states: Tensor) -> Tensor:
-        """Log scale of the error of the change after each state (B, N, T, D), broadcastable to its shape.
-
-        Where entities change on scales of their own, so do errors: otherwise those that hardly change would be foretold
-        exactly, or else left out, for the others.
-        """
-        log_scale, entities = self.likelihood.log_scale(self.dynamics.scaled(states)), self.dynamics.entity_scale
-        if entities is None or len(entities) != states.shape[1]:
-            return log_scale
-        return log_scale + entities.log().view(1, -1, 1, 1)
+        return self.likelihood.log_scale(self.dynamics.scaled(states[:, :, :-1]))
 
     def unexplained(self, states: Tensor, types: Tensor) -> Tensor:
         """Sum of messages that explains the observed changes exactly, for additive dynamics: (B, N, T - 1, C).
@@ -230,7 +219,9 @@ class RelationalModel(nn.Module):
         states = states.unsqueeze(2).repeat(1, 1, self.members, 1)  # (B, N, M, D)
         frames = []
         for _ in range(steps):
-            scale = self.log_scale_after(states).exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale
+            scale = (
+                self.likelihood.log_scale(dynamics.scaled(states)).exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale
+            )
             drawn = scale * torch.randn(states.shape, generator=generator, device=states.device)
             states = dynamics.step(states + drawn, *structure, drive=drive)
             frames.append(dynamics.nearest(states, states[:, :, :1].expand_as(states)).mean(2))

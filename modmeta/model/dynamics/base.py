@@ -15,7 +15,6 @@ K edge modules, G node modules, C message channels, M candidates per receiver.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,14 +103,6 @@ class Dynamics(nn.Module, ABC):
         self.register_buffer("centre", torch.zeros(d))
         self.register_buffer("state_scale", torch.ones(d))
         self.register_buffer("change_scale", torch.ones(d))
-        self.register_buffer("entity_scale", None)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Scales of entities are part of a state only where entities differ."""
-        found = state_dict.get(f"{prefix}entity_scale")
-        if found is not None:
-            self.register_buffer("entity_scale", torch.empty_like(found, device=self.change_scale.device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     # ---- defined by subclasses -------------------------------------------------------------------------------------
 
@@ -222,8 +213,6 @@ class Dynamics(nn.Module, ABC):
         self.centre.copy_(scales.centre)
         self.state_scale.copy_(scales.state)
         self.change_scale.copy_(scales.change)
-        if scales.entities is not None:
-            self.register_buffer("entity_scale", scales.entities.to(self.change_scale))
 
     def scaled(self, states: Float[Tensor, "*rest D"]) -> Float[Tensor, "*rest D"]:
         """States (..., D) in the units of module inputs."""

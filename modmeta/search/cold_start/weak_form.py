@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.data.units import LEAST, sizes_of_entities
 from modmeta.model.basis import BOOLE, PLACES, Kind, cubics, unsaturated
 
 __all__ = [
@@ -24,6 +23,9 @@ __all__ = [
     "unwrap",
     "weights_of_entities",
 ]
+
+DIFFER = 1.0  # standard deviation of logarithms of how much entities change, from which each has a weight of its own
+LEAST = 1e-2  # of the largest change, from which on an entity's changes are worth explaining
 
 
 class Units(NamedTuple):
@@ -109,16 +111,22 @@ def measure_units(states: Tensor, kind: Kind, frame_step: float) -> Units:
 def weights_of_entities(states: Tensor, kind: Kind, units: Units, seen: Tensor | None = None) -> Tensor | None:
     """Weights (N,) of squared residuals, by the squares of how much entities of states (B, N, T, D) change.
 
-    None where they do not differ. Of a sun and its planets, the residuals of those that change most would be all that a
-    law is fitted to. What hardly changes beside the largest, as the sun does, is not worth explaining: it weighs no
-    more than the largest.
+    None where they do not differ: in most worlds any entity may have any place in a task. A sun and its planets have
+    places of their own, and the residuals of those that change most would be all that a law is fitted to. What hardly
+    changes beside the largest, as the sun does, is not worth explaining: it weighs no more than the largest.
     """
     plain = _steps(states, kind, units, False, False, seen)
     there = plain.seen.unsqueeze(-1)
     count = there.sum(2, keepdim=True).clamp_min(1)
-    mean = (plain.targets * there).sum(2, keepdim=True) / count
-    size = sizes_of_entities(torch.where(there > 0, plain.targets, mean))
-    return None if size is None else torch.where(size > LEAST * size.max(), (size.max() / size).square(), 1.0)
+    moved = (plain.targets - (plain.targets * there).sum(2, keepdim=True) / count) * there
+    each = (moved.square().sum(2, keepdim=True) / count).mean(-1).sqrt().flatten(1)  # (B, N)
+    if not bool(each.max() > 0):
+        return None
+    size = each.clamp_min(LEAST**2 * float(each.max())).log().mean(0).exp()  # over tasks
+    large = size > LEAST * size.max()
+    if large.sum() < 2 or float(size[large].log().std()) < DIFFER:
+        return None
+    return torch.where(large, (size.max() / size).square(), 1.0)
 
 
 def steps(
