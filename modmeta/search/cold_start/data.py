@@ -17,6 +17,7 @@ __all__ = [
     "Data",
     "Sum",
     "by_task",
+    "changes_of",
     "numbered",
     "numbers_of",
     "pooled_of",
@@ -122,6 +123,25 @@ def sums_of(data: Data, form: Form, part: str = "all") -> Grams:
             table = centred(table, fit)
         total.add(grams(table._replace(weight=table.weight * judges if part == "judge" else fit)), tasks)
     return total.total
+
+
+def changes_of(data: Data, form: Form) -> Tensor:
+    """Mean squared change of every receiver in the frames that judge, less its mean: (B N,), or of groups (G N,).
+
+    In the unit of residuals, and the same for all families.
+    """
+    plain = steps(data.states, form.kind, form.units, smooth=form.smooth, seen=data.seen)
+    seen = plain.seen.unsqueeze(-1)  # (B, N, L, 1)
+    judges = seen * _held_out(seen.shape[2], seen.device).to(seen).view(-1, 1)
+    mean = (plain.targets * seen).sum(2, keepdim=True) / seen.sum(2, keepdim=True).clamp_min(1)
+    square = ((plain.targets - mean).square() * plain.weight * judges).sum((2, 3)) / (
+        judges.sum((2, 3)) * mean.shape[-1]
+    ).clamp_min(1)
+    square = square if data.receivers is None else square[:, data.receivers]
+    if data.groups is None:
+        return square.flatten()
+    count = torch.bincount(data.groups, minlength=data.number).unsqueeze(1)
+    return (square.new_zeros(data.number, square.shape[1]).index_add_(0, data.groups, square) / count).flatten()
 
 
 def tables_of(data: Data, form: Form) -> list[Columns]:

@@ -3,37 +3,61 @@
 Letters: E = B N receivers, L intervals, C channels, F features of a pair, K kinds.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from modmeta.search.cold_start.data import Data, by_task, numbers_of, pooled_of, tables_of, weighed
-from modmeta.search.cold_start.grams import Grams, grams, joined, residuals
+from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, own_sums, residuals
 from modmeta.search.cold_start.records import Form
+from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, rounds_of
 
-__all__ = ["NUMBERS", "finish"]
+__all__ = ["NUMBERS", "finish", "gain_by_frames"]
 
 STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
+SMALL = 1e-3  # of a typical change, not worth explaining
 NUMBERS = 100_000_000  # in Gram matrices of what laws are finished on, at most
 MOST_PARTS = 20  # of groups, from which laws are finished
+
+
+class _Finished(NamedTuple):
+    kinds: Kinds
+    temperature: float
+    scales: Scales
+    left: Tensor  # residuals, (E, L, C)
 
 
 def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> tuple[Kinds, float, Scales]:
     """Kinds' laws from all tasks, Student-t weights; the temperature that residuals' correlation asks for; scales.
 
-    Steep laws are finished by annealing: collisions tell some edges beyond doubt, and the laws at a distance come from
-    receivers whose edges are all told, so that the quiet rest is not taken for whatever the first laws had there.
-    Wide laws come from fewer tasks, as many as memory holds.
+    Steep laws are finished twice, also by annealing: collisions tell some edges beyond doubt, and the laws at a
+    distance come from receivers whose edges are all told, so that the quiet rest is not taken for whatever the first
+    laws had there. The way that gains more over no relations is kept: where the quiet rest is exact, annealing may end
+    in no relations. Wide laws come from fewer tasks, as many as memory holds.
     """
     n, f = data.states.shape[1], kinds.laws.shape[1]
     if data.groups is None:
         data = data.part(slice(max(1, NUMBERS // (n * numbers_of(n, form.kind, form.basis)))))
     else:
         data = data.part(slice(MOST_PARTS * data.parts()[0].stop)).few(NUMBERS // (4 * f**2), generator)
-    tables, tasks = tables_of(data, form), data.number
-    sizes, steep = [len(table.target) for table in tables], form.basis.family.right == "steep"
+    tables = tables_of(data, form)
+    without = _without(form, tables)
+    best = _finished(form, kinds, data, tables, without, steep=False)
+    if form.basis.family.right == "steep":
+        ways = [best, _finished(form, kinds, data, tables, without, steep=True)]
+        best = max(ways, key=lambda way: gain_by_frames(way.left, without))
+    return best.kinds, best.temperature, best.scales
+
+
+def _finished(
+    form: Form, kinds: Kinds, data: Data, tables: list[Columns], without: Tensor, *, steep: bool
+) -> _Finished:
+    tasks, sizes = data.number, [len(table.target) for table in tables]
     weight = torch.cat([table.weight for table in tables])
+    needed = weight * (without > SMALL * without.mean()).unsqueeze(-1)  # exact frames say nothing of a law's errors
     weigh = torch.ones_like(weight)
     for step in range(STEEP_ROUNDS if steep else 3):
         weighted = [weighed(table, form, u) for table, u in zip(tables, weigh.split(sizes), strict=True)]
@@ -44,9 +68,33 @@ def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> 
         lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
         left = torch.cat(lefts) * weight.sqrt()
         activity = torch.cat([log_activity(table, kinds) for table in tables])
-        scales = measure_scales(left, weight, activity, BINS if steep else 1)
+        scales = measure_scales(left, needed, activity, BINS if steep else 1)
         weigh = importance(scales, left, activity)
-    return kinds, _inflation(left * (weigh.sqrt() if steep else 1.0), weight), scales
+    return _Finished(kinds, _inflation(left * (weigh.sqrt() if steep else 1.0), weight), scales, left)
+
+
+def _without(form: Form, tables: list[Columns]) -> Tensor:
+    """What models without relations leave of every frame, (E, L): no law, a constant, or the own part, the least."""
+    weighted = [weighed(table, form, torch.ones_like(table.weight)) for table in tables]
+    own = solve_own(torch.stack([own_sums(table) for table in weighted]).sum(0))
+    ways = [
+        [table.target for table in tables],
+        [centred(table, table.weight).target for table in tables],
+        [table.target - table.own @ own for table in weighted],
+    ]
+    weight = torch.cat([table.weight for table in tables])
+    return torch.stack([(torch.cat(way).square() * weight).sum(-1) for way in ways]).amin(0).sqrt()
+
+
+def gain_by_frames(left: Tensor, without: Tensor) -> float:
+    """Nats a frame gained by residuals (E, L, C) over what models without relations leave, (E, L).
+
+    Frames count by the root of that. So those that need no law, as of bodies far apart, count for nothing, however
+    exactly laws foretell them, and a few collisions do not decide.
+    """
+    floor, weight = SMALL * without.mean() + 1e-300, without.sqrt()
+    gain = ((without + floor) / (left.square().sum(-1).sqrt() + floor)).log()
+    return float((weight * gain).sum() / weight.sum().clamp_min(1e-300))
 
 
 def _more_rounds(sums: Grams, kinds: Kinds, tasks: int) -> Kinds:

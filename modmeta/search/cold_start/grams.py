@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "Grams", "added", "centred", "grams", "joined", "pooled", "residuals"]
+__all__ = ["Columns", "Grams", "added", "centred", "grams", "joined", "own_sums", "pooled", "residuals"]
 
 
 class Columns(NamedTuple):
@@ -124,6 +124,13 @@ def grams(columns: Columns) -> Grams:
     flat = rest.flatten(1, 2)
     number = (columns.weight > 0).sum((1, 2)).to(rest)
     return Grams(torch.stack(pairs), torch.cat(cross, 2), flat.mT @ flat, number)
+
+
+def own_sums(columns: Columns) -> Tensor:
+    """Sums of [own, target] with itself over receivers, intervals and channels, (G + 1, G + 1)."""
+    rest = torch.cat([columns.own, columns.target.unsqueeze(-1)], -1)
+    rest = (rest * columns.weight.sqrt().unsqueeze(-1)).flatten(0, 2)
+    return rest.mT @ rest
 
 
 def _alike(weight: Tensor) -> bool:

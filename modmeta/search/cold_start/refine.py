@@ -56,9 +56,8 @@ class _Solved(NamedTuple):
     inverse: Tensor  # of the messages' Gram matrix, (P, E, S R, S R)
 
 
-def solve_own(grams: Grams, ridge: float = 1e-9) -> Tensor:
-    """Coefficients (G,) of the own part without any relation."""
-    total = grams.own.sum(0)
+def solve_own(total: Tensor, ridge: float = 1e-9) -> Tensor:
+    """Coefficients (G,) of the own part without relations, from sums (G + 1, G + 1) of [own, target] with itself."""
     normal, right = total[:-1, :-1], total[:-1, -1]
     size = normal.diagonal().clamp_min(1e-12)
     return torch.linalg.solve(normal + torch.diag(ridge * size), right)

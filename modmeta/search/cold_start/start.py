@@ -14,7 +14,7 @@ from torch import Tensor
 from modmeta.search.cold_start.answers import halves, infer, nothing
 from modmeta.search.cold_start.certainty import temperature_of_halves
 from modmeta.search.cold_start.cluster import Clusters, clusterings
-from modmeta.search.cold_start.data import Data, Sum, numbered, steps_of, sums_of
+from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, steps_of, sums_of
 from modmeta.search.cold_start.far import may_be_far, rate_of, refitted, told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.finish import finish
@@ -31,8 +31,9 @@ from modmeta.search.cold_start.structures import (
     from_labels,
     requantised,
     rounds_of,
+    united,
 )
-from modmeta.search.cold_start.weak_form import Kind, measure_units, roughness, steps, unwrap
+from modmeta.search.cold_start.weak_form import Kind, measure_units, roughness, steps, unwrap, weights_of_entities
 
 __all__ = ["cold_start"]
 
@@ -47,6 +48,7 @@ ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the e
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
 NOISY = 0.2  # roughness above which noise of observation is looked for
+SMALL = 1e-6  # of a typical change, not worth explaining
 MOST_PAIRS = 15_000  # pairs of senders of all receivers from which laws are searched
 FEWEST = 4  # tasks
 MOST_SUMS = 250_000_000  # numbers of Gram matrices, beyond which a family is not tried
@@ -61,6 +63,8 @@ class _Problem(NamedTuple):
     judge: Grams  # and frames held out
     judges: int
     few: bool  # structures, so that receivers are judged one by one
+    counts: Tensor  # how much the held-out frames of every receiver count, (E,), 1 on average
+    floor: float  # squared residual that is not worth explaining
     own: Tensor  # the own part without relations
 
 
@@ -114,6 +118,7 @@ def cold_start(
         smoothing = smoothing_width(data.states, observation_noise(data.states))
         data = data._replace(states=smoothed(data.states, smoothing))
     smooth = (rough < ROUGH or smoothing > 0) if smooth is None else smooth
+    units = units._replace(entities=weights_of_entities(data.states, kind, units, seen))
     order = torch.randperm(len(states), generator=generator)
     if groups is None:  # of many entities few tasks
         n = states.shape[1]
@@ -187,20 +192,14 @@ def _merged(best: _Found, search: Data, judges: Data) -> list[_Found]:
     found, problem = [], _problem(best.trial.form, search, judges)
     while best.number > 2:
         posterior, pairs = explain(problem.sums, best.kinds, problem.tasks)
-        ways = [_united(problem, best, posterior, pairs, *two) for two in itertools.combinations(range(best.number), 2)]
+        ways = []
+        for first, other in itertools.combinations(range(best.number), 2):
+            kinds, beliefs = united(best.kinds, posterior, pairs, first, other)
+            kinds = rounds_of(problem.sums, kinds, beliefs, problem.tasks)
+            ways.append(_found(problem, best.trial, kinds))
         best = min(ways, key=lambda one: one.score)
         found.append(best)
     return found
-
-
-def _united(problem: _Problem, best: _Found, posterior: Posterior, pairs: Tensor, first: int, other: int) -> _Found:
-    """Two kinds made one."""
-    into = torch.arange(best.number)
-    into[other] = first
-    into = torch.nn.functional.one_hot(into.unique(return_inverse=True)[1]).to(pairs)
-    kinds = best.kinds._replace(pairs=into.mT @ pairs @ into)
-    beliefs = from_labels(posterior.slots @ into)
-    return _found(problem, best.trial, rounds_of(problem.sums, kinds, beliefs, problem.tasks))
 
 
 def _chosen(found: list[_Found]) -> _Found:
@@ -301,7 +300,21 @@ def _problem(form: Form, search: Data, judges: Data) -> _Problem:
     sums = sums_of(search, form)
     fit, judge = (sums_of(judges, form, part) for part in ("fit", "judge"))
     few = judges.groups is not None and judges.number < MANY
-    return _Problem(form, sums, search.number, fit, judge, judges.number, few, solve_own(sums))
+    square = changes_of(judges, form)
+    counts = square.sqrt().sqrt() + 1e-30
+    floor = SMALL**2 * float(square.mean())
+    return _Problem(
+        form,
+        sums,
+        search.number,
+        fit,
+        judge,
+        judges.number,
+        few,
+        counts / counts.mean(),
+        floor,
+        solve_own(sums.own.sum(0)),
+    )
 
 
 def _try(problem: _Problem, ridge: float, shared: int, starts: int, generator: torch.Generator) -> Trial:
@@ -360,8 +373,10 @@ def _sent(weights: Tensor, laws: Laws) -> Tensor:
 
 
 def _log_residual(problem: _Problem, coefficients: Tensor | None, own: Tensor) -> Tensor:
-    """Logarithm of the mean squared residual of every structure on held-out frames, (B,).
+    """Logarithm of the mean squared residual on held-out frames, of every structure a mean over receivers, (B,).
 
+    Receivers count by the root of how much they change, as in `val/gain`: entities that hardly move, and tasks in
+    which nothing happens, need no relations to be foretold exactly, and their logarithms would pay for others.
     Where structures are few: of all together, to first order as a mean over receivers, (E,). Many have no sender.
     """
     sums = problem.judge
@@ -370,12 +385,11 @@ def _log_residual(problem: _Problem, coefficients: Tensor | None, own: Tensor) -
     if coefficients is not None:
         left = left - 2 * torch.einsum("esf,esfx,x->e", coefficients, sums.cross, rest)
         left = left + sums.squares(coefficients)
-    floor = 1e-14 * sums.own[:, -1, -1].sum() / sums.targets.sum().clamp_min(1)
     if problem.few:
-        mean = (left.clamp_min(0).sum() / sums.targets.sum().clamp_min(1)).clamp_min(floor)
+        mean = left.clamp_min(0).sum() / sums.targets.sum().clamp_min(1) + problem.floor
         return mean.log() + left * len(left) / (mean * sums.targets.sum().clamp_min(1)) - 1
-    count = sums.targets.view(problem.judges, -1).sum(1).clamp_min(1)
-    return torch.log((left.view(problem.judges, -1).sum(1) / count).clamp_min(floor))
+    each = (left.clamp_min(0) / sums.targets.clamp_min(1) + problem.floor + 1e-300).log()
+    return (each * problem.counts).view(problem.judges, -1).mean(1)
 
 
 def _kinds(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> list[Kinds]:

@@ -14,7 +14,17 @@ from modmeta.search.cold_start.grams import Grams
 from modmeta.search.cold_start.refine import Laws
 from modmeta.search.relax import decoded
 
-__all__ = ["Kinds", "Posterior", "all_rows", "explain", "fit_kinds", "from_labels", "requantised", "rounds_of"]
+__all__ = [
+    "Kinds",
+    "Posterior",
+    "all_rows",
+    "explain",
+    "fit_kinds",
+    "from_labels",
+    "requantised",
+    "rounds_of",
+    "united",
+]
 
 SWEEPS = 4  # over slots
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
@@ -220,6 +230,14 @@ def requantised(
             kinds = fit_kinds(reduced, beliefs, pairs)
         beliefs, pairs = explain(reduced, kinds, tasks)
     return kinds._replace(laws=kinds.laws @ a, pairs=pairs), beliefs
+
+
+def united(kinds: Kinds, posterior: Posterior, pairs: Tensor, first: int, other: int) -> tuple[Kinds, Posterior]:
+    """Beliefs and the table of pairs where two kinds are one; laws are still those of all kinds."""
+    into = torch.arange(len(kinds.laws), device=pairs.device)
+    into[other] = first
+    into = torch.nn.functional.one_hot(into.unique(return_inverse=True)[1]).to(pairs)
+    return kinds._replace(pairs=into.mT @ pairs @ into), from_labels(posterior.slots @ into)
 
 
 def rounds_of(sums: Grams, kinds: Kinds, posterior: Posterior, tasks: int, count: int = 15) -> Kinds:

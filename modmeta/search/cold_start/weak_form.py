@@ -11,15 +11,33 @@ from torch import Tensor
 
 from modmeta.model.basis import BOOLE, PLACES, Kind, cubics, unsaturated
 
-__all__ = ["Kind", "Steps", "Units", "averaged", "looks_like_angles", "measure_units", "roughness", "steps", "unwrap"]
+__all__ = [
+    "Kind",
+    "Steps",
+    "Units",
+    "averaged",
+    "looks_like_angles",
+    "measure_units",
+    "roughness",
+    "steps",
+    "unwrap",
+    "weights_of_entities",
+]
+
+DIFFER = 1.0  # standard deviation of logarithms of how much entities change, from which each has a weight of its own
+LEAST = 1e-2  # of the largest change, from which on an entity's changes are worth explaining
 
 
 class Units(NamedTuple):
-    """Scales that make a state a number: `(state - centre) / scale`, (D,) each; `step` is the time between frames."""
+    """Scales that make a state a number: `(state - centre) / scale`, (D,) each; `step` is the time between frames.
+
+    `entities` is how much squared residuals of every entity weigh, (N,), where they differ; None where all are alike.
+    """
 
     centre: Tensor
     scale: Tensor
     step: float
+    entities: Tensor | None = None
 
 
 class Steps(NamedTuple):
@@ -90,6 +108,27 @@ def measure_units(states: Tensor, kind: Kind, frame_step: float) -> Units:
     return Units(centre.where(~angles, torch.zeros_like(centre)), scale.where(~angles, torch.ones_like(scale)), step)
 
 
+def weights_of_entities(states: Tensor, kind: Kind, units: Units, seen: Tensor | None = None) -> Tensor | None:
+    """Weights (N,) of squared residuals, by the squares of how much entities of states (B, N, T, D) change.
+
+    None where they do not differ: in most worlds any entity may have any place in a task. A sun and its planets have
+    places of their own, and the residuals of those that change most would be all that a law is fitted to. What hardly
+    changes beside the largest, as the sun does, is not worth explaining: it weighs no more than the largest.
+    """
+    plain = _steps(states, kind, units, False, False, seen)
+    there = plain.seen.unsqueeze(-1)
+    count = there.sum(2, keepdim=True).clamp_min(1)
+    moved = (plain.targets - (plain.targets * there).sum(2, keepdim=True) / count) * there
+    each = (moved.square().sum(2, keepdim=True) / count).mean(-1).sqrt().flatten(1)  # (B, N)
+    if not bool(each.max() > 0):
+        return None
+    size = each.clamp_min(LEAST**2 * float(each.max())).log().mean(0).exp()  # over tasks
+    large = size > LEAST * size.max()
+    if large.sum() < 2 or float(size[large].log().std()) < DIFFER:
+        return None
+    return torch.where(large, (size.max() / size).square(), 1.0)
+
+
 def steps(
     states: Tensor,
     kind: Kind,
@@ -114,6 +153,8 @@ def steps(
     """
     ready = _steps(states, kind, units, smooth, growth, seen)
     if link is None:
+        if units.entities is not None and len(units.entities) == states.shape[1]:
+            return ready._replace(weight=ready.weight * units.entities.view(-1, 1, 1))
         return ready
     targets, gain = unsaturated(ready.targets, averaged(ready), link)
     return ready._replace(targets=targets, weight=gain.square())

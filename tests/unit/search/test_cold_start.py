@@ -18,7 +18,7 @@ from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothi
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales
-from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
+from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels, rounds_of, united
 from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap
 
 PHASE, PLAIN = Kind(0, (True,)), Kind(0, (False,))
@@ -323,7 +323,7 @@ def test_weights_are_plain_least_squares(oscillators: tuple[Tensor, Tensor]) -> 
     table, sums = regression(oscillators[0])
     f = table.pair.shape[-1]
     right_ = torch.randn(1, 1, f, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    laws = laws_of(torch.ones(1, 1, 1, dtype=torch.float64), right_, solve_own(sums))
+    laws = laws_of(torch.ones(1, 1, 1, dtype=torch.float64), right_, solve_own(sums.own.sum(0)))
     weights = solve_weights(sums, laws, 1e-12)[0][0, 7, :, 0]
     sent = (table.pair[7] @ laws.coefficients[0, 0]).flatten(1).T
     target = (table.target[7] - table.own[7] @ laws.own[0]).flatten()
@@ -334,7 +334,7 @@ def test_weights_are_plain_least_squares(oscillators: tuple[Tensor, Tensor]) -> 
 def test_refining_never_loses_and_its_loss_is_what_weights_leave(oscillators: tuple[Tensor, Tensor]) -> None:
     table, sums = regression(oscillators[0])
     draw = torch.randn(6, 1, table.pair.shape[-1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    laws = laws_of(torch.ones(6, 1, 1, dtype=torch.float64), draw, solve_own(sums))
+    laws = laws_of(torch.ones(6, 1, 1, dtype=torch.float64), draw, solve_own(sums.own.sum(0)))
     short, long = refine(sums, laws, 2, 1e-9), refine(sums, laws, 12, 1e-9)
     assert (long.loss <= short.loss).all()
     assert long.loss.min() < 0.01 * short.loss.max()
@@ -356,17 +356,48 @@ def test_long_rows_are_told_slot_by_slot_as_if_enumerated(monkeypatch: pytest.Mo
     assert float((approximate == exact).double().mean()) > 0.9  # mean field gets caught now and then
 
 
-def test_mutual_relations_share_what_both_ends_say() -> None:
-    """One end sees its edges under ten times the noise; the table of pairs lets the other end speak for it."""
+def mutual(b: int, noise: float) -> tuple[Tensor, Grams]:
+    """Mutual relations (b, 3, 2) that let pass what a sender shows, and sums over ten frames with noise of a size."""
     generator = torch.Generator().manual_seed(0)
-    b, n, frames = 200, 3, 10
+    n, frames = 3, 10
     upper = torch.randint(2, (b, n, n), generator=generator).triu(1)
     relations = from_matrix(upper + upper.mT)
     pair = torch.randn(b * n, n - 1, frames, 1, 1, generator=generator, dtype=torch.float64)
-    noise = torch.randn(b * n, frames, 1, generator=generator, dtype=torch.float64)
-    target = (pair[..., 0] * relations.flatten(0, 1)[..., None, None]).sum(1) + 1.5 * noise
+    target = (pair[..., 0] * relations.flatten(0, 1)[..., None, None]).sum(1)
+    target = target + noise * torch.randn(b * n, frames, 1, generator=generator, dtype=torch.float64)
+    own = torch.ones(b * n, frames, 1, 1, dtype=torch.float64)
+    return relations, grams(Columns(pair, own, target, torch.ones_like(target)))
 
-    sums = grams(Columns(pair, torch.ones(b * n, frames, 1, 1, dtype=torch.float64), target, torch.ones_like(target)))
+
+def test_two_kinds_of_one_law_are_made_one() -> None:
+    """Of three kinds two share a law and both ends of a relation; of all ways to merge, theirs costs nothing."""
+    relations, sums = mutual(100, 0.1)
+    generator = torch.Generator().manual_seed(1)
+    halves = from_matrix(torch.randint(2, (100, 3, 3), generator=generator).triu(1) * (1 - torch.eye(3)).long())
+    labels = relations * (1 + halves)  # 0; 1 or 2 at random
+    beliefs = from_labels(torch.nn.functional.one_hot(labels.flatten(0, 1), 3).double())
+    kinds = fit_kinds(sums, beliefs, torch.full((3, 3), 1 / 9, dtype=torch.float64))
+    posterior, pairs = explain(sums, kinds, 100)
+    found = {}
+    for first, other in ((0, 1), (0, 2), (1, 2)):
+        merged, both = united(kinds, posterior, pairs, first, other)
+        torch.testing.assert_close(both.slots.sum(-1), torch.ones_like(both.slots[..., 0]))
+        torch.testing.assert_close(both.slots[..., first], posterior.slots[..., [first, other]].sum(-1))
+        torch.testing.assert_close(merged.pairs.sum(), pairs.sum())
+        torch.testing.assert_close(merged.pairs, merged.pairs.mT)
+        found[first, other] = rounds_of(sums, merged, both, 100)
+    assert float(found[1, 2].variance) == pytest.approx(0.01, rel=0.1)
+    assert min(float(found[way].variance) for way in ((0, 1), (0, 2))) >= float(found[1, 2].variance) * 0.99
+    torch.testing.assert_close(found[1, 2].laws, torch.tensor([[0.0], [1.0]]).double(), atol=0.02, rtol=0)
+    beliefs, table = explain(sums, found[1, 2], 100)
+    torch.testing.assert_close(beliefs.slots.argmax(-1), relations.flatten(0, 1))
+    assert table.diagonal().sum() > 0.95, "what is mutual stays so"
+
+
+def test_mutual_relations_share_what_both_ends_say() -> None:
+    """Beliefs of one end are unsure; the table of pairs lets the other end speak for it."""
+    b = 200
+    relations, sums = mutual(b, 1.5)
     laws = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     kinds = Kinds(
         laws, torch.zeros(1, dtype=torch.float64), torch.tensor(2.25, dtype=torch.float64), laws.new_full((2, 2), 0.25)
