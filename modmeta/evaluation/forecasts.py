@@ -73,8 +73,9 @@ def ensemble(
     errors = torch.stack([torch.randn(last.shape, generator=generator, device=last.device) for _ in range(steps)])
 
     def disturb(scenes: Tensor, frame: Tensor, states: Tensor) -> Tensor:
-        log_scale = model.likelihood.log_scale(dynamics.scaled(states).unsqueeze(2)).squeeze(2)
-        return states + log_scale.exp().clamp(max=LARGEST_DRAW) * dynamics.change_scale * errors[frame, scenes]
+        states = states.unsqueeze(2)
+        scale = model.likelihood.log_scale(dynamics.scaled(states)).exp().clamp(max=LARGEST_DRAW)
+        return (states + scale * dynamics.change_scale * errors[frame, scenes].unsqueeze(2)).squeeze(2)
 
     paths = dynamics.disturbed(last, relations, types, steps, disturb, drive)
     paths = paths.unflatten(0, (b, members))  # (B, M, N, steps, D)
