@@ -20,7 +20,7 @@ HEAD = """# Starts of training
 
 Written by `python -m benchmarks.starts --table`. The same experiment, tasks and seed, from structures that were found
 and from random ones (`search.start`). Edges right and MSE on new tasks. Seconds of training by the clock, without the
-cold start of `laws`, on machines that did other work, too.
+cold start of `laws`; both take the same number of steps, so that other seconds are those of a busier machine.
 
 | experiment | tasks | start | seed | edges right | MSE, step 1 | MSE, step 10 | training, s |
 |---|---|---|---|---|---|---|---|
