@@ -30,9 +30,7 @@ RUNS = {
                "model.libraries.score.modules=3", *OURS),
     "published search": ("experiment=functions/chain", *FEW, *OURS, "search=paper",
                          "search.start=random"),
-    "sines": ("experiment=functions/chain", *FEW, *OURS, "~data.world",
-              "+data.world._target_=modmeta.simulators.functions.Sines",
-              "method.num_functions=1", "search.start=random"),
+    "sines": ("experiment=functions/sines", *FEW[1:], *OURS, "search.start=random"),
     "maml": ("method=maml", *BASELINE),
     "pooled": ("method=pooled", *BASELINE),
 }  # fmt: skip
