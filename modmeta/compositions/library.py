@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modmeta.errors import UserError
-from modmeta.model.grouped import GroupedMLP
+from modmeta.model.grouped import Blocks, GroupedMLP
 from modmeta.shapes import Float, Int
 
 TILE = 8  # inputs of one module that are multiplied together
@@ -71,23 +71,14 @@ class Library(nn.Module):
 
     @torch.no_grad()
     def many(self, x: Float[Tensor, "E P I"], module: Int[Tensor, " E"]) -> Float[Tensor, "E P O"]:
-        """As `forward`, for many inputs in the order of their modules.
+        """As `forward`, for many inputs.
 
         Inputs are put in tiles of one module each, so that products are few and weights are copied once a tile.
         """
         tile = min(TILE, len(x) // (2 * len(self)))  # else most of the tiles would be empty
         if tile < 2:
             return self(x, module)
-        counts = torch.bincount(module, minlength=len(self))
-        tiles = (counts + tile - 1) // tile
-        empty = tile * (tiles.cumsum(0) - tiles) - (counts.cumsum(0) - counts)  # places before each module's inputs
-        place = torch.arange(len(x), device=x.device) + empty[module]
-        of = torch.repeat_interleave(tiles)
-        padded = x.new_zeros(tile * len(of), *x.shape[1:])
-        padded[place] = x
-        few = max(1, ROWS_AT_ONCE // (tile * x.shape[1]))
-        pairs = zip(padded.view(len(of), -1, x.shape[2]).split(few), of.split(few), strict=True)
-        return torch.cat([self(some, own) for some, own in pairs]).view(len(padded), x.shape[1], -1)[place]
+        return Blocks(module, len(self), tile)(self, x, ROWS_AT_ONCE)
 
     def every(self, x: Float[Tensor, "E P I"]) -> Float[Tensor, "E K P O"]:
         """Inputs (E, P, in) through all modules, (E, K, P, out)."""

@@ -150,7 +150,7 @@ class Slot(Composition):
     def shared(
         self, libraries: Libraries, x: Tensor, which: Tensor, structure: Tensor
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        first, index = _different(structure[:, 0], which)  # in the order of modules
+        first, index = _different(which, structure[:, 0])
         return libraries[self.library].many(x[which[first]], structure[first, 0]), index
 
 

@@ -106,27 +106,35 @@ class Blocks:
     """Inputs of which each goes through one of several networks, sorted by network and padded to blocks of one each.
 
     Args:
-        group: network of every input, (P,).
+        group: network of every input, (E,).
         groups: number of networks.
+        size: number of inputs of a block.
     """
 
-    SIZE = 256  # inputs of a block
-
-    def __init__(self, group: Tensor, groups: int) -> None:
-        counts = group.bincount(minlength=groups)
-        blocks = (counts + self.SIZE - 1) // self.SIZE
+    def __init__(self, group: Tensor, groups: int, size: int) -> None:
+        self.size, counts = size, group.bincount(minlength=groups)
+        blocks = (counts + size - 1) // size
         order = group.argsort(stable=True)
-        shift = self.SIZE * (blocks.cumsum(0) - blocks) - (counts.cumsum(0) - counts)
+        shift = size * (blocks.cumsum(0) - blocks) - (counts.cumsum(0) - counts)
         self.group, self.of_block = group, torch.arange(groups, device=group.device).repeat_interleave(blocks)
         self.place = torch.empty_like(group)  # of every input
         self.place[order] = torch.arange(len(group), device=group.device) + shift[group[order]]
 
-    def __call__(self, networks: "GroupedMLP", x: Tensor, most: int) -> Tensor:
-        """Maps (P, in) to (P, out), with at most so many activations of a layer at once."""
-        padded = x.new_zeros(len(self.of_block) * self.SIZE, x.shape[1]).index_copy_(0, self.place, x)
-        few = max(1, most // (networks.widest * self.SIZE))
-        parts = zip(padded.view(-1, self.SIZE, x.shape[1]).split(few), self.of_block.split(few), strict=True)
-        return torch.cat([networks.chosen(*part).flatten(0, 1) for part in parts])[self.place]
+    def __call__(self, chosen: Callable[[Tensor, Tensor], Tensor], x: Tensor, most: int) -> Tensor:
+        """Maps (E, P, in) to (E, P, out), with about `most` rows of P at once, so that activations stay in the cache.
+
+        Args:
+            chosen: from inputs (B, rows, in) and a network for each, (B,), to (B, rows, out).
+            x: (E, P, in).
+            most: number of rows.
+        """
+        padded = x.new_zeros(len(self.of_block) * self.size, *x.shape[1:]).index_copy_(0, self.place, x)
+        few = max(1, most // (self.size * x.shape[1]))
+        pairs = zip(
+            padded.view(-1, self.size * x.shape[1], x.shape[2]).split(few), self.of_block.split(few), strict=True
+        )
+        out = torch.cat([chosen(some, own) for some, own in pairs])
+        return out.view(len(padded), x.shape[1], out.shape[-1])[self.place]
 
 
 class GroupedMLP(nn.Module):

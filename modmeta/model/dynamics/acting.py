@@ -12,6 +12,8 @@ from modmeta.shapes import Float, Int
 if TYPE_CHECKING:
     from modmeta.model.dynamics.base import Dynamics
 
+BLOCK = 256  # pairs of one module that are multiplied together
+
 
 class Acting:
     """Structures of Q scenes whose features of pairs are symmetric and messages antisymmetric.
@@ -32,7 +34,7 @@ class Acting:
         self.back = modules[:, self.second, self.first].flatten()
         self.differ = (self.forth != self.back).nonzero().squeeze(-1)
         both = torch.cat((self.forth, self.back[self.differ]))
-        self.blocks = Blocks(both, dynamics.num_edge_modules)
+        self.blocks = Blocks(both, dynamics.num_edge_modules, BLOCK)
 
     def __len__(self) -> int:
         return len(self.relations)

@@ -277,7 +277,8 @@ class Dynamics(nn.Module, ABC):
 
     def answers_of(self, pairs: Float[Tensor, "P F"], blocks: Blocks) -> Float[Tensor, "P A"]:
         """Outputs of one edge module for each of P pair features."""
-        out = blocks(self.edge_modules, pairs, CHUNK)
+        most = CHUNK // self.edge_modules.widest
+        out = blocks(self.edge_modules.chosen, pairs.unsqueeze(1), most).squeeze(1)
         return out * (blocks.group > 0).unsqueeze(-1) if self.null_module else out
 
     def change(

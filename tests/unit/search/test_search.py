@@ -422,3 +422,18 @@ def test_long_rows_are_inferred_whatever_the_start(g: int) -> None:
     found = infer(search, model, None, states, seeded(), known)
     torch.testing.assert_close(found.structure.edge_modules, truth.edge_modules)
     torch.testing.assert_close(found.structure.node_modules, truth.node_modules)
+
+
+def test_inference_ends_where_a_step_changes_nothing(states: Tensor) -> None:
+    """Then every receiver has its best row under the messages of its own structure, which are handed on."""
+    model = make_model("continuous")
+    found = infer(Search(gibbs, sweeps=20), model, None, states, seeded())
+    messages = model.messages(states, found.structure)
+    assert found.messages is not None
+    torch.testing.assert_close(found.messages, messages)
+    assert not torch.equal(messages, model.messages(states))  # close pairs are on other paths
+    rows = all_rows(3, 2).expand(3, 4, -1, -1)
+    energies = model.receiver_energies(states, messages, rows, torch.zeros(3, 4, 8, dtype=torch.long))
+    best = rows.gather(2, energies.argmin(-1)[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)
+    assert torch.equal(best, found.structure.edge_modules)
+    assert infer(Search(gibbs, sweeps=1), model, None, states, seeded()).messages is None
