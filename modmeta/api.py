@@ -593,6 +593,7 @@ def fit(
     """
     from modmeta.data import formats
     from modmeta.training.run import fit_file
+    from modmeta.training.suggestions import features_setting
 
     data = from_named(states) if is_named(states) else _as_tasks(states, features, frame_step)
     if hasattr(relations, "edges"):
@@ -603,6 +604,8 @@ def fit(
         path = Path(directory) / "states.npz"
         formats.save(path, {"all": absent_last(with_absent(_grouped(data, groups)))})
         settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
+        if features:
+            settings.insert(0, features_setting(features))
         return load_relational(fit_file(path, Path(directory) / "run", settings))
 
 

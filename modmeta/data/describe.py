@@ -48,6 +48,21 @@ def reordered(data: Trajectories, first: tuple[str, ...]) -> Trajectories:
     return replace(data, states=data.states[..., [names.index(name) for name in order]], features=order)
 
 
+def without_others(data: Trajectories) -> Trajectories:
+    """Leaves out what is neither a coordinate nor its velocity, with a note, where names tell at least two of these.
+
+    Other columns of such files are masses, confidences and numbers of rows, which laws of motion do not predict.
+    """
+    coordinates, velocities = motion_order(data.features)
+    motion = (*coordinates, *velocities)
+    rest = [name for name in data.features if name not in motion]
+    if not rest or len(motion) < 2 or len(set(data.features)) < data.num_features:
+        return data
+    note = f"not used unless data.reading.features names them: {', '.join(rest)}"
+    places = [data.features.index(name) for name in motion]
+    return replace(data, states=data.states[..., places], features=motion, notes=(*data.notes, note))
+
+
 def check_moving(data: Trajectories, where: str) -> None:
     """Rejects constant trajectories.
 

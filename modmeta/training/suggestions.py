@@ -1,14 +1,15 @@
 """What a file of trajectories is fit for: notes, and the settings of a command that trains on it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from modmeta.data.describe import find_positions, frame_motion
+from modmeta.data.describe import find_positions, frame_motion, without_others
 from modmeta.data.loading.division import divided
-from modmeta.data.names import is_confidence, motion_order, words
+from modmeta.data.names import is_confidence, words
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
@@ -47,14 +48,12 @@ class Suggestion:
         notes += [f"{name}: {_groups(data)}" for name, data in splits.items() if data.group_names is not None]
         notes += _remarks(first)
         given = _given(how)
-        chosen, more = _chosen(first, how)
-        notes += more
-        used = {name: _with_features(data, chosen) for name, data in splits.items()}
+        used = splits if how.features else {name: without_others(data) for name, data in splits.items()}
+        chosen = next(iter(used.values()))
+        notes += chosen.notes[len(first.notes) :]
         motion_words, more = _motion(used)
         notes += more
-        given += (
-            [] if chosen == first.features or how.features is not None else [_list("data.reading.features", chosen)]
-        )
+        given += [] if chosen.features == first.features else [features_setting(chosen.features)]
         given += motion_words
         if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
             notes.append("states are missing; time steps next to them are left out of all energies")
@@ -92,7 +91,7 @@ def _given(how: Reading) -> list[str]:
         plain = how.group.replace("_", "a").isalnum()
         out.append(f"data.group={how.group}" if plain else setting("data.group", how.group))
     if how.features is not None:
-        out.append(_list("data.reading.features", how.features))
+        out.append(features_setting(how.features))
     if how.mask_below:
         pairs = ", ".join(f"{_quoted(name)}: {least:g}" for name, least in how.mask_below)
         out.append(f"data.reading.mask_below={{{pairs}}}")
@@ -109,23 +108,9 @@ def _quoted(name: str) -> str:
     return name if name.replace("_", "a").isalnum() and not name[:1].isdigit() else setting("", name)[1:]
 
 
-def _list(key: str, names: tuple[str, ...]) -> str:
-    return f"{key}=[{','.join(map(_quoted, names))}]"
-
-
-def _chosen(data: Trajectories, how: Reading) -> tuple[tuple[str, ...], list[str]]:
-    """Features to train on: coordinates and velocities where these are recognised, and a note on the others."""
-    coordinates, velocities = motion_order(data.features)
-    best = (*coordinates, *velocities)
-    rest = [name for name in data.features if name not in best]
-    if not rest or how.features is not None or len(coordinates) + len(velocities) < 2:
-        return data.features, []
-    return best, [f"not used unless data.reading.features names them: {', '.join(rest)}"]
-
-
-def _with_features(data: Trajectories, chosen: tuple[str, ...]) -> Trajectories:
-    places = [data.features.index(name) for name in chosen]
-    return replace(data, states=data.states[..., places], features=chosen)
+def features_setting(names: Sequence[str]) -> str:
+    """The setting that names the features of a file."""
+    return f"data.reading.features=[{','.join(map(_quoted, names))}]"
 
 
 def _remarks(data: Trajectories) -> list[str]:
@@ -222,7 +207,7 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
 def experiment_for(data: Trajectories) -> str:
     """The experiment that suits trajectories: `laws`; for coordinates with velocities `moving`, or `driven`."""
     positions, moving = find_positions(data)
-    if not moving:
+    if not moving or data.num_features != 2 * positions:
         return "laws"
     some = torch.from_numpy(data.states[:SAMPLE]).double()
     return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from modmeta.data import formats
-from modmeta.data.describe import find_positions, in_order
+from modmeta.data.describe import find_positions, in_order, without_others
 from modmeta.data.loading.datamodule import TrajectoryDataModule, sizes_of
 from modmeta.data.loading.division import AUTO, divided, window_of
 from modmeta.data.reading import GROUP, Reading
@@ -153,7 +153,8 @@ def tasks_of_config(data: DictConfig) -> dict[str, Trajectories]:
 def tasks_of(
     path: str, reading: Reading, valid_share: float, test_share: float, seed: int, window: int | str | None = AUTO
 ) -> dict[str, Trajectories]:
-    """Training, validation and test tasks of a file, with features ordered by `in_order`.
+    """Training, validation and test tasks of a file, with features in order (`in_order`), and only those
+    of motion (`without_others`) unless the reading names others.
 
     Args:
         path: the file.
@@ -183,4 +184,5 @@ def _loaded_as(path: str, reading: Reading) -> dict[str, Trajectories]:
 
 @lru_cache(maxsize=1)  # the file is read for the settings, then for the data, and again by restarts
 def _loaded(path: str, reading: Reading, changed: int) -> dict[str, Trajectories]:
-    return {name: in_order(data) for name, data in formats.load(path, how=reading).items()}
+    splits = {name: in_order(data) for name, data in formats.load(path, how=reading).items()}
+    return splits if reading.features else {name: without_others(data) for name, data in splits.items()}

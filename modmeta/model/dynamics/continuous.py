@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modmeta.data.units import Scales
+from modmeta.errors import UserError
 from modmeta.graph.bank import Structure
 from modmeta.model.dynamics.acting import Acting
 from modmeta.model.dynamics.base import Dynamics, one_hot
@@ -96,8 +97,10 @@ class ContinuousDynamics(Dynamics):
         node_hidden: int | None = None,
     ) -> None:
         if num_features % 2:
-            raise ValueError(
-                f"model=continuous needs a velocity for every coordinate; {num_features} features is an odd number"
+            raise UserError(
+                f"model=continuous needs a velocity for every coordinate and nothing else; {num_features} features is "
+                "an odd number. Name them, for example data.reading.features=[x,y,vx,vy], or take experiment=laws, "
+                "which models any features"
             )
         if nodes < 2:
             raise ValueError(f"model.nodes={nodes} must be at least 2")
@@ -117,7 +120,17 @@ class ContinuousDynamics(Dynamics):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def set_scales(self, scales: Scales) -> None:
-        """Sets the scales. Changes of positions are scaled like changes of velocities, converted by `scales.step`."""
+        """Sets the scales. Changes of positions are scaled like changes of velocities, converted by `scales.step`.
+
+        Raises:
+            UserError: the data have other features than coordinates and their velocities.
+        """
+        if (coordinates := scales.walls.shape[1]) != self.positions:
+            raise UserError(
+                f"model=continuous needs a velocity for every coordinate and nothing else; the data have {coordinates} "
+                f"coordinates and {2 * self.positions} features. Name coordinates, then their velocities, for example "
+                "data.reading.features=[x,y,vx,vy], or take experiment=laws, which models any features"
+            )
         self.copy_scales(scales)
         self.step_scale.copy_(scales.step)
         self.rest.copy_(scales.rest[self.positions :])

@@ -10,6 +10,8 @@ import pytest
 from modmeta.data.generation import generate
 from modmeta.data.loading.batches import TaskBatches
 from modmeta.data.loading.datamodule import TrajectoryDataModule
+from modmeta.data.loading.filemodule import tasks_of
+from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import DataError
 from modmeta.simulators import Springs
@@ -30,6 +32,24 @@ def data_file(path: Path, entities: int = 5, **change: Any) -> Path:
             arrays |= {f"{name}_relations": split.relations}
     np.savez(path, **arrays)
     return path
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_only_coordinates_and_velocities_are_used_unless_others_are_named(tmp_path: Path, named: bool) -> None:
+    lines = ["task,frame,entity,mass,x,y,vx,vy,likelihood"]
+    states = np.random.default_rng(0).standard_normal((5, 3, 6, 4))
+    for task, entity, frame in np.ndindex(5, 3, 6):
+        x, y, vx, vy = states[task, entity, frame]
+        lines.append(f"{task},{frame},{entity},{entity},{x},{y},{vx},{vy},0.9")
+    file = tmp_path / "tracks.csv"
+    file.write_text("\n".join(lines))
+    every = ("x", "y", "vx", "vy", "mass", "likelihood")
+    train = tasks_of(str(file), Reading(features=every if named else None), 0.2, 0.2, 0)["train"]
+    assert train.features == (every if named else every[:4])
+    assert train.num_features == train.states.shape[-1]
+    said = "not used unless data.reading.features names them: mass, likelihood"
+    assert (said in train.notes) is not named
+    assert (np.abs(states[..., 0]) == np.abs(train.states[0, 0, 0, 0])).any()
 
 
 def test_missing_file_names_itself(tmp_path: Path) -> None:

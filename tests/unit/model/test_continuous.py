@@ -9,6 +9,7 @@ from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.observation import add_noise, estimate_velocities
 from modmeta.data.units import Units, find_walls, robust_scales
+from modmeta.errors import UserError
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix
 from modmeta.model.dynamics.acting import Acting
@@ -83,8 +84,12 @@ def test_only_the_module_of_an_edge_need_be_evaluated(k: int, g: int, null: bool
 
 
 def test_continuous_dynamics_refuse_what_they_cannot_do() -> None:
-    with pytest.raises(ValueError, match="velocity for every coordinate; 5 features"):
+    with pytest.raises(UserError, match="5 features is an odd number. Name them, for example data.reading.features="):
         ContinuousDynamics(5, 2, IsotropicFeatures(2))
+    with pytest.raises(UserError, match="the data have 2 coordinates and 6 features. Name coordinates"):
+        ContinuousDynamics(6, 2, IsotropicFeatures(2)).set_scales(
+            robust_scales(torch.rand(3, 4, 5, 6), 2, Units((0.0,) * 6, (1.0,) * 6), 1.0)
+        )
     with pytest.raises(ValueError, match="nodes=1"):
         ContinuousDynamics(4, 2, IsotropicFeatures(2), nodes=1)
 
