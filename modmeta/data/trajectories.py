@@ -173,6 +173,7 @@ class Trajectories:
         if self.states.ndim != 4:
             raise DataError(
                 f"{where}: states have shape {self.states.shape}; it must be (tasks, entities, frames, features)"
+                + (", or save states[..., None] if these are (frames, entities)" if self.states.ndim == 2 else "")
             )
         if self.states.dtype.kind != "f":
             raise DataError(f"{where}: states are of type {self.states.dtype}; they must be floats")

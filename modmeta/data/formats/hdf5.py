@@ -135,6 +135,8 @@ class _Datasets(Mapping[str, np.ndarray]):
 
     def tracked(self, arrays: Arrays) -> Trajectories | None:
         """The recording of a tracker's file; None if it is none."""
+        if "nwb_version" in self.file.attrs:
+            raise self._series_of_nwb()
         for name, place in self.places.items():
             data = self.file[place] if self._is_own(place) else None
             if isinstance(data, h5py.Dataset) and "values_block_0" in (data.dtype.names or ()):
@@ -146,6 +148,29 @@ class _Datasets(Mapping[str, np.ndarray]):
             name: str(self.file[place].attrs["dims"]) for name, place in own.items() if "dims" in self.file[place].attrs
         }
         return trackers.from_hdf5(self.path, arrays, dims)
+
+    def _series_of_nwb(self) -> DataError:
+        """An error that names the series of a file of Neurodata Without Borders, and lines that make states of them."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for place in self.places.values():
+            data = self.file[place] if place.endswith("/data") and self._is_own(place) else None
+            if isinstance(data, h5py.Dataset) and data.dtype.kind in "iuf" and data.ndim in (1, 2):
+                shapes[place] = data.shape
+        words = f"{self.path} is a file of Neurodata Without Borders, which does not say what an entity is; "
+        if not shapes:
+            return DataError(f"{words}it holds no series of numbers; save the states of its entities as a table")
+        several = list(shapes.values())
+        most = max(several, key=lambda shape: (shape[1:] in ((2,), (3,)), len(shape), several.count(shape)))
+        alike = [place for place, shape in shapes.items() if shape == most]
+        of_axes = most[1:] in ((2,), (3,)) and len(alike) > 1
+        states = f"numpy.stack([file[name][:]{'' if of_axes else '[:, None]'} for name in {alike}], 1)"
+        if len(most) == 2 and not of_axes:  # frames and cells, of one state each
+            states = f"file['{alike[0]}'][:][..., None]"
+        held = ", ".join(f"{place} {shape}" for place, shape in list(shapes.items())[:8])
+        return DataError(
+            f"{words}it holds {held}. In Python, with those that are entities: import h5py, numpy; file = "
+            f"h5py.File('{self.path.name}'); numpy.save('{self.path.stem}.npy', {states}); then add --frame-step"
+        )
 
     def _values(
         self, where: str, kind: np.dtype, shape: tuple[int, ...] | None, stored: int, read: Callable[[], Any]

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501  files as their programs write them
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
@@ -18,6 +19,18 @@ from tests.unit.data.habits import FRAMES, LONG, STATES, STEP, TASKS, N, columns
 from tests.unit.data.test_habits import read
 
 PLACES = STATES[0, ..., :2].transpose(1, 0, 2)  # (frames, entities, axes)
+
+
+@pytest.mark.parametrize("write", ["csv", "parquet", "ipc", "frame"])
+def test_polars(write: str, tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(LONG)
+    if write == "frame":
+        np.testing.assert_allclose(from_named(frame).states, STATES, atol=1e-6)
+        return
+    path = tmp_path / f"a.{write.replace('ipc', 'arrow')}"
+    getattr(frame, f"write_{write}")(path)
+    np.testing.assert_allclose(read(path).states, STATES, atol=1e-6)
 
 
 @pytest.mark.parametrize("write", ["to_csv", "to_parquet", "to_feather", "to_excel", "german", "to_string"])
@@ -156,6 +169,7 @@ def test_ase(name: str, tmp_path: Path) -> None:
     assert len(set(data.types[0].tolist())) == 3
 
 
+@pytest.mark.filterwarnings("ignore")  # of libraries that it would use if they were there
 def test_mdanalysis(tmp_path: Path) -> None:
     analysis = pytest.importorskip("MDAnalysis")
     pytest.importorskip("ase")
@@ -166,6 +180,57 @@ def test_mdanalysis(tmp_path: Path) -> None:
             writer.write(universe.atoms)
     data = formats.load(tmp_path / "a.xyz")["test"]
     np.testing.assert_allclose(data.states[0].transpose(1, 0, 2), PLACES, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ending", ["dcd", "xtc", "trr"])
+def test_trajectories_of_mdanalysis(ending: str, tmp_path: Path) -> None:
+    analysis = pytest.importorskip("MDAnalysis")
+    path = tmp_path / f"a.{ending}"
+    universe = analysis.Universe.empty(N, trajectory=True, velocities=ending == "trr")
+    with analysis.Writer(str(path), n_atoms=N, dt=0.5) as writer:
+        for number, where in enumerate(PLACES):
+            step = universe.trajectory.ts
+            step.frame, step.time = number, 0.5 * number
+            universe.atoms.positions = np.concatenate([where, np.zeros((N, 1))], axis=-1)
+            if ending == "trr":
+                universe.atoms.velocities = 2 * universe.atoms.positions
+            writer.write(universe.atoms)
+    data = formats.load(path)["test"]
+    assert data.features == (("x", "y", "vx", "vy") if ending == "trr" else ("x", "y"))
+    np.testing.assert_allclose(data.states[0, ..., :2].transpose(1, 0, 2), PLACES, atol=0.02)  # XTC rounds
+    assert data.frame_step == pytest.approx(0.5)
+    assert any("left out: z" in note for note in data.notes)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=rf"a\.{ending} cannot be read by MDAnalysis"):
+        formats.load(path)
+
+
+@pytest.mark.parametrize("kind", ["animals", "cells"])
+def test_neurodata_without_borders_names_lines_that_make_states(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pynwb = pytest.importorskip("pynwb")
+    from pynwb.behavior import Position, SpatialSeries
+
+    made = pynwb.NWBFile("a", "b", datetime(2024, 1, 1, tzinfo=UTC))
+    if kind == "animals":
+        position = Position(name="Position")
+        for i in range(N):
+            series = SpatialSeries(name=f"mouse {i}", data=PLACES[:, i], rate=30.0, reference_frame="-", unit="m")
+            position.add_spatial_series(series)
+        made.create_processing_module("behavior", "-").add(position)
+    else:
+        made.add_acquisition(pynwb.TimeSeries(name="cells", data=PLACES[..., 0], rate=30.0, unit="V"))
+        made.add_acquisition(pynwb.TimeSeries(name="shutter", data=np.arange(5.0), rate=1.0, unit="V"))
+    monkeypatch.chdir(tmp_path)
+    with pynwb.NWBHDF5IO("a.nwb", "w") as out:
+        out.write(made)
+    with pytest.raises(DataError, match="file of Neurodata Without Borders") as failure:
+        formats.load("a.nwb")
+    exec("import h5py" + str(failure.value).partition("import h5py")[2].partition("; then")[0], {})
+    states = formats.load("a.npy")["test"].states[0].transpose(1, 0, 2)
+    np.testing.assert_allclose(states, PLACES if kind == "animals" else PLACES[..., :1], atol=1e-6)
 
 
 def test_lammps(tmp_path: Path) -> None:

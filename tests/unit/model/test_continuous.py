@@ -84,9 +84,11 @@ def test_only_the_module_of_an_edge_need_be_evaluated(k: int, g: int, null: bool
 
 
 def test_continuous_dynamics_refuse_what_they_cannot_do() -> None:
-    with pytest.raises(UserError, match="5 features is an odd number. Name them, for example data.reading.features="):
+    with pytest.raises(
+        UserError, match=r"5 features is an odd number\. Name them, for example data\.reading\.features="
+    ):
         ContinuousDynamics(5, 2, IsotropicFeatures(2))
-    with pytest.raises(UserError, match="the data have 2 coordinates and 6 features. Name coordinates"):
+    with pytest.raises(UserError, match=r"the data have 2 coordinates and 6 features\. Name coordinates"):
         ContinuousDynamics(6, 2, IsotropicFeatures(2)).set_scales(
             robust_scales(torch.rand(3, 4, 5, 6), 2, Units((0.0,) * 6, (1.0,) * 6), 1.0)
         )
