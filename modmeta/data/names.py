@@ -14,6 +14,7 @@ PLACES = {
 }  # fmt: skip
 SPEEDS = {"v", "vel", "velo", "velocity", "speed", "dot", "dt"}
 LENGTHS = {"px", "pix", "pixel", "pixels", "mm", "cm", "m", "um", "µm", "μm", "micron", "microns", "nm", "km", "au"}
+SURVEYED = {"easting": "x", "northing": "y", "altitude": "z", "elevation": "z"}
 ONE_WORD = re.compile(
     r"(?P<place>pos|position|coord|centroid|center|centre|loc|location|c)?(?P<speed>v|vel|velocity|speed|d)?"
     r"(?P<axis>[xyz])(?P<after>pos|position|coord|centroid|c)?(?P<rate>vel|velocity|dot|dt)?"
@@ -62,7 +63,7 @@ def plain_name(name: str) -> str:
 def axis_of(name: str) -> Axis | None:
     """The coordinate or velocity that a name means; None if it means neither."""
     parts = words(name)
-    rest = [part for part in parts if part not in PLACES | SPEEDS | LENGTHS]
+    rest = [SURVEYED.get(part, part) for part in parts if part not in PLACES | SPEEDS | LENGTHS]
     axes = [(i, found) for i, part in enumerate(rest) if (found := ONE_WORD.fullmatch(part))]
     if len(axes) != 1:
         return None

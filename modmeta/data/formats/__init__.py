@@ -70,6 +70,40 @@ FORMATS = (
 )
 
 
+PANDAS = {
+    ".json": "read_json('{0}')", ".jsonl": "read_json('{0}', lines=True)", ".ndjson": "read_json('{0}', lines=True)",
+    ".pkl": "read_pickle('{0}')", ".pickle": "read_pickle('{0}')", ".dta": "read_stata('{0}')",
+    ".sav": "read_spss('{0}')", ".sas7bdat": "read_sas('{0}')", ".ods": "read_excel('{0}')",
+    ".xls": "read_excel('{0}')", ".orc": "read_orc('{0}')", ".html": "read_html('{0}')[0]",
+}  # fmt: skip
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
+
+def _check_known(path: Path) -> None:
+    """Says of files of other programs, which are not read, how to convert them.
+
+    Raises:
+        DataError: it is one.
+    """
+    name, ending = path.name, path.suffix.lower()
+    if not path.is_file():
+        return
+    if name.lower().endswith(ARCHIVES):
+        raise DataError(f"{path} is an archive; unpack it and name the file, or the directory of recordings")
+    if ending in PANDAS:
+        words = PANDAS[ending].format(name)
+        trust = "; a pickle runs what is in it, so only if you trust it" if ending in (".pkl", ".pickle") else ""
+        raise DataError(
+            f"{path}: {ending} is not read; convert it in Python: import pandas; table = pandas.{words}; "
+            f"table.to_csv('{path.stem}.csv', index=False){trust}"
+        )
+    if ending in (".rds", ".rda", ".rdata"):
+        load = f"readRDS('{name}')" if ending == ".rds" else f"get(load('{name}'))"
+        raise DataError(
+            f"{path}: {ending} is not read; convert it in R: write.csv({load}, '{path.stem}.csv', row.names = FALSE)"
+        )
+
+
 def format_of(path: Path) -> Format:
     """Format of a file by suffix, else by its first bytes; `NPZ`, whose reader reports the error, if none matches."""
     if path.is_dir():
@@ -110,6 +144,7 @@ def load(path: Path | str, split: str | None = None, how: Reading | None = None)
             return load(copy, split, how)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{path} is neither a file nor a directory; copy its content to a file")
+    _check_known(path)
     try:
         splits = format_of(path).read(path, split, how)
         for name, data in splits.items():

@@ -65,7 +65,7 @@ class Table:
             if path.is_dir():
                 return _of_parts(path)
             if path.suffix.lower() in WORKBOOKS:
-                return cls.in_memory(path, sheet(path))
+                return cls.in_memory(path, *sheet(path))
             with path.open("rb") as file:
                 start = file.read(8)
             if start.startswith(b"PAR1") or path.suffix.lower() in (".parquet", ".pq"):
@@ -293,8 +293,8 @@ WORKBOOKS = (".xlsx", ".xlsm")
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".feather", ".arrow")
 
 
-def sheet(path: Path) -> pa.Table:
-    """The first sheet of a workbook.
+def sheet(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
+    """The sheet of a workbook that has most cells, for others hold remarks and settings, and a note if there are such.
 
     Raises:
         DataError: openpyxl is not installed, or the file is no workbook.
@@ -308,16 +308,26 @@ def sheet(path: Path) -> pa.Table:
     try:
         with path.open("rb") as file:
             book = load_workbook(file, read_only=True, data_only=True)
-            rows = book.worksheets[0].iter_rows(values_only=True)
-            values = [row for row in rows if any(cell is not None for cell in row)]
+            sheets = [
+                [row for row in one.iter_rows(values_only=True) if any(cell is not None for cell in row)]
+                for one in book.worksheets
+            ]
+            names = list(book.sheetnames)
     except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # openpyxl raises many types of errors for damaged files
         raise DataError(f"{path} is no workbook of Excel, or is damaged ({error}); save the sheet as CSV") from error
-    if len(values) < 2:
+    most = max(range(len(sheets)), key=lambda i: sum(map(len, sheets[i])))
+    values = sheets[most]
+    alike = [name for name, rows in zip(names, sheets, strict=True) if len(rows) > 1 and rows[0] == values[0]]
+    if len(alike) > 1:
         raise DataError(
-            f"{path}: no rows in the first sheet; give a line of names and a row for every entity and frame"
+            f"{path}: the sheets {alike[:5]} have the same columns; join them in one, with a column task, or save each "
+            "as CSV in a directory of recordings"
         )
+    notes = (f"the sheet {names[most]!r} is read, of {names}",) if len(names) > 1 else ()
+    if len(values) < 2:
+        raise DataError(f"{path}: no rows; give a line of names and a row for every entity and frame")
     used = [i for i in range(len(values[0])) if any(i < len(row) and row[i] is not None for row in values)]
     columns = {}
     for i in used:
@@ -330,7 +340,7 @@ def sheet(path: Path) -> pa.Table:
             columns[name] = pa.array(cells)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             columns[name] = pa.array([None if cell is None else str(cell) for cell in cells])
-    return pa.table(columns)
+    return pa.table(columns), notes
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------

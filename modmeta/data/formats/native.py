@@ -18,6 +18,8 @@ One file holds all splits as plain arrays (nothing is pickled). Only states are 
 Tasks may have different numbers of entities: an absent entity is NaN or masked in all frames; its relations are
 ignored.
 
+Arrays `trial0`, `trial1`, …, or of other numbered names, (frames, entities, features), are a task each, of any length.
+
 States of one recording may have the shape (frames, entities, features); then its mask is (frames, entities), and other
 arrays lack the axis of tasks.
 
@@ -140,6 +142,16 @@ def _renamed(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[Mapping[str,
                 found.append(key)
     if refused is not None and not found:
         raise refused
+    if _are_recordings(arrays, found):
+        parts = [arrays[key] for key in found]
+        frames = max(map(len, parts))
+        states = np.stack([np.pad(part, ((0, frames - len(part)), (0, 0), (0, 0))) for part in parts])
+        seen = np.arange(frames) < np.array([len(part) for part in parts])[:, None, None]
+        whole = {"states": states.swapaxes(1, 2), "task_names": np.array(found)}
+        if not seen.all():
+            whole["mask"] = np.broadcast_to(seen, (len(parts), states.shape[2], frames)).copy()
+        note = f"{found[0]}, {found[1]}, … are recordings, (frames, entities, features), of a task each"
+        return {**{key: arrays[key] for key in arrays if key not in found}, **whole}, (note,)
     if len(found) != 1:
         raise DataError(
             f"{path}: no states among its keys {sorted(arrays)}; name an array of shape (tasks, entities, frames, "
@@ -156,6 +168,17 @@ def _renamed(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[Mapping[str,
         )
     note = f"{found[0]!r}, of shape {arrays[found[0]].shape}, is taken for the states, {axes}"
     return {**{key: arrays[key] for key in arrays if key != found[0]}, "states": arrays[found[0]]}, (note,)
+
+
+def _are_recordings(arrays: Mapping[str, np.ndarray], keys: list[str]) -> bool:
+    """Whether arrays are recordings of the same entities, (frames, entities, features), whose names are numbered."""
+    stems, shapes = {key.rstrip("0123456789") for key in keys}, [arrays[key].shape for key in keys]
+    numbered = len(stems) == 1 and stems.isdisjoint(keys)
+    alike = len({shape[1:] for shape in shapes}) == 1 and all(
+        len(shape) == 3 and shape[0] >= shape[1] for shape in shapes
+    )
+    unnamed = stems == {"arr_"} and len(keys) == 2 and len(set(shapes)) == 1  # perhaps coordinates and velocities
+    return numbered and alike and len(keys) > 1 and not unnamed
 
 
 def _of_recording(where: str, parts: dict[str, Any]) -> dict[str, Any]:

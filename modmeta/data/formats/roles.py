@@ -246,6 +246,8 @@ class _Roles:
         used = {*taken, *(self.features or ()), SPLIT, self.how.task, self.how.frame, self.how.entity}
         left = [name for name in names if name not in used and not is_index(name) and axis_of(name) is None]
         advice = f", such as --{purpose} {left[0]} ({purpose}={left[0]})" if left else f", or add a column {given}"
+        if len(left) > 1:
+            advice = f" among {left} by --{purpose} NAME ({purpose}=NAME)"
         return DataError(
             f"{self.table.path}: no column {given!r} among {names}; name the column of the {purpose}{advice}"
         )
@@ -317,10 +319,14 @@ class _Roles:
             if is_number(kind):
                 continue
             good = [other for other in columns if is_number(self.table.kinds[other])]
+            if re.fullmatch(r", such as '[+-]?\d{1,3}(,\d{3})+(\.\d*)?'", example := self._example(name)):
+                raise DataError(
+                    f"{self.table.path}: column {name!r} has separators of thousands{example}; write numbers without"
+                )
             chosen = motion_order(tuple(good))
             best = ",".join([*chosen[0], *chosen[1]] or good) or "..."
             raise DataError(
-                f"{self.table.path}: column {name!r} is of type {kind}{self._example(name)}; features must be numbers, "
+                f"{self.table.path}: column {name!r} is of type {kind}{example}; features must be numbers, "
                 f"so choose others with features=[{best}], --features {best}"
             )
 

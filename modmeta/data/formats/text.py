@@ -267,7 +267,8 @@ def _member(path: Path) -> IO[bytes]:
     members = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
     if len(members) != 1:
         raise DataError(
-            f"{path} holds {len(members)} files, {[one.filename for one in members][:5]}; unpack it and name one"
+            f"{path} holds {len(members)} files, {[one.filename for one in members][:5]}; unpack it and name one, or "
+            "the directory if they are recordings"
         )
     return archive.open(members[0])
 

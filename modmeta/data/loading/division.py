@@ -12,6 +12,7 @@ from modmeta.errors import DataError
 
 SPLITS = ("train", "valid", "test")
 AUTO = "auto"  # windows of few long recordings
+LEAST_FRAMES = 3  # of tasks to train on
 MANY_GROUPS = 10  # of which whole groups are held out
 
 
@@ -25,6 +26,10 @@ def divided(
 ) -> dict[str, Trajectories]:
     """Training, validation and test tasks of the splits of a file; see `tasks_of`."""
     for name, data in splits.items():
+        if data.num_frames < LEAST_FRAMES:
+            raise DataError(
+                f"{path}, split {name}: {data.num_frames} frames a task; training needs {LEAST_FRAMES} or more"
+            )
         check_moving(data, f"{path}, split {name}")
         check_steps(data, f"{path}, split {name}")
     length = window_of(path, splits, window)

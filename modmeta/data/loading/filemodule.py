@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from modmeta.data import formats
 from modmeta.data.describe import find_positions, in_order, without_others
 from modmeta.data.loading.datamodule import TrajectoryDataModule, sizes_of
-from modmeta.data.loading.division import AUTO, divided, window_of
+from modmeta.data.loading.division import AUTO, LEAST_FRAMES, divided, window_of
 from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last
@@ -62,10 +62,10 @@ class FileDataModule(TrajectoryDataModule):
         if self.velocities == "estimated":
             splits = {name: with_room_for_velocities(data, self.positions) for name, data in splits.items()}
         shortest = min(data.num_frames for data in splits.values())
-        if shortest < self.observed_frames or self.observed_frames < 3:
+        if shortest < self.observed_frames or self.observed_frames < LEAST_FRAMES:
             raise DataError(
-                f"{self.path}: data.observed_frames={self.observed_frames} must be at least 3 and at most {shortest}, "
-                "the number of frames"
+                f"{self.path}: data.observed_frames={self.observed_frames} must be at least {LEAST_FRAMES} and at most "
+                f"{shortest}, the number of frames"
             )
         return _first_frames(self.shares[0], splits, self.observed_frames)
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as parquet
+import pytest
 import scipy.io
 
 Columns = dict[str, list]
@@ -126,6 +127,20 @@ def arrays(name: str = "a.npz", **values: np.ndarray) -> Make:
     return make
 
 
+def workbook(**sheets: dict[str, list]) -> Make:
+    def make(here: Path) -> Path:
+        book = pytest.importorskip("openpyxl").Workbook()
+        book.remove(book.active)
+        for name, table in sheets.items():
+            sheet = book.create_sheet(name)
+            for row in [list(table), *zip(*table.values(), strict=True)]:
+                sheet.append(list(row))
+        book.save(here / "a.xlsx")
+        return here / "a.xlsx"
+
+    return make
+
+
 def matlab73(name: str = "a.mat", **values: np.ndarray) -> Make:
     """As MATLAB does: a header of 512 bytes, then HDF5 with reversed axes."""
 
@@ -209,6 +224,9 @@ def missing(word: str) -> str:
 HABITS: dict[str, Habit] = {
     # separators, decimal marks, line ends
     "csv": Habit(csv(LONG)),
+    "numbered recordings": Habit(arrays(**{f"trial{i}": STATES[i].transpose(1, 0, 2) for i in range(TASKS)},
+                                        features=np.array(NAMES)), note="of a task each"),
+    "the larger sheet": Habit(workbook(remarks={"by": ["me"], "when": ["today"]}, tracks=LONG), note="'tracks'"),
     "semicolon": Habit(csv(LONG, separator=";"), note="semicolons"),
     "decimal comma": Habit(csv(LONG, separator=";", decimal=","), note="','"),
     "tabs": Habit(csv(LONG, separator="\t")),
@@ -273,6 +291,7 @@ HABITS: dict[str, Habit] = {
     "upper case": Habit(csv(renamed(LONG, **{name: name.upper() for name in LONG}))),
     "capitals": Habit(csv(renamed(LONG, task="Task", frame="Frame", entity="Entity", x="X", y="Y", vx="Vx", vy="Vy"))),
     "blanks around names": Habit(csv(renamed(LONG, x=" x", y="y ", frame=" frame "))),
+    "survey": Habit(csv(renamed(XY, x="Easting", y="Northing")), features=("x", "y")),
     "pos_x": Habit(csv(renamed(LONG, x="pos_x", y="pos_y", vx="vel_x", vy="vel_y"))),
     "posX": Habit(csv(renamed(LONG, x="posX", y="posY", vx="velX", vy="velY"))),
     "x_px": Habit(csv(renamed(LONG, x="x_px", y="y_px", vx="vx_px", vy="vy_px"))),

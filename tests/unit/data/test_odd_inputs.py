@@ -22,6 +22,7 @@ from tests.unit.data.habits import (
     text,
     timed,
     wide,
+    workbook,
 )
 from tests.unit.data.test_habits import read
 
@@ -66,6 +67,23 @@ def test_words_for_missing_values(word: str, tmp_path: Path) -> None:
 
 # name, file, what is said, and the options that then work; None where the file must change
 ODD: dict[str, tuple[Make, str, tuple[str, ...] | None]] = {
+    "separators of thousands": (
+        csv(LONG | {"x": [f"{1e4 * x:,.1f}" for x in LONG["x"]]}, separator=";"),
+        "column 'x' has separators of thousands, such as '.*'; write numbers without",
+        None,
+    ),
+    "names in another language": (
+        csv(renamed(LONG, task="Versuch", frame="Zeit", entity="Tier")),
+        r"no column 'frame' among .* among \['Versuch', 'Zeit', 'Tier'\] by --frame NAME",
+        ("--task", "Versuch", "--frame", "Zeit", "--entity", "Tier"),
+    ),
+    "sheets of recordings": (
+        workbook(first=columns(tasks=1), second=columns(tasks=1)),
+        r"sheets \['first', 'second'\] have the same columns; join them in one, with a column task",
+        None,
+    ),
+    "an archive": (file("a.tar.gz", b"-"), "is an archive; unpack it", None),
+    "R": (file("a.rds", b"-"), "convert it in R: write.csv", None),
     "text column": (
         csv(LONG | {"species": ["mouse"] * COUNT}),
         r"column 'species' is of type string, such as 'mouse'; features must be numbers.*--features x,y,vx,vy",
@@ -306,6 +324,21 @@ def test_one_line_names_the_remedy(name: str, tmp_path: Path, monkeypatch: pytes
         data = read(path, remedy)
         assert data.num_entities == 3
         assert np.isfinite(data.states).all()
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "pkl", "dta"])
+def test_tables_of_other_programs_name_the_lines_that_convert_them(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    frame = pandas.DataFrame(LONG)
+    write = {"json": frame.to_json, "pkl": frame.to_pickle, "dta": frame.to_stata}
+    write.get(kind, lambda path: frame.to_json(path, orient="records", lines=True))(f"a.{kind}")
+    with pytest.raises(DataError, match=rf"a\.{kind}: \.{kind} is not read; convert it in Python") as caught:
+        read(Path(f"a.{kind}"))
+    exec(str(caught.value).partition("in Python: ")[2].partition("; a pickle")[0], {})
+    np.testing.assert_allclose(read(Path("a.csv")).states, STATES, atol=1e-6)
 
 
 def test_entities_of_fractions_are_names(tmp_path: Path) -> None:
