@@ -69,7 +69,14 @@ def _with_hydra(*words: str) -> DictConfig:
 
 def configured(*words: str) -> DictConfig:
     """As `compose`, for tests that write nothing."""
-    config = _with_hydra(*words)
+    return _apart(_with_hydra(*words), ".")
+
+
+def _apart(config: DictConfig, directory: str) -> DictConfig:
+    """A configuration without Hydra's own, which is set, since values refer to it."""
+    with open_dict(config):
+        config.hydra.runtime.output_dir = directory
+    HydraConfig.instance().set_config(config)
     with open_dict(config):
         config.pop("hydra")
     return config
@@ -77,13 +84,7 @@ def configured(*words: str) -> DictConfig:
 
 def compose(directory: Path, *overrides: str) -> DictConfig:
     """The configuration of `python train.py OVERRIDES` with its output under `directory`."""
-    config = _with_hydra(*overrides, f"data_dir={directory.parent / 'data'}")
-    with open_dict(config):
-        config.hydra.runtime.output_dir = str(directory)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        config.pop("hydra")
-    return config
+    return _apart(_with_hydra(*overrides, f"data_dir={directory.parent / 'data'}"), str(directory))
 
 
 @contextmanager
