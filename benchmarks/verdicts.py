@@ -1,14 +1,15 @@
 """Verdicts and confidence where it is known what there is to find: worlds, shuffled partners, noise.
 
     python -m benchmarks.verdicts DIR/heat.npz DIR/fish8.npz:2 --variants real shuffled --seeds 0 1
-    python -m benchmarks.verdicts noise walks own rates coupled=0.05 neurons --tasks 60
+    python -m benchmarks.verdicts noise walks own drifts coupled=0.05 neurons --tasks 60
     python -m benchmarks.verdicts DIR/heat.npz --variants random few one       # deliberately bad runs
     python -m benchmarks.verdicts --table                                      # docs/benchmarks/verdicts.md and .png
 
 A source is a file with `train`, `test`, `test_relations` as `benchmarks.worlds` reads it; with `positions` (frames,
 entities, coordinates) of one recording, cut into windows; or with `states` and one graph, `relations`, for all tasks;
-`:P` says that features begin with P coordinates. Or a name of `benchmarks.textbook`, or of `MADE`. Every row is a file
-in results/verdicts, and is not measured again.
+or a table without relations, of which every task keeps as many entities as the smallest has. `:P` says that features
+begin with P coordinates. Or a name of `benchmarks.textbook`, or of `MADE`. Every row is a file in results/verdicts, and
+is not measured again.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from torchmetrics.functional.classification import binary_auroc
 import modmeta
 from benchmarks.textbook import WORLDS, make
 from benchmarks.worlds import ROOT
+from modmeta.data import formats
 from modmeta.errors import UserError
 from modmeta.evaluation.calibration import calibration_error, to_relations
 from modmeta.evaluation.matching import Confusion, match_labels
@@ -112,7 +114,7 @@ def own(generator: torch.Generator, tasks: int) -> Tensor:
     return ((0.5 + size) * (-0.02 * t).exp() * ((0.1 + 0.3 * rate) * t + 7 * phase).sin()).unsqueeze(-1)
 
 
-def rates(generator: torch.Generator, tasks: int) -> Tensor:
+def drifts(generator: torch.Generator, tasks: int) -> Tensor:
     """Constant rates of change."""
     start, rate = torch.randn(2, tasks, ENTITIES, 1, generator=generator).double()
     return (start + 0.1 * rate * torch.arange(FRAMES)).unsqueeze(-1)
@@ -132,7 +134,7 @@ def logistic(generator: torch.Generator, tasks: int) -> Tensor:
 
 
 MADE: dict[str, Callable[[torch.Generator, int], Tensor]] = {
-    "noise": noise, "walks": walks, "own": own, "rates": rates, "constants": constants, "logistic": logistic,
+    "noise": noise, "walks": walks, "own": own, "drifts": drifts, "constants": constants, "logistic": logistic,
 }  # fmt: skip
 
 
@@ -171,6 +173,10 @@ def read(name: str, tasks: int, seed: int) -> Source:
         return Source(world.states[:tasks], world.states[tasks:], relations, int(relations.max()) + 1)
     path, _, coordinates = name.partition(":")
     words = (f"data.positions={coordinates}",) if coordinates else ()
+    if path.endswith(".csv"):
+        (data,) = formats.load(path).values()
+        states = torch.as_tensor(data.states)[:, : min(data.sizes)]
+        return Source(states, states, None, 2, words)
     with np.load(path, allow_pickle=False) as file:
         if "positions" in file:
             windows = _windows(file["positions"].astype(float))
