@@ -65,8 +65,9 @@ found; the limit of chance was raised from 1 of 200 to 1 of 100 before the rows.
 commits in their files are those of the branch at the time. coupled=0.1 to 0.2, flock, linear, regulation and opinions
 ran again on up to 200 new tasks, not 60, once training tasks counted in calibration. neurons and grid were stopped
 unfinished. flock, opinions (seed 0), coupled=0.1 (seed 0), rates, netsim3 and single_file (pedestrians, three of each
-window) ran once temperatures also came from exchanged structures; all other rows are of earlier code. drifts was called
-rates. coupled=0.5 grows without bound, so its runs are refused. Where one edge type less leaves a single one,
+window) ran once temperatures also came from exchanged structures; all other rows are of earlier code. A + behind
+a commit of these: documentation was being edited. drifts was called rates. coupled=0.5
+grows without bound, so its runs are refused. Where one edge type less leaves a single one,
 every pair has it; nothing is claimed, and the row counts only as a verdict.
 
 """
@@ -359,7 +360,7 @@ def picture(rows: list[dict[str, Any]]) -> Figure:
                 label = f"{name}, run made bad" if bad else name
                 ax.plot(*points, marker, color=color, markersize=5, alpha=0.7, label=label)
     ax.set(xlabel="mean probability of the relation named", ylabel="edges right")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="lower right")
     return figure
 
 
