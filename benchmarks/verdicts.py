@@ -347,7 +347,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 def picture(rows: list[dict[str, Any]]) -> Figure:
     """Edges right over the mean probability claimed, a point for every row with labels and several edge types."""
-    figure = Figure(figsize=(4.2, 4), layout="constrained")
+    figure = Figure(figsize=(4.2, 4.5), layout="constrained")
     ax = figure.subplots()
     ax.plot([0.3, 1], [0.3, 1], color="0.7", linewidth=1)
     rows = [row for row in rows if _names_types(row)]
@@ -360,7 +360,7 @@ def picture(rows: list[dict[str, Any]]) -> Figure:
                 label = f"{name}, run made bad" if bad else name
                 ax.plot(*points, marker, color=color, markersize=5, alpha=0.7, label=label)
     ax.set(xlabel="mean probability of the relation named", ylabel="edges right")
-    ax.legend(fontsize=7, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=6)
     return figure
 
 
