@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.evaluation.posterior import exact_of, table
+from modmeta.evaluation.posterior import check_weighable, exact_of, table
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import all_rows, from_matrix, to_matrix
 from modmeta.model.dynamics.base import summed
@@ -60,6 +60,9 @@ def temperatures(
         start: temperature of the first draws.
         fit: the temperature that suits tasks best.
         generator: of draws.
+
+    Raises:
+        TaskError: energies overflow.
     """
     found = [infer(search, model, None, states, generator).structure for states in tasks]
     sized = [
@@ -106,7 +109,7 @@ def _drawn(
         chances = exact_of(search)(energies, structure, k, temperature)
         drawn = to_matrix(torch.multinomial(chances.flatten(0, 2), 1, generator=generator).view(chances.shape[:3]))
         return from_matrix(drawn.triu(1) + drawn.triu(1).mT)
-    weights = (-energies / temperature).softmax(-1)
+    weights = (-check_weighable(energies) / temperature).softmax(-1)
     chosen = torch.multinomial(weights.flatten(0, 1), 1, generator=generator).view(weights.shape[:2])
     return all_rows(s, k, energies.device)[chosen]
 
