@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta.evaluation.exchange import Exchanged, temperatures
 from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
 from modmeta.evaluation.posterior import enumerable, exact_of, scorer, table
 from modmeta.model.model import RelationalModel
@@ -20,6 +21,7 @@ WINDOWS = (10, 20, 49)  # frames
 TEMPERATURES = np.geomspace(1, 3000, 61)  # candidates; at least 1, so never sharper than the likelihood
 COARSE = TEMPERATURES[::4]
 TASKS = 100  # at most
+FAR = 8  # times the observed frames, up to where temperatures are extrapolated
 AHEAD = 20  # steps of forecasts whose bands are fitted
 
 
@@ -65,7 +67,8 @@ def calibrate(
     """Fits temperatures to known relations by maximum likelihood, for windows of the first frames.
 
     Without labels, windows of up to half of the frames at either end of a recording must agree as well as they claim
-    to, see `disagreement`.
+    to, see `disagreement`; and windows of all lengths must find structures that are exchanged as well as they claim to,
+    see `modmeta.evaluation.exchange`.
 
     Args:
         model: trained model.
@@ -80,31 +83,73 @@ def calibrate(
     generator = torch.Generator(scenes[0][0].device).manual_seed(seed)
     known = [labels for _, labels in scenes if labels is not None]
     t = scenes[0][0].shape[2] // (1 if known else 2)
-    windows = tuple(sorted({min(window, t) for window in windows}))
+    windows = tuple(sorted({max(3, min(window, t)) for window in windows}))
     truth = torch.cat([labels.flatten() for labels in known]) if known else None
 
     def chances(posteriors: Sequence[Any], temperature: float) -> Tensor:
         parts = [to_relations(posterior(temperature), module_to_relation) for posterior in posteriors]
         return torch.cat([part.flatten(0, -2) for part in parts])
 
+    states = [part for part, _ in scenes] + list(() if known else more)
     found = []
     for window in windows:
-        size, ends = max(window, 3), []
-        for part in (slice(size), slice(-size, None))[: 1 if known else 2]:
-            compared = [*(states for states, _ in scenes), *(() if known else more)]
-            ends.append([tempered(model, search, states[:, :, part], generator) for states in compared])
-        losses = []
-        for temperature in TEMPERATURES.tolist():
+        ends = []
+        for part in (slice(window), slice(-window, None))[: 1 if known else 2]:
+            ends.append([tempered(model, search, seen[:, :, part], generator) for seen in states])
+
+        def loss(temperature: float, ends: list[Any] = ends) -> float:
             said = [chances(end, temperature) for end in ends]
-            losses.append(disagreement(*said) if truth is None else nll(said[0], truth))
-        found.append(float(TEMPERATURES[int(np.argmin(losses))]))
-    fitted = Calibration(tuple(max(window, 3) for window in windows), tuple(found))
+            return disagreement(*said) if truth is None else nll(said[0], truth)
+
+        found.append(_least(loss))
+    fitted = Calibration(windows, tuple(found))
+    if truth is None:
+        fitted = _no_surer(fitted, model, search, states, module_to_relation, generator)
 
     def weighed(seen: Tensor) -> Tensor:
         chances: Tensor = tempered(model, search, seen, generator)(fitted.at(seen.shape[2]))
         return chances
 
     return fitted._replace(bands=_bands(model, [(states, weighed) for states, _ in scenes], generator))
+
+
+def _least(loss: Callable[[float], float]) -> float:
+    """The temperature of least loss, near the best of the coarse ones."""
+    place = 4 * int(np.argmin([loss(at) for at in COARSE.tolist()]))
+    near = TEMPERATURES[max(0, place - 3) : place + 4].tolist()
+    return float(near[int(np.argmin([loss(at) for at in near]))])
+
+
+def _no_surer(
+    ends: Calibration, model: RelationalModel, search: Search, tasks: Sequence[Tensor], module_to_relation: Tensor,
+    generator: torch.Generator,
+) -> Calibration:  # fmt: skip
+    """Temperatures of agreement between ends, raised to those at which exchanged structures are found.
+
+    Both ends share laws, and what is wrong with these near where both meet; exchanged structures have all frames, but
+    errors that are less theirs. Beyond the observed frames temperatures grow as they did up to them, at most as the
+    number of frames does: then more frames tell no more.
+    """
+    t, k = tasks[0].shape[2], model.dynamics.num_edge_modules
+    several = [states for states in tasks if len(states) > 1]
+    if not several or any(not enumerable(of.shape[1], k, search.enumerate_up_to) for of in several) or model.noise:
+        return ends
+    windows = sorted({*ends.frames, t})
+
+    def fit(parts: list[Exchanged]) -> float:
+        truth = torch.cat([module_to_relation[part.truth].flatten() for part in parts])
+
+        def loss(temperature: float) -> float:
+            chances = [to_relations(part.posterior(temperature), module_to_relation) for part in parts]
+            return nll(torch.cat([part.flatten(0, -2) for part in chances]), truth)
+
+        return _least(loss)
+
+    told = temperatures(model, search, several, windows, ends.at(t), fit, generator)
+    least = [max(mine, ends.at(window)) for window, mine in zip(windows, told, strict=True)]
+    growth = np.log(least[-1] / least[0]) / np.log(windows[-1] / windows[0]) if len(windows) > 1 else 0.0
+    far = least[-1] * FAR ** float(np.clip(growth, 0, 1))
+    return ends._replace(frames=(*windows, FAR * t), temperatures=(*least, far))
 
 
 @torch.no_grad()

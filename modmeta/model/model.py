@@ -162,7 +162,9 @@ class RelationalModel(nn.Module):
         """
         return self.scorer(states, log_scale, mask)(summed(messages, rows), types)
 
-    def scorer(self, states: Tensor, log_scale: Tensor | None = None, mask: Tensor | None = None) -> Score:
+    def scorer(
+        self, states: Tensor, log_scale: Tensor | None = None, mask: Tensor | None = None, targets: Tensor | None = None
+    ) -> Score:
         """Returns a function of summed messages (B, N, M, T - 1, C), node modules (B, N, M) to energies (B, N, M).
 
         With a mask, summed messages are those of `messages`, with their variances.
@@ -171,11 +173,13 @@ class RelationalModel(nn.Module):
             states: observed states (B, N, T, D).
             log_scale: result of `log_scale(states)`, if already computed.
             mask: how well steps are known, (B, N, T - 1); None for all observed.
+            targets: changes to explain, (B, N, T - 1, D); None for those observed.
 
         Raises:
             UserError: frames are missing and the model has observation noise.
         """
-        respond, targets = self.dynamics.along(states), self.dynamics.targets(states).unsqueeze(2)
+        respond = self.dynamics.along(states)
+        targets = (self.dynamics.targets(states) if targets is None else targets).unsqueeze(2)
         scale = self.log_scale(states) if log_scale is None else log_scale
         if scale.dim() == 4:
             scale = scale.unsqueeze(2)
