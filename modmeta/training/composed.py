@@ -3,6 +3,7 @@
 Letters: B tasks, P points, I inputs, O outputs, S slots, F of these with a choice, K modules, R hidden functions.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from modmeta.compositions.births import forget, renew
 from modmeta.compositions.chains import chain_start, chains, teach
 from modmeta.compositions.cold_start import adds, cold_start
-from modmeta.compositions.infer import Structures, found, functions, infer, posterior, weighed
+from modmeta.compositions.infer import Structures, few, found, functions, infer, posterior, weighed
 from modmeta.compositions.problem import (
     ComposedModel,
     CompositionProblem,
@@ -131,6 +132,11 @@ class ComposedBounceGrad(BankedModule, FewShot):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        points, name = min((self.support, "data.support"), (self.searched, "method.searched"))
+        outputs = data.splits["train"].y.shape[2]
+        if (told := few(self.model, points * outputs)) and self.trainer.is_global_zero:
+            print(f"warning: {name}={points}: {told}; set it to {-(-len(self._free) // outputs)} at least",
+                  file=sys.stderr)  # fmt: skip
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
         most = int(data.splits["train"].slots.max()) + 1 if data.splits["train"].slots.numel() else 0
         if most > self.num_functions:
