@@ -44,6 +44,7 @@ from modmeta.training.module import Scheduler
 HOLD = 0.5  # of the run, in which modules learn the structures of a cold start
 RENEWALS = (0.05, 0.8)  # first and last part of the run in which modules are renewed
 LOOKED_AT = 200  # tasks, by which modules are judged
+AT_ONCE = 500  # tasks that are searched at once after that
 TEMPERATURES = [float(part) for part in np.geomspace(1, 500, 28)]  # of the posterior, from which one is chosen
 
 
@@ -233,6 +234,18 @@ class ComposedBounceGrad(BankedModule, FewShot):
         x, y = train.x[ids].to(self.device), train.y[ids].to(self.device)
         replaced = renew(self.model, x, y, self.explained, self.generator)
         forget(self.all_optimizers()[0].optimizer, self.model, replaced)
+        if replaced:
+            self._search_all(train)
+
+    def _search_all(self, train: Any) -> None:
+        """A search step for all tasks, or structures from before a module was replaced would make it what it was."""
+        assert self.bank is not None
+        assert self.generator is not None
+        kernel, part = kernel_of(self.search, self.model), slice(self.searched)
+        for ids in self.bank.task_ids.split(AT_ONCE):
+            problem = self._problem(train.x[ids, part].to(self.device), train.y[ids, part].to(self.device), None)
+            new, info = kernel(self.generator, self.bank.get(ids), problem, self.temperature.value)
+            self.bank.put(ids, new, info.energies)
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 
