@@ -55,7 +55,8 @@ class ComposedBounceGrad(BankedModule, FewShot):
     2. *Gradient steps* on the other points, structures fixed: the first on this batch, with tasks of the bank beside
        it, the others on tasks of the bank alone, whose structures cost nothing.
     3. *Proposal step*, where structures are too many to enumerate.
-    4. Every `renewed` batches, modules that are not needed are replaced (`modmeta.compositions.births`).
+    4. Every `renewed` batches, modules that are not needed are replaced (`modmeta.compositions.births`), and
+       structures of all tasks searched anew.
 
     Args:
         model: libraries and their composition.
