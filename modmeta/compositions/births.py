@@ -1,20 +1,20 @@
 """New modules for tasks that no structure explains yet.
 
 Gradient steps and search alone leave some modules as blends of what they should be, and others twice: a local optimum
-that heat does not undo. So, now and then, the module that is missed least gives way to a new one, born from a single
-task: in one slot, or in all slots of its library, between modules that explain other tasks, a fresh module is fitted to
-some of its points, in all such contexts at once; contexts that fit worst are given up early. Where the other points of
-the task follow too, the function is real, for a fresh module between wrong ones fits but does not generalise. Where
-none is born, half of the modules that are not needed begin anew at random.
+that heat does not undo. So, now and then, a module gives way to a new one, born from a single task: in one slot, or in
+all slots of its library, between modules that explain other tasks, a fresh module is fitted to some of its points, in
+all such contexts at once; contexts that fit worst are given up early. Where the other points of the task follow too,
+the function is real, for a fresh module between wrong ones fits but does not generalise. Where none is born, half of
+the modules that are not needed begin anew at random.
 
 One task does not tell a function everywhere, and where modules weigh others, many a function explains it. So the best
-few are fitted on, to all tasks at once that they explain better, each in its best structure. The one under which all
-tasks have the least energy is born, and takes the place of a module that is needed only where that energy is below
-today's.
+few are fitted on, to all tasks at once that they explain better, each in its best structure. The one is born, in place
+of the module, under which all tasks have the least energy; a module that is needed stays unless that is below today's.
 
 Letters: B tasks, P points, M structures, S slots, K modules, E contexts, F fresh modules.
 """
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from modmeta.compositions.library import Library
 from modmeta.compositions.problem import ComposedModel
-from modmeta.shapes import Bool, Float, Int
+from modmeta.shapes import Float, Int
 
 SHOWN = 40  # tasks that are not explained, to which one fresh module in all slots is fitted each
 TASKS = 4  # of these, to which fresh modules in single slots are fitted
@@ -90,8 +90,9 @@ def renew(
         What was replaced.
     """
     squares, structures = model.every(x, y), model.structures(x.device)
-    still_open = squares.amin(1) >= explained
-    if not still_open.any():
+    least = squares.amin(1)
+    solved = int((least < explained).sum())
+    if solved == len(x):
         return []
     replaced = []
     names = model.composition.slots
@@ -100,20 +101,18 @@ def renew(
         slots, size = [i for i, one in enumerate(names) if one == name], len(model.libraries[name])  # type: ignore[arg-type]
         lacking[name] = without(squares, structures, slots, size)
         needed[name] = necessity(squares, lacking[name], explained)
-        good[name] = needed[name] > RARE * (~still_open).sum() * len(slots) / size
+        good[name] = needed[name] > RARE * solved * len(slots) / size
     several = [name for name in good if len(good[name]) > 1]
     for name in [name for name in several if not good[name].all()] or several:
         library, spare = model.libraries[name], (~good[name]).nonzero().squeeze(1)
-        energies = model.energy(lacking[name], 1)
-        place = int(energies.sum(0).argmin())
-        born = bear(model, name, place, energies[:, place], x, y, still_open, good, explained, generator)
+        born = bear(model, name, least, lacking[name], x, y, good, explained, generator)
         if born is None:
             mixed = torch.randperm(len(spare), generator=generator, device=generator.device)
             modules = spare[mixed[: (len(spare) + 1) // 2]]
             weights = anew(library, len(modules), generator)  # type: ignore[arg-type]
         else:
-            better = born.energy < float(model.energy(squares.amin(1), 1).sum())
-            modules = torch.tensor([place] if better or not needed[name][place] else [], dtype=torch.long)
+            better = born.energy < float(model.energy(least, 1).sum())
+            modules = torch.tensor([born.place] if better or not needed[name][born.place] else [], dtype=torch.long)
             weights = born.weights
         if len(modules):
             write(library, modules, weights)  # type: ignore[arg-type]
@@ -126,16 +125,18 @@ class Born(NamedTuple):
 
     Attributes:
         weights: (1, ...) each.
-        energy: of all tasks with it, nats a number.
+        place: module that it replaces best.
+        energy: of all tasks then, nats a number.
     """
 
     weights: dict[str, Tensor]
+    place: int
     energy: float
 
 
 def bear(
-    model: ComposedModel, name: str, place: int, lacking: Float[Tensor, " B"], x: Float[Tensor, "B P I"],
-    y: Float[Tensor, "B P O"], still_open: Bool[Tensor, " B"], good: dict[str, Tensor], explained: float,
+    model: ComposedModel, name: str, least: Float[Tensor, " B"], lacking: Float[Tensor, "B K"],
+    x: Float[Tensor, "B P I"], y: Float[Tensor, "B P O"], good: dict[str, Tensor], explained: float,
     generator: torch.Generator,
 ) -> Born | None:  # fmt: skip
     """A module of a library that explains an open task, and under which all tasks have the least energy; None if none.
@@ -143,18 +144,15 @@ def bear(
     Args:
         model: composition.
         name: of the library.
-        place: module in whose place it is judged.
-        lacking: energies of tasks without that module.
+        least: mean squared errors of the best structures of tasks.
+        lacking: those `without` each module.
         x: points of tasks.
         y: their values.
-        still_open: whether no structure explains a task.
         good: whether modules of each library are needed, (K,) each.
-        explained: mean squared error below which a task is explained.
+        explained: mean squared error below which a task is explained; some are not.
         generator: of choices.
     """
-    library = model.libraries[name]
-    assert isinstance(library, Library)
-    some = still_open.nonzero().squeeze(1)
+    some = (least >= explained).nonzero().squeeze(1)
     some = some[torch.randperm(len(some), generator=generator, device=generator.device)[:SHOWN]]
     rows, task = _contexts(model, name, len(some), good, generator)
     if not len(rows):
@@ -163,35 +161,44 @@ def bear(
     fit = [number for number in left.argsort()[:WEIGHED].tolist() if left[number] < explained]
     if not fit:
         return None
-    slots = [i for i, one in enumerate(model.composition.slots) if one == name]
-    using = model.structures(x.device)
-    using = using[(using[:, slots] == place).any(1)]
-    before = {key: part[place : place + 1].clone() for key, part in library.named_parameters()}
+    size, slots = len(good[name]), [i for i, one in enumerate(model.composition.slots) if one == name]
+    wide, library = _with_one_more(model, name)
+    using = wide.structures(x.device)
+    using = using[(using[:, slots] == size).any(1)]  # (M, S)
 
-    def judged(number: int, tasks: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies (b,) of tasks in their best structures with a fresh module, and these, (b, S)."""
-        write(library, torch.tensor([place]), {key: part[number : number + 1] for key, part in fresh.items()})
-        rows = using.expand(len(tasks), -1, -1)
-        least, best = model.some(x[tasks], y[tasks], rows).min(1)
-        return model.energy(least, 1), using[best]
+    @torch.no_grad()
+    def judged(number: int, tasks: Tensor) -> Tensor:
+        """Mean squared errors (b, M) of tasks in structures with a fresh module."""
+        write(library, torch.tensor([size]), {key: part[number : number + 1] for key, part in fresh.items()})
+        return wide.some(x[tasks], y[tasks], using.expand(len(tasks), -1, -1))
 
-    every = torch.arange(len(x), device=x.device)
-    with torch.no_grad():
-        found = [judged(number, some) for number in fit]
-        gains = torch.stack([lacking[some] - energies for energies, _ in found]).clamp_min(0).sum(1)
-        best = gains.argsort(descending=True)[:REFINED].tolist()
-    fresh = {key: part[[fit[number] for number in best]] for key, part in fresh.items()}
-    better = torch.stack([found[number][0] < lacking[some] for number in best])  # (F, b)
-    rows = torch.stack([found[number][1] for number in best])
-    of, which = better.nonzero(as_tuple=True)
+    squares, best = torch.stack([judged(number, some) for number in fit]).min(2)  # (F, b)
+    gains = (model.energy(least[some], 1) - model.energy(squares, 1)).clamp_min(0).sum(1)
+    chosen = gains.argsort(descending=True)[:REFINED]
+    fresh = {key: part[[fit[number] for number in chosen.tolist()]] for key, part in fresh.items()}
+    of, which = (squares[chosen] < least[some]).nonzero(as_tuple=True)
     mine = torch.tensor([one == name for one in model.composition.slots], device=x.device)
-    rows = torch.where(mine & (rows == place), -1, rows)[of, which]
+    rows = using[best[chosen]][of, which]
+    rows = torch.where(mine & (rows == size), -1, rows)
     _descend(model, name, fresh, rows, of, x[some[which]], y[some[which]], STEPS, True)
-    with torch.no_grad():
-        energies = [float(torch.minimum(lacking, judged(number, every)[0]).sum()) for number in range(len(best))]
-        write(library, torch.tensor([place]), before)
-    number = energies.index(min(energies))
-    return Born({key: part[number : number + 1].detach() for key, part in fresh.items()}, energies[number])
+    every, energies = torch.arange(len(x), device=x.device), []
+    for number in range(len(chosen)):
+        others = without(judged(number, every), using, slots, size)  # (B, K), in whose place the module comes
+        energies.append(model.energy(torch.minimum(lacking, others), 1).sum(0))
+    total = torch.stack(energies)
+    number, place = divmod(int(total.argmin()), size)
+    weights = {key: part[number : number + 1].detach() for key, part in fresh.items()}
+    return Born(weights, place, float(total[number, place]))
+
+
+def _with_one_more(model: ComposedModel, name: str) -> tuple[ComposedModel, Library]:
+    """A copy whose library of this name has another module, and that library."""
+    wide = deepcopy(model)
+    library = wide.libraries[name]
+    assert isinstance(library, Library)
+    for part in library.parameters():
+        part.data = torch.cat((part.data, part.data[:1]))
+    return wide, library
 
 
 def _fitted(
