@@ -1,5 +1,6 @@
 """The Python interface to trained compositions: structures of new tasks of few-shot regression, and their values."""
 
+import warnings
 from dataclasses import fields
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modmeta.compositions.infer import Structures
+from modmeta.compositions.infer import Structures, few
 from modmeta.errors import DataError
 from modmeta.training.checkpoints.loading import built
 from modmeta.training.composed import ComposedBounceGrad
@@ -43,6 +44,8 @@ class FunctionModel:
         given, values = self._given(x, "x", "inputs"), self._given(y, "y", "outputs")
         if given.shape[:2] != values.shape[:2]:
             raise DataError(f"x has tasks and points {tuple(given.shape[:2])}, but y has {tuple(values.shape[:2])}")
+        if told := few(self.module.model, values[0].numel()):
+            warnings.warn(f"{told}; give more examples, or heed `probability`", stacklevel=2)
         parts = [self.module.infer(*some) for some in zip(given.split(BATCH), values.split(BATCH), strict=True)]
         return Structures(
             **{part.name: torch.cat([getattr(one, part.name) for one in parts]) for part in fields(Structures)}

@@ -45,6 +45,17 @@ class Structures:
     energies: Float[Tensor, " B"]
 
 
+def few(model: ComposedModel, numbers: int) -> str | None:
+    """What to say of tasks whose examples have fewer numbers, P times O, than there are slots with a choice."""
+    slots = sum(size > 1 for size in model.sizes)
+    if numbers >= slots:
+        return None
+    return (
+        f"the examples of a task are {numbers} number{'s' * (numbers > 1)}, fewer than the {slots} slots whose modules "
+        "they should tell, so several structures may fit them alike"
+    )
+
+
 @torch.no_grad()
 def found(problem: CompositionProblem, search: Search, seed: int) -> Structure:
     """The best structures of tasks; the same for the same input.

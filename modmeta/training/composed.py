@@ -3,6 +3,7 @@
 Letters: B tasks, P points, I inputs, O outputs, S slots, F of these with a choice, K modules, R hidden functions.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from modmeta.compositions.births import forget, renew
 from modmeta.compositions.chains import chain_start, chains, teach
 from modmeta.compositions.cold_start import adds, cold_start
-from modmeta.compositions.infer import Structures, found, functions, infer, posterior, weighed
+from modmeta.compositions.infer import Structures, few, found, functions, infer, posterior, weighed
 from modmeta.compositions.problem import (
     ComposedModel,
     CompositionProblem,
@@ -43,6 +44,7 @@ from modmeta.training.module import Scheduler
 HOLD = 0.5  # of the run, in which modules learn the structures of a cold start
 RENEWALS = (0.05, 0.8)  # first and last part of the run in which modules are renewed
 LOOKED_AT = 200  # tasks, by which modules are judged
+AT_ONCE = 500  # tasks that are searched at once after that
 TEMPERATURES = [float(part) for part in np.geomspace(1, 500, 28)]  # of the posterior, from which one is chosen
 
 
@@ -53,7 +55,8 @@ class ComposedBounceGrad(BankedModule, FewShot):
     2. *Gradient steps* on the other points, structures fixed: the first on this batch, with tasks of the bank beside
        it, the others on tasks of the bank alone, whose structures cost nothing.
     3. *Proposal step*, where structures are too many to enumerate.
-    4. Every `renewed` batches, modules that are not needed are replaced (`modmeta.compositions.births`).
+    4. Every `renewed` batches, modules that are not needed are replaced (`modmeta.compositions.births`), and
+       structures of all tasks searched anew.
 
     Args:
         model: libraries and their composition.
@@ -131,6 +134,11 @@ class ComposedBounceGrad(BankedModule, FewShot):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        points, name = min((self.support, "data.support"), (self.searched, "method.searched"))
+        outputs = data.splits["train"].y.shape[2]
+        if (told := few(self.model, points * outputs)) and self.trainer.is_global_zero:
+            print(f"warning: {name}={points}: {told}; set it to {-(-len(self._free) // outputs)} at least",
+                  file=sys.stderr)  # fmt: skip
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
         most = int(data.splits["train"].slots.max()) + 1 if data.splits["train"].slots.numel() else 0
         if most > self.num_functions:
@@ -227,6 +235,18 @@ class ComposedBounceGrad(BankedModule, FewShot):
         x, y = train.x[ids].to(self.device), train.y[ids].to(self.device)
         replaced = renew(self.model, x, y, self.explained, self.generator)
         forget(self.all_optimizers()[0].optimizer, self.model, replaced)
+        if replaced:
+            self._search_all(train)
+
+    def _search_all(self, train: Any) -> None:
+        """A search step for all tasks, or structures from before a module was replaced would make it what it was."""
+        assert self.bank is not None
+        assert self.generator is not None
+        kernel, part = kernel_of(self.search, self.model), slice(self.searched)
+        for ids in self.bank.task_ids.split(AT_ONCE):
+            problem = self._problem(train.x[ids, part].to(self.device), train.y[ids, part].to(self.device), None)
+            new, info = kernel(self.generator, self.bank.get(ids), problem, self.temperature.value)
+            self.bank.put(ids, new, info.energies)
 
     # ---- tasks never trained on ------------------------------------------------------------------------------------
 

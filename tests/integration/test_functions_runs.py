@@ -65,6 +65,19 @@ def test_settings_of_the_search_that_cannot_be_are_named(tmp_path: Path) -> None
         run(tmp_path / "one", *words, "method.searched=16")
 
 
+def test_fewer_examples_than_slots_are_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*RUNS["sum"], *TINY, "method.num_functions=1")  # which ends the run before its first step
+    for name, warned in (
+        ("data.support=2", ""),
+        ("data.support=1", "data.support=1"),
+        ("method.searched=1", "method.searched=1"),
+    ):
+        with pytest.raises(UserError, match=r"method\.num_functions=1"):
+            run(tmp_path / name, *words, name)
+        line = f"warning: {warned}: the examples of a task are 1 number, fewer than the 2 slots"
+        assert (line in capsys.readouterr().err) == bool(warned)
+
+
 def test_few_shot_methods_on_trajectories_are_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"method\.support is taken from data\.support, which is not set; choose a `data`"
@@ -91,6 +104,8 @@ def test_a_trained_composition_infers_structures_with_probabilities(tmp_path: Pa
         model.infer(x, torch.where(torch.arange(12).view(2, 6, 1) == 9, torch.nan, y))
     with pytest.raises(UserError, match="composes modules for functions"):
         load_relational(tmp_path / "run")
+    with pytest.warns(UserWarning, match="1 number, fewer than the 2 slots whose .* give more examples, or heed"):
+        model.infer(x[:, :1], y[:, :1])
     older = checkpoint(tmp_path / "run")
     del older["state_dict"]["calibrated"], older["state_dict"]["twin"]  # as before probabilities were calibrated
     save(older, tmp_path / "older.ckpt")

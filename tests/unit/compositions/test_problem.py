@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modmeta.compositions import Chain, ComposedModel, Concatenate, Library, SetProposal, Sum
-from modmeta.compositions.births import necessity, renew
+from modmeta.compositions.births import necessity, renew, without
 from modmeta.compositions.cold_start import cold_start
 from modmeta.compositions.problem import CompositionProblem, enumerates, every_structure, kernel_of, random_slots
 from modmeta.errors import UserError
@@ -114,7 +114,8 @@ def test_a_module_is_born_where_one_is_missing() -> None:
         loss.backward()
         optimizer.step()
     structures = made.structures()
-    needed = necessity(made.every(x, y), structures, [0, 1], 3, 0.01)
+    squares = made.every(x, y)
+    needed = necessity(squares, without(squares, structures, [0, 1], 3), 0.01)
     assert (needed > 10).all()
     with torch.no_grad():
         for part in made.libraries["f"].parameters():
