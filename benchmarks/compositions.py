@@ -8,7 +8,7 @@
     python -m benchmarks.compositions --table            # docs/benchmarks/compositions.md from all that was measured
 
 Every row is a run of `train.py` as a user would start it, on one thread. All methods of a world have the same tasks;
-baselines have the epochs below, with which MAML takes at least our seconds of the processor. *Exact* does not learn:
+baselines have the epochs below, with which MAML takes about our seconds of the processor. *Exact* does not learn:
 it scores all structures of the hidden functions themselves. Writes `results/benchmarks/compositions/`.
 """
 
@@ -57,7 +57,7 @@ class World(NamedTuple):
         hidden: hidden functions; None for sines.
         experiment: of ours.
         settings: of ours, and of baselines where they are of the data.
-        epochs: of pooled network and MAML; MAML gets at least the seconds of ours.
+        epochs: of pooled network and MAML; MAML gets about the seconds of ours.
         baseline: further settings of these.
     """
 
@@ -193,7 +193,7 @@ mean squared error on 32 queries; the variance of the values is about 1 (sines: 
 for all tasks, fine-tuned on the examples; *MAML* is second order, one step of training at 0.01 and ten steps on the
 examples of a new task, not tuned further. It is our own, for all tasks of a batch at once; its gradients are those of
 the library `higher`, which evaluates one task after the other (`tests/unit/baselines/test_functions.py`). It is given
-at least our seconds of the processor. All have the same tasks. *Exact* does not learn: it scores all structures of the
+about our seconds of the processor. All have the same tasks. *Exact* does not learn: it scores all structures of the
 hidden functions themselves, an upper bound.
 `sum3_of_20` is a sum of 3 of 20 hidden functions, `graph3_of_2` a step of a graph of three entities with two kinds of
 edges.

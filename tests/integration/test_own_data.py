@@ -56,7 +56,7 @@ def test_training_on_a_file_without_labels(springs_file: Path, tmp_path: Path) -
     assert metrics["config"]["method"]["observed_frames"] == 40
     assert metrics["train/tasks"] == 8
     content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert content["modmeta"]["calibration"]["frames"] == [10, 20]
+    assert content["modmeta"]["calibration"]["frames"] == [10, 20, 40, 320]
     out = tmp_path / "out"
     assert main(["infer", str(tmp_path / "run"), str(springs_file), "-o", str(out)]) == 0
     shares = np.load(out / "relations.npz", allow_pickle=False)["probabilities"]

@@ -90,6 +90,8 @@ def _check_known(path: Path) -> None:
         return
     if name.lower().endswith(ARCHIVES):
         raise DataError(f"{path} is an archive; unpack it and name the file, or the directory of recordings")
+    if any(ending in known.endings for known in FORMATS):  # as others may add it
+        return
     if ending in PANDAS:
         words = PANDAS[ending].format(name)
         trust = "; a pickle runs what is in it, so only if you trust it" if ending in (".pkl", ".pickle") else ""
