@@ -33,6 +33,7 @@ RAW, KEPT = 96, 1e-3  # random features, and smallest singular value, relative t
 SMOOTH = 0.5  # length over which modules vary, in units of the largest value
 MORE = 1.6  # modules of the pool for each of the library
 PEEL, TASKS, POINTS, RATE = 1500, 64, 24, 0.02  # steps, and tasks, points and learning rate of each
+ATTEMPTS = 3  # as long as much is left unexplained
 HOT, WARM_UNTIL, COLD_FROM = 8.0, 0.6, 0.8  # temperature at first; when it is 1; from when the best are taken
 NOISE, EXACT = 0.3, 0.03  # standard deviation of errors, at first and at last
 FIRST, NEXT = 2, 3  # modules of the first slot, and of each further one, between which fitting chooses
@@ -67,14 +68,20 @@ def chain_start(model: ComposedModel, x: Float[Tensor, "B P I"], y: Float[Tensor
         model: a chain of modules of one library; its number of slots and modules count, not its modules.
         x: points of all tasks.
         y: their values.
-        seed: of features, first modules and draws.
+        seed: of features, first modules and draws; where much is left unexplained, others are tried.
     """
-    generator = torch.Generator(x.device).manual_seed(seed)
     size = torch.stack((x.abs().amax(), y.abs().amax())).amax()
     x, y = x / size, y / size
-    s, k = len(model.sizes), model.sizes[0]
-    start = _Chains(_Basis.drawn(torch.cat((x, y), 1).flatten(0, 1), generator), x, y, s, k, generator)
-    found = start.grown(start.fitted(start.peeled()))
+    found: Start | None = None
+    for attempt in range(ATTEMPTS):
+        generator = torch.Generator(x.device).manual_seed(seed + 1000 * attempt)
+        basis = _Basis.drawn(torch.cat((x, y), 1).flatten(0, 1), generator)
+        start = _Chains(basis, x, y, len(model.sizes), model.sizes[0], generator)
+        other = start.grown(start.fitted(start.peeled()))
+        found = other if found is None or other.unexplained < found.unexplained else found
+        if found.unexplained < LOOSE**2:
+            break
+    assert found is not None
     assert found.inputs is not None
     assert found.values is not None
     return found._replace(inputs=found.inputs * size, values=found.values * size)

@@ -89,7 +89,9 @@ def test_chains_of_one_library_alone_have_this_start() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("slots", [2, 3])
 def test_chains_are_found(slots: int) -> None:
-    x, y, truth = (torch.from_numpy(part) for part in HiddenFunctions("chain", 4, slots, 0.2).draw(400, 48, 0, "train"))
+    x, y, truth = (
+        torch.from_numpy(part) for part in HiddenFunctions("chain", 4, slots, 0.2).draw(1000, 48, 0, "train")
+    )
     found = chain_start(ComposedModel({"f": Library(4)}, Chain(["f"] * slots)), x, y, 0)
     assert found.unexplained < 1e-3
     counts = torch.zeros(4, 4)
