@@ -71,10 +71,10 @@ FORMATS = (
 
 
 PANDAS = {
-    ".json": "read_json('{0}')", ".jsonl": "read_json('{0}', lines=True)", ".ndjson": "read_json('{0}', lines=True)",
-    ".pkl": "read_pickle('{0}')", ".pickle": "read_pickle('{0}')", ".dta": "read_stata('{0}')",
-    ".sav": "read_spss('{0}')", ".sas7bdat": "read_sas('{0}')", ".ods": "read_excel('{0}')",
-    ".xls": "read_excel('{0}')", ".orc": "read_orc('{0}')", ".html": "read_html('{0}')[0]",
+    ".json": "read_json({0!r})", ".jsonl": "read_json({0!r}, lines=True)", ".ndjson": "read_json({0!r}, lines=True)",
+    ".pkl": "read_pickle({0!r})", ".pickle": "read_pickle({0!r})", ".dta": "read_stata({0!r})",
+    ".sav": "read_spss({0!r})", ".sas7bdat": "read_sas({0!r})", ".ods": "read_excel({0!r})",
+    ".xls": "read_excel({0!r})", ".orc": "read_orc({0!r})", ".html": "read_html({0!r})[0]",
 }  # fmt: skip
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
@@ -97,12 +97,13 @@ def _check_known(path: Path) -> None:
         trust = "; a pickle runs what is in it, so only if you trust it" if ending in (".pkl", ".pickle") else ""
         raise DataError(
             f"{path}: {ending} is not read; convert it in Python: import pandas; table = pandas.{words}; "
-            f"table.to_csv('{path.stem}.csv', index=False){trust}"
+            f"table.to_csv({path.stem + '.csv'!r}, index=False){trust}"
         )
     if ending in (".rds", ".rda", ".rdata"):
-        load = f"readRDS('{name}')" if ending == ".rds" else f"get(load('{name}'))"
+        load = f"readRDS({name!r})" if ending == ".rds" else f"get(load({name!r}))"
         raise DataError(
-            f"{path}: {ending} is not read; convert it in R: write.csv({load}, '{path.stem}.csv', row.names = FALSE)"
+            f"{path}: {ending} is not read; convert it in R: write.csv({load}, {path.stem + '.csv'!r}, "
+            "row.names = FALSE)"
         )
 
 

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from modmeta.data.bounds import SETTINGS, SETTINGS_DEPTH
+from modmeta.data.bounds import SETTINGS, SETTINGS_DEPTH, check_size
 from modmeta.data.formats import nri
 from modmeta.data.formats.arrays import as_float, as_labels, with_options
 from modmeta.data.reading import Reading
@@ -130,7 +130,8 @@ def _renamed(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[Mapping[str,
     Raises:
         DataError: none or several arrays have such shapes.
     """
-    found, refused = [], None
+    known: dict[str, np.ndarray] = {}
+    refused = None
     for key in arrays:
         if key not in KEYS and not key.endswith(tuple(f"_{name}" for name in KEYS)):
             try:
@@ -139,12 +140,15 @@ def _renamed(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[Mapping[str,
                 refused = refused or error
                 continue
             if array.ndim in (3, 4) and array.dtype.kind == "f":
-                found.append(key)
+                known[key] = array
+    found = list(known)
     if refused is not None and not found:
         raise refused
-    if _are_recordings(arrays, found):
-        parts = [arrays[key] for key in found]
+    if _are_recordings(known):
+        parts = list(known.values())
         frames = max(map(len, parts))
+        padded = len(parts) * frames * parts[0][0].nbytes
+        check_size(f"{path}, its recordings at equal lengths", padded, sum(part.nbytes for part in parts))
         states = np.stack([np.pad(part, ((0, frames - len(part)), (0, 0), (0, 0))) for part in parts])
         seen = np.arange(frames) < np.array([len(part) for part in parts])[:, None, None]
         whole = {"states": states.swapaxes(1, 2), "task_names": np.array(found)}
@@ -170,15 +174,15 @@ def _renamed(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[Mapping[str,
     return {**{key: arrays[key] for key in arrays if key != found[0]}, "states": arrays[found[0]]}, (note,)
 
 
-def _are_recordings(arrays: Mapping[str, np.ndarray], keys: list[str]) -> bool:
+def _are_recordings(arrays: dict[str, np.ndarray]) -> bool:
     """Whether arrays are recordings of the same entities, (frames, entities, features), whose names are numbered."""
-    stems, shapes = {key.rstrip("0123456789") for key in keys}, [arrays[key].shape for key in keys]
-    numbered = len(stems) == 1 and stems.isdisjoint(keys)
+    stems, shapes = {key.rstrip("0123456789") for key in arrays}, [array.shape for array in arrays.values()]
+    numbered = len(stems) == 1 and stems.isdisjoint(arrays)
     alike = len({shape[1:] for shape in shapes}) == 1 and all(
         len(shape) == 3 and shape[0] >= shape[1] for shape in shapes
     )
-    unnamed = stems == {"arr_"} and len(keys) == 2 and len(set(shapes)) == 1  # perhaps coordinates and velocities
-    return numbered and alike and len(keys) > 1 and not unnamed
+    unnamed = stems == {"arr_"} and len(arrays) == 2 and len(set(shapes)) == 1  # perhaps coordinates and velocities
+    return numbered and alike and len(arrays) > 1 and not unnamed
 
 
 def _of_recording(where: str, parts: dict[str, Any]) -> dict[str, Any]:

@@ -341,6 +341,13 @@ def test_tables_of_other_programs_name_the_lines_that_convert_them(
     np.testing.assert_allclose(read(Path("a.csv")).states, STATES, atol=1e-6)
 
 
+def test_recordings_of_very_different_lengths_take_no_memory(tmp_path: Path) -> None:
+    short = {f"trial{i}": np.ones((2, 2, 1)) for i in range(1, 3000)}
+    np.savez_compressed(tmp_path / "a.npz", trial0=np.zeros((100_000, 2, 1)), **short)
+    with pytest.raises(DataError, match="its recordings at equal lengths: the declared size"):
+        read(tmp_path / "a.npz")
+
+
 def test_entities_of_fractions_are_names(tmp_path: Path) -> None:
     assert read(ODD["half entities"][0](tmp_path)).entity_names[0].tolist() == ["0.5", "1.5", "2.5"]  # type: ignore[index]
 
