@@ -24,9 +24,11 @@ SHORT = ("search.start=weights", "trainer.max_epochs=1")  # runs as short as the
 
 
 def steps() -> Figures:
-    """Rooflines of a training step with our search and with the published one."""
-    paper = step.run("experiment=paper/springs5")
-    return step.run("experiment=springs5") | {f"paper_{name}": share for name, share in paper.items()}
+    """Rooflines of a training step with our search, and with the published one in two sizes."""
+    figures = step.run("experiment=springs5")
+    for name, experiment in (("paper", "paper/springs5"), ("paper_small", "paper/springs5_small")):
+        figures |= {f"{name}_{part}": share for part, share in step.run(f"experiment={experiment}").items()}
+    return figures
 
 
 PARTS: dict[str, Callable[[], Figures]] = {

@@ -5,7 +5,8 @@
 
 Every matrix product of a part is recorded with shapes and strides and replayed without the rest. The replay takes the
 time that the part would take if it consisted of matrix products only, at this machine's rate for these shapes. `share`
-is the time of the replay over the time of the part. Floating-point operations are counted by torch's counter; a test
+is the time of the replay over the time of the part. `floor` adds the activation functions of the modules and their
+gradients, replayed likewise: no way of writing the part needs less. Floating-point operations are counted by torch's counter; a test
 compares them with a formula in the sizes of the networks.
 """
 
@@ -32,24 +33,30 @@ from modmeta.search.problem import Problem, one_step_problem
 from modmeta.training.bouncegrad import BounceGrad
 
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
+ACTIVATIONS = {f"aten::{name}" for name in ("silu", "silu_backward", "relu", "threshold_backward", "elu", "elu_backward")}
 REPEATS = 15
 
 
 class Recorder(TorchDispatchMode):
-    """Records matrix products with random operands of the same shapes and strides."""
+    """Records operations with random operands of the same shapes and strides.
 
-    def __init__(self) -> None:
+    Args:
+        names: of the operations.
+    """
+
+    def __init__(self, names: set[str]) -> None:
         super().__init__()
+        self.names = names
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.name().split(".")[0] in PRODUCTS:
+        if func.name().split(".")[0] in self.names:
             like = tuple(torch.randn_like(a) if isinstance(a, Tensor) else a for a in args)
             self.calls.append((func, like, dict(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
     def replay(self) -> None:
-        """Repeats the recorded products."""
+        """Repeats the recorded operations."""
         for func, args, kwargs in self.calls:
             func(*args, **kwargs)
 
@@ -129,17 +136,22 @@ def parts_of(module: BounceGrad, states: Tensor) -> dict[str, Callable[[], objec
 
 
 def measure(module: BounceGrad, states: Tensor) -> dict[str, dict[str, float]]:
-    """Operations, time in ms, time of its matrix products and their ratio, for every part of a step."""
+    """Operations, time in ms, time of its matrix products, share and floor, for every part of a step."""
     figures = {}
     for name, work in parts_of(module, states).items():
         with FlopCounterMode(display=False) as counter:
             work()
-        with Recorder() as recorder:
+        with Recorder(PRODUCTS) as recorder, Recorder(ACTIVATIONS) as other:
             work()
         device = states.device.type
-        total, products = seconds(work, device=device), seconds(recorder.replay, device=device)
-        flops = float(counter.get_total_flops())
-        figures[name] = {"flops": flops, "ms": 1e3 * total, "products_ms": 1e3 * products, "share": products / total}
+        total, products, activations = (seconds(f, device=device) for f in (work, recorder.replay, other.replay))
+        figures[name] = {
+            "flops": float(counter.get_total_flops()),
+            "ms": 1e3 * total,
+            "products_ms": 1e3 * products,
+            "share": products / total,
+            "floor": (products + activations) / total,
+        }
     return figures
 
 
@@ -159,12 +171,12 @@ def make(*overrides: str) -> tuple[BounceGrad, Tensor]:
 
 
 def run(*overrides: str) -> dict[str, float]:
-    """Prints the table of an experiment and returns the share of each part."""
+    """Prints the table of an experiment and returns the share and floor of each part."""
     module, states = make(*overrides)
     figures = measure(module, states)
     name = next((word.split("=")[1] for word in overrides if word.startswith("experiment=")), "default")
     table = Table(title=f"one step of {name}, {len(states)} tasks, {torch.get_num_threads()} threads")
-    for column in ("part", "MFLOP", "ms", "products, ms", "GFLOP/s attainable", "share"):
+    for column in ("part", "MFLOP", "ms", "products, ms", "GFLOP/s attainable", "share", "floor"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, of in figures.items():
         rate = of["flops"] / of["products_ms"] / 1e6
@@ -175,9 +187,10 @@ def run(*overrides: str) -> dict[str, float]:
             f"{of['products_ms']:.2f}",
             f"{rate:.0f}",
             f"{of['share']:.0%}",
+            f"{of['floor']:.0%}",
         )
     Console().print(table)
-    return {f"{part}_share": of["share"] for part, of in figures.items()}
+    return {f"{part}_{what}": of[what] for part, of in figures.items() for what in ("share", "floor")}
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step import Recorder, mlp_flops
+from benchmarks.step import ACTIVATIONS, PRODUCTS, Recorder, mlp_flops
 from modmeta.model.grouped import GroupedMLP
 
 
 def test_operations_by_formula_and_by_torch() -> None:
     network, rows = GroupedMLP(3, [4, 16, 16, 2], torch.nn.functional.silu, linear_path=True), torch.randn(50, 4)
-    with FlopCounterMode(display=False) as counter, Recorder() as recorder:
+    with FlopCounterMode(display=False) as counter, Recorder(PRODUCTS) as recorder, Recorder(ACTIVATIONS) as other:
         out = network(rows)
     assert counter.get_total_flops() == mlp_flops(network, 50) == 2 * 3 * 50 * (4 * 16 + 16 * 16 + 16 * 2 + 4 * 2)
-    assert len(recorder.calls) == 4
+    assert (len(recorder.calls), len(other.calls)) == (4, 2)
     with FlopCounterMode(display=False) as replayed:
         recorder.replay()
     assert replayed.get_total_flops() == counter.get_total_flops()
