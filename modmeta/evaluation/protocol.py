@@ -1,6 +1,7 @@
 """Measures of the evaluation protocol on test tasks."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torchmetrics.utilities import dim_zero_cat
 from modmeta.evaluation.matching import Confusion
 from modmeta.model.model import RelationalModel
 from modmeta.search.infer import Inferred
+
+SINGLE = "_single"  # of measures of single rollouts
 
 
 class BySize(Metric):
@@ -38,7 +41,8 @@ class ProtocolMeasures(nn.Module):
 
     Structures are inferred from the frames before `observed_frames`. Forecasts start at frame `observed_frames` alone
     and are scored `steps` frames later by mean squared error over entities and features in protocol units. Tasks with
-    too few frames are scored on the steps that they have. Node modules are scored if entities have types.
+    too few frames are scored on the steps that they have. A model that forecasts the mean of an ensemble is scored by
+    single rollouts, too. Node modules are scored if entities have types.
 
     Args:
         num_modules: K.
@@ -56,7 +60,7 @@ class ProtocolMeasures(nn.Module):
         self.confusion = Confusion(num_relations, num_relations)
         self.types = Confusion(num_types, num_types)
         self.whole, self.by_size = MeanMetric(), BySize()
-        self.errors = {step: MeanMetric() for step in steps}
+        self.errors = {f"mse_{step}{of}": MeanMetric() for of in ("", SINGLE) for step in steps}
         self._children = nn.ModuleList(self.errors.values())  # moves them to the device of the module
         self.binary: MetricCollection | None = None
         if num_relations == 2:
@@ -87,12 +91,14 @@ class ProtocolMeasures(nn.Module):
             self.types.update(module_to_type[inferred.structure.node_modules], types)
         structure = inferred.structure
 
-        def forecast(seen: Tensor, steps: int) -> Tensor:
-            ahead = model.forecast(seen[:, :, -1], structure, steps, model.drive(seen, structure))
+        def forecast(single: bool, seen: Tensor, steps: int) -> Tensor:
+            ahead = model.forecast(seen[:, :, -1], structure, steps, model.drive(seen, structure), single)
             truth = states[:, :, seen.shape[2] : seen.shape[2] + steps]
             return model.dynamics.nearest(ahead, truth)  # errors of angles are less than half a turn
 
-        self.update_forecasts(forecast, states)
+        self.update_forecasts(partial(forecast, False), states)
+        if model.members > 1:
+            self.update_forecasts(partial(forecast, True), states, SINGLE)
 
     def update_edges(self, found: Tensor, chance: Tensor, relations: Tensor, known: Tensor | None = None) -> None:
         """Adds inferred relations (B, N, S), their probabilities (B, N, S, R), and the true ones."""
@@ -104,22 +110,22 @@ class ProtocolMeasures(nn.Module):
         if self.binary is not None:
             self.binary.update(chance[..., 1][asked], relations[asked])
 
-    def update_forecasts(self, forecast: Callable[[Tensor, int], Tensor], states: Tensor) -> None:
+    def update_forecasts(self, forecast: Callable[[Tensor, int], Tensor], states: Tensor, of: str = "") -> None:
         """Adds errors of forecasts.
 
         Args:
             forecast: function of the frames up to the last given one, (B, N, `observed_frames` + 1, D), and of a number
                 of steps; returns (B, N, steps, D).
             states: true states (B, N, T, D).
+            of: what the names of the measures end with.
         """
         start = self.observed_frames
         reachable = [step for step in self.steps if start + step < states.shape[2]]
         if not reachable:
             return
         ahead = forecast(states[:, :, : start + 1], max(reachable))
-        for step, error in self.errors.items():
-            if step in reachable:
-                error.update((ahead[:, :, step - 1] - states[:, :, start + step]).square())
+        for step in reachable:
+            self.errors[f"mse_{step}{of}"].update((ahead[:, :, step - 1] - states[:, :, start + step]).square())
 
     def compute(self) -> dict[str, Tensor]:
         """Returns measures by name; omits those without data."""
@@ -138,10 +144,7 @@ class ProtocolMeasures(nn.Module):
         if self.types.update_called:
             counts = self.types.matrix()
             out["type_accuracy"] = counts.diagonal().sum() / counts.sum()
-        for step, error in self.errors.items():
-            if error.update_called:
-                out[f"mse_{step}"] = error.compute()
-        return out
+        return out | {name: error.compute() for name, error in self.errors.items() if error.update_called}
 
     def reset(self) -> None:
         """Discards all batches."""

@@ -222,13 +222,15 @@ class RelationalModel(nn.Module):
         return self.likelihood.energy(error, self.log_scale(states)).sum(dim=(-1, -2))
 
     @torch.no_grad()
-    def forecast(self, states: Tensor, structure: Structure, steps: int, drive: Tensor | None = None) -> Tensor:
+    def forecast(
+        self, states: Tensor, structure: Structure, steps: int, drive: Tensor | None = None, single: bool = False
+    ) -> Tensor:
         """Deterministic forecast (B, N, steps, D) from one frame (B, N, D), the mean of the ensemble.
 
-        `drive` holds the constants of the entities, see `drive`.
+        `drive` holds the constants of the entities, see `drive`; `single` asks for one rollout without errors.
         """
         dynamics = self.dynamics
-        if self.members == 1:
+        if single or self.members == 1:
             return dynamics.rollout(states.unsqueeze(2), *structure, steps, drive=drive).squeeze(2)
         generator = torch.Generator(states.device).manual_seed(0)
         states = states.unsqueeze(2).repeat(1, 1, self.members, 1)  # (B, N, M, D)

@@ -15,6 +15,7 @@ MISSING = "missing"
 LONGEST_NAME = 400  # characters of a name
 MARKUP = re.compile(r"([\\`*\[\]<>#~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|!(?=\[)|&(?=#?\w+;)|://|@|(?i:www)(?=\.))")
 TITLES = {name_of(place): f"({variant.title})" for place, variant in enumerate(VARIANTS)}
+SINGLE = "_single"  # what measures of single rollouts end with
 SHARES = ("test/structures", "test/confidence", "test/calibration_error")  # of functions
 
 
@@ -41,10 +42,11 @@ def share_text(value: float | None) -> str:
 
 
 def spread_text(group: Group, measure: str) -> str:
-    """Formats mean ± standard deviation over seeds."""
+    """Formats mean ± standard deviation over seeds; for forecasts by ensembles, the error of single rollouts, too."""
     text = share_text if "accuracy" in measure or measure in SHARES else error_text
-    mean, deviation = group.mean(measure), group.deviation(measure)
-    return text(mean) if deviation is None else f"{text(mean)} ± {text(deviation)}"
+    mean, deviation, single = group.mean(measure), group.deviation(measure), group.mean(measure + SINGLE)
+    spread = text(mean) if deviation is None else f"{text(mean)} ± {text(deviation)}"
+    return spread if single is None else f"{spread} (single rollouts {text(single)})"
 
 
 def ratio(group: Group, published: float | None, measure: str) -> str:

@@ -88,7 +88,12 @@ def test_measures_agree_with_scikit_learn(r: int) -> None:
     forecast = model.dynamics.rollout(states[:, :, 10:11], *structure, 5)[:, :, 0].detach()
     assert out["mse_1"] == pytest.approx(float((forecast[:, :, 0] - states[:, :, 11]).square().mean()), rel=1e-4)
     assert out["mse_5"] == pytest.approx(float((forecast[:, :, 4] - states[:, :, 15]).square().mean()), rel=1e-4)
-    assert "mse_20" not in out
+    assert "mse_20" not in out and "mse_1_single" not in out
+    model.members = 4
+    measures.reset()
+    measures.update(model, Inferred(structure, chance, torch.zeros(6), None), states, truth, swap)
+    ensemble = {name: float(value) for name, value in measures.compute().items()}
+    assert ensemble["mse_5_single"] == pytest.approx(out["mse_5"]) != ensemble["mse_5"]
 
 
 def test_settings_of_results_name_no_machine(tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ def test_an_ensemble_forecasts_its_mean(charges: tuple[Trajectories, Units, Tens
     first, again = (many.forecast(states[:20, :, 0], structure, 3) for _ in range(2))
     assert first.shape == single.shape
     torch.testing.assert_close(first, again, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(many.forecast(states[:20, :, 0], structure, 3, single=True), single)
     assert not torch.equal(first, single)
 
 
