@@ -6,8 +6,8 @@
 Every matrix product of a part is recorded with shapes and strides and replayed without the rest. The replay takes the
 time that the part would take if it consisted of matrix products only, at this machine's rate for these shapes. `share`
 is the time of the replay over the time of the part. `floor` adds the activation functions of the modules and their
-gradients, replayed likewise: no way of writing the part needs less. Floating-point operations are counted by torch's counter; a test
-compares them with a formula in the sizes of the networks.
+gradients, replayed likewise: no way of writing the part needs less. Floating-point operations are counted by torch's
+counter; a test compares them with a formula in the sizes of the networks.
 """
 
 import statistics
@@ -33,7 +33,9 @@ from modmeta.search.problem import Problem, one_step_problem
 from modmeta.training.bouncegrad import BounceGrad
 
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
-ACTIVATIONS = {f"aten::{name}" for name in ("silu", "silu_backward", "relu", "threshold_backward", "elu", "elu_backward")}
+ACTIVATIONS = {
+    f"aten::{name}" for name in ("silu", "silu_backward", "relu", "threshold_backward", "elu", "elu_backward")
+}
 REPEATS = 15
 
 
