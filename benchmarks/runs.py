@@ -74,7 +74,17 @@ def compared() -> Iterator[Row]:
                 yield Row(f"efficiency/{method}_{world}", tasks, name=f"{method}_{world}")
         yield Row(f"paper/{world}", SIZES[-1], PAPER, name=f"paper_{world}")
         yield Row(f"paper/{world}_small", 300, seeds=(0,), name=f"paper_{world}_small")
-    yield Row("paper/springs5_small", 300, ("search.uniform=true",), (0,), name="paper_springs5_small_uniform")
+    for world, variant, overrides in (
+        ("springs5", "uniform", ("search.uniform=true",)),
+        ("springs5", "short", _epochs(300)),
+        ("springs5", "single", ("data.batch_size=1", *_epochs(300))),
+        ("charged5", "long", _epochs(3600)),
+    ):
+        yield Row(f"paper/{world}_small", 300, overrides, (0,), name=f"paper_{world}_small_{variant}")
+
+
+def _epochs(number: int) -> tuple[str, str]:
+    return f"trainer.max_epochs={number}", f"trainer.check_val_every_n_epoch={number}"
 
 
 def ablations() -> Iterator[Row]:
