@@ -64,7 +64,10 @@ def main() -> None:
             over_seconds(axes[0], label, history)
     for ax in axes:
         ax.grid(alpha=0.3)
-    axes[2 if given.visits else 0].legend(loc="upper right" if given.visits else "lower right")
+    if given.visits:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    else:
+        axes[0].legend(loc="center right")
     figure.savefig(given.out, dpi=150)
 
 
