@@ -1,7 +1,7 @@
 """Plots curves of several runs.
 
     python -m benchmarks.compare OUT.png LABEL=RUN ...             # accuracy of the search over wall-clock time
-    python -m benchmarks.compare OUT.png --visits LABEL=FILE ...   # with the proposal network's, acceptance, temperature
+    python -m benchmarks.compare OUT.png --visits LABEL=FILE ...   # its proposal network, acceptance, temperature
 
 RUN is a run's directory, FILE one of `results/`; either will do.
 """
