@@ -95,6 +95,7 @@ class FoundLaws(NamedTuple):
         left: left functions to uncorrelated ones, block by block for every feature, (D H, up to D H).
         right: right functions to uncorrelated ones, (V, up to V).
         link: leak and size of every channel of a saturating family, (D, D + 2); else none, (0, ...).
+        lag: frames by which velocities lag coordinates.
     """
 
     edges: Tensor
@@ -110,6 +111,7 @@ class FoundLaws(NamedTuple):
     left: Tensor
     right: Tensor
     link: Tensor = torch.zeros(0, 0)
+    lag: Tensor = torch.zeros(())
 
 
 VECTORS = (

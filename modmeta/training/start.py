@@ -274,7 +274,7 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
     laws = FoundLaws(
         start.kinds.laws, start.kinds.own, step, rest, offset, scale, form.units.centre, form.units.scale,
         basis.places, basis.widths, basis.left, basis.right,
-        torch.zeros(0, 0) if form.link is None else form.link,
+        torch.zeros(0, 0) if form.link is None else form.link, torch.tensor(form.units.lag),
     )  # fmt: skip
     parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
     out = io.BytesIO()

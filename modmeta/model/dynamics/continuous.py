@@ -118,7 +118,8 @@ class ContinuousDynamics(Dynamics):
             null_module=null_module,
         )  # fmt: skip
         self.pieces, self.reach, self.substeps = pieces, reach, substeps
-        self.found = None if family is None else FoundAccelerations(family, self.positions, num_edge_modules, null_module)
+        size = (self.positions, num_edge_modules)
+        self.found = None if family is None else FoundAccelerations(family, *size, null_module)
         self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities lag positions
         self.register_buffer("step_scale", torch.ones(()))
         self.register_buffer("rest", torch.zeros(self.positions))
@@ -152,6 +153,7 @@ class ContinuousDynamics(Dynamics):
         if self.found is None:
             return
         self.found.begin(laws, self.change_scale[self.positions :])
+        self.lag.copy_(laws.lag)
         for modules in (self.edge_modules, self.node_modules):
             for layer in (modules.affine[-1], modules.linear):
                 if layer is not None:
@@ -162,6 +164,11 @@ class ContinuousDynamics(Dynamics):
         """Accelerations of every module along every edge at given states: (B, N, T, D) to (B, N, S, K, T, P)."""
         learned = super().pair_law(states)
         return learned if self.found is None else self.found.pairs(states) + learned * self.found.rest
+
+    @property
+    def powers(self) -> Tensor | None:
+        """Powers of the distance, (K,); those beside laws that were found stay 0, for little is left to tell them."""
+        return super().powers if self.found is None or self.decay is None else torch.zeros_like(self.decay)
 
     def own_changes(self, inputs: Float[Tensor, "*rest F"]) -> Float[Tensor, "G *rest D"]:
         """Changes that node modules learn, (..., F) to (G, ..., D)."""

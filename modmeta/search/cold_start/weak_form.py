@@ -25,12 +25,15 @@ __all__ = [
 ]
 
 DIFFER = 1.0  # standard deviation of logarithms of how much entities change, from which each has a weight of its own
+AGREES = 0.01  # relative difference up to which the time between frames is the one that was given
 LEAST = 1e-2  # of the largest change, from which on an entity's changes are worth explaining
 
 
 class Units(NamedTuple):
     """Scales that make a state a number: `(state - centre) / scale`, (D,) each; `step` is the time between frames.
 
+    `lag` is how many frames velocities lag coordinates: half a frame in simulators that move coordinates by velocities
+    after these have changed.
     `entities` is how much squared residuals of every entity weigh, (N,), where they differ; None where all are alike.
     """
 
@@ -38,6 +41,7 @@ class Units(NamedTuple):
     scale: Tensor
     step: float
     entities: Tensor | None = None
+    lag: float = 0.0
 
 
 class Steps(NamedTuple):
@@ -102,10 +106,20 @@ def measure_units(states: Tensor, kind: Kind, frame_step: float) -> Units:
     if kind.second_order:
         moved, mean = states[..., :p].diff(dim=2), (states[:, :, 1:, p:] + states[:, :, :-1, p:]) / 2
         slope = (moved * mean).sum() / mean.square().sum().clamp_min(1e-30)
-        step = float(slope) if slope > 0 else frame_step
+        step = float(slope) if slope > 0 and abs(float(slope) / frame_step - 1) > AGREES else frame_step
         centre[p:], scale[p:] = 0.0, scale[p:].square().mean().sqrt()
     angles = torch.tensor(kind.angles, device=states.device)
-    return Units(centre.where(~angles, torch.zeros_like(centre)), scale.where(~angles, torch.ones_like(scale)), step)
+    centre, scale = centre.where(~angles, torch.zeros_like(centre)), scale.where(~angles, torch.ones_like(scale))
+    return Units(centre, scale, step, lag=_lag(states, kind, step) if kind.second_order else 0.0)
+
+
+def _lag(states: Tensor, kind: Kind, step: float) -> float:
+    """Frames by which velocities lag coordinates, which else gain half of what the velocity gains in a frame."""
+    x, v = states.split(kind.coordinates, -1)
+    change = v.diff(dim=2)
+    gained = x.diff(dim=2) / step - v[:, :, :-1]
+    lag = float((change * gained).sum() / change.square().sum().clamp_min(1e-300)) - 0.5
+    return lag if abs(lag) <= 1 else 0.0
 
 
 def weights_of_entities(states: Tensor, kind: Kind, units: Units, seen: Tensor | None = None) -> Tensor | None:
@@ -185,6 +199,8 @@ def _steps(states: Tensor, kind: Kind, units: Units, smooth: bool, growth: bool,
     quadrature = torch.tensor(BOOLE, dtype=states.dtype, device=states.device)
     nodes = cubics(scaled)
     if kind.second_order:
+        quadrature[0] += units.lag
+        quadrature[-1] -= units.lag
         nodes = torch.cat([_hermite(scaled, p, units, places), nodes[..., p:]], -1)
     first = (torch.arange(t - 1, device=states.device) - 1).clamp(0, t - 4)
     around = torch.stack([present[:, :, first + k] for k in range(4)]).amin(0)
