@@ -26,7 +26,7 @@ from modmeta.graph.relations import MUTUAL, reciprocity
 from modmeta.io import write_durably
 from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
 from modmeta.model.sight import counted
-from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles
+from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles, never_changing
 from modmeta.terminal import Terminal, doing
 from modmeta.text import for_console
 from modmeta.training.bouncegrad import Beginning
@@ -40,7 +40,7 @@ FEWEST_KINDS = 2  # of edges, where no law says how many
 SURE = 5.0  # standard errors
 LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
-CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
+CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "constant", "smooth", "constants")
 
 
 def begun(config: DictConfig) -> DictConfig:
@@ -170,7 +170,7 @@ def _fill_from(config: DictConfig, dynamics: Any) -> None:
             model[name] = dynamics.get(name)
 
 
-def kinds_of(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
+def kinds_of(model: DictConfig, positions: int, states: Tensor, seen: Tensor | None = None) -> list[Kind]:
     """What features may be, the likeliest first: two or three that nobody named may be coordinates.
 
     The cold start sees no more than the modules: features of a pair without directions get laws without.
@@ -186,9 +186,11 @@ def kinds_of(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
         coordinates = [d if family_named(model.family) in VECTORS else 0]
     elif any(angles) or not (_of_laws(model) or getattr(features, "directions", False)):
         coordinates = [0]
+    constant: tuple[bool, ...] = ()
     if _of_laws(model):  # velocities beside coordinates are plain states to it
-        coordinates = [p if p == d else 0 for p in coordinates]
-    return [Kind(p, angles) for p in dict.fromkeys(coordinates)]
+        constant = tuple(model.get("constant") or never_changing(states, seen))
+        coordinates = [p if p == d and not any(constant) else 0 for p in coordinates]
+    return [Kind(p, angles, constant) for p in dict.fromkeys(coordinates)]
 
 
 def _physical(data: TrajectoryDataModule) -> Tensor:
@@ -227,7 +229,7 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
     with doing("searching for laws") as say:
-        for kind in kinds_of(config.model, data.positions, states):
+        for kind in kinds_of(config.model, data.positions, states[ids, :n], seen):
             start = cold_start(
                 states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, groups=_groups(tasks, ids),
                 seed=config.seed, announce=say, **_given(config.model),
@@ -291,6 +293,7 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
         "family": form.basis.family.name,
         "coordinates": form.kind.coordinates,
         "angles": list(form.kind.angles),
+        "constant": list(form.kind.constant),
         "smooth": form.smooth,
         "constants": form.constants,
     }

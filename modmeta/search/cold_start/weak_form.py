@@ -18,6 +18,7 @@ __all__ = [
     "averaged",
     "looks_like_angles",
     "measure_units",
+    "never_changing",
     "roughness",
     "steps",
     "unwrap",
@@ -71,6 +72,15 @@ def looks_like_angles(states: Tensor) -> tuple[bool, ...]:
     return tuple(((high - low <= turn * 1.001) & (high - low > 0.95 * turn) & (jumps > 0)).tolist())
 
 
+def never_changing(states: Tensor, seen: Tensor | None = None) -> tuple[bool, ...]:
+    """Which features of states (B, N, T, D) never change, of entities observed (B, N, T); none if all do not."""
+    moved = states.diff(dim=2).abs()
+    if seen is not None:
+        moved = moved * (seen[:, :, 1:] & seen[:, :, :-1]).unsqueeze(-1)
+    still = moved.amax((0, 1, 2)) == 0
+    return tuple(still.tolist()) if bool(still.any()) and not bool(still.all()) else ()
+
+
 def unwrap(states: Tensor, angles: tuple[bool, ...]) -> Tensor:
     """States (B, N, T, D) with the jumps of angles taken out."""
     if not any(angles):
@@ -85,7 +95,7 @@ def roughness(states: Tensor, kind: Kind) -> float:
 
     Medians, as a few collisions make third differences large and a path no random walk.
     """
-    moving = states[..., kind.coordinates :] if kind.second_order else states
+    moving = states[..., kind.coordinates :] if kind.second_order else states[..., kind.changing]
     if states.shape[2] < 4:
         return 0.0
     first, third = (moving.diff(n=n, dim=2).abs().flatten(0, 2).median(0).values for n in (1, 3))
@@ -184,13 +194,14 @@ def _steps(states: Tensor, kind: Kind, units: Units, smooth: bool, growth: bool,
     present = torch.ones(b, n, t, dtype=states.dtype, device=states.device) if seen is None else seen.to(states)
     scaled = torch.where(present.unsqueeze(-1) > 0, (states - units.centre) / units.scale, 0.0)
     p = kind.coordinates
-    moving = scaled[..., p:] if kind.second_order else scaled
+    changing = kind.changing
+    moving = scaled[..., p:] if kind.second_order else scaled[..., changing]
     targets = moving.diff(dim=2) / units.step
     weight = torch.ones_like(targets)
     if growth:
-        positive = states.clamp_min(1e-12)
+        positive = states[..., changing].clamp_min(1e-12)
         targets = positive.log().diff(dim=2) / units.step
-        weight = ((positive[:, :, 1:] + positive[:, :, :-1]) / (2 * units.scale)).square()
+        weight = ((positive[:, :, 1:] + positive[:, :, :-1]) / (2 * units.scale[changing])).square()
     whole = present[:, :, 1:] * present[:, :, :-1]
     if not smooth or t < 4:
         one = torch.ones(1, dtype=states.dtype, device=states.device)
