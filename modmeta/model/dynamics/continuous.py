@@ -118,8 +118,9 @@ class ContinuousDynamics(Dynamics):
             null_module=null_module,
         )  # fmt: skip
         self.pieces, self.reach, self.substeps = pieces, reach, substeps
-        size = (self.positions, num_edge_modules)
-        self.found = None if family is None else FoundAccelerations(family, *size, null_module)
+        self.found = None if family is None else FoundAccelerations(family, self.positions, num_edge_modules)
+        if self.found is not None:
+            self.decay = None  # what the law leaves does not tell a power of the distance
         self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities lag positions
         self.register_buffer("step_scale", torch.ones(()))
         self.register_buffer("rest", torch.zeros(self.positions))
@@ -163,12 +164,15 @@ class ContinuousDynamics(Dynamics):
     def pair_law(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T C"]:
         """Accelerations of every module along every edge at given states: (B, N, T, D) to (B, N, S, K, T, P)."""
         learned = super().pair_law(states)
-        return learned if self.found is None else self.found.pairs(states) + learned * self.found.rest
+        if self.found is None:
+            return learned
+        speaking = torch.arange(self.num_edge_modules, device=states.device) >= int(self.null_module)
+        return self.found.pairs(states) * speaking.view(-1, 1, 1) + learned * self.found.rest
 
     @property
     def powers(self) -> Tensor | None:
-        """Powers of the distance, (K,); those beside laws that were found stay 0, for little is left to tell them."""
-        return super().powers if self.found is None or self.decay is None else torch.zeros_like(self.decay)
+        """Powers of the distance, (K,); 0 beside laws that were found."""
+        return super().powers if self.found is None else self.rest.new_zeros(self.num_edge_modules)
 
     def own_changes(self, inputs: Float[Tensor, "*rest F"]) -> Float[Tensor, "G *rest D"]:
         """Changes that node modules learn, (..., F) to (G, ..., D)."""

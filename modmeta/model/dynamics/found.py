@@ -19,7 +19,6 @@ class FoundAccelerations(nn.Module):
         family: of laws of vectors, a name in `modmeta.model.basis`.
         positions: P.
         num_edge_modules: K.
-        null_module: module 0 sends nothing.
 
     Raises:
         ValueError: there is no such family.
@@ -37,10 +36,10 @@ class FoundAccelerations(nn.Module):
     unit: Tensor
     rest: Tensor
 
-    def __init__(self, family: str, positions: int, num_edge_modules: int, null_module: bool) -> None:
+    def __init__(self, family: str, positions: int, num_edge_modules: int) -> None:
         super().__init__()
         self.family, d = family_named(family), 2 * positions
-        self.kind, self.null_module = Kind(positions, (False,) * d), null_module
+        self.kind = Kind(positions, (False,) * d)
         one, shifts = torch.zeros(d), torch.ones(d, self.family.shifts)
         v = right_functions(self.family, self.kind, shifts, shifts, one, one).shape[-1]
         for name in ("offset", "middle"):
@@ -65,8 +64,6 @@ class FoundAccelerations(nn.Module):
         v, p = laws.right.shape[1], len(self.unit)
         self.right.zero_()[:, :v] = laws.right
         self.edges.zero_()[:, :v] = laws.edges
-        if self.null_module:
-            self.edges[0] = 0
         self.unit.copy_(laws.scale[p:] * laws.step / (laws.span[p:] * change_scale))
         self.rest.copy_(laws.rest * self.unit)
 
