@@ -36,6 +36,6 @@ def test_exact_frames_cannot_shrink_a_scale_without_end() -> None:
     likelihood = StudentT(4, 2)
     likelihood.offset.data.fill_(-60.0)
     states = torch.randn(2, 3, 5, 4)
-    energy = likelihood.energy(torch.ones(2, 3, 5, 4), likelihood.log_scale(states))
+    energy = likelihood.energy(torch.ones(2, 3, 5, 4), likelihood.log_scale(states)).detach()
     assert energy.isfinite().all()
     assert float(energy.max()) < 60
