@@ -56,12 +56,30 @@ def _lines(description: str, total: int) -> Callable[[int], None]:
 
 @contextmanager
 def doing(description: str) -> Iterator[Callable[[str], None]]:
-    """Shows a spinner and seconds on standard error if it is a terminal. Yields a function that adds a detail."""
+    """Shows a spinner and seconds on standard error, or, if that is no terminal, a line every `EVERY` seconds at most.
+
+    Yields a function that adds a detail.
+    """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _details(description)
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(description, total=None)
         yield lambda detail: bar.update(task, description=f"{description}: {detail}")
+
+
+def _details(description: str) -> Callable[[str], None]:
+    began = last = time.monotonic()
+
+    def say(detail: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            print(f"{description}: {detail}, {last - began:.0f} s", file=sys.stderr, flush=True)
+
+    return say
 
 
 def measures_table(measures: dict[str, float], title: str) -> Table:

@@ -11,6 +11,9 @@ from modmeta.errors import UserError
 from modmeta.io import check_free, write_file
 from modmeta.training.checkpoints.compat import FORMAT
 
+# Parts of the state whose first dimension is that of edge modules, beside perceptrons.
+OF_MODULES = ("dynamics.decay", "dynamics.laws", "dynamics.found_laws", "dynamics.found.edges")
+
 
 def add_parser(subparsers: Any) -> None:
     """Registers the command."""
@@ -50,7 +53,7 @@ def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[
         raise UserError(f"every edge module has a share below {below:g} ({shares}); lower --below")
     state = dict(state)
     for name, value in state.items():
-        if ".edge_modules." in name or name.endswith("dynamics.decay"):
+        if ".edge_modules." in name or name.endswith(OF_MODULES):
             state[name] = value[keep]
     for name in ("module_to_relation", "usage", "proposal.out.weight", "proposal.out.bias"):
         if name in state:

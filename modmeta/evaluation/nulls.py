@@ -221,8 +221,9 @@ def _shown(mask: Tensor) -> float:
 def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     """Nats a number of every task, (B,), by which errors are smaller than others.
 
-    The mean over entities and features of the logarithm of the ratio of root mean squares, by the roots of those
-    without relations, as in `modmeta.evaluation.gain`.
+    The logarithm of the ratio of root mean squares, of entities and features that count by the roots of those without
+    relations, as in `modmeta.evaluation.gain`: their mean over tasks is that over all. A task in which nothing happens
+    counts for nothing, for without relations it is foretold to the last digit.
 
     Args:
         error: of predicted changes, (B, N, L, D).
@@ -238,7 +239,8 @@ def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts:
         return ((of.double().square() * counts).sum(2) / counts.sum(2).clamp_min(1) + small).sqrt()
 
     weight = size(without).sqrt() * (counts.sum(2) > 0)
-    return (weight * (size(than) / size(error)).log()).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1e-30)
+    each = (weight * (size(than) / size(error)).log()).sum((1, 2))
+    return each / weight.sum((1, 2)).mean().clamp_min(1e-30)
 
 
 def alone(targets: Tensor, states: Tensor, counts: Tensor, constants: bool) -> Tensor:

@@ -45,10 +45,18 @@ class Kind(NamedTuple):
         coordinates: number P of Cartesian coordinates that come first; 0 for plain states. With P features the motion
             is of first order, with 2 P (velocities follow) of second.
         angles: which features are angles in radians, (D,) of booleans.
+        constant: which plain features never change, (D,); none for no feature. They follow no law, and only what an
+            entity does by itself depends on them: what they do to others is in the weights of edges.
     """
 
     coordinates: int
     angles: tuple[bool, ...]
+    constant: tuple[bool, ...] = ()
+
+    @property
+    def changing(self) -> list[int]:
+        """Places of features that change."""
+        return [at for at in range(len(self.angles)) if not (self.constant and self.constant[at])]
 
     @property
     def second_order(self) -> bool:
@@ -95,6 +103,7 @@ class FoundLaws(NamedTuple):
         left: left functions to uncorrelated ones, block by block for every feature, (D H, up to D H).
         right: right functions to uncorrelated ones, (V, up to V).
         link: leak and size of every channel of a saturating family, (D, D + 2); else none, (0, ...).
+        lag: frames by which velocities lag coordinates.
     """
 
     edges: Tensor
@@ -110,6 +119,7 @@ class FoundLaws(NamedTuple):
     left: Tensor
     right: Tensor
     link: Tensor = torch.zeros(0, 0)
+    lag: Tensor = torch.zeros(())
 
 
 VECTORS = (
@@ -179,7 +189,7 @@ def left_functions(family: Family, kind: Kind, receiver: Tensor) -> Tensor:
     """Powers of the receiver's features (..., D), (..., H)."""
     parts = [torch.ones_like(receiver[..., :1])]
     if not kind.coordinates:
-        parts += [receiver**power for power in range(1, family.power + 1)]
+        parts += [receiver[..., kind.changing] ** power for power in range(1, family.power + 1)]
     return torch.cat(parts, -1)
 
 
@@ -200,10 +210,11 @@ def right_functions(
         return _vectors(family, kind, places, widths, receiver, sender)
     angles = torch.tensor(kind.angles, device=receiver.device)
     argument = sender - receiver if family.right == "difference" else sender
-    straight, turning = argument[..., ~angles], argument[..., angles]
+    plain = [at for at in kind.changing if not kind.angles[at]]
+    straight, turning = argument[..., plain], argument[..., angles]
     parts = [straight]
     if family.rich:
-        shifted = (straight.unsqueeze(-1) - places[~angles]) / widths[~angles]
+        shifted = (straight.unsqueeze(-1) - places[plain]) / widths[plain]
         parts.append(torch.tanh(shifted).flatten(-2))
     if turning.shape[-1]:
         parts += [turning.sin(), turning.cos(), (2 * turning).sin(), (2 * turning).cos()]

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from modmeta.model.features import PairFeatures, RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
 
+LEAST = (
+    -16.0
+)  # log scale of errors that single precision can tell, in units of a typical change; below, squares overflow
+
 
 class Likelihood(nn.Module, ABC):
     """Base class: scale of the error of a change, and energy of an error."""
@@ -106,7 +110,8 @@ class StudentT(Likelihood):
             self.pair(pairs.flatten(0, -2)).view(*pairs.shape[:-1], -1).amax(dim=2)
         )  # maximum over senders: the closest matters most
         inputs = torch.cat((states, around), dim=-1)
-        return self.own(inputs.flatten(0, -2)).view(*states.shape[:-1], -1) + self.offset
+        found = self.own(inputs.flatten(0, -2)).view(*states.shape[:-1], -1) + self.offset
+        return found.clamp_min(LEAST)
 
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
         nu = self.degrees

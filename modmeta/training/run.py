@@ -20,12 +20,14 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from modmeta.data.loading.filemodule import filled_from_file, tasks_of_config
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import UserError
 from modmeta.io import write_durably
 from modmeta.machine import commit, keep_freed_memory
+from modmeta.text import plain
 from modmeta.training.bouncegrad import Beginning
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.configs import rebound
@@ -33,7 +35,7 @@ from modmeta.training.distributed import alone, own_processes
 from modmeta.training.module import ResumableModule
 from modmeta.training.resume import failure_noted, finished, settle, starting_point
 from modmeta.training.start import beginning_of, begun
-from modmeta.training.suggestions import experiment_for
+from modmeta.training.suggestions import experiment_for, features_setting, motion_alone
 from modmeta.training.words import setting, with_new_names
 
 ADVICE = (
@@ -287,7 +289,12 @@ def suited(words: Sequence[str]) -> list[str]:
         return []
     if data.velocities == "estimated":
         return ["experiment=moving", *_sized(train, words)]
-    return [f"experiment={experiment_for(train)}", *_sized(train, words)]
+    moving = motion_alone(train)
+    if moving is train:
+        return [f"experiment={experiment_for(train)}", *_sized(train, words)]
+    constants = ", ".join(train.features[moving.num_features :])
+    rank_zero_only(print)(plain(f"note: never changes, and so is no state that follows a law: {constants}"))
+    return [f"experiment={experiment_for(moving)}", features_setting(moving.features), *_sized(train, words)]
 
 
 def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:

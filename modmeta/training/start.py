@@ -26,7 +26,7 @@ from modmeta.graph.relations import MUTUAL, reciprocity
 from modmeta.io import write_durably
 from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
 from modmeta.model.sight import counted
-from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles
+from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles, never_changing
 from modmeta.terminal import Terminal, doing
 from modmeta.text import for_console
 from modmeta.training.bouncegrad import Beginning
@@ -36,9 +36,11 @@ from modmeta.training.words import setting
 
 FILE = "start.npz"
 ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
+FEWEST_KINDS = 2  # of edges, where no law says how many
 SURE = 5.0  # standard errors
+LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
-CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "smooth", "constants")
+CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "constant", "smooth", "constants")
 
 
 def begun(config: DictConfig) -> DictConfig:
@@ -48,7 +50,7 @@ def begun(config: DictConfig) -> DictConfig:
         UserError: the settings do not go together.
     """
     if not _has_start(config):
-        if "family" in (config.get("model") or {}) and config.method.get("_target_") == BOUNCEGRAD:
+        if _of_laws(config.get("model") or {}) and config.method.get("_target_") == BOUNCEGRAD:
             raise UserError("model=laws begins with laws that a cold start finds; add search.start=laws")
         return config
     config = config.copy()
@@ -64,6 +66,11 @@ def begun(config: DictConfig) -> DictConfig:
     began = time.perf_counter()
     states = _physical(data)
     start = _start(config, data, states)
+    if not _of_laws(config.model) and not start.gains.mean() > 0:
+        Terminal().print("no law gains anything over no relations on held-out frames: the search begins at random")
+        if config.model.num_edge_modules is None:
+            config.model.num_edge_modules = FEWEST_KINDS
+        return config
     relations = _structures(start, data.splits["train"], states, data.num_groups)
     path = Path(config.directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +84,11 @@ def begun(config: DictConfig) -> DictConfig:
     if other := otherwise(config, start):
         Terminal().print(f"to choose otherwise, for example the next best: {for_console(other)}", soft_wrap=True)
     return config
+
+
+def _of_laws(model: Any) -> bool:
+    """Whether modules are laws of any states."""
+    return bool(model.get("_target_") == LAWS)
 
 
 def _has_start(config: DictConfig) -> bool:
@@ -130,7 +142,9 @@ def _check(model: DictConfig, num_features: int) -> None:
 def _given(model: DictConfig) -> dict[str, Any]:
     """Choices of the configuration, for the cold start."""
     family = model.get("family")
-    choices = {"constants": model.get("constants"), "smooth": model.get("smooth")} if "family" in model else {}
+    choices: dict[str, Any] = {"constants": False} if "family" in model else {}  # models hold no others
+    if _of_laws(model):
+        choices = {"constants": model.get("constants"), "smooth": model.get("smooth")}
     return choices | {"family": family_named(family) if family else None}
 
 
@@ -156,7 +170,7 @@ def _fill_from(config: DictConfig, dynamics: Any) -> None:
             model[name] = dynamics.get(name)
 
 
-def kinds_of(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
+def kinds_of(model: DictConfig, positions: int, states: Tensor, seen: Tensor | None = None) -> list[Kind]:
     """What features may be, the likeliest first: two or three that nobody named may be coordinates.
 
     The cold start sees no more than the modules: features of a pair without directions get laws without.
@@ -166,13 +180,17 @@ def kinds_of(model: DictConfig, positions: int, states: Tensor) -> list[Kind]:
     coordinates = [model.get("coordinates")]
     if coordinates == [None]:
         coordinates = [positions or d, 0] if d in (2, 3) else [positions, 0] if positions else [0]
+    if "family" in model and not _of_laws(model):
+        return [Kind(positions, angles)]
     if model.get("family"):
         coordinates = [d if family_named(model.family) in VECTORS else 0]
-    elif any(angles) or ("family" not in model and not getattr(features, "directions", False)):
+    elif any(angles) or not (_of_laws(model) or getattr(features, "directions", False)):
         coordinates = [0]
-    if "family" in model:  # velocities beside coordinates are plain states to it
-        coordinates = [p if p == d else 0 for p in coordinates]
-    return [Kind(p, angles) for p in dict.fromkeys(coordinates)]
+    constant: tuple[bool, ...] = ()
+    if _of_laws(model):  # velocities beside coordinates are plain states to it
+        constant = tuple(model.get("constant") or never_changing(states, seen))
+        coordinates = [p if p == d and not any(constant) else 0 for p in coordinates]
+    return [Kind(p, angles, constant) for p in dict.fromkeys(coordinates)]
 
 
 def _physical(data: TrajectoryDataModule) -> Tensor:
@@ -211,7 +229,7 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
     with doing("searching for laws") as say:
-        for kind in kinds_of(config.model, data.positions, states):
+        for kind in kinds_of(config.model, data.positions, states[ids, :n], seen):
             start = cold_start(
                 states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, groups=_groups(tasks, ids),
                 seed=config.seed, announce=say, **_given(config.model),
@@ -258,7 +276,7 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
     laws = FoundLaws(
         start.kinds.laws, start.kinds.own, step, rest, offset, scale, form.units.centre, form.units.scale,
         basis.places, basis.widths, basis.left, basis.right,
-        torch.zeros(0, 0) if form.link is None else form.link,
+        torch.zeros(0, 0) if form.link is None else form.link, torch.tensor(form.units.lag),
     )  # fmt: skip
     parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
     out = io.BytesIO()
@@ -275,6 +293,7 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
         "family": form.basis.family.name,
         "coordinates": form.kind.coordinates,
         "angles": list(form.kind.angles),
+        "constant": list(form.kind.constant),
         "smooth": form.smooth,
         "constants": form.constants,
     }
@@ -320,7 +339,7 @@ def otherwise(config: DictConfig, start: Start) -> str | None:
     path = config.data.get("path")
     chosen, rivals = start.form, sorted(start.trials, key=lambda trial: trial.score)
     forms = [trial.form for trial in rivals if name_of(trial.form) != name_of(chosen)]
-    if path is None or "family" not in config.model or not forms:
+    if path is None or not _of_laws(config.model) or not forms:
         return None
     family, constants = setting("model.family", forms[0].basis.family.name), str(forms[0].constants).lower()
     number = f"model.num_edge_modules={len(start.kinds.laws)}"

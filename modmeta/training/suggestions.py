@@ -1,7 +1,7 @@
 """What a file of trajectories is fit for: notes, and the settings of a command that trains on it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -206,8 +206,21 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
 
 def experiment_for(data: Trajectories) -> str:
     """The experiment that suits trajectories: `laws`; for coordinates with velocities `moving`, or `driven`."""
+    data = motion_alone(data)
     positions, moving = find_positions(data)
     if not moving or data.num_features != 2 * positions:
         return "laws"
     some = torch.from_numpy(data.states[:SAMPLE]).double()
     return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"
+
+
+def motion_alone(data: Trajectories) -> Trajectories:
+    """Coordinates and their velocities, where all other features never change; else the data as they are.
+
+    Constants of entities, such as masses, follow no law. What they do to others is in the types of edges.
+    """
+    positions, moving = find_positions(data)
+    rest = data.states[..., 2 * positions :]
+    if not moving or not rest.shape[-1] or (rest != rest[:, :, :1]).any():
+        return data
+    return replace(data, states=data.states[..., : 2 * positions], features=data.features[: 2 * positions])

@@ -10,11 +10,19 @@ from modmeta.training.checkpoints.loading import load_model
 from tests.runs import QUICK, checkpoint, run
 
 
-@pytest.mark.parametrize("model", [pytest.param("default", marks=pytest.mark.slow), "continuous"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("model=default",), marks=pytest.mark.slow),
+        ("model=continuous",),
+        ("model=continuous", "search.start=laws"),
+    ],
+    ids=str,
+)
 def test_a_pruned_model_is_the_same_without_the_module(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run(tmp_path / "run", *QUICK, f"model={model}", "model.num_edge_modules=3", "model.null_module=false")
+    run(tmp_path / "run", *QUICK, *words, "model.num_edge_modules=3", "model.null_module=false")
     content = checkpoint(tmp_path / "run")
     content["state_dict"]["usage"] = torch.tensor([0.6, 0.001, 0.399])
     torch.save(content, tmp_path / "model.ckpt")

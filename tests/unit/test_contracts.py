@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modmeta.model.dynamics.base import Dynamics
+from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import PairFeatures
 from modmeta.model.likelihood import Likelihood
 from modmeta.search import problem
@@ -43,6 +44,20 @@ class TestDynamics(DynamicsContract):
                 "model.family='receiver x sender'", "model.coordinates=0", "model.smooth=true", "model.constants=false",
             ]  # fmt: skip
         return random_weights(hydra.utils.instantiate(configured(*words).model))
+
+
+class TestDynamicsBesideLaws(DynamicsContract):
+    """In continuous time, beside laws that a cold start found."""
+
+    @pytest.fixture
+    def dynamics(self) -> Dynamics:
+        words = ("model=continuous", "model.family='along and across the line'", "model.hidden=8")
+        dynamics = random_weights(hydra.utils.instantiate(configured(*words).model))
+        assert isinstance(dynamics, ContinuousDynamics)
+        assert dynamics.found is not None
+        for law in (dynamics.found.edges, dynamics.found.alone):
+            torch.nn.init.normal_(law, std=0.02)
+        return dynamics
 
 
 class TestDynamicsOfFeatures(DynamicsContract):

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from modmeta.data.units import Scales
 from modmeta.errors import UserError
 from modmeta.graph.bank import Structure
+from modmeta.model.basis import FoundLaws
 from modmeta.model.dynamics.acting import Acting
 from modmeta.model.dynamics.base import Dynamics, one_hot
+from modmeta.model.dynamics.found import FoundAccelerations
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
@@ -48,6 +50,9 @@ class ContinuousDynamics(Dynamics):
     If the data show reflecting walls (`Scales.walls`), a path that touches one is continued into its mirror image, and
     forces there are mirrored; forecasts reflect.
 
+    After a cold start a module is the law that it found plus what the perceptron learns, zero at first and measured in
+    what the law leaves unexplained: exact laws stay exact.
+
     Args:
         num_features: D = 2 P, positions, then their velocities.
         num_edge_modules: K.
@@ -64,6 +69,7 @@ class ContinuousDynamics(Dynamics):
         activation: elementwise function of the hidden layers.
         null_module: whether edge module 0 always sends zero messages.
         node_hidden: width of the hidden layers of node modules; None for `hidden`.
+        family: of laws that a cold start found, a name in `modmeta.model.basis`; None without.
 
     Raises:
         ValueError: `num_features` is odd, or `nodes` is below 2.
@@ -95,6 +101,7 @@ class ContinuousDynamics(Dynamics):
         activation: Callable[[Tensor], Tensor] = F.silu,
         null_module: bool = False,
         node_hidden: int | None = None,
+        family: str | None = None,
     ) -> None:
         if num_features % 2:
             raise UserError(
@@ -111,6 +118,9 @@ class ContinuousDynamics(Dynamics):
             null_module=null_module,
         )  # fmt: skip
         self.pieces, self.reach, self.substeps = pieces, reach, substeps
+        self.found = None if family is None else FoundAccelerations(family, self.positions, num_edge_modules)
+        if self.found is not None:
+            self.decay = None  # what the law leaves does not tell a power of the distance
         self.lag = nn.Parameter(torch.zeros(()))  # frames by which stored velocities lag positions
         self.register_buffer("step_scale", torch.ones(()))
         self.register_buffer("rest", torch.zeros(self.positions))
@@ -137,6 +147,37 @@ class ContinuousDynamics(Dynamics):
         self.walls.copy_(scales.walls)
         self.limit.copy_(MARGIN * scales.fastest)
         self.change_scale[: self.positions] = scales.step * scales.change[self.positions :]
+
+    @torch.no_grad()
+    def begin(self, laws: FoundLaws) -> None:
+        """Takes laws that were found, after `set_scales`."""
+        if self.found is None:
+            return
+        self.found.begin(laws, self.change_scale[self.positions :])
+        self.lag.copy_(laws.lag)
+        for modules in (self.edge_modules, self.node_modules):
+            for layer in (modules.affine[-1], modules.linear):
+                if layer is not None:
+                    layer.weight.zero_()
+                    layer.bias.zero_()
+
+    def pair_law(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T C"]:
+        """Accelerations of every module along every edge at given states: (B, N, T, D) to (B, N, S, K, T, P)."""
+        learned = super().pair_law(states)
+        if self.found is None:
+            return learned
+        speaking = torch.arange(self.num_edge_modules, device=states.device) >= int(self.null_module)
+        return self.found.pairs(states) * speaking.view(-1, 1, 1) + learned * self.found.rest
+
+    @property
+    def powers(self) -> Tensor | None:
+        """Powers of the distance, (K,); 0 beside laws that were found."""
+        return super().powers if self.found is None else self.rest.new_zeros(self.num_edge_modules)
+
+    def own_changes(self, inputs: Float[Tensor, "*rest F"]) -> Float[Tensor, "G *rest D"]:
+        """Changes that node modules learn, (..., F) to (G, ..., D)."""
+        learned = super().own_changes(inputs)
+        return learned if self.found is None else learned * self.found.rest.repeat(2)
 
     def targets(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N T-1 D"]:
         """Observed deviations from uniform motion, (B, N, T - 1, D), in units of `change_scale`."""
@@ -196,14 +237,27 @@ class ContinuousDynamics(Dynamics):
         Returns:
             (B, N, S, K, T - 1, D).
         """
+        return self._integrated(states, self.pair_law)
+
+    def _integrated(self, states: Tensor, law: Callable[[Tensor], Tensor]) -> Tensor:
+        """Changes (..., T - 1, D) by accelerations (..., Q, P), a law of states (B, N, Q, D), on cubic paths."""
         t = states.shape[2]
         ends, reflected = self._unfold(states)
         between, beyond = self._between(states, ends)
-        sent = self.pair_law(torch.cat((states, between.flatten(2, 3)), dim=2))  # (B, N, S, K, ., P)
+        sent = law(torch.cat((states, between.flatten(2, 3)), dim=2))
         at, inner = sent[..., :t, :], sent[..., t:, :].unflatten(-2, (t - 1, -1))
         nodes = torch.cat((at[..., :-1, None, :], inner, at[..., 1:, None, :]), dim=-2)  # (..., T - 1, nodes, P)
         image = torch.cat((torch.zeros_like(reflected).unsqueeze(-2), beyond, reflected.unsqueeze(-2)), dim=-2)
-        return (self._kernel(self.kernel) @ (nodes * _sign(image)[:, :, None, None])).flatten(-2)
+        sign = _sign(image)
+        sign = sign.view(*sign.shape[:2], *[1] * (nodes.dim() - sign.dim()), *sign.shape[2:])
+        return (self._kernel(self.kernel) @ (nodes * sign)).flatten(-2)
+
+    def along(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """`responder` of the observed steps of states (B, N, T, D), the own law found integrated as messages are."""
+        if self.found is None:
+            return super().along(states)
+        learned = self.own_changes(self.scaled(states[:, :, :-1]))
+        return self.adding(learned + self._integrated(states, self.found.own))
 
     def refined(
         self, messages: Float[Tensor, "B N S K L C"], states: Float[Tensor, "B N T D"], structure: Structure
@@ -260,7 +314,7 @@ class ContinuousDynamics(Dynamics):
     def _acting(self, relations: Tensor, types: Tensor) -> "_Acts":
         """What acts in scenes of edge and node modules (Q, N, S), (Q, N)."""
         alone = not torch.is_grad_enabled() and not relations.is_cuda  # sizes of blocks would wait for a GPU
-        if alone and self.features.mutual and self.num_edge_modules > 1:
+        if alone and self.features.mutual and self.num_edge_modules > 1 and self.found is None:
             return Acting(self, relations, types)
         return _Weighed(self, relations, types)
 
@@ -394,7 +448,11 @@ class ContinuousDynamics(Dynamics):
     def _accelerations(self, x: Tensor, v: Tensor, acting: "_Acts") -> Tensor:
         """Clamped accelerations per frame at coordinates and velocities, all (Q, N, P); mirrored beyond walls."""
         inside, speed, image = self._reflect(x, v)
-        sums = acting.received(torch.cat((inside, speed), dim=-1)) * self.change_scale[self.positions :]
+        states = torch.cat((inside, speed), dim=-1)
+        sums = acting.received(states)
+        if self.found is not None:
+            sums = sums + self.found.own(states)
+        sums = sums * self.change_scale[self.positions :]
         return _sign(image) * sums.clamp(-self.limit, self.limit)
 
     @torch.no_grad()

@@ -67,6 +67,7 @@ class LawDynamics(Dynamics):
         node_hidden: their width; none for `hidden`.
         activation: elementwise function of the hidden layers.
         null_module: module 0 sends nothing.
+        constant: which features never change; none for no feature.
 
     Raises:
         ValueError: there is no such family, or features and angles do not go together.
@@ -91,6 +92,7 @@ class LawDynamics(Dynamics):
         activation: Callable[[Tensor], Tensor] = F.silu,
         null_module: bool = False,
         node_hidden: int | None = None,
+        constant: Sequence[bool] | None = None,
     ) -> None:
         d, k, g = num_features, num_edge_modules, num_node_modules
         angles = tuple(angles) if angles else (False,) * d
@@ -106,7 +108,7 @@ class LawDynamics(Dynamics):
             features, d, k, g, d, [hidden] * edge_layers, [node_hidden or hidden] * node_layers, additive=True,
             linear_path=False, activation=activation, null_module=null_module,
         )  # fmt: skip
-        self.family, self.kind = family_named(family), Kind(coordinates, angles)
+        self.family, self.kind = family_named(family), Kind(coordinates, angles, tuple(constant or ()))
         self.smooth, self.has_constants = smooth, constants
         for perceptrons in (self.edge_modules, self.node_modules):
             nn.init.zeros_(perceptrons.affine[-1].weight)
@@ -160,17 +162,28 @@ class LawDynamics(Dynamics):
         for name in ("offset", "span", "places", "widths"):
             getattr(self, name).copy_(getattr(laws, name))
         if self.family.saturating:
-            self.link.copy_(laws.link)
+            self.link.zero_()[:, -1] = 1
+            self.link[self.kind.changing] = laws.link.to(self.link)
         h, v = laws.left.shape[1], laws.right.shape[1]
-        self.left.zero_()[:, :h] = laws.left.to(self.left)
+        rows = torch.arange(self.blocks)
+        if not self.kind.coordinates:  # blocks of features that change
+            rows = rows.view(len(self.kind.angles), -1)[self.kind.changing].flatten()
+        self.left.zero_()[rows, :h] = laws.left.to(self.left)
         self.right.zero_()[:, :v] = laws.right
         self.found_laws.zero_()[:, :h, :v] = laws.edges.view(len(laws.edges), h, v).to(self.laws)
-        self.found_own_laws.copy_(laws.own.view(self.own_laws.shape[1:]))
+        if self.kind.coordinates:
+            self.found_own_laws.copy_(laws.own)
+        else:
+            self.found_own_laws.zero_()[:, self.kind.changing] = laws.own.view(-1, self.own_laws.shape[-1]).to(
+                self.laws
+            )
         self.laws.zero_()
         self.own_laws.zero_()
         rate = torch.ones_like(self.width) if self.family.growth else self.width
         self.unit.copy_(rate * laws.step / (self.span * self.change_scale))
         self.rest.copy_(laws.rest * rate * laws.step / (self.span * self.change_scale))
+        if self.kind.constant:
+            self.rest[torch.tensor(self.kind.constant)] = 0
 
     # ---- laws ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from modmeta.search.cold_start.noise import driven_by_noise
 from modmeta.search.cold_start.records import Answer, Form, Start, Trial
 from modmeta.search.cold_start.scales import Scales
 from modmeta.search.cold_start.start import cold_start
-from modmeta.search.cold_start.weak_form import Kind, looks_like_angles
+from modmeta.search.cold_start.weak_form import Kind, looks_like_angles, never_changing
 
 __all__ = [
     "Answer",
@@ -18,4 +18,5 @@ __all__ = [
     "driven_by_noise",
     "infer",
     "looks_like_angles",
+    "never_changing",
 ]

@@ -74,7 +74,7 @@ def numbered(groups: Tensor | None) -> Tensor | None:
 
 def numbers_of(entities: int, kind: Kind, basis: Basis) -> int:
     """Of a receiver's Gram matrix; every channel of plain states has a block of its own."""
-    blocks = 1 if kind.coordinates else len(kind.angles)
+    blocks = 1 if kind.coordinates else len(kind.changing)
     return ((entities - 1) * basis.left.shape[1] * basis.right.shape[1]) ** 2 // blocks
 
 

@@ -50,7 +50,7 @@ class Basis(NamedTuple):
 
 def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     """Places the functions of a family where the data are, and whitens them."""
-    nodes, d = steps.nodes, steps.nodes.shape[-1]
+    nodes, c = steps.nodes, steps.targets.shape[-1]
     places, widths = _places(_arguments(family, kind, nodes), family.shifts)
     one = torch.eye(1, dtype=nodes.dtype, device=nodes.device)
     raw = Basis(family, places, widths, one, one, one[0])
@@ -68,7 +68,7 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     if h == 1:
         whiten_left = one
     if not kind.coordinates:
-        whiten_left = torch.block_diag(*[whiten_left] * d)
+        whiten_left = torch.block_diag(*[whiten_left] * c)
     return raw._replace(left=whiten_left, right=whiten_right, spread=spread)
 
 

@@ -105,7 +105,7 @@ def cold_start(
         seed: of starts and splits.
         starts: random laws of every form.
         search_tasks: tasks on which laws are searched; two thirds as many more judge them.
-        announce: is called with the name of every family before it is tried.
+        announce: is called with the name of every family before it is tried, and with what every trial of it gained.
         family: the only family to try; None for all that fit the data, cheapest first.
         constants: whether entities have constants of their own; None to try both.
         smooth: whether paths are smooth between frames; None to measure it.
@@ -150,6 +150,7 @@ def cold_start(
             problem = _problem(Form(kind, units, smooth, basis, own, 0.0, smoothing, link), search, judges)
             for setting in settings:
                 trials.append(_try(problem, *setting, starts, generator))
+                announce(f"{tried.name}{', own constants' if own else ''}, gain {trials[-1].gain:.2f}")
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
                     found += _structured(problem, trials[-1], numbers, generator)
                 if _enough(found):

@@ -18,6 +18,7 @@ __all__ = [
     "averaged",
     "looks_like_angles",
     "measure_units",
+    "never_changing",
     "roughness",
     "steps",
     "unwrap",
@@ -25,12 +26,15 @@ __all__ = [
 ]
 
 DIFFER = 1.0  # standard deviation of logarithms of how much entities change, from which each has a weight of its own
+AGREES = 0.01  # relative difference up to which the time between frames is the one that was given
 LEAST = 1e-2  # of the largest change, from which on an entity's changes are worth explaining
 
 
 class Units(NamedTuple):
     """Scales that make a state a number: `(state - centre) / scale`, (D,) each; `step` is the time between frames.
 
+    `lag` is how many frames velocities lag coordinates: half a frame in simulators that move coordinates by velocities
+    after these have changed.
     `entities` is how much squared residuals of every entity weigh, (N,), where they differ; None where all are alike.
     """
 
@@ -38,6 +42,7 @@ class Units(NamedTuple):
     scale: Tensor
     step: float
     entities: Tensor | None = None
+    lag: float = 0.0
 
 
 class Steps(NamedTuple):
@@ -67,6 +72,15 @@ def looks_like_angles(states: Tensor) -> tuple[bool, ...]:
     return tuple(((high - low <= turn * 1.001) & (high - low > 0.95 * turn) & (jumps > 0)).tolist())
 
 
+def never_changing(states: Tensor, seen: Tensor | None = None) -> tuple[bool, ...]:
+    """Which features of states (B, N, T, D) never change, of entities observed (B, N, T); none if all do not."""
+    moved = states.diff(dim=2).abs()
+    if seen is not None:
+        moved = moved * (seen[:, :, 1:] & seen[:, :, :-1]).unsqueeze(-1)
+    still = moved.amax((0, 1, 2)) == 0
+    return tuple(still.tolist()) if bool(still.any()) and not bool(still.all()) else ()
+
+
 def unwrap(states: Tensor, angles: tuple[bool, ...]) -> Tensor:
     """States (B, N, T, D) with the jumps of angles taken out."""
     if not any(angles):
@@ -81,7 +95,7 @@ def roughness(states: Tensor, kind: Kind) -> float:
 
     Medians, as a few collisions make third differences large and a path no random walk.
     """
-    moving = states[..., kind.coordinates :] if kind.second_order else states
+    moving = states[..., kind.coordinates :] if kind.second_order else states[..., kind.changing]
     if states.shape[2] < 4:
         return 0.0
     first, third = (moving.diff(n=n, dim=2).abs().flatten(0, 2).median(0).values for n in (1, 3))
@@ -102,10 +116,20 @@ def measure_units(states: Tensor, kind: Kind, frame_step: float) -> Units:
     if kind.second_order:
         moved, mean = states[..., :p].diff(dim=2), (states[:, :, 1:, p:] + states[:, :, :-1, p:]) / 2
         slope = (moved * mean).sum() / mean.square().sum().clamp_min(1e-30)
-        step = float(slope) if slope > 0 else frame_step
+        step = float(slope) if slope > 0 and abs(float(slope) / frame_step - 1) > AGREES else frame_step
         centre[p:], scale[p:] = 0.0, scale[p:].square().mean().sqrt()
     angles = torch.tensor(kind.angles, device=states.device)
-    return Units(centre.where(~angles, torch.zeros_like(centre)), scale.where(~angles, torch.ones_like(scale)), step)
+    centre, scale = centre.where(~angles, torch.zeros_like(centre)), scale.where(~angles, torch.ones_like(scale))
+    return Units(centre, scale, step, lag=_lag(states, kind, step) if kind.second_order else 0.0)
+
+
+def _lag(states: Tensor, kind: Kind, step: float) -> float:
+    """Frames by which velocities lag coordinates, which else gain half of what the velocity gains in a frame."""
+    x, v = states.split(kind.coordinates, -1)
+    change = v.diff(dim=2)
+    gained = x.diff(dim=2) / step - v[:, :, :-1]
+    lag = float((change * gained).sum() / change.square().sum().clamp_min(1e-300)) - 0.5
+    return lag if abs(lag) <= 1 else 0.0
 
 
 def weights_of_entities(states: Tensor, kind: Kind, units: Units, seen: Tensor | None = None) -> Tensor | None:
@@ -170,13 +194,14 @@ def _steps(states: Tensor, kind: Kind, units: Units, smooth: bool, growth: bool,
     present = torch.ones(b, n, t, dtype=states.dtype, device=states.device) if seen is None else seen.to(states)
     scaled = torch.where(present.unsqueeze(-1) > 0, (states - units.centre) / units.scale, 0.0)
     p = kind.coordinates
-    moving = scaled[..., p:] if kind.second_order else scaled
+    changing = kind.changing
+    moving = scaled[..., p:] if kind.second_order else scaled[..., changing]
     targets = moving.diff(dim=2) / units.step
     weight = torch.ones_like(targets)
     if growth:
-        positive = states.clamp_min(1e-12)
+        positive = states[..., changing].clamp_min(1e-12)
         targets = positive.log().diff(dim=2) / units.step
-        weight = ((positive[:, :, 1:] + positive[:, :, :-1]) / (2 * units.scale)).square()
+        weight = ((positive[:, :, 1:] + positive[:, :, :-1]) / (2 * units.scale[changing])).square()
     whole = present[:, :, 1:] * present[:, :, :-1]
     if not smooth or t < 4:
         one = torch.ones(1, dtype=states.dtype, device=states.device)
@@ -185,6 +210,8 @@ def _steps(states: Tensor, kind: Kind, units: Units, smooth: bool, growth: bool,
     quadrature = torch.tensor(BOOLE, dtype=states.dtype, device=states.device)
     nodes = cubics(scaled)
     if kind.second_order:
+        quadrature[0] += units.lag
+        quadrature[-1] -= units.lag
         nodes = torch.cat([_hermite(scaled, p, units, places), nodes[..., p:]], -1)
     first = (torch.arange(t - 1, device=states.device) - 1).clamp(0, t - 4)
     around = torch.stack([present[:, :, first + k] for k in range(4)]).amin(0)

@@ -1,5 +1,6 @@
 """The verdict where it is known whether there is anything to find."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -190,7 +191,11 @@ def test_gains_are_logarithms_of_ratios() -> None:
     broken = error.clone()
     broken[:, :, 7] = 1e6
     found = gains(broken, 2 * broken, error, 100 * error, counts)
-    torch.testing.assert_close(found, torch.full((5,), 2.0).log().double(), rtol=1e-2, atol=0)
+    assert float(found.mean()) == pytest.approx(math.log(2), rel=1e-2)
+    quiet = torch.cat([error, torch.full_like(error, 1e-9)])
+    other = torch.cat([2 * error, torch.full_like(error, 1e-3)])
+    found = gains(quiet, other, quiet, torch.cat([100 * error, torch.zeros_like(error)]), counts.repeat(2, 1, 1, 1))
+    assert float(found.mean()) == pytest.approx(math.log(2), rel=0.2), "tasks in which nothing happens count for little"
 
 
 GAIN, NONE = Gain(0.1, 0.01, 30), Gain(0.01, 0.01, 30)

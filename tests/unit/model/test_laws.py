@@ -28,9 +28,10 @@ def smooth(d: int, low: float = 0.5) -> Tensor:
     return low + parts[0] + 0.4 * torch.sin(2 * parts[1] * time + 6 * parts[2])
 
 
-def link_of(family: Family, d: int) -> Tensor | None:
+def link_of(family: Family, kind: Kind) -> Tensor | None:
     """Leak and size of saturating rates, within which those of `smooth` stay."""
-    return torch.tensor([[0.1, *[-0.5] * d, 30.0]] * d, dtype=torch.float64) if family.saturating else None
+    row = [0.1, *[-0.5] * len(kind.angles), 30.0]
+    return torch.tensor([row] * len(kind.changing), dtype=torch.float64) if family.saturating else None
 
 
 def with_laws(
@@ -38,7 +39,7 @@ def with_laws(
 ) -> tuple[LawDynamics, Basis, Tensor, Tensor]:
     """Dynamics that hold random laws of a family, whose functions lie where states (B, N, T, D) are."""
     units = measure_units(states, kind, step)
-    link = link_of(family, states.shape[-1])
+    link = link_of(family, kind)
     ready = steps(unwrap(states, kind.angles), kind, units, smooth=is_smooth, growth=family.growth, link=link)
     basis = fit_basis(family, kind, ready)
     table = columns(basis, kind, ready)
@@ -48,7 +49,7 @@ def with_laws(
     d = states.shape[-1]
     dynamics = LawDynamics(
         d, K, AbsoluteFeatures(), family=family.name, coordinates=kind.coordinates, angles=kind.angles,
-        smooth=is_smooth, constants=constants,
+        smooth=is_smooth, constants=constants, constant=kind.constant,
     )  # fmt: skip
     offset, span = torch.full((d,), 0.3).double(), torch.full((d,), 1.7).double()
     dynamics.change_scale.fill_(0.05)
@@ -66,6 +67,8 @@ CASES = [
     (Kind(0, (False,)), "difference", True),
     (Kind(0, (False, False)), "receiver x rich sender", True),
     (Kind(0, (False, False)), "rich difference", False),
+    (Kind(0, (False,) * 3, (False, True, False)), "receiver x rich sender", True),
+    (Kind(0, (False,) * 2, (True, False)), "saturating, rich sender", True),
     (Kind(0, (False,)), "growth, rich sender", True),
     (Kind(0, (False, False)), "saturating, rich sender", True),
     (Kind(0, (False,)), "fine rich sender", True),
@@ -78,21 +81,26 @@ CASES = [
 @pytest.mark.parametrize(("kind", "name", "is_smooth"), CASES, ids=str)
 def test_errors_are_the_residuals_of_the_cold_start(kind: Kind, name: str, is_smooth: bool) -> None:
     family, states = family_named(name), smooth(len(kind.angles))
+    for at in set(range(len(kind.angles))) - set(kind.changing):
+        states[..., at] = states[:, :, :1, at]
     if any(kind.angles):
         states = (2 * states * math.pi).remainder(2 * math.pi)
     dynamics, basis, laws, own = with_laws(states, kind, family, is_smooth)
     units = measure_units(unwrap(states, kind.angles), kind, 0.1)
-    straight, link = unwrap(states, kind.angles), link_of(family, len(kind.angles))
+    straight, link = unwrap(states, kind.angles), link_of(family, kind)
     table = columns(basis, kind, steps(straight, kind, units, smooth=is_smooth, growth=family.growth, link=link))
     relations = torch.randint(K, (B, N, N - 1), generator=torch.Generator().manual_seed(2))
     chosen = torch.nn.functional.one_hot(relations, K).flatten(0, 1).double()  # (E, S, K)
     predicted = torch.einsum("eslck,esk->elc", table.sent(laws), chosen) + table.own @ own
     expected = (table.target - predicted) * table.weight.sqrt() * units.step  # growth: times the scaled state
-    expected = (expected * units.scale).view(B, N, T - 1, -1) / (1.7 * 0.05)
+    expected = (expected * units.scale[kind.changing]).view(B, N, T - 1, -1) / (1.7 * 0.05)
     seen = ((states - 0.3) / 1.7).float()
     received = summed(dynamics.messages(seen), relations.unsqueeze(2))
     change = dynamics.along(seen)(received, torch.zeros(B, N, 1, dtype=torch.long)).squeeze(2)
     error = dynamics.targets(seen) - change
+    still = error[..., sorted(set(range(len(kind.angles))) - set(kind.changing))]
+    assert not still.any(), "what never changes is foretold"
+    error = error[..., kind.changing]
     torch.testing.assert_close(error.double(), expected, rtol=2e-3, atol=2e-3 * float(expected.abs().mean()))
 
 

@@ -30,3 +30,12 @@ def test_squared_error() -> None:
     likelihood = FixedGaussian(2.0)
     energy = likelihood.energy(error, likelihood.log_scale(error))
     torch.testing.assert_close(energy, -distributions.Normal(0.0, 2.0).log_prob(error))
+
+
+def test_exact_frames_cannot_shrink_a_scale_without_end() -> None:
+    likelihood = StudentT(4, 2)
+    likelihood.offset.data.fill_(-60.0)
+    states = torch.randn(2, 3, 5, 4)
+    energy = likelihood.energy(torch.ones(2, 3, 5, 4), likelihood.log_scale(states)).detach()
+    assert energy.isfinite().all()
+    assert float(energy.max()) < 60

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
+from modmeta.data import formats
 from modmeta.data.trajectories import Trajectories
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.resume import resolved
-from modmeta.training.run import Fit, attempt, better, doubtful
+from modmeta.training.run import Fit, attempt, better, doubtful, suited
 from modmeta.training.suggestions import experiment_for
 from tests.runs import compose
 
@@ -83,3 +85,21 @@ def test_noise_that_drives_the_motion_asks_for_another_experiment() -> None:
     assert chosen(path(0.1)) == "driven"
     assert chosen(path(0.0) + 0.05 * rng.normal(size=(20, 3, 60, 4))) == "moving"
     assert experiment_for(Trajectories(path(0.0)[..., :2], None, ("a", "b"), 0.1)) == "laws"
+
+
+def test_constants_of_entities_are_no_states_of_motion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    states = draw.normal(size=(6, 3, 12, 4)).cumsum(2)
+    states[..., :2] = np.cumsum(states[..., 2:], 2)
+    mass = np.broadcast_to(draw.uniform(size=(6, 3, 1, 1)), (6, 3, 12, 1))
+    names = ("x", "y", "vx", "vy", "mass")
+    path = tmp_path / "a.npz"
+    formats.save(path, {"all": Trajectories(np.concatenate([states, mass], -1), None, names, 1.0)})
+    words = ["data=files", f"data.path={path}", "data.reading.features=[x,y,vx,vy,mass]"]
+    assert suited(words)[1:] == ["data.reading.features=[x,y,vx,vy]"]
+    assert suited(words)[0] in ("experiment=moving", "experiment=driven")
+    assert "never changes, and so is no state that follows a law: mass" in capsys.readouterr().out
+    moved = np.concatenate([states, mass + 0.01 * np.arange(12).reshape(12, 1)], -1)
+    formats.save(tmp_path / "b.npz", {"all": Trajectories(moved, None, names, 1.0)})
+    words[1] = f"data.path={tmp_path / 'b.npz'}"
+    assert suited(words) == ["experiment=laws"]

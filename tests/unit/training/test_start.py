@@ -26,8 +26,8 @@ def states(features: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("model", "features", "positions", "coordinates"),
     [
-        ("continuous", 4, 2, [2, 0]),  # coordinates with velocities, then four plain states
-        ("default", 4, 2, [2, 0]),
+        ("continuous", 4, 2, [2]),  # whose modules are laws of vectors
+        ("default", 4, 2, [2, 0]),  # coordinates with velocities, then four plain states
         ("paper", 4, 2, [0]),  # absolute states have no directions
         ("laws", 4, 2, [0]),  # laws of vectors are of first order
         ("laws", 2, 0, [2, 0]),  # two features that nobody named may be coordinates

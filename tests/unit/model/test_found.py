@@ -1,0 +1,79 @@
+"""Accelerations that a cold start found, beside which modules of continuous time learn."""
+
+import numpy as np
+import pytest
+import torch
+
+from modmeta.data.units import Units, robust_scales
+from modmeta.graph.bank import Structure
+from modmeta.graph.relations import from_matrix
+from modmeta.model.basis import FoundLaws, Kind, family_named
+from modmeta.model.dynamics.continuous import ContinuousDynamics
+from modmeta.model.features import IsotropicFeatures
+from modmeta.model.likelihood import Gaussian
+from modmeta.model.model import RelationalModel
+from modmeta.search.cold_start import cold_start, infer
+from modmeta.search.cold_start.weak_form import measure_units
+
+FLAT = Kind(2, (False,) * 4)
+STEP, TRAP = 0.1, 0.4
+
+
+def springs(tasks: int, seed: int, small: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+    """States (B, 4, 30, 4) of bodies in a trap, between some of which are springs, and relations (B, 4, 4).
+
+    Coordinates are moved by velocities that have changed already; with `small` steps a frame.
+    """
+    draw = np.random.default_rng(seed)
+    relations = np.triu(draw.integers(0, 2, (tasks, 4, 4)), 1)
+    relations = relations + relations.transpose(0, 2, 1)
+    x, v = draw.normal(size=(tasks, 4, 2)), 0.3 * draw.normal(size=(tasks, 4, 2))
+    states = []
+    for _ in range(30):
+        states.append(np.concatenate([x, v], -1))
+        for _ in range(small):
+            pull = (relations[..., None] * (x[:, None] - x[:, :, None])).sum(2) - TRAP * x
+            v = v + pull * STEP / small
+            x = x + v * STEP / small
+    return torch.tensor(np.stack(states, 2)), torch.tensor(relations)
+
+
+def exact(units: Units, rest: float, lag: float) -> FoundLaws:
+    """Nothing, and a spring of strength 1; the trap is each body's own."""
+    own = torch.zeros(9).double()
+    own[0] = -TRAP
+    scale, one, zero = torch.ones(4).double(), torch.eye(1).double(), torch.zeros(4).double()
+    places = torch.ones(1, family_named("springs").shifts).double()
+    return FoundLaws(
+        torch.tensor([[0.0], [1.0]]).double(), own, torch.tensor(STEP), torch.tensor(rest),
+        torch.tensor(units.offset).double(), torch.tensor(units.scale).double(), zero, scale, places, places, one, one,
+        lag=torch.tensor(lag),
+    )  # fmt: skip
+
+
+def test_laws_that_are_exact_foretell_motion_before_any_training() -> None:
+    physical, relations = springs(3, 0)
+    units = Units.of_range(physical.numpy().min((0, 1, 2)), physical.numpy().max((0, 1, 2)), 2)
+    states = units.normalised(physical.numpy())
+    dynamics = ContinuousDynamics(4, 2, IsotropicFeatures(2), family="springs")
+    dynamics.set_scales(robust_scales(states, 2, units, STEP))
+    dynamics.begin(exact(units, 1e-6, 0.5 / 20))
+    structure = Structure(from_matrix(relations), torch.zeros(3, 4, dtype=torch.long))
+    with torch.no_grad():
+        error = RelationalModel(dynamics, Gaussian(4)).errors(states, structure)
+        assert float(error.abs().max()) < 2e-3 * float(dynamics.targets(states).abs().max())
+        ahead = dynamics.rollout(states[:, :, :1], *structure, 10).squeeze(2)
+    torch.testing.assert_close(ahead, states[:, :, 1:11], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("small", "lag"), [(1, 0.5), (20, 0.025)])
+def test_lag_of_velocities(small: int, lag: float) -> None:
+    assert measure_units(springs(10, 1, small)[0], FLAT, STEP).lag == pytest.approx(lag, abs=0.02)
+
+
+def test_laws_of_simulators_whose_velocities_lag() -> None:
+    states, relations = springs(40, 2, small=1)
+    start = cold_start(states[:30], FLAT, num_kinds=2, frame_step=STEP, family=family_named("springs"), starts=2)
+    found, true = infer(start, states[30:]).structures, from_matrix(relations[30:])
+    assert float((found == true).double().mean()) in (0.0, 1.0), "all are right, by either name"
+    assert start.gain > 3
