@@ -21,13 +21,13 @@ def composed(modules: int = 3, slots: int = 2) -> ComposedModel:
     return ComposedModel({"f": Library(modules), "head": Library(1, inputs=slots)}, tree)
 
 
+@torch.no_grad()
 def test_every_structure_is_scored_as_it_is() -> None:
     generator, slots, outputs = torch.Generator().manual_seed(0), 3, 2
     basis, y = torch.randn(4, 5, 6, generator=generator), torch.randn(4, 5, outputs, generator=generator)
-    start = _Concatenations(basis, y, slots, 2, generator)
     weights, head = torch.randn(2, 6, generator=generator), torch.randn(8**slots * outputs, generator=generator)
-    values, squares = start.values(basis, weights), start.squares(weights, head)
-    products = head.view(8, 8, 8, outputs)
+    start = _Concatenations(basis, y, slots, 2, generator, weights, head)
+    values, squares, products = start.values(basis), start.squares(), head.view(8, 8, 8, outputs)
     for number, (i, j, k) in enumerate(every_row(2, slots, torch.device("cpu")).tolist()):
         parts = [_waves(values[..., module]) for module in (i, j, k)]
         out = torch.einsum("xyzo,bpx,bpy,bpz->bpo", products, *parts)
@@ -36,11 +36,12 @@ def test_every_structure_is_scored_as_it_is() -> None:
         torch.testing.assert_close(alone, out.flatten(0, 1), rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
 def test_values_of_modules_have_mean_zero_and_variance_one() -> None:
     generator = torch.Generator().manual_seed(0)
     basis = features(torch.rand(9, 12, 1, generator=generator).double(), generator).float()
-    start = _Concatenations(basis, torch.zeros(9, 12, 1), 2, 2, generator)
-    values = start.values(basis, torch.randn(4, basis.shape[-1], generator=generator)).flatten(0, 1)
+    start = _Concatenations.drawn(basis, torch.zeros(9, 12, 1), 2, 3, generator)
+    values = start.values(basis).flatten(0, 1)
     torch.testing.assert_close(values.mean(0), torch.zeros(4), rtol=0, atol=1e-3)
     torch.testing.assert_close(values.square().mean(0), torch.ones(4), rtol=1e-3, atol=0)
 
