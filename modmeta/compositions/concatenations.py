@@ -21,6 +21,7 @@ from torch import Tensor
 
 from modmeta.compositions.chains import DONE, every_row, needed
 from modmeta.compositions.cold_start import Start, features
+from modmeta.compositions.library import Library
 from modmeta.compositions.problem import ComposedModel
 from modmeta.compositions.trees import Chain, Concatenate, Slot
 from modmeta.shapes import Float
@@ -41,6 +42,7 @@ def concatenates(model: ComposedModel) -> bool:
     if not isinstance(composition, Chain) or len(composition.parts) != 2:
         return False
     beside, head = composition.parts
+    library = model.libraries[beside.slots[0]]
     return (
         isinstance(beside, Concatenate)
         and all(isinstance(part, Slot) for part in beside.parts)
@@ -48,7 +50,8 @@ def concatenates(model: ComposedModel) -> bool:
         and len(set(beside.slots)) == 1
         and beside.slots[0] != head.library
         and model.sizes[-1] == 1
-        and model.libraries[beside.slots[0]].outputs == 1
+        and isinstance(library, Library)
+        and library.outputs == 1
     )
 
 
