@@ -193,8 +193,8 @@ mean squared error on 32 queries; the variance of the values is about 1 (sines: 
 for all tasks, fine-tuned on the examples; *MAML* is second order, one step of training at 0.01 and ten steps on the
 examples of a new task, not tuned further. It is our own, for all tasks of a batch at once; its gradients are those of
 the library `higher`, which evaluates one task after the other (`tests/unit/baselines/test_functions.py`). It is given
-at least about our seconds of the processor. All have the same tasks. *Exact* does not learn: it scores all structures of the
-hidden functions themselves, an upper bound.
+about our seconds of the processor, or more. All have the same tasks. *Exact* does not learn: it scores all structures
+of the hidden functions themselves, an upper bound.
 `sum3_of_20` is a sum of 3 of 20 hidden functions, `graph3_of_2` a step of a graph of three entities with two kinds of
 edges.
 
