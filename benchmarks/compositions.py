@@ -81,7 +81,7 @@ WORLDS = {
     "chain3_of_5": _same("chain", 5, 3, (60, 95), SHORT),
     "chain3_of_20": _same("chain", 20, 3, (20, 170), "trainer.max_epochs=3", "search.enumerate_up_to=8000",
                           "method.gradient_steps=12"),
-    "concatenate2_of_20": World(HiddenFunctions("concatenate", 20, 2), "concatenate", (), (20, 180)),
+    "concatenate2_of_20": World(HiddenFunctions("concatenate", 20, 2), "concatenate", (SHORT,), (20, 180)),
     "attend2_of_5": World(HiddenFunctions("attend", 5, 4), "attend", ("trainer.max_epochs=12",), (20, 130)),
     "field2_of_10": World(HiddenFunctions("field", 10, 2), "field", (SHORT,), (20, 60), ("method.inputs=2",)),
     "graph3_of_2": World(HiddenFunctions("graph", 2, 6), "graph", ("trainer.max_epochs=10",), (20, 60),
@@ -193,8 +193,8 @@ mean squared error on 32 queries; the variance of the values is about 1 (sines: 
 for all tasks, fine-tuned on the examples; *MAML* is second order, one step of training at 0.01 and ten steps on the
 examples of a new task, not tuned further. It is our own, for all tasks of a batch at once; its gradients are those of
 the library `higher`, which evaluates one task after the other (`tests/unit/baselines/test_functions.py`). It is given
-about our seconds of the processor. All have the same tasks. *Exact* does not learn: it scores all structures of the
-hidden functions themselves, an upper bound.
+about our seconds of the processor, or more. All have the same tasks. *Exact* does not learn: it scores all structures
+of the hidden functions themselves, an upper bound.
 `sum3_of_20` is a sum of 3 of 20 hidden functions, `graph3_of_2` a step of a graph of three entities with two kinds of
 edges.
 

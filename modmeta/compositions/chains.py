@@ -27,7 +27,7 @@ from modmeta.compositions.cold_start import Start
 from modmeta.compositions.library import Library
 from modmeta.compositions.problem import ComposedModel
 from modmeta.compositions.trees import Chain, Slot
-from modmeta.shapes import Float
+from modmeta.shapes import Bool, Float, Int
 
 RAW, KEPT = 96, 1e-3  # random features, and smallest singular value, relative to the largest, that is kept of them
 SMOOTH = 0.5  # length over which modules vary, in units of the largest value
@@ -82,26 +82,63 @@ def chain_start(model: ComposedModel, x: Float[Tensor, "B P I"], y: Float[Tensor
         if found.unexplained < LOOSE**2:
             break
     assert found is not None
-    assert found.inputs is not None
-    assert found.values is not None
-    return found._replace(inputs=found.inputs * size, values=found.values * size)
+    inputs, values = found.values["f"]
+    return found._replace(values={model.composition.slots[0]: (inputs * size, values * size)})
 
 
-def teach(library: Library, start: Start) -> None:
-    """Fits a library's modules to the values that a start found for them; does nothing where it found none."""
-    if start.inputs is None or start.values is None:
-        return
+def teach(library: Library, inputs: Float[Tensor, "Q I"], values: Float[Tensor, "K Q O"]) -> None:
+    """Fits a library's modules to values at inputs; those that have none, to zeros.
+
+    Args:
+        library: its modules.
+        inputs: points.
+        values: of its first modules there.
+    """
     optimizer = torch.optim.Adam(library.parameters(), lr=TAUGHT_RATE)
-    values = start.values.new_zeros(len(library), *start.values.shape[1:])
-    values[: len(start.values)] = start.values
+    values = torch.cat((values, values.new_zeros(len(library) - len(values), *values.shape[1:])))
     with torch.enable_grad():
         for step in range(TAUGHT):
             optimizer.param_groups[0]["lr"] = TAUGHT_RATE * (1 - step / TAUGHT)
-            loss = (library.every(start.inputs.unsqueeze(0))[0] - values).square().mean()
+            loss = (library.every(inputs.unsqueeze(0))[0] - values).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     library.zero_grad()
+
+
+def every_row(modules: int, slots: int, device: torch.device) -> Int[Tensor, "M S"]:
+    """All structures (M, S) of so many modules, the last slot changes fastest."""
+    number = torch.arange(modules, device=device)
+    return torch.cartesian_prod(*[number] * slots).view(-1, slots)
+
+
+def needed(squares: Float[Tensor, "B M"], rows: Int[Tensor, "M S"], modules: int, enough: float) -> Bool[Tensor, " N"]:
+    """Which modules of a pool are needed, (N,): others leave, one after the other, where there are too many.
+
+    Args:
+        squares: mean squared errors of all structures.
+        rows: these.
+        modules: K, at most so many stay.
+        enough: mean squared error of a task that is explained.
+    """
+    n = int(rows.max()) + 1
+    uses = (rows.unsqueeze(-1) == torch.arange(n, device=rows.device)).any(1)  # (M, N)
+    here, energy, few = uses.any(0), torch.log(squares + enough / 3), max(1, AT_ONCE // len(rows))
+    while int(here.sum()) > 1:
+        best, place = energy.min(1)
+        # Only tasks whose best structure has a module miss it.
+        once = F.one_hot(rows[place], n).amax(1)  # (B, N)
+        cost = energy.new_zeros(n)
+        task, missed = once.nonzero(as_tuple=True)
+        for some, of in zip(task.split(few), missed.split(few), strict=True):
+            without = energy[some].masked_fill_(uses[:, of].T, torch.inf).amin(1)
+            cost.index_add_(0, of, without - best[some])
+        worst = int(cost.masked_fill(~here, torch.inf).argmin())
+        if int(here.sum()) <= modules and cost[worst] > 1.0:
+            break
+        here[worst] = False
+        energy = energy.masked_fill(uses[:, worst], torch.inf)
+    return here
 
 
 @dataclass
@@ -298,7 +335,7 @@ class _Chains:
             squares, rows = some.every(weights)
             if number > 1 and len(weights) <= self.modules and bool((squares.amin(1) < unit * DONE / 3).all()):
                 break
-            weights = some.pruned(weights, squares, unit * DONE)
+            weights = weights[needed(squares, rows, self.modules, unit * DONE)]
             squares, rows = some.every(weights)
             if number < ROUNDS - 2:
                 weights = some.joined(weights, squares.amin(1) > unit * DONE, unit * DONE)
@@ -306,7 +343,7 @@ class _Chains:
             weights = some.descended(weights, rows[squares.argmin(1)], unit)
         while len(weights) > self.modules:
             some = self.some(max(SCORED // len(weights) ** self.slots, LOOKED_AT))
-            weights = some.pruned(weights, some.every(weights)[0], unit * DONE)
+            weights = weights[needed(*some.every(weights), self.modules, unit * DONE)]
         squares, rows = self.every(weights)
         best = squares.amin(1)
         structures = rows[squares.argmin(1)]
@@ -316,7 +353,7 @@ class _Chains:
         every = torch.cat(inputs).flatten(0, 1)
         shown = every[torch.randperm(len(every), generator=self.generator, device=every.device)[:INPUTS]]
         values = torch.einsum("qd,kdi->kqi", self.basis(shown), weights)
-        return Start(structures, float(best.sum() / self.y.square().mean((1, 2)).sum()), shown, values)
+        return Start(structures, float(best.sum() / self.y.square().mean((1, 2)).sum()), {"f": (shown, values)})
 
     def some(self, number: int) -> "_Chains":
         """Up to so many of the tasks, drawn."""
@@ -335,36 +372,7 @@ class _Chains:
             for _ in range(self.slots):
                 u = torch.einsum("bmpd,ndi->bmnpi", self.basis(u), weights).flatten(1, 2)
             found.append((u - y[:, points].unsqueeze(1)).square().mean((-1, -2)))
-        number = torch.arange(n, device=weights.device)
-        return torch.cat(found), torch.cartesian_prod(*[number] * self.slots)
-
-    def pruned(self, weights: Tensor, squares: Tensor, enough: float) -> Tensor:
-        """Modules without those that are not needed, one after the other, where there are too many."""
-        n = len(weights)
-        module = torch.arange(n, device=weights.device)
-        rows = torch.cartesian_prod(*[module] * self.slots)
-        uses = (rows.unsqueeze(-1) == module).any(1)  # (M, N)
-        here, energy = torch.ones(n, dtype=torch.bool, device=weights.device), torch.log(squares + enough / 3)
-        while int(here.sum()) > 1:
-            best, place = energy.min(1)
-            # Only tasks whose best structure has a module miss it.
-            once = F.one_hot(rows[place], n).amax(1)  # (B, N)
-            cost = torch.zeros(n, device=weights.device)
-            task, missed = once.nonzero(as_tuple=True)
-            for some, of in zip(task.split(self.few(rows)), missed.split(self.few(rows)), strict=True):
-                without = energy[some].masked_fill_(uses[:, of].T, torch.inf).amin(1)
-                cost.index_add_(0, of, without - best[some])
-            worst = int(cost.masked_fill(~here, torch.inf).argmin())
-            if int(here.sum()) <= self.modules and cost[worst] > 1.0:
-                break
-            here[worst] = False
-            energy = energy.masked_fill(uses[:, worst], torch.inf)
-        return weights[here]
-
-    @staticmethod
-    def few(rows: Tensor) -> int:
-        """Tasks of which energies of all structures (M, S) are held at once."""
-        return max(1, AT_ONCE // len(rows))
+        return torch.cat(found), every_row(n, self.slots, weights.device)
 
     def joined(self, weights: Tensor, unexplained: Tensor, enough: float) -> Tensor:
         """Modules, and new ones for the last slot of tasks that are not explained."""

@@ -12,7 +12,7 @@ Only structures are handed on: perceptrons learn them in the first part of train
 Letters: B tasks, P points, I inputs, O outputs, D features, S slots, K modules of all libraries, M structures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,14 +42,12 @@ class Start(NamedTuple):
     Attributes:
         structures: of all tasks, (B, S).
         unexplained: share of the squares of y that is left, over all tasks.
-        inputs: of modules, (Q, I), where modules are handed on, too.
-        values: of every module at these, (K, Q, O).
+        values: where modules are handed on, too: inputs (Q, I) and values there, (K, Q, O), of those of a library.
     """
 
     structures: Tensor
     unexplained: float
-    inputs: Tensor | None = None
-    values: Tensor | None = None
+    values: Mapping[str, tuple[Tensor, Tensor]] = {}
 
 
 class _Grams(NamedTuple):
@@ -105,7 +103,18 @@ def cold_start(
 
 
 def _grams(x: Tensor, y: Tensor, generator: torch.Generator) -> _Grams:
-    """Of random features of x, turned so that their products over all tasks are the unit matrix."""
+    """Of random features of x."""
+    basis = features(x, generator)
+    return _Grams(basis.mT @ basis, basis.mT @ y, y.square().sum((1, 2)))
+
+
+def features(x: Float[Tensor, "B P I"], generator: torch.Generator) -> Float[Tensor, "B P D"]:
+    """Random features of points, turned so that means of their products are the unit matrix, largest first.
+
+    Args:
+        x: points of all tasks.
+        generator: of features.
+    """
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
@@ -115,8 +124,8 @@ def _grams(x: Tensor, y: Tensor, generator: torch.Generator) -> _Grams:
     raw = torch.cat((torch.ones_like(x[..., :1]), scaled, waves), -1)
     _, size, turn = torch.linalg.svd(raw.flatten(0, 1), full_matrices=False)
     kept = size > KEPT * size[0]
-    features = raw @ (turn.T[:, kept] / size[kept]) * (len(x) * x.shape[1]) ** 0.5
-    return _Grams(features.mT @ features, features.mT @ y, y.square().sum((1, 2)))
+    turned: Tensor = raw @ (turn.T[:, kept] / size[kept]) * (len(x) * x.shape[1]) ** 0.5
+    return turned
 
 
 @dataclass

@@ -14,6 +14,7 @@ in counting order (the last slot changes fastest), Q inputs, R structures of any
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import pairwise, permutations
 
 import torch
 from torch import Tensor
@@ -316,6 +317,22 @@ class Chain(_Parts):
         for part, own in zip(self.parts, self.own(structure), strict=True):
             x, which = part.shared(libraries, x, which, own)
         return x, which
+
+    def twins(self) -> list[list[int]]:
+        """Heads may read the outputs of slots of one library in any order, the same for all tasks."""
+        orders, first = super().twins(), 0
+        for part, head in pairwise(self.parts):
+            names = part.slots
+            own = isinstance(head, Slot) and self.slots.count(head.library) == 1  # no other slot fixes what it reads
+            if own and isinstance(part, Concatenate) and all(isinstance(one, Slot) for one in part.parts):
+                every = permutations(range(len(names)))
+                mixed = [one for one in every if all(names[i] == names[j] for i, j in enumerate(one))]
+                orders = [
+                    [*order[:first], *(order[first + i] for i in one), *order[first + len(names) :]]
+                    for order in orders for one in mixed
+                ]  # fmt: skip
+            first += len(names)
+        return orders
 
 
 class Graph(Composition):

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from modmeta.compositions.births import forget, renew
 from modmeta.compositions.chains import chain_start, chains, teach
 from modmeta.compositions.cold_start import adds, cold_start
+from modmeta.compositions.concatenations import concatenates, concatenation_start
 from modmeta.compositions.infer import Structures, few, found, functions, infer, posterior, weighed
 from modmeta.compositions.problem import (
     ComposedModel,
@@ -41,6 +42,8 @@ from modmeta.training.distributed import over_processes
 from modmeta.training.fewshot import FewShot
 from modmeta.training.module import Scheduler
 
+# Cold starts: of which compositions, and whether they find all structures.
+COLD = ((adds, cold_start, True), (chains, chain_start, True), (concatenates, concatenation_start, False))
 HOLD = 0.5  # of the run, in which modules learn the structures of a cold start
 RENEWALS = (0.05, 0.8)  # first and last part of the run in which modules are renewed
 LOOKED_AT = 200  # tasks, by which modules are judged
@@ -148,10 +151,11 @@ class ComposedBounceGrad(BankedModule, FewShot):
         start, ids = random_slots(data.num_tasks, self.model.sizes, every), data.owned_tasks()
         if self._cold and self.done == 0:
             train = data.splits["train"]
-            found = (cold_start if adds(self.model) else chain_start)(self.model, train.x, train.y, self.seed)
-            for library in self.model.libraries.values():
-                teach(library, found)  # type: ignore[arg-type]
-            start = Structure(found.structures.unsqueeze(1), start.node_modules)
+            begin = next(begin for fits, begin, _ in COLD if fits(self.model))
+            cold = begin(self.model, train.x, train.y, self.seed)
+            for name, (inputs, values) in cold.values.items():
+                teach(self.model.libraries[name], inputs, values)  # type: ignore[arg-type]
+            start = Structure(cold.structures.unsqueeze(1), start.node_modules)
         self.fill_bank(ids, start, torch.tensor(self.model.sizes), 1)
 
     @property
@@ -159,16 +163,22 @@ class ComposedBounceGrad(BankedModule, FewShot):
         """Whether structures come from a cold start.
 
         Raises:
-            UserError: modules neither add nor are chained.
+            UserError: no cold start is of this composition.
         """
         if self.search.start == "random":
             return False
-        if self.search.start != "laws" or not (adds(self.model) or chains(self.model)):
+        if self.search.start != "laws" or not any(fits(self.model) for fits, _, _ in COLD):
             raise UserError(
-                f"search.start={self.search.start} needs a composition that adds single modules, or chains those of "
-                "one library: model.composition a Sum or Chain of libraries; set search.start=random"
+                f"search.start={self.search.start} needs a composition that adds single modules, or chains or "
+                "concatenates those of one library: model.composition a Sum or Chain of libraries, or a Chain of a "
+                "Concatenate and a head of one module; set search.start=random"
             )
         return True
+
+    @property
+    def _held(self) -> bool:
+        """Whether structures come from a cold start that leaves none to be found."""
+        return self._cold and any(fits(self.model) and whole for fits, _, whole in COLD)
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -180,7 +190,7 @@ class ComposedBounceGrad(BankedModule, FewShot):
         logits = None if self.proposal is None else self.proposal(x, y)
         temperature = self.temperature.at(self.done / self.total_steps)
         structure = self.bank.get(tasks)
-        held = self._cold and self.done < HOLD * self.total_steps
+        held = self._held and self.done < HOLD * self.total_steps
         kernel = receiver_rows(current_row, greedy) if held else kernel_of(self.search, self.model)
         new, info = kernel(self.generator, structure, self._problem(x, y, logits), temperature)
         self.temperature.observe(over_processes(info.worse), over_processes(info.accepted))
@@ -227,7 +237,7 @@ class ComposedBounceGrad(BankedModule, FewShot):
         done, (begin, end) = self.done / self.total_steps, RENEWALS
         if not self.renewed or self.done % self.renewed or not begin < done < end:
             return
-        if self._cold or not enumerates(self.search, self.model) or self.trainer.world_size > 1:
+        if self._held or not enumerates(self.search, self.model) or self.trainer.world_size > 1:
             return
         assert self.generator is not None
         train: Any = self.trainer.datamodule.splits["train"]  # type: ignore[attr-defined]
@@ -313,13 +323,32 @@ class ComposedBounceGrad(BankedModule, FewShot):
 
     def _match(self, structure: Tensor, slots: Tensor) -> None:
         """Matches modules of every library to hidden functions; slots that may change places count together."""
+        best, least = (self.labels.clone(), self.twin.clone()), -1.0
+        for twin, order in enumerate(self.model.composition.twins()):
+            true = self._placed(slots)[:, order]
+            self._label(structure, true)
+            self.twin.fill_(twin)
+            share = float(self.right(structure, slots).float().mean())
+            if share > least:
+                best, least = (self.labels.clone(), self.twin.clone()), share
+        self.labels.copy_(best[0])
+        self.twin.copy_(best[1])
+
+    def _placed(self, slots: Tensor) -> Tensor:
+        """Hidden functions (B, S) of all slots, 0 where there is no choice."""
+        true = slots.new_zeros(len(slots), len(self.model.sizes))
+        true[:, self._free] = slots
+        return true
+
+    def _label(self, structure: Tensor, slots: Tensor) -> None:
+        """Names modules by the hidden functions (B, S) that they are chosen for."""
         names, free = self.model.composition.slots, self._free
         moved = self.model.composition.alike(structure) != structure
         for number, name in enumerate(self.names):
-            mine = [place for place, slot in enumerate(free) if names[slot] == name]
+            mine = [slot for slot in free if names[slot] == name]
             if not mine:
                 continue
-            chosen = F.one_hot(structure[:, [free[place] for place in mine]], self.labels.shape[1]).float()
+            chosen = F.one_hot(structure[:, mine], self.labels.shape[1]).float()
             true = F.one_hot(slots[:, mine], self.num_functions).float()
             if bool(moved.any()):
                 counts = torch.einsum("bk,br->kr", chosen.amax(1), true.amax(1))
@@ -327,11 +356,6 @@ class ComposedBounceGrad(BankedModule, FewShot):
                 counts = torch.einsum("bsk,bsr->kr", chosen, true)
             size = len(self.model.libraries[name])  # type: ignore[arg-type]
             self.labels[number, :size] = match_labels(counts[:size])
-        shares = []
-        for twin in range(len(self.model.composition.twins())):
-            self.twin.fill_(twin)
-            shares.append(float(self.right(structure, slots).float().mean()))
-        self.twin.fill_(shares.index(max(shares)))
 
     def right(self, structure: Int[Tensor, "B S"], slots: Int[Tensor, "B F"]) -> Bool[Tensor, " B"]:
         """Whether all slots of a task are right, (B,), modules matched on validation tasks.
@@ -340,10 +364,8 @@ class ComposedBounceGrad(BankedModule, FewShot):
             structure: modules of every slot (B, S).
             slots: hidden functions of every slot with a choice (B, F).
         """
-        names, free = self.model.composition.slots, self._free
-        named, true = structure.clone(), torch.zeros_like(structure)
-        for place, slot in enumerate(free):
+        names, named = self.model.composition.slots, structure.clone()
+        for slot in self._free:
             named[:, slot] = self.labels[self.names.index(names[slot])][structure[:, slot]]
-            true[:, slot] = slots[:, place]
         alike, order = self.model.composition.alike, self.model.composition.twins()[int(self.twin)]
-        return (alike(named) == alike(true[:, order])).all(1)
+        return (alike(named) == alike(self._placed(slots)[:, order])).all(1)

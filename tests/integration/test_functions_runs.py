@@ -25,7 +25,7 @@ OURS = ("method.searched=6", "method.gradient_tasks=12", "method.renewed=2")
 RUNS = {
     "sum": ("experiment=functions/sum", *FEW, *OURS),
     "chain": ("experiment=functions/chain", *FEW, *OURS, "search.start=random"),
-    "concatenate": ("experiment=functions/concatenate", *FEW, *OURS),
+    "concatenate": ("experiment=functions/concatenate", *FEW, *OURS, "search.start=random"),
     "attend": ("experiment=functions/attend", "data.world.functions=3", "model.libraries.f.modules=3",
                "model.libraries.score.modules=3", *OURS),
     "published search": ("experiment=functions/chain", *FEW, *OURS, "search=paper",
@@ -54,9 +54,9 @@ def test_an_interrupted_run_ends_the_same(name: str, tmp_path: Path) -> None:
         assert 0 <= whole["test/structures"] <= 1
 
 
-def test_a_cold_start_of_what_neither_adds_nor_is_a_chain_is_refused(tmp_path: Path) -> None:
+def test_a_cold_start_that_a_composition_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs a composition that adds"):
-        run(tmp_path / "one", *RUNS["concatenate"], *TINY, "search.start=laws")
+        run(tmp_path / "one", *RUNS["attend"], *TINY, "search.start=laws")
 
 
 def test_settings_of_the_search_that_cannot_be_are_named(tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from modmeta.compositions import Chain, ComposedModel, Concatenate, Library, Sum
-from modmeta.compositions.chains import _Basis, _Chains, _free, chain_start, chains, teach
-from modmeta.compositions.cold_start import Start
+from modmeta.compositions.chains import _Basis, _Chains, _free, chain_start, chains, needed, teach
 from modmeta.simulators.functions import HiddenFunctions
 
 
@@ -62,7 +61,7 @@ def test_modules_that_are_not_needed_leave() -> None:
     weights = torch.randn(2, start.basis(start.x).shape[-1], 1)
     doubled = torch.cat((weights, weights[:1] + 1e-3))
     start.y = start.basis(start.basis(start.x) @ weights[0]) @ weights[1]
-    left = start.pruned(doubled, start.every(doubled)[0], 1e-4)
+    left = doubled[needed(*start.every(doubled), 2, 1e-4)]
     assert len(left) <= 2
     assert float(start.every(left)[0].amin(1).max()) < 1e-2
 
@@ -73,7 +72,7 @@ def test_perceptrons_learn_modules_of_a_start(monkeypatch: pytest.MonkeyPatch) -
     x = torch.linspace(-1, 1, 64).unsqueeze(1)
     values = torch.stack((torch.sin(3 * x), x.square()))
     library = Library(2)
-    teach(library, Start(torch.zeros(1, 1), 0.0, x, values))
+    teach(library, x, values)
     assert float((library.every(x.unsqueeze(0))[0] - values).detach().square().mean()) < 5e-3  # of 0.3
 
 

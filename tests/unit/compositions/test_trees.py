@@ -168,6 +168,25 @@ def test_scores_of_two_values_may_have_the_other_sign_in_each_others_slot() -> N
     assert all(len(one.twins()) == 1 for name, (one, _) in CASES.items() if name != "attend")
 
 
+def test_a_head_may_read_slots_of_one_library_in_any_order() -> None:
+    x, head = torch.randn(1, 6, 1), Library(1, inputs=2)
+    libraries = {"f": Library(3), "head": head}
+    tree = Chain([Concatenate(["f", "f"]), "head"])
+    turned = copy.deepcopy(head)
+    with torch.no_grad():
+        turned.networks.affine[0].weight.copy_(head.networks.affine[0].weight.flip(1))
+    structures = tree.structures(libraries)
+    own, other = tree.twins()
+    assert own == [0, 1, 2]
+    torch.testing.assert_close(
+        tree.chosen(libraries | {"head": turned}, x.expand(len(structures), -1, -1), structures[:, other]),
+        tree.chosen(libraries, x.expand(len(structures), -1, -1), structures),
+    )
+    assert len(Chain([Concatenate(["f", "g", "f"]), "head"]).twins()) == 2
+    assert len(Chain(["f", Concatenate(["f", "f", "f"]), "head"]).twins()) == 6
+    assert len(Chain([Concatenate(["f", "f"]), "f"]).twins()) == 1  # the head is a module of other slots, too
+
+
 def test_libraries_without_modules_or_layers_are_refused() -> None:
     with pytest.raises(UserError, match=r"modules=0 of a library in model\.libraries must be at least 1"):
         Library(0)
