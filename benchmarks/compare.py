@@ -1,9 +1,9 @@
 """Plots curves of several runs.
 
-    python -m benchmarks.compare OUT.png LABEL=RUN ...             # accuracy of the search over wall-clock time
-    python -m benchmarks.compare OUT.png --visits LABEL=FILE ...   # its proposal network, acceptance, temperature
+    python -m benchmarks.compare OUT.png LABEL=RUN ...      # accuracy of the search over wall-clock time
+    python -m benchmarks.compare OUT.png --visits FILE ...  # that and its proposal network, acceptance, temperature
 
-RUN is a run's directory, FILE one of `results/`; either will do.
+RUN is a run's directory, FILE one of `results/`; either will do. Without a label the name of its directory counts.
 """
 
 import argparse
@@ -50,14 +50,14 @@ def main() -> None:
     """Writes the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("runs", nargs="+", metavar="LABEL=RUN")
+    parser.add_argument("runs", nargs="+", metavar="[LABEL=]RUN")
     parser.add_argument("--visits", action="store_true")
     given = parser.parse_args()
     figure = Figure(figsize=(9, 6) if given.visits else (7, 4), layout="constrained")
     axes = list(figure.subplots(2, 2).flat) if given.visits else [figure.subplots()]
     for run in given.runs:
-        label, path = run.rsplit("=", 1)
-        history = history_of(Path(path))
+        label, _, path = run.rpartition("=")
+        label, history = label or Path(path).resolve().parent.name, history_of(Path(path))
         if given.visits:
             over_visits(axes, label, history)
         else:

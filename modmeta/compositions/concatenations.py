@@ -34,10 +34,14 @@ HOT, WARM_UNTIL = 3.0, 0.6  # temperature at first, nats; when it is 1
 NOISE, EXACT, EXACT_FROM = 0.3, 0.03, 0.7  # standard deviation of errors, in units of y, at first, at last; since when
 INPUTS = 1024  # points, at which values of modules and head are handed on
 AT_ONCE = 2**22  # outputs of structures that are held at once
+MOST = 20_000  # structures, of which a step holds all outputs at all its points
 
 
 def concatenates(model: ComposedModel) -> bool:
-    """Whether a composition is a head that all tasks share, of single modules of one library, of one value each."""
+    """Whether a composition is a head that all tasks share, of single modules of one library, of one value each.
+
+    And whether there are few enough structures to weigh them all.
+    """
     composition = model.composition
     if not isinstance(composition, Chain) or len(composition.parts) != 2:
         return False
@@ -52,6 +56,7 @@ def concatenates(model: ComposedModel) -> bool:
         and model.sizes[-1] == 1
         and isinstance(library, Library)
         and library.outputs == 1
+        and (MORE * model.sizes[0]) ** len(beside.slots) <= MOST
     )
 
 

@@ -171,7 +171,7 @@ class ComposedBounceGrad(BankedModule, FewShot):
             raise UserError(
                 f"search.start={self.search.start} needs a composition that adds single modules, or chains or "
                 "concatenates those of one library: model.composition a Sum or Chain of libraries, or a Chain of a "
-                "Concatenate and a head of one module; set search.start=random"
+                "Concatenate, of few enough structures, and a head of one module; set search.start=random"
             )
         return True
 
