@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -201,7 +202,7 @@ class Bench:
         module = fitted(curve, self.device, *words)
         new: Figures = {}
         for sweeps in (50, 200):
-            module.search.sweeps = 5 if self.dry else sweeps
+            module.search = replace(module.search, sweeps=5 if self.dry else sweeps)
             new[f"new_tasks_{sweeps}_steps"] = curve.accuracy(module)
         torch.set_float32_matmul_precision("highest")
         return {"batch": PAPER_BATCH, "products": "tf32", "curve": curve.rows, **new}

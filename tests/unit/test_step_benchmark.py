@@ -1,5 +1,10 @@
 """The roofline of a step counts what it should."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,3 +25,12 @@ def test_operations_by_formula_and_by_torch() -> None:
         out.sum().backward()  # the products of both operands' gradients, none for the data itself
     first = 2 * 3 * 50 * (4 * 16 + 4 * 2)
     assert backward.get_total_flops() == 2 * counter.get_total_flops() - first
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_dry() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--dry"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.stdout.rstrip().endswith("failed: none"), done.stdout[-2000:] + done.stderr[-2000:]
