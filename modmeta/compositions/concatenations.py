@@ -26,7 +26,7 @@ from modmeta.compositions.problem import ComposedModel
 from modmeta.compositions.trees import Chain, Concatenate, Slot
 from modmeta.shapes import Float
 
-MORE = 1.3  # modules of the pool for each of the library
+MORE, LEAST_MORE = 0.3, 3  # modules of the pool beyond those of the library: a share of them, and at least
 WAVES = 3  # frequencies, 1, 2, .., of sines and cosines of values that the head reads, beside the values themselves
 STEPS, TASKS, POINTS, RATE = 1000, 64, 24, 0.02  # steps, and tasks, points and learning rate of each
 ATTEMPTS, EARLY, GO_ON = 8, 300, 2  # attempts, their first steps, and those that go on then
@@ -56,7 +56,7 @@ def concatenates(model: ComposedModel) -> bool:
         and model.sizes[-1] == 1
         and isinstance(library, Library)
         and library.outputs == 1
-        and (MORE * model.sizes[0]) ** len(beside.slots) <= MOST
+        and _pool(model.sizes[0]) ** len(beside.slots) <= MOST
     )
 
 
@@ -93,6 +93,11 @@ def concatenation_start(
         model.composition.slots[-1]: (read, out.unsqueeze(0)),
     }
     return Start(torch.cat((structures, torch.zeros_like(structures[:, :1])), 1), start.unexplained(), handed)
+
+
+def _pool(modules: int) -> int:
+    """Size N of the pool for K modules."""
+    return modules + max(LEAST_MORE, round(MORE * modules))
 
 
 def _waves(u: Tensor) -> Tensor:
@@ -141,7 +146,7 @@ class _Concatenations:
     ) -> "_Concatenations":  # fmt: skip
         """Random modules, smooth ones more likely, and a random head."""
         fall = torch.linspace(1, 0.2, basis.shape[2], device=y.device)
-        weights = torch.randn(round(MORE * modules), len(fall), generator=generator, device=y.device) * fall
+        weights = torch.randn(_pool(modules), len(fall), generator=generator, device=y.device) * fall
         numbers = (2 * WAVES + 2) ** slots * y.shape[2]
         head = 0.3 * torch.randn(numbers, generator=generator, device=y.device)
         return cls(basis, y, slots, modules, generator, weights, head)

@@ -42,8 +42,8 @@ def test_values_of_modules_have_mean_zero_and_variance_one() -> None:
     basis = features(torch.rand(9, 12, 1, generator=generator).double(), generator).float()
     start = _Concatenations.drawn(basis, torch.zeros(9, 12, 1), 2, 3, generator)
     values = start.values(basis).flatten(0, 1)
-    torch.testing.assert_close(values.mean(0), torch.zeros(4), rtol=0, atol=1e-3)
-    torch.testing.assert_close(values.square().mean(0), torch.ones(4), rtol=1e-3, atol=0)
+    torch.testing.assert_close(values.mean(0), torch.zeros(6), rtol=0, atol=1e-3)
+    torch.testing.assert_close(values.square().mean(0), torch.ones(6), rtol=1e-3, atol=0)
 
 
 def test_heads_of_one_module_on_values_of_one_library_have_this_start() -> None:
