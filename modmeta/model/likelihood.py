@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from modmeta.model.features import PairFeatures, RelativeFeatures, pair_states
 from modmeta.model.grouped import GroupedMLP
 
-LEAST = (
-    -16.0
-)  # log scale of errors that single precision can tell, in units of a typical change; below, squares overflow
+LEAST = -16.0  # log scale of errors, in typical changes, that single precision tells; below, squares overflow
 
 
 class Likelihood(nn.Module, ABC):
