@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import traceback
@@ -33,11 +34,18 @@ def launch(words: Sequence[str], configuration: str) -> None:
     Args:
         words: command line in Hydra's grammar, options first.
         configuration: location of `train.yaml`: a directory, or `pkg://` and a package.
+
+    Raises:
+        SystemExit: see `job`; with status 130 after SIGINT before training, which else ends by itself.
     """
     version.setbase("1.3")
     parser = get_args_parser()
     args = parser.parse_args(list(words))
-    _run_hydra(args, parser, job, config_path=configuration, config_name="train")
+    try:
+        _run_hydra(args, parser, job, config_path=configuration, config_name="train")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def job(config: DictConfig) -> float | None:

@@ -2,10 +2,14 @@
 
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -126,3 +130,17 @@ def test_one_process_a_directory(whole: Path, tmp_path: Path, capfd: pytest.Capt
     assert "another process is using" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert "is finished" in launched(capfd, tmp_path, f"resume={tmp_path / 'run'}").stdout
+
+
+@pytest.mark.slow
+def test_an_interrupt_before_training_is_one_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "walks.npz", states=np.random.default_rng(0).normal(size=(60, 6, 60, 3)).cumsum(2))
+    words = [sys.executable, "-m", "modmeta", "train", "walks.npz", "threads=1", "logger=csv", "-o", "RUN"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        assert any("searching for laws" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGINT
+    assert told.rstrip().endswith("interrupted")
+    assert "Traceback" not in told
