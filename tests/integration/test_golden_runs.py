@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden.cases import STORED, digest, trained
-from tests.unit.test_golden import REFERENCES, close
+from tests.unit.test_golden import REFERENCES, close_to_one
 
 
 @pytest.mark.parametrize(
@@ -13,5 +13,4 @@ from tests.unit.test_golden import REFERENCES, close
     [pytest.param(name, marks=pytest.mark.slow if name in ("slots", "symmetric_types") else ()) for name in STORED],
 )
 def test_seeded_runs_end_the_same(name: str, tmp_path: Path) -> None:
-    # Processors round differently, which four epochs let grow to 3% of an energy; `compare` asks for every bit on one.
-    close(digest(trained(name, tmp_path / "run")), REFERENCES[name], name, 5e-2)
+    close_to_one(digest(trained(name, tmp_path / "run")), REFERENCES[name], name, 1e-2)

@@ -1,5 +1,6 @@
 """Packaged models infer and forecast what they did before (`tests/golden/cases.py`)."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -23,6 +24,15 @@ def close(found: Any, expected: Any, where: str, rtol: float) -> None:
         assert found == pytest.approx(expected, rel=rtol, abs=rtol), where
 
 
+def close_to_one(found: Any, known: Any, where: str, rtol: float) -> None:
+    """Fails where values differ from all known outcomes: charges part chaotically, so processors simulate others."""
+    *others, last = known if isinstance(known, list) else [known]
+    for outcome in others:
+        with contextlib.suppress(AssertionError):
+            return close(found, outcome, where, rtol)
+    return close(found, last, where, rtol)
+
+
 @pytest.mark.parametrize("name", WORLDS)
 def test_packaged_models_say_the_same(name: str) -> None:
-    close(digest(packaged(name)), REFERENCES[f"packaged_{name}"], name, 1e-3)
+    close_to_one(digest(packaged(name)), REFERENCES[f"packaged_{name}"], name, 1e-3)
