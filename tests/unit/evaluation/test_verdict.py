@@ -192,6 +192,8 @@ def test_gains_are_logarithms_of_ratios() -> None:
     broken[:, :, 7] = 1e6
     found = gains(broken, 2 * broken, error, 100 * error, counts)
     assert float(found.mean()) == pytest.approx(math.log(2), rel=1e-2)
+    weight = (error.square() * counts).sum(2).div(counts.sum(2)).pow(0.25).sum((1, 2))  # roots of root mean squares
+    torch.testing.assert_close(found, (weight / weight.mean()).double() * math.log(2), rtol=1e-2, atol=0)
     quiet = torch.cat([error, torch.full_like(error, 1e-9)])
     other = torch.cat([2 * error, torch.full_like(error, 1e-3)])
     found = gains(quiet, other, quiet, torch.cat([100 * error, torch.zeros_like(error)]), counts.repeat(2, 1, 1, 1))
