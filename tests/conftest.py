@@ -67,6 +67,12 @@ def make_model(kind: str = "additive", likelihood: str = "student_t", k: int = 2
     return RelationalModel(dynamics, LIKELIHOODS[likelihood]()).eval()
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_each_time() -> None:
+    """Tests draw the same random numbers in whatever order they run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def states() -> torch.Tensor:
     """Three tasks of four entities over eleven frames."""
