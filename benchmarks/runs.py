@@ -74,6 +74,8 @@ def compared() -> Iterator[Row]:
                 yield Row(f"efficiency/{method}_{world}", tasks, name=f"{method}_{world}")
         yield Row(f"paper/{world}", SIZES[-1], PAPER, name=f"paper_{world}")
         yield Row(f"paper/{world}_small", 300, seeds=(0,), name=f"paper_{world}_small")
+    far = ("trainer.max_epochs=240", "trainer.check_val_every_n_epoch=20")  # six times the visits of the row above
+    yield Row("baselines/nri_charged5", 5000, far, (0,), name="nri_charged5_long")
     for world, variant, overrides in (
         ("springs5", "uniform", ("search.uniform=true",)),
         ("springs5", "short", _epochs(300)),
