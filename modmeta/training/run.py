@@ -4,6 +4,7 @@ Behind `train.py`, `modmeta train` and `modmeta.fit`.
 """
 
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_module, rank_zero_only
 
 from modmeta.data.loading.filemodule import filled_from_file, tasks_of_config
 from modmeta.data.trajectories import Trajectories
@@ -141,12 +142,18 @@ class Fit:
 def train(config: DictConfig) -> dict[str, float]:
     """One run, from its start or resumed; nothing where it is finished."""
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
+    rank_zero_module.log.addFilter(_about_the_run)
     # Set even where it changes nothing: from then on MKL keeps to this number, and a run can be repeated bit for bit.
     torch.set_num_threads(config.threads or torch.get_num_threads())
     keep_freed_memory()
     config = settle(config)
     with alone(Path(config.directory)), own_processes():
         return work(config)
+
+
+def _about_the_run(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning tells users of the run, not of its other products or own doings."""
+    return "litlogger" not in record.getMessage() and not record.getMessage().startswith("Loading `train_dataloader`")
 
 
 def work(config: DictConfig) -> dict[str, float]:

@@ -28,7 +28,8 @@ or as requested. Arrays in the published layout, `modmeta.data.formats.nri`, are
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def _from_arrays(
         arrays, notes = _renamed(path, arrays)
     if not prefixes:
         prefixes = {split or "test": ""}
+    notes += _unread(arrays, prefixes.values())
     if split is not None and split not in prefixes:
         raise DataError(f"{path} has no split {split!r}; choose one of {sorted(prefixes)}")
     if "format" in arrays and (version := _number(path, "format", arrays["format"])) != FORMAT:
@@ -115,6 +117,17 @@ def _from_arrays(
                 parts["relations"] = np.repeat(relations[None], len(states), axis=0)
             splits[name] = Trajectories(features=features, frame_step=step, settings=settings, notes=notes, **parts)
     return splits
+
+
+def _unread(arrays: Iterable[str], prefixes: Collection[str]) -> tuple[str, ...]:
+    """A note on keys that mean nothing here, such as misspelled ones, with those that they resemble."""
+    each = ("states", "relations", GROUPS, *OPTIONAL)
+    known = sorted({*KEYS, *(prefix + key for prefix in prefixes for key in each)})
+    unread = []
+    for key in sorted(set(arrays) - set(known)):
+        alike = next(iter(get_close_matches(key, known, 1) or [name for name in known if name in key]), None)
+        unread.append(f"{key!r}" + (f" (the key is {alike!r})" if alike else ""))
+    return (f"not read: {', '.join(unread)}",) if unread else ()
 
 
 def _loading(path: Path, key: str) -> str:

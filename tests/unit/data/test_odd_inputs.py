@@ -348,6 +348,18 @@ def test_recordings_of_very_different_lengths_take_no_memory(tmp_path: Path) -> 
         read(tmp_path / "a.npz")
 
 
+def test_arrays_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    more = {"feature_names": np.array(["x", "y"]), "masks": np.ones(3), "test_relation": np.ones(3), "date": np.ones(3)}
+    np.savez(tmp_path / "a.npz", test_states=np.zeros((3, 2, 4, 2)), frame_step=0.1, **more)
+    (note,) = read(tmp_path / "a.npz").notes
+    assert note == (
+        "not read: 'date', 'feature_names' (the key is 'features'), 'masks' (the key is 'mask'), "
+        "'test_relation' (the key is 'test_relations')"
+    )
+    np.savez(tmp_path / "b.npz", test_states=np.zeros((3, 2, 4, 2)), frame_step=0.1, test_mask=np.ones((3, 2, 4), bool))
+    assert not read(tmp_path / "b.npz").notes
+
+
 def test_entities_of_fractions_are_names(tmp_path: Path) -> None:
     assert read(ODD["half entities"][0](tmp_path)).entity_names[0].tolist() == ["0.5", "1.5", "2.5"]  # type: ignore[index]
 
