@@ -21,7 +21,7 @@ ROUGH = 1.0  # third over first differences, from which a path is none between f
 LOW, HIGH = 4, 6  # orders of differences whose estimates of the noise are compared
 AGREE = 0.03  # how far they may be apart, relative, beside their error
 MOST = 8  # frames to either side, at most
-LEFT = 0.05  # share of the noise beyond which smoothing may not leave more, and correlation of entities in what it takes
+LEFT = 0.05  # share of the noise that smoothing may leave beside it, and so how much entities may be correlated in it
 ERRORS = 2.0  # standard errors over tasks by which that correlation is larger
 
 
