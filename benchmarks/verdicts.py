@@ -17,6 +17,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,7 @@ the new tasks said which edge type is which; the other half is scored. Chance: o
 The nulls and the rule were developed on heat, linear, phases, colloids and fish, also on data of these rows: the null
 without relations was made to foretell held-out frames, and mean messages were taken, after linear came out as nothing
 found; the limit of chance was raised from 1 of 200 to 1 of 100 before the rows.
-All rows are of one commit. Refused: training or inference says what is wrong with the data, as of coupled=0.5, which
+Rows are of commits {commits}. Refused: training or inference says what is wrong with the data, as of coupled=0.5, which
 grows without bound. Where one edge type less leaves a single one, every pair has it; nothing is claimed, and the row
 counts only as a verdict.
 
@@ -387,7 +388,9 @@ def cost_table(costs: dict[str, Any]) -> list[str]:
 def page(rows: list[dict[str, Any]], costs: dict[str, Any]) -> str:
     """The page of all rows, and of what verdicts cost."""
     rows = sorted(rows, key=lambda row: (row["source"], row["variant"], row["tasks"], row["seed"]))
-    head = HEAD.format(words=" ".join(f"`{word}`" for word in SHORT[:2]))
+    of = Counter(row["commit"] for row in rows)
+    commits = ", ".join(f"{name[:7]} ({count})" for name, count in of.most_common())
+    head = HEAD.format(words=" ".join(f"`{word}`" for word in SHORT[:2]), commits=commits)
     table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *map(line, rows)]
     picture = f"![Share of edges right over the mean probability claimed]({PICTURE.name})"
     return "\n".join([head, *summary(rows), "", picture, "", *cost_table(costs), "", *table]) + "\n"
