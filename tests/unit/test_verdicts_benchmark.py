@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.verdicts import COSTS, PAGE, RESULTS, measure, page, picture
+from benchmarks.verdicts import COSTS, PAGE, REFUSED, RESULTS, measure, page, picture
 from modmeta.evaluation.verdict import FOUND, NOTHING, UNRESOLVED
 
 
@@ -38,8 +38,15 @@ def test_the_picture_has_a_point_for_every_row_with_labels(rows: list[dict[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("source", "names"), [("coupled=0.5", (FOUND, UNRESOLVED)), ("coupled=0", (NOTHING,))])
+@pytest.mark.parametrize(("source", "names"), [("coupled=0.3", (FOUND, UNRESOLVED)), ("coupled=0", (NOTHING,))])
 def test_a_row(source: str, names: tuple[str, ...]) -> None:
     row = measure(source, "real", 60, 7)
     assert row["trained"]["name"] in names
     assert abs(row["claimed"] - row["right"]) <= 0.1
+
+
+@pytest.mark.slow
+def test_states_that_grow_without_bound_are_refused() -> None:
+    row = measure("coupled=0.5", "real", 60, 0)
+    assert row["new"]["name"] == REFUSED
+    assert "overflow" in row["message"]
