@@ -44,6 +44,7 @@ def test_the_verdict_changes_no_answer(model: modmeta.Model, found: modmeta.Rela
     np.testing.assert_array_equal(without.probabilities, found.probabilities)
 
 
+@pytest.mark.slow
 def test_a_file_tells_how_sure_a_model_may_be_that_was_never_judged() -> None:
     model, made = modmeta.load("charged5"), generate(Charged(), {"test": (12, 49)}, seed=99, stream="task")["test"]
     states = made.states + 0.002 * np.random.default_rng(0).standard_normal(made.states.shape)
