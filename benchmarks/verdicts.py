@@ -3,6 +3,7 @@
     python -m benchmarks.verdicts DIR/heat.npz DIR/fish8.npz:2 --variants real shuffled --seeds 0 1
     python -m benchmarks.verdicts noise walks own drifts coupled=0.05 neurons --tasks 60
     python -m benchmarks.verdicts DIR/heat.npz --variants random few one       # deliberately bad runs
+    python -m benchmarks.verdicts DIR/heat.npz DIR/genes.npz species --cost    # CPU seconds that the nulls take
     python -m benchmarks.verdicts --table                                      # docs/benchmarks/verdicts.md and .png
 
 A source is a file with `train`, `test`, `test_relations` as `benchmarks.worlds` reads it; with `positions` (frames,
@@ -16,6 +17,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,14 +39,16 @@ from modmeta.evaluation.verdict import FOUND, NOTHING, UNFIT, UNRESOLVED
 from modmeta.graph.relations import from_matrix
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
+from modmeta.training.judge import compared
 from modmeta.training.run import fit_file
 
+COSTS = ROOT / "results" / "benchmarks" / "verdict_cost.json"
 RESULTS, PAGE = ROOT / "results" / "verdicts", ROOT / "docs" / "benchmarks" / "verdicts.md"
 PICTURE = PAGE.with_suffix(".png")
 SHORT = ("trainer.max_epochs=2", "data.batches_per_epoch=30", "threads=1")
 STRANGERS, FEW = 5, 60  # shufflings of so many new tasks, on which a model of unshuffled ones is tried
 NEW, ENTITIES, FRAMES, WINDOW = 200, 5, 50, 20  # new tasks at most; a file of a world may have fewer
-REFUSED = "refused"
+REFUSED, REPEATS = "refused", 3  # of which the fastest counts
 # Of runs: as they are; each entity from another task; a start from random structures with the default model; a
 # fifth of the tasks; one edge type less.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -62,8 +66,9 @@ the new tasks said which edge type is which; the other half is scored. Chance: o
 The nulls and the rule were developed on heat, linear, phases, colloids and fish, also on data of these rows: the null
 without relations was made to foretell held-out frames, and mean messages were taken, after linear came out as nothing
 found; the limit of chance was raised from 1 of 200 to 1 of 100 before the rows.
-All rows are of one commit. coupled=0.5 grows without bound, and has no row. Where one edge type less leaves a
-single one, every pair has it; nothing is claimed, and the row counts only as a verdict.
+Rows are of commits {commits}. Refused: training or inference says what is wrong with the data, as of coupled=0.5, which
+grows without bound. Where one edge type less leaves a single one, every pair has it; nothing is claimed, and the row
+counts only as a verdict.
 
 """
 COLUMNS = (
@@ -231,7 +236,10 @@ def measure(name: str, variant: str, tasks: int, seed: int) -> dict[str, Any]:
     ):  # windows of the one recording itself: nothing is new
         return row | {"new": None}
     began = time.process_time()
-    found = model.infer(test, groups=np.zeros(len(test), int) if "data.group=all" in words else None)
+    try:
+        found = model.infer(test, groups=np.zeros(len(test), int) if "data.group=all" in words else None)
+    except UserError as error:
+        return row | {"new": {"name": REFUSED}, "message": str(error)}
     row["infer_seconds"] = round(time.process_time() - began, 1)
     row["new"] = found.verdict.state_dict()
     if variant == "real" and relations is not None and "data.group=all" not in words:
@@ -262,6 +270,36 @@ def scores(chances: Tensor, modules: Tensor, relations: Tensor) -> dict[str, flo
     return {"right": right, "calibration_error": calibration_error(matched, relations[scored])}
 
 
+def cost(name: str, tasks: int, seed: int) -> dict[str, Any]:
+    """CPU seconds of a short training and of inference of new tasks, and what comparisons with nulls take of both."""
+    source = read(name, tasks, seed)
+    words = [f"seed={seed}", f"model.num_edge_modules={source.kinds}", *SHORT, *source.words]
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "states.npz", states=source.train.numpy())
+        began = time.process_time()
+        model = modmeta.load(fit_file(Path(folder) / "states.npz", Path(folder) / "run", words))
+        train = time.process_time() - began
+    judged = model.judged.verdict.tasks
+    offset, scale = torch.tensor(model.units.offset), torch.tensor(model.units.scale)
+    valid = ((source.train[:judged, :, : model.module.observed_frames] - offset) / scale).float()
+    nulls = _fastest(lambda: compared(model.module, valid, None, None))
+    return {
+        "source": Path(name.partition(":")[0]).stem, "tasks": tasks, "new_tasks": len(source.test),
+        "train_seconds": train, "train_nulls_seconds": nulls,
+        "infer_seconds": _fastest(lambda: model.infer(source.test, nulls=False)),
+        "infer_with_nulls_seconds": _fastest(lambda: model.infer(source.test)),
+    }  # fmt: skip
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        run()
+        seconds.append(time.process_time() - began)
+    return min(seconds)
+
+
 def file_name(row: dict[str, Any], tasks: int) -> str:
     """Of a row's results; `tasks` is what was asked for."""
     return f"{row['source'].replace('=', '')}_{row['variant']}_{tasks}tasks_seed{row['seed']}.json"
@@ -269,9 +307,9 @@ def file_name(row: dict[str, Any], tasks: int) -> str:
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
     """What all rows say together."""
-    null, known = [row for row in rows if not row["real"]], [row for row in rows if row["real"] and "right" in row]
+    null, real = [row for row in rows if not row["real"]], [row for row in rows if row["real"]]
+    known, unknown = [row for row in real if row["new"]], [row for row in real if not row["new"]]
     strong = [row for row in known if row["variant"] == "real"]
-    unknown = [row for row in rows if row["real"] and "right" not in row]
     lines = []
     for what, of in (
         ("without anything to find", null),
@@ -331,13 +369,31 @@ def _evidence(verdict: dict[str, Any]) -> float:
     return min(verdict[name] / max(verdict[f"{name}_error"], 1e-12) for name in names)
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """The page of all rows."""
+def cost_table(costs: dict[str, Any]) -> list[str]:
+    """CPU seconds of every source, and the share that comparisons with nulls take."""
+    lines = [
+        f"Cost: CPU seconds with the comparisons, and their share of it, of such a training and of inference of new "
+        f"tasks; seed {costs['seed']}, the fastest of {REPEATS} but for training (`--cost`).", "",
+        "| source | training | of it nulls | new tasks | inference | of it nulls |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in costs["rows"]:
+        train, infer = row["train_seconds"], row["infer_with_nulls_seconds"]
+        shares = (row["train_nulls_seconds"] / train, 1 - row["infer_seconds"] / infer)
+        lines.append(
+            f"| {row['source']} | {train:.1f} | {shares[0]:.0%} | {row['new_tasks']} | {infer:.2f} | {shares[1]:.0%} |"
+        )
+    return lines
+
+
+def page(rows: list[dict[str, Any]], costs: dict[str, Any]) -> str:
+    """The page of all rows, and of what verdicts cost."""
     rows = sorted(rows, key=lambda row: (row["source"], row["variant"], row["tasks"], row["seed"]))
-    head = HEAD.format(words=" ".join(f"`{word}`" for word in SHORT[:2]))
+    of = Counter(row["commit"] for row in rows)
+    commits = ", ".join(f"{name[:7]} ({count})" for name, count in of.most_common())
+    head = HEAD.format(words=" ".join(f"`{word}`" for word in SHORT[:2]), commits=commits)
     table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *map(line, rows)]
     picture = f"![Share of edges right over the mean probability claimed]({PICTURE.name})"
-    return "\n".join([head, *summary(rows), "", picture, "", *table]) + "\n"
+    return "\n".join([head, *summary(rows), "", picture, "", *cost_table(costs), "", *table]) + "\n"
 
 
 def picture(rows: list[dict[str, Any]]) -> Figure:
@@ -387,11 +443,15 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tasks", type=int, default=80, help="in the file, of which the run keeps two fifths back")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
+    parser.add_argument("--cost", action="store_true", help="measure what verdicts cost, and no row")
     parser.add_argument("--table", action="store_true", help="write the page from all results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for seed in arguments.seeds:
+    if arguments.cost:
+        seed, rows = arguments.seeds[0], [cost(name, arguments.tasks, arguments.seeds[0]) for name in arguments.sources]
+        write_json(COSTS, {"rows": rows, "seed": seed, "hardware": hardware(), "commit": commit()})
+    for seed in () if arguments.cost else arguments.seeds:
         for name in arguments.sources:
             for variant in arguments.variants:
                 stem = Path(name.partition(":")[0]).stem if "/" in name else name
@@ -402,7 +462,7 @@ def main() -> None:
                     print(line(json.loads(path.read_text())), flush=True)
     if arguments.table:
         rows = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
-        PAGE.write_text(page(rows))
+        PAGE.write_text(page(rows, json.loads(COSTS.read_text())))
         picture(rows).savefig(PICTURE, dpi=150)
 
 

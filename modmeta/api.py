@@ -172,8 +172,9 @@ class Model:
         misfits = 0.0 if found.misfit is None else float(np.mean(np.asarray(found.misfit)))
         counts = None if data.counts is None else torch.from_numpy(data.counts)
         verdict = judge_file(self.module, self.judged, given, steps, index, counts, misfits, nulls)
-        if verdict.found and misfits > 0.5 and index is None:  # relations are there, but errors are not those of home
-            again = recalibrated(self.module, self.calibration, given, steps, counts)
+        other = misfits > 0.5 or self.judged.few  # errors are not those of validation tasks, or these told too little
+        if verdict.found and other and index is None:
+            again = recalibrated(self.module, self.judged, self.calibration, given, steps, counts)
             found = self._infer_tasks(data, given, steps, sampling, again, None, tensors)
         apart = None if steps is None else _apart(steps, index, tensors)
         return claimed(replace(found, verdict=verdict, apart=apart), self.judged.prior)

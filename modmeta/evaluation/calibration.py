@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from modmeta.evaluation.exchange import Exchanged, temperatures
 from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
 from modmeta.evaluation.posterior import enumerable, exact_of, scorer, table
+from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
 from modmeta.search.cold_start.certainty import together
@@ -21,6 +22,8 @@ WINDOWS = (10, 20, 49)  # frames
 TEMPERATURES = np.geomspace(1, 3000, 61)  # candidates; at least 1, so never sharper than the likelihood
 COARSE = TEMPERATURES[::4]
 TASKS = 100  # at most
+STEP = float(TEMPERATURES[2] / TEMPERATURES[0])  # between temperatures that foretell
+BETTER = 1e-5  # nats a number by which the next one must
 FAR = 8  # times the observed frames, up to where temperatures are extrapolated
 AHEAD = 20  # steps of forecasts whose bands are fitted
 
@@ -54,6 +57,20 @@ class Calibration(NamedTuple):
         return cls(tuple(state["frames"]), tuple(state["temperatures"]), bands)
 
 
+class Tempered(NamedTuple):
+    """Structures of tasks at every temperature.
+
+    Attributes:
+        states: (B, N, T, D).
+        structure: that the search found.
+        chances: function of a temperature to probabilities of edge modules, (B, N, S, K).
+    """
+
+    states: Tensor
+    structure: Structure
+    chances: Callable[[float], Tensor]
+
+
 @torch.no_grad()
 def calibrate(
     model: RelationalModel,
@@ -67,8 +84,9 @@ def calibrate(
     """Fits temperatures to known relations by maximum likelihood, for windows of the first frames.
 
     Without labels, windows of up to half of the frames at either end of a recording must agree as well as they claim
-    to, see `disagreement`; and windows of all lengths must find structures that are exchanged as well as they claim to,
-    see `modmeta.evaluation.exchange`.
+    to, see `disagreement`, and foretell each other's changes by mean messages as well as any surer or less sure ones;
+    and windows of all lengths must find structures that are exchanged as well as they claim to, see
+    `modmeta.evaluation.exchange`.
 
     Args:
         model: trained model.
@@ -86,8 +104,8 @@ def calibrate(
     windows = tuple(sorted({max(3, min(window, t)) for window in windows}))
     truth = torch.cat([labels.flatten() for labels in known]) if known else None
 
-    def chances(posteriors: Sequence[Any], temperature: float) -> Tensor:
-        parts = [to_relations(posterior(temperature), module_to_relation) for posterior in posteriors]
+    def chances(posteriors: Sequence[Tempered], temperature: float) -> Tensor:
+        parts = [to_relations(posterior.chances(temperature), module_to_relation) for posterior in posteriors]
         return torch.cat([part.flatten(0, -2) for part in parts])
 
     states = [part for part, _ in scenes] + list(() if known else more)
@@ -97,18 +115,18 @@ def calibrate(
         for part in (slice(window), slice(-window, None))[: 1 if known else 2]:
             ends.append([tempered(model, search, seen[:, :, part], generator) for seen in states])
 
-        def loss(temperature: float, ends: list[Any] = ends) -> float:
+        def loss(temperature: float, ends: list[list[Tempered]] = ends) -> float:
             said = [chances(end, temperature) for end in ends]
             return disagreement(*said) if truth is None else nll(said[0], truth)
 
-        found.append(_least(loss))
+        agreed = _least(loss)
+        found.append(agreed if truth is not None else foretelling(model, ends[0], ends[1], agreed))
     fitted = Calibration(windows, tuple(found))
     if truth is None:
         fitted = _no_surer(fitted, model, search, states, module_to_relation, generator)
 
     def weighed(seen: Tensor) -> Tensor:
-        chances: Tensor = tempered(model, search, seen, generator)(fitted.at(seen.shape[2]))
-        return chances
+        return tempered(model, search, seen, generator).chances(fitted.at(seen.shape[2]))
 
     return fitted._replace(bands=_bands(model, [(states, weighed) for states, _ in scenes], generator))
 
@@ -118,6 +136,29 @@ def _least(loss: Callable[[float], float]) -> float:
     place = 4 * int(np.argmin([loss(at) for at in COARSE.tolist()]))
     near = TEMPERATURES[max(0, place - 3) : place + 4].tolist()
     return float(near[int(np.argmin([loss(at) for at in near]))])
+
+
+def foretelling(model: RelationalModel, first: Sequence[Tempered], last: Sequence[Tempered], least: float) -> float:
+    """The temperature, no lower than `least`, at which mean messages foretell the changes of the other end best.
+
+    Laws that took up noise of the tasks that they were fitted to make both ends of these agree. They foretell too large
+    changes all the same, as long as structures are too sure.
+    """
+    if not model.dynamics.additive:
+        return least
+
+    def loss(temperature: float) -> float:
+        errors = [
+            model.errors(seen.states, seen.structure, chances=other.chances(temperature)).double()
+            for pair in zip(first, last, strict=True)
+            for seen, other in (pair, pair[::-1])
+        ]
+        return float(torch.cat([error.square().mean(2).clamp_min(1e-30).log().flatten() for error in errors]).mean())
+
+    best = loss(least)
+    while least < TEMPERATURES[-1] and (tried := loss(least * STEP)) < best - BETTER:
+        least, best = least * STEP, tried
+    return least
 
 
 def _no_surer(
@@ -207,8 +248,8 @@ def _bands(
     return tuple(tuple(row) for row in torch.cat(off).quantile(share, dim=0).tolist())  # over tasks and entities
 
 
-def tempered(model: RelationalModel, search: Search, states: Tensor, generator: torch.Generator) -> Any:
-    """Returns probabilities of edge modules (B, N, S, K) as a function of the temperature.
+def tempered(model: RelationalModel, search: Search, states: Tensor, generator: torch.Generator) -> Tempered:
+    """Returns what states (B, N, T, D) say of structures as a function of the temperature.
 
     If candidate rows are too many to enumerate, those of an edge given the other incoming edges of the best structure.
     """
@@ -218,12 +259,12 @@ def tempered(model: RelationalModel, search: Search, states: Tensor, generator: 
     if enumerable(n, k, search.enumerate_up_to):
         energies = table(score, structure, k)
         weighed = exact_of(search)
-        return lambda temperature: weighed(energies, structure, k, temperature)
+        return Tempered(states, structure, lambda temperature: weighed(energies, structure, k, temperature))
     rows = structure.edge_modules[:, :, None, None].repeat(1, 1, s, k, 1)  # (B, N, S, K, S)
     slots = torch.arange(s).view(s, 1, 1).expand(s, k, 1).expand(b, n, s, k, 1)
     rows = rows.scatter(-1, slots, torch.arange(k).view(k, 1).expand(b, n, s, k, 1))
     slotwise = score(rows.flatten(2, 3)).unflatten(2, (s, k))
-    return lambda temperature: (-slotwise / temperature).softmax(-1)
+    return Tempered(states, structure, lambda temperature: (-slotwise / temperature).softmax(-1))
 
 
 def to_relations(probabilities: Tensor, module_to_relation: Tensor) -> Tensor:

@@ -210,6 +210,11 @@ class Judged:
     home: Home | None = None
     prior: tuple[float, ...] = ()
 
+    @property
+    def few(self) -> bool:
+        """Whether validation tasks without labels were too few for a verdict, and so for temperatures."""
+        return self.verdict.name == UNKNOWN and self.home is not None and not self.prior
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         home = None if self.home is None else self.home.state_dict()

@@ -155,13 +155,15 @@ def sample_of(tasks: int, counts: Tensor | None, least: int | None) -> Tensor:
 
 
 def recalibrated(
-    module: Trained, calibration: Calibration, states: Tensor, mask: Tensor | None, counts: Tensor | None
-) -> Calibration:
-    """Temperatures for tasks whose errors are not those of validation tasks, by agreement of their two ends.
+    module: Trained, judged: Judged, calibration: Calibration, states: Tensor, mask: Tensor | None,
+    counts: Tensor | None,
+) -> Calibration:  # fmt: skip
+    """Temperatures for tasks of a file, as without labels: where their errors are not those of validation tasks, or
+    these were too few to tell.
 
     They are no lower than before. Recordings with gaps keep them.
     """
-    ids = sample_of(len(states), counts, SOME)
+    ids = sample_of(len(states), counts, TASKS if judged.few else SOME)
     whole = ids if mask is None else ids[counted(mask[ids]).flatten(1).all(1)]
     n = states.shape[1] if counts is None else int(counts[ids[0]])
     if not len(whole) or module.search.horizon > 1 or module.model.noise or states.shape[2] < 2 * 3:

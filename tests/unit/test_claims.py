@@ -7,8 +7,11 @@ import pytest
 
 import modmeta
 from modmeta.api import claimed
+from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
+from modmeta.evaluation.calibration import Calibration
 from modmeta.evaluation.verdict import FOUND, NOTHING, UNFIT, Judged, Verdict
+from modmeta.simulators import Charged
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,21 @@ def test_the_verdict_changes_no_answer(model: modmeta.Model, found: modmeta.Rela
     assert without.verdict.name == "not judged"
     assert without.misfit is None
     np.testing.assert_array_equal(without.probabilities, found.probabilities)
+
+
+@pytest.mark.slow
+def test_a_file_tells_how_sure_a_model_may_be_that_was_never_judged() -> None:
+    model, made = modmeta.load("charged5"), generate(Charged(), {"test": (12, 49)}, seed=99, stream="task")["test"]
+    states = made.states + 0.002 * np.random.default_rng(0).standard_normal(made.states.shape)
+    few, known = Judged(home=model.judged.home), Judged(home=model.judged.home, prior=model.judged.prior)
+    assert few.few
+    assert not known.few
+    sure, less = (
+        modmeta.Model(model.module, model.data, Calibration(), judged).infer(states) for judged in (known, few)
+    )
+    assert sure.verdict == less.verdict
+    assert sure.verdict.name == FOUND
+    assert less.probabilities.max(-1).mean() < sure.probabilities.max(-1).mean() - 0.001
 
 
 def test_strangers_are_not_related(model: modmeta.Model, springs: Trajectories) -> None:

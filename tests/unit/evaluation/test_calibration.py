@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from modmeta.evaluation.calibration import TEMPERATURES, disagreement, nll
+from modmeta.evaluation.calibration import TEMPERATURES, Tempered, disagreement, foretelling, nll
+from modmeta.graph.bank import Structure
+from tests.unit.evaluation.test_exchange import made
+from tests.unit.evaluation.test_verdict import right
 
 
 @pytest.mark.parametrize("excess", [1.0, 3.0, 10.0])
@@ -29,3 +32,15 @@ def test_posteriors_that_agree_are_left_alone() -> None:
     sure = torch.eye(2).double()[torch.arange(100) % 2]
     lost = [disagreement(*[(30 * sure / t).softmax(-1)] * 2) for t in TEMPERATURES]
     assert int(torch.tensor(lost).argmin()) == 0
+
+
+@torch.no_grad()
+def test_structures_that_foretell_nothing_are_not_sure() -> None:
+    """Both ends agree; only one of them on what is there."""
+    states, relations = made(0.0)
+    ends = states[:, :, :20], states[:, :, -20:]
+    for structure, surer in ((relations, True), (relations.roll(1, 0), False)):
+        one_hot = torch.nn.functional.one_hot(structure, 2).float()
+        found = Structure(structure, torch.zeros(structure.shape[:2], dtype=torch.long))
+        told = [[Tempered(end, found, lambda at, z=one_hot: (3 * z / at).softmax(-1))] for end in ends]  # type: ignore[misc]
+        assert (foretelling(right(), *told, 1.0) < 2) == surer

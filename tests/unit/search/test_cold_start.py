@@ -213,6 +213,17 @@ def test_noise_of_observation_is_told_from_noise_that_drives() -> None:
         for t in range(1, 60):
             walk[:, :, t] += memory * walk[:, :, t - 1]
         assert smoothing_width(walk, observation_noise(walk)) == 0
+    follows = torch.randint(2, (36, 5, 5), generator=generator).double() * (1 - torch.eye(5, dtype=torch.float64))
+    states = [torch.randn(36, 5, 1, generator=generator, dtype=torch.float64)]
+    for _ in range(49):  # nearly white: entities are soon pulled to those they follow
+        pulled = 0.95 * states[-1] + 0.35 * (follows @ states[-1] - follows.sum(-1, keepdim=True) * states[-1])
+        states.append(pulled + 0.3 * torch.randn(36, 5, 1, generator=generator, dtype=torch.float64))
+    driven = torch.stack(states, 2)
+    assert smoothing_width(driven, observation_noise(driven)) == 0
+    alone = driven.clone()
+    for entity in range(5):  # the same of strangers is smoothed
+        alone[:, entity] = alone[torch.arange(36).roll(entity), entity]
+    assert smoothing_width(alone, observation_noise(alone)) > 2
     clean = phases(40, 0)[0]
     clean = unwrap(clean, (True,))
     assert smoothing_width(clean, observation_noise(clean)) == 0

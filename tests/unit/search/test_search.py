@@ -353,7 +353,7 @@ def test_probabilities_are_exact_where_the_search_weighs_all_rows(
     """Eight rows: all are weighed where the search may; else a slot is judged given the rest of its row."""
     model, search = make_model(), Search(gibbs, enumerate_up_to=enumerate_up_to)
     assert enumerable(4, 2, enumerate_up_to) is exact
-    chances = tempered(model, search, states, seeded())(1e3)
+    chances = tempered(model, search, states, seeded()).chances(1e3)
     candidates = enumerate_rows(random_structure(3, 4, 2, 1, seeded()), 2, 1)
     with torch.no_grad():
         scores = one_step_problem(model, states).energies(candidates)
