@@ -89,7 +89,15 @@ def table() -> str:
         olds = [before(row, seed) for seed in row.seeds]
         spreads = {name: statistics.stdev(old[name] for old in olds) for name in MEASURES}
         text += "".join(one for seed in row.seeds if (one := line(row, seed, spreads)))
-    return text
+    return text + "".join(_range(world) for world in ("springs5", "charged5"))
+
+
+def _range(world: str) -> str:
+    """How far apart runs of many tasks were, in words: three seeds alone may lie near one another by chance."""
+    of = [row for row in OWN if row.experiment == world and row.tasks >= TASKS[1] and not row.overrides]
+    errors = [before(row, seed)[MEASURES[-1]] for row in of for seed in row.seeds]
+    which = f"{world}, {TASKS[1]} to {TASKS[-1]:,} tasks, all {len(errors)} runs at `{BEFORE}`"
+    return f"\n{which}: MSE, step 10, {min(errors):.2g} to {max(errors):.2g}.\n"
 
 
 def main(words: list[str]) -> None:
