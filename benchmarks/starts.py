@@ -105,7 +105,7 @@ def measured(world: str, start: str, seed: int) -> dict[str, Any]:
 def _words(world: str, start: str, seed: int, folder: Path) -> tuple[str, ...]:
     """Of the command."""
     if world not in WORLDS:
-        return f"experiment={world}", f"search.start={start}", "data.test=2"
+        return f"experiment={world}", f"search.start={start}", "data.num_tasks=100", "data.valid=50", "data.test=2"
     made, path = make(world, 300, seed), folder / "tasks.npz"
     np.savez(path, states=made.states.numpy(), relations=made.relations.numpy())
     model = "experiment=laws" if start == "laws" else "model=default"
@@ -127,8 +127,9 @@ def curves_in_words() -> str:
     lines = [
         "## Edges right over seconds",
         f"Until {TARGET:.0%} of the edges of validation tasks are right, or for {LIMIT:.0f} s of one core, cold start",
-        "included; labels are matched on the same tasks. Springs and charges: the same model from either start. Other",
-        "worlds, of `benchmarks.textbook`: `experiment=laws` from laws, the default model from random structures.",
+        "included; labels are matched on the same tasks. Springs and charges, 100 training tasks: the same model from either",
+        "start. Other worlds, of `benchmarks.textbook`, 300 tasks in the file: `experiment=laws` from laws, the default",
+        "model from random structures.",
         "",
         f"![edges right over seconds]({PICTURE.name})",
         "",
