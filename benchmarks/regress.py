@@ -89,6 +89,8 @@ def table() -> str:
         olds = [before(row, seed) for seed in row.seeds]
         spreads = {name: statistics.stdev(old[name] for old in olds) for name in MEASURES}
         text += "".join(one for seed in row.seeds if (one := line(row, seed, spreads)))
+    missing = [f"{_named(row)} ({row.tasks:,})" for row in rows() if not any(now(row, seed) for seed in row.seeds)]
+    text += f"\nNot run again yet: {', '.join(missing)}.\n" if missing else ""
     return text + "".join(_range(world) for world in ("springs5", "charged5"))
 
 
