@@ -20,17 +20,19 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
+from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
 from modmeta.machine import keep_freed_memory
 from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.start import beginning_of, begun
 
+ROOT = Path(__file__).resolve().parents[1]
 EVERY = 10  # steps between two measurements
 SEEDS = 3
 
 
 class Clock(pl.Callback):
-    """Stops training when the edge accuracy on validation tasks reaches the target.
+    """Stops training when the edge accuracy on validation tasks reaches the target, or after `most` busy seconds.
 
     Attributes:
         seconds: seconds of training so far.
@@ -38,8 +40,9 @@ class Clock(pl.Callback):
         curve: step, seconds by clock and processor, accuracy of every measurement.
     """
 
-    def __init__(self, target: float) -> None:
-        self.target, self.seconds, self.busy, self.curve = target, 0.0, 0.0, []  # type: ignore[var-annotated]
+    def __init__(self, target: float, most: float = float("inf")) -> None:
+        self.target, self.most, self.seconds, self.busy = target, most, 0.0, 0.0
+        self.curve: list[tuple[int, float, float, float]] = []
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.begun, self.began = time.perf_counter(), time.process_time()
@@ -57,7 +60,7 @@ class Clock(pl.Callback):
         accuracy = self.accuracy(trainer, module)
         module.train()
         self.curve.append((step, self.seconds, self.busy, accuracy))
-        trainer.should_stop = accuracy >= self.target
+        trainer.should_stop = accuracy >= self.target or self.busy >= self.most
         self.begun, self.began = time.perf_counter(), time.process_time()
 
     @torch.no_grad()
@@ -71,18 +74,15 @@ class Clock(pl.Callback):
         return float(matched_accuracy(counts, match_labels(counts)))
 
 
-def seconds(experiment: str, target: float, *overrides: str, accelerator: str = "cpu") -> float:
-    """Trains, prints the curve and returns the seconds until the target; infinity if it is not reached."""
-    root = Path(__file__).resolve().parents[1]
+def timed(clock: Clock, *words: str, accelerator: str = "cpu") -> None:
+    """Trains as the words of a command say, cold start included, until the clock stops it."""
     keep_freed_memory()
-    clock = Clock(target)
     with TemporaryDirectory() as directory:
-        words = (f"experiment={experiment}", f"directory={directory}", "data.test=2", f"data_dir={root / 'data'}")
-        with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
-            config = hydra.compose("train", [*words, *overrides])
+        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = hydra.compose("train", [f"directory={directory}", *words])
         pl.seed_everything(config.seed, verbose=False)
         began, busy = time.perf_counter(), time.process_time()
-        config = begun(config)
+        config = begun(filled_from_file(config))
         beginning = beginning_of(config)
         if beginning is not None:
             clock.seconds, clock.busy = time.perf_counter() - began, time.process_time() - busy
@@ -96,6 +96,13 @@ def seconds(experiment: str, target: float, *overrides: str, accelerator: str = 
             use_distributed_sampler=False,
         )  # fmt: skip
         trainer.fit(module, data)
+
+
+def seconds(experiment: str, target: float, *overrides: str, accelerator: str = "cpu") -> float:
+    """Trains, prints the curve and returns the seconds until the target; infinity if it is not reached."""
+    clock = Clock(target)
+    words = (f"experiment={experiment}", "data.test=2", f"data_dir={ROOT / 'data'}", *overrides)
+    timed(clock, *words, accelerator=accelerator)
     console = Console()
     for step, passed, used, accuracy in clock.curve[:: max(1, len(clock.curve) // 10)] + clock.curve[-1:]:
         console.print(f"{experiment}: step {step:5d}  {passed:6.1f} ({used:.1f}) s  {accuracy:.2%}")

@@ -1,6 +1,8 @@
 """The cold start on worlds of unknown laws: edges right on new tasks, without labels in training.
 
     python -m benchmarks.worlds neurons grid DIR/heat.npz DIR/vortex.npz:2 --seeds 0 1 2 --tasks 300
+    python -m benchmarks.worlds grid --constants never      # ablations: choices that are not left to the data
+    python -m benchmarks.worlds contagion --family difference
     python -m benchmarks.worlds --table        # docs/benchmarks/worlds.md from all that was measured
 
 A world is a name of `benchmarks.textbook`, or a file with `train` (tasks, entities, frames, features), `test` and
@@ -25,6 +27,7 @@ from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.graph.relations import from_matrix
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
+from modmeta.model.basis import family_named
 from modmeta.search.cold_start import Kind, Start, cold_start, infer, looks_like_angles
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +56,16 @@ COLUMNS = (
     "form of law, by seed",
     "CPU seconds (by the clock)",
 )
+CHOICES = """
+## What choices bring
+
+The cold start with one choice that is not left to the data: constants of entities never or always, or a single family
+of laws; above them the same tasks with all left to the data.
+
+| world | training tasks | choice | edges right, mean (by seed) | form of law, by seed | CPU seconds |
+|---|---|---|---|---|---|
+"""
+OWN = {"never": False, "always": True}
 PRIORS = "none: no symmetry, no labels; features as the family in `form` says"
 
 
@@ -90,12 +103,17 @@ def exact(world: str, tasks: int, seed: int) -> float:
     return float((found == from_matrix(made.relations[scored])).double().mean())
 
 
-def measure(world: str, tasks: int, seed: int, given: bool, with_exact: bool) -> dict[str, Any]:
+def measure(
+    world: str, tasks: int, seed: int, given: bool, with_exact: bool, constants: str | None, family: str | None
+) -> dict[str, Any]:
     """One run."""
     train, test, relations, kind = read(world, tasks, seed)
     kinds = int(relations.max()) + 1
     began, busy = time.perf_counter(), time.process_time()
-    start = cold_start(train, kind, num_kinds=kinds if given else None, seed=seed)
+    start = cold_start(
+        train, kind, num_kinds=kinds if given else None, seed=seed,
+        constants=OWN[constants] if constants else None, family=family_named(family) if family else None,
+    )  # fmt: skip
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - busy
     answer, used = infer(start, test), len(start.kinds.laws)
     return {
@@ -103,6 +121,7 @@ def measure(world: str, tasks: int, seed: int, given: bool, with_exact: bool) ->
         "tasks": tasks,
         "seed": seed,
         "kinds_given": given,
+        "choice": choice_in_words(constants, family),
         "kinds": used,
         "kinds_true": kinds,
         "edges_right": score(answer.structures, relations, used),
@@ -121,36 +140,67 @@ def measure(world: str, tasks: int, seed: int, given: bool, with_exact: bool) ->
     }
 
 
+def choice_in_words(constants: str | None, family: str | None) -> str | None:
+    """What was not left to the data; None if all was."""
+    words = [*([f"own constants {constants}"] if constants else []), *([family] if family else [])]
+    return ", ".join(words) or None
+
+
 def file_name(run: dict[str, Any]) -> str:
     """Of a run's results."""
-    return f"{run['world']}_{run['tasks']}tasks_seed{run['seed']}{'' if run['kinds_given'] else '_chosen'}.json"
+    words = [run["world"], f"{run['tasks']}tasks", f"seed{run['seed']}", *([] if run["kinds_given"] else ["chosen"])]
+    return "_".join([*words, *(run["choice"] or "").replace(",", "").split()]) + ".json"
 
 
 def page(runs: list[dict[str, Any]]) -> str:
     """Tables of all runs."""
-    groups: dict[tuple[str, int, bool], list[dict[str, Any]]] = {}
-    for run in sorted(runs, key=lambda run: (run["world"], -run["tasks"], not run["kinds_given"], run["seed"])):
-        groups.setdefault((run["world"], run["tasks"], run["kinds_given"]), []).append(run)
+    runs = sorted(runs, key=lambda run: (run["world"], -run["tasks"], not run["kinds_given"], run["seed"]))
+    groups: dict[tuple[str, int, bool, str | None], list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["world"], run["tasks"], run["kinds_given"], run.get("choice")), []).append(run)
+    free = {key[:3]: group for key, group in groups.items() if key[3] is None}
     machines = sorted({f"{run['hardware']['threads']} thread(s) of {run['hardware']['cpu']}" for run in runs})
     lines = [
         *HEAD.format(machines="; ".join(machines)).splitlines(),
         f"| {' | '.join(COLUMNS)} |",
         "|---" * len(COLUMNS) + "|",
-        *(_row(key, group) for key, group in groups.items()),
+        *(_row(key, group) for key, group in free.items()),
     ]
+    chosen = {key: group for key, group in groups.items() if key[3]}
+    if chosen:
+        lines += CHOICES.splitlines()
+        for place in dict.fromkeys(key[:3] for key in chosen):
+            lines += [_choice(free[place])] if place in free else []
+            lines += [_choice(group) for key, group in chosen.items() if key[:3] == place]
     return "\n".join(lines) + "\n"
+
+
+def _choice(runs: list[dict[str, Any]]) -> str:
+    cells = [
+        runs[0]["world"],
+        str(runs[0]["tasks"]),
+        runs[0].get("choice") or "none",
+        _right(runs),
+        "; ".join(dict.fromkeys(run["form"] for run in runs)),
+        _range(runs, "cpu_seconds"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _right(runs: list[dict[str, Any]]) -> str:
+    by_seed = ", ".join(f"{run['seed']}: {run['edges_right']:.1%}" for run in runs)
+    return f"{_mean(runs, 'edges_right'):.1%} ({by_seed})"
 
 
 def _row(key: tuple[str, int, bool], runs: list[dict[str, Any]]) -> str:
     world, tasks, given = key
-    by_seed = ", ".join(f"{run['seed']}: {run['edges_right']:.1%}" for run in runs)
     known = [run["exact_law"] for run in runs if run["exact_law"] is not None]
     number = f"{runs[0]['kinds_true']}, given" if given else "chosen: " + ", ".join(str(run["kinds"]) for run in runs)
     cells = [
         world,
         str(tasks),
         number,
-        f"{_mean(runs, 'edges_right'):.1%} ({by_seed})",
+        _right(runs),
         f"{sum(known) / len(known):.1%}" if known else "",
         f"{_mean(runs, 'commonest'):.0%}",
         f"{_mean(runs, 'certainty'):.3f}",
@@ -178,6 +228,8 @@ def main() -> None:
     parser.add_argument(
         "--choose-kinds", action="store_true", help="let held-out frames choose the number of edge types"
     )
+    parser.add_argument("--constants", choices=OWN, help="of entities; by default held-out frames choose")
+    parser.add_argument("--family", metavar="NAME", help="of laws, the only one; by default held-out frames choose")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument("--table", action="store_true", help="write the page from all results")
@@ -186,7 +238,9 @@ def main() -> None:
     for world in arguments.worlds:
         for tasks in arguments.tasks:
             for seed in arguments.seeds:
-                run = measure(world, tasks, seed, not arguments.choose_kinds, seed == arguments.seeds[0])
+                with_exact = seed == arguments.seeds[0] and not (arguments.constants or arguments.family)
+                given = not arguments.choose_kinds
+                run = measure(world, tasks, seed, given, with_exact, arguments.constants, arguments.family)
                 arguments.out.mkdir(parents=True, exist_ok=True)
                 write_json(arguments.out / file_name(run), run)
                 print(_row((run["world"], tasks, run["kinds_given"]), [run]), flush=True)
