@@ -32,6 +32,7 @@ from modmeta.shapes import Float
 
 __all__ = [
     "LONG",
+    "SURE",
     "WAYS",
     "Fitted",
     "Moments",
