@@ -46,7 +46,8 @@ STEPS = """
 relations, no symmetry given (`halfway` learns how often they are mutual), no labels; relations are the pairs of larger
 weight. Seconds of the CPU, and a thousandth of one for every ordered pair.
 `er50`: one graph of 50 nodes, published with Michaelis-Menten kinetics and diffusion (AUC 0.983 and 0.934 there, every
-fourth frame, five frames: Pan, Shi, Dokmanic 2024). The strength of the penalty was settled on netsim3 and mm_er50.
+fourth frame, five frames: Pan, Shi, Dokmanic 2024). The strength of the penalty was settled on netsim3 and mm_er50,
+how much the weight back counts on subjects of netsim3 that no row of one subject scores.
 `_ba_SEED`: graphs of Barabasi and Albert by `python -m benchmarks.networks` (0.930 and 0.944 there), `_half` rounded to
 float16 as theirs are. `network30`: 30 noise-driven nodes; from 1, 2, 5, 10, 20, 40 of its recordings the known law with
 a sparse penalty has 0.75, 0.82, 0.90, 0.98, 1.00, 1.00, ridge regression 0.70, 0.72, 0.81, 0.90, 0.97, 0.98.
