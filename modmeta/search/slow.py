@@ -14,9 +14,9 @@ ways, and held-out steps choose between them:
 
 In the first two a penalty keeps W sparse: first of the weights there and back together (a group lasso: Yuan and Lin
 2006), which leaves directions open that are hardly told, then of every weight, the less the larger it was (Zou 2006).
-It grows with the root of the number of steps, as their noise does. Few steps hardly tell in which direction noise within
-a frame travelled, so of `diffusion` the weight back counts a little, too. How frequent edges are, and how large, follows
-from the weights (empirical Bayes).
+It grows with the root of the number of steps, as their noise does. Few steps hardly tell in which direction noise
+within a frame travelled, so of `diffusion` the weight back counts a little, too. How frequent edges are, and how large,
+follows from the weights (empirical Bayes).
 
 Letters: B tasks, N entities, S = N - 1 senders, T frames, M steps.
 """
