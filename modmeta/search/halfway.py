@@ -5,9 +5,8 @@
 This is the implicit midpoint rule, so an error of a step is of third order in the time between frames. Which features
 act (k) on which rates (o), and whether by value (or difference: own functions take up the rest) or by the sine of the
 difference, is chosen by held-out steps of some receivers; own functions are linear, or cubic where that tells more.
-Every weight is normal about zero with a variance of its own, which follows from the data, as the noise does, by
-expectation maximisation on Gram matrices (automatic relevance determination: Tipping 2001). Where there is no noise,
-entities two edges away have weights as well, small ones: relations are the large ones (`slow.odds`).
+Weights are zero or not with one prior for all pairs, which follows from the data (`search.sparse`). Where there is no
+noise, entities two edges away have weights as well, small ones: they count as nearly zero.
 
 Letters: B tasks, N entities, S = N - 1 senders, T frames, D features, M steps, R receivers, A parts of a law, G own
 functions.
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.search.slow import odds
+from modmeta.search import sparse
 from modmeta.shapes import Float
 
 __all__ = ["FORMS", "Ends", "Law", "ends", "joined", "laws_of", "log_odds"]
@@ -26,10 +25,10 @@ __all__ = ["FORMS", "Ends", "Law", "ends", "joined", "laws_of", "log_odds"]
 FORMS = ("value", "sine", "bent")
 MOST_STEPS = 10_000  # that are kept
 SOME = 10  # receivers on which laws are compared
-ROUNDS = 60  # of expectation maximisation
-RIDGE = 1e-6  # of first weights, as a share of a message's mean square
+RIDGE = 1e-6  # of their weights, as a share of a message's mean square
 BELIEVED = 1e-6  # share of changes below which an explanation is numerical error
-LEAST = 1e-11  # share of the variance of changes that noise has at least
+TIE = 0.05  # nats a number by which a later law must be ahead
+AT_ONCE = 2**24  # numbers that are held at once
 
 
 class Ends(NamedTuple):
@@ -51,7 +50,6 @@ class _Sums(NamedTuple):
     square: Tensor  # messages with each other, own functions taken out, (R, N, N)
     linear: Tensor  # and with changes, (R, N)
     alone: Tensor  # changes with themselves, (R,)
-    number: int  # of changes
 
 
 def laws_of(features: int) -> list[Law]:
@@ -89,20 +87,34 @@ def log_odds(steps: Ends) -> Float[Tensor, "N S"]:
     """
     (before, after), n = steps, steps.before.shape[1]
     some = torch.arange(n, device=before.device)[:: max(1, n // SOME)]
-    law = max(laws_of(before.shape[-1]), key=lambda law: _gain(before, after, law, some))
-    chunks = torch.arange(n, device=before.device).split(max(1, 2**24 // (len(before) * n)))
-    sums = [_sums(before, after, law, part) for part in chunks]
-    square, linear = torch.cat([part.square for part in sums]), torch.cat([part.linear for part in sums])
-    return odds(_weights(_Sums(square, linear, torch.cat([part.alone for part in sums]), sums[0].number)))
+    laws = laws_of(before.shape[-1])
+    gains = [_gain(before, after, law, some) for law in laws]
+    law = next(law for law, gain in zip(laws, gains, strict=True) if gain >= max(gains) - TIE)
+    chunks = torch.arange(n, device=before.device).split(max(1, AT_ONCE // (len(before) * n * len(law.outputs))))
+    parts = [sparse.shortened(_regressions(before, after, law, part)) for part in chunks]
+    return sparse.log_odds(sparse.joined(parts))
+
+
+def _regressions(before: Tensor, after: Tensor, law: Law, some: Tensor) -> sparse.Regressions:
+    """Changes on messages, and on own functions of every part of a law."""
+    messages, change, own = _columns(before, after, law, some)
+    parts = len(law.outputs)
+    apart = own.new_zeros(*change.shape, parts, own.shape[-1])  # (R, A, M, A, G)
+    every = torch.arange(parts, device=own.device)
+    apart[:, every, :, every] = own
+    columns = torch.cat([messages, apart.flatten(3)], -1).flatten(1, 2)
+    return sparse.Regressions(columns, change.flatten(1), change.numel())
 
 
 def _columns(before: Tensor, after: Tensor, law: Law, some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Messages (R, A, M, N), changes (R, A, M) and own functions (R, M, G) of some receivers."""
+    """Messages (R, A, M, N), changes (R, A, M) and own functions (R, M, G) of some receivers.
+
+    What a receiver sends itself has one weight for all parts of a law, as springs have; own functions have one each.
+    """
     mean = (before + after) / 2
     sent = mean[..., list(law.inputs)].permute(2, 0, 1)  # (A, M, N)
     apart = sent - sent[..., some].permute(2, 0, 1).unsqueeze(-1)  # (R, A, M, N)
-    apart = apart.sin() if law.form == "sine" else sent.expand_as(apart).clone()
-    apart[torch.arange(len(some)), ..., some] = 0.0
+    apart = apart.sin() if law.form == "sine" else sent.expand_as(apart)
     change = (after - before)[:, some][..., list(law.outputs)].permute(1, 2, 0)
     own = mean[:, some].transpose(0, 1)  # (R, M, D)
     scaled = (own - own.mean((0, 1))) / own.std((0, 1)).clamp_min(1e-12)
@@ -116,9 +128,8 @@ def _sums(before: Tensor, after: Tensor, law: Law, some: Tensor) -> _Sums:
     messages = messages - basis @ (basis.mT @ messages)
     left = change.unsqueeze(-1) - basis @ (basis.mT @ change.unsqueeze(-1))
     messages, left = messages.flatten(1, 2), left.flatten(1)
-    number = left.shape[1] - len(law.outputs) * own.shape[-1]
     linear = (messages.mT @ left.unsqueeze(-1)).squeeze(-1)
-    return _Sums(messages.mT @ messages, linear, left.square().sum(1), max(1, number))
+    return _Sums(messages.mT @ messages, linear, left.square().sum(1))
 
 
 def _ridge(sums: _Sums) -> Tensor:
@@ -134,7 +145,7 @@ def _left(sums: _Sums, weights: Tensor) -> Tensor:
 
 
 def _gain(before: Tensor, after: Tensor, law: Law, some: Tensor) -> float:
-    """How much less of every fifth step messages leave unexplained, a sum of logarithms over what is acted on."""
+    """How much less of every fifth step messages leave unexplained, nats a number."""
     judges, gain = torch.arange(len(before), device=before.device) % 5 == 4, 0.0
     size = (after - before)[judges][:, some].square().sum((0, 1))
     if not bool(size[list(law.outputs)].gt(0).all()):
@@ -144,19 +155,4 @@ def _gain(before: Tensor, after: Tensor, law: Law, some: Tensor) -> float:
         judge = _sums(before[judges], after[judges], Law(law.form, (i,), (o,)), some)
         floor = BELIEVED * size[o]
         gain += float((judge.alone.sum() + floor).log() - (_left(judge, weights) + floor).log())
-    return gain
-
-
-def _weights(sums: _Sums) -> Tensor:
-    """Weights (N, N)."""
-    n, w = len(sums.linear), _ridge(sums)
-    most, number = sums.alone.sum() / (n * sums.number), n * sums.number
-    noise, variance = most / 100, torch.full_like(w, float(w.square().mean()) + 1e-30)
-    for _ in range(ROUNDS):
-        cover = torch.linalg.inv(sums.square / noise + torch.diag_embed(1 / variance))
-        w = (cover @ (sums.linear / noise).unsqueeze(-1)).squeeze(-1)
-        spread = cover.diagonal(dim1=1, dim2=2)
-        told = (1 - spread / variance).clamp(0, 1).sum()
-        variance = (w.square() + spread).clamp_min(1e-30)
-        noise = (_left(sums, w) / (number - told).clamp_min(number / 10)).clamp_min(LEAST * most)
-    return w
+    return gain / (2 * before.shape[-1])

@@ -14,8 +14,9 @@ ways, and held-out steps choose between them:
 
 In the first two a penalty keeps W sparse: first of the weights there and back together (a group lasso: Yuan and Lin
 2006), which leaves directions open that are hardly told, then of every weight, the less the larger it was (Zou 2006).
-It grows with the root of the number of steps, as their noise does. How frequent edges are, and how large, follows from
-the weights (empirical Bayes).
+It grows with the root of the number of steps, as their noise does. Few steps hardly tell in which direction noise
+within a frame travelled, so of `diffusion` the weight back counts a little, too. How frequent edges are, and how large,
+follows from the weights (empirical Bayes).
 
 Letters: B tasks, N entities, S = N - 1 senders, T frames, M steps.
 """
@@ -32,6 +33,7 @@ from modmeta.shapes import Float
 
 __all__ = [
     "LONG",
+    "SURE",
     "WAYS",
     "Fitted",
     "Moments",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 WAYS = ("diffusion", "path", "lagged")
+BACK, FAINT = 0.3, 60.0  # share of the weight back that counts where noise travels both ways: at most; times steps
 RELIEF, LARGE = 5.0, 0.95  # from the penalty, of weights as large as this share of all
 SLOPES = 30.0  # of what sets an entity apart from all others
 POWERS, SUBSTEPS, REACH = 3, 4, 6.0  # of polynomials; of a frame; standard deviations beyond which they are flat
@@ -170,7 +173,11 @@ def fit(steps: Moments, way: str, relations: bool = True) -> Fitted:
     size = _weights(together, n).abs()
     relief = (1 + RELIEF) / (1 + RELIEF * size / size.flatten().quantile(LARGE).clamp_min(ROUND))
     alone = _descended(steps, way, together, lambda w: penalty * (relief * (w.square() + ROUND**2).sqrt()).sum())
-    return _fitted(alone, n, way)
+    found = _fitted(alone, n, way)
+    if way == "path":
+        return found
+    back = min(BACK, FAINT / max(steps.number(way), 1.0))
+    return found._replace(log_odds=odds(found.weights + back * found.weights.mT))
 
 
 def foretold(steps: Moments, fitted: Fitted) -> float:

@@ -5,12 +5,13 @@ import torch
 from scipy.linalg import expm, solve_continuous_lyapunov
 
 from modmeta.graph.bank import random_structure
+from modmeta.graph.relations import to_matrix
 from modmeta.search import slow
 from modmeta.search.cold_start import Kind, cold_start
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
-from modmeta.search.slow import Fitted, Moments, fit, foretold, joined, log_odds, moments, scaled
+from modmeta.search.slow import Fitted, Moments, fit, foretold, joined, log_odds, moments, odds, scaled
 from tests.conftest import make_model
 
 
@@ -126,3 +127,15 @@ def test_groups_are_told_by_steps_whatever_modules_say(monkeypatch: pytest.Monke
     assert hot.probabilities.amax(-1).mean() < found.probabilities.amax(-1).mean()
     kept = infer_pooled(search, problem, torch.Generator(), random_structure(2, 6, 2, 1, torch.Generator()), draw=True)
     assert not torch.equal(kept.structure.edge_modules, found.structure.edge_modules)
+
+
+def test_of_few_steps_relations_back_and_forth_are_alike() -> None:
+    states, _ = _driven(1, 80, 3)
+    steps = moments(states)
+    found = fit(scaled(steps, steps)[0], "diffusion")
+
+    def alike(told: torch.Tensor) -> float:
+        matrix = to_matrix(told)
+        return float(torch.corrcoef(torch.stack([matrix.flatten(), matrix.mT.flatten()]))[0, 1])
+
+    assert alike(found.log_odds) > alike(odds(found.weights)) + 0.05
