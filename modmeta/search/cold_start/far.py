@@ -1,4 +1,4 @@
-"""Groups whose frames may be far apart: whether steps that reach beyond neighbours foretell more than the laws found.
+"""Groups whose structures may be told by steps as a whole: whether these foretell more than those of the laws found.
 
 Letters: B tasks, N entities, S senders, T frames, L = T - 1 steps, D features, G groups.
 """
@@ -9,28 +9,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modmeta.search.cold_start.data import Data, sums_of
+from modmeta.search import halfway
+from modmeta.search.cold_start.data import Data, held_out, sums_of
 from modmeta.search.cold_start.features import columns
 from modmeta.search.cold_start.finish import NUMBERS
 from modmeta.search.cold_start.grams import residuals
 from modmeta.search.cold_start.records import Form, Start
-from modmeta.search.cold_start.structures import Kinds, fit_kinds, from_labels
+from modmeta.search.cold_start.refine import solve_own
+from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
 from modmeta.search.cold_start.weak_form import Steps
 from modmeta.search.slow import LONG, WAYS, fit, foretold, log_odds, moments, scaled, sizes
 
-__all__ = ["may_be_far", "rate_of", "refitted", "told", "way_of"]
+__all__ = ["better_halfway", "may_be_far", "rate_of", "refitted", "told", "way_of"]
 
 MARGIN = 0.005  # nats a number by which a way must be ahead
 TASKS = 5  # from as many on, a fifth of the tasks judges instead of a fifth of the steps
 SUBSTEPS = 4  # of a frame
 
 
-def held_out(tasks: int, steps: int) -> Tensor:
+def _judges(tasks: int, steps: int) -> Tensor:
     """Which steps judge, (B, L): those of every fifth task, or of few tasks the second and last fifth."""
     if tasks >= TASKS:
         return (torch.arange(tasks) % 5 == 4).unsqueeze(1).expand(tasks, steps)
-    fifth = torch.arange(steps) * 5 // max(steps, 1)
-    return ((fifth == 1) | (fifth == 4)).expand(tasks, steps)
+    return held_out(steps, torch.device("cpu")).expand(tasks, steps)
 
 
 def way_of(
@@ -47,7 +48,7 @@ def way_of(
     """
     mine = groups == groups.mode().values
     counts = torch.ones_like(states[mine][:, 0, 1:, 0]) if seen is None else _steps(seen[mine])
-    values, judges = states[mine][..., 0], held_out(int(mine.sum()), states.shape[2] - 1).to(states.device)
+    values, judges = states[mine][..., 0], _judges(int(mine.sum()), states.shape[2] - 1).to(states.device)
     parts = [moments(values, counts * part) for part in (~judges, judges)]
     if min(len(part.before) for part in parts) == 0:
         return None
@@ -63,12 +64,41 @@ def way_of(
     return best if costs[best] < min(laws, without) - MARGIN else None
 
 
+def better_halfway(start: Start, data: Data, generator: torch.Generator) -> bool:
+    """Whether structures by `search.halfway` foretell held-out intervals better than those that the laws found tell.
+
+    Both are told by the other intervals of the one group, and laws of the same form are fitted to both.
+    """
+    assert data.groups is not None
+    form, some = start.form, data.few(NUMBERS // (4 * start.kinds.laws.shape[1] ** 2), generator)
+    fit, judge = (sums_of(some, form, part) for part in ("fit", "judge"))
+    length = data.states.shape[2] - 1
+    others = (~held_out(length, data.states.device)).to(data.states).expand(len(data.states), length)
+    counts = others if data.seen is None else others * _steps(data.seen)
+    related = halfway.log_odds(halfway.ends(data.states, counts)) > 0  # (N, S)
+    related = related if some.receivers is None else related[some.receivers]
+    rows = [explain(fit, start.kinds, 1, temperature=start.temperature)[0].slots.argmax(-1), related.long()]
+    left = [judge.left(None, solve_own(fit.own.sum(0)))]
+    for structure, number in zip(rows, (len(start.kinds.laws), 2), strict=True):
+        beliefs = from_labels(torch.nn.functional.one_hot(structure, number).to(data.states))
+        share = beliefs.slots.mean((0, 1)).clamp_min(1e-6)
+        kinds = fit_kinds(fit, beliefs, torch.outer(share, share))
+        left.append(judge.left(beliefs.slots @ kinds.laws, kinds.own))
+    targets = judge.targets.sum().clamp_min(1)
+    without, laws, halves = (float((part.sum() / targets).clamp_min(1e-24).log()) / 2 for part in left)
+    return halves < min(laws, without) - MARGIN
+
+
 def told(states: Tensor, seen: Tensor | None, groups: Tensor, number: int, way: str) -> Tensor:
     """Log odds of relations, (G, N, S)."""
     found = []
     for group in range(number):
         mine = groups == group
-        found.append(log_odds(moments(states[mine][..., 0], None if seen is None else _steps(seen[mine])), way))
+        counts = None if seen is None else _steps(seen[mine])
+        if way == "halfway":
+            found.append(halfway.log_odds(halfway.ends(states[mine], counts)))
+        else:
+            found.append(log_odds(moments(states[mine][..., 0], counts), way))
     return torch.stack(found)
 
 
