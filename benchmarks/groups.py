@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from benchmarks.networks import FAMILIES
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
 from modmeta.search import halfway
-from modmeta.search.slow import WAYS, log_odds, moments
+from modmeta.search.slow import WAYS, log_odds, moments, parted
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "groups", ROOT / "docs" / "benchmarks" / "groups.md"
@@ -44,14 +45,24 @@ STEPS = """
 ## Frames far apart
 
 `python -m benchmarks.groups FILE --way WAY`: relations by `search.slow` alone, no law and no training. Sparse
-relations, no symmetry, no labels; relations are the pairs of larger weight. Seconds of the CPU.
+relations, no symmetry, no labels; relations are the pairs of larger weight. Noise is of observation, a share of each
+feature's standard deviation. Seconds of the CPU.
 `er50`: one graph of 50 nodes, published with Michaelis-Menten kinetics and diffusion (AUC 0.983 and 0.934 there, every
 fourth frame, five frames: Pan, Shi, Dokmanic 2024). The strength of the penalty was settled on netsim3 and mm_er50.
 `_ba_SEED`: graphs of Barabasi and Albert by `python -m benchmarks.networks` (0.930 and 0.944 there), `_half` rounded to
 float16 as theirs are. `network30`: 30 noise-driven nodes; from 1, 2, 5, 10, 20, 40 of its recordings the known law with
 a sparse penalty has 0.75, 0.82, 0.90, 0.98, 1.00, 1.00, ridge regression 0.70, 0.72, 0.81, 0.90, 0.97, 0.98.
+`rossler_er50`, `opinions_er50`: the same graph; features that never change drive entities in `map`.
 `kuramoto`, `springs` by `benchmarks.networks` too (0.949 and 0.999 published on `er`); `springs_er_100`, `_250`: 3% of
 pairs are related, frames 0.1 apart.
+
+"""
+FAMILIES_HEAD = """
+## Families of graphs
+
+`python -m benchmarks.networks springs netsims --graph FAMILY --nodes NODES --tasks 120 --frames 49`, then
+`python -m benchmarks.groups FILE --way halfway`: AUROC of directed pairs from 10 and from 120 recordings, mean over
+graphs. Families and dynamics as in StructInfer (Wang, Tong, Pang 2023), graphs by generators of our own, without noise.
 
 """
 COLUMNS = ("file", "recordings x frames", "AUROC, mean (by seed)", "AUPRC", "precision", "law, by seed", "seconds")
@@ -142,7 +153,8 @@ def measure_steps(
     if way == "halfway":
         told = halfway.log_odds(halfway.ends(torch.from_numpy(states))).flatten()
     else:
-        told = log_odds(moments(torch.from_numpy(states[..., 0])), way).flatten()
+        values, drives = parted(torch.from_numpy(states))
+        told = log_odds(moments(values[..., 0], None, drives), way).flatten()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - busy
     edge = torch.from_numpy(truth[~np.eye(len(truth), dtype=bool)])
     return {
@@ -167,8 +179,32 @@ def page(runs: list[dict[str, Any]]) -> str:
     """The page of all runs."""
     machines = sorted({f"{run['hardware']['threads']} thread(s) of {run['hardware']['cpu']}" for run in runs})
     trained, steps = ([run for run in runs if ("way" in run) == alone] for alone in (False, True))
-    head = HEAD.format(machines="; ".join(machines), priors=PRIORS) + _table(trained)
-    return head + (STEPS + _table(steps) if steps else "")
+    text = HEAD.format(machines="; ".join(machines), priors=PRIORS) + _table(trained)
+    by_family = [run for run in steps if _family(run)]
+    if by_family:
+        text += FAMILIES_HEAD + _families(by_family)
+    rest = [run for run in steps if not _family(run)]
+    return text + (STEPS + _table(rest) if rest else "")
+
+
+def _family(run: dict[str, Any]) -> tuple[str, str] | None:
+    """Graph and dynamics of a run whose file is of a family; none for others."""
+    dynamics, _, graph = run["file"].partition("_")
+    return next(((kind, dynamics) for kind in FAMILIES if graph.startswith(kind)), None)
+
+
+def _families(runs: list[dict[str, Any]]) -> str:
+    """A line for every family and dynamics, a column for every number of nodes and recordings."""
+    cells: dict[tuple[Any, ...], list[float]] = {}
+    for run in runs:
+        cells.setdefault((_family(run), (run["entities"], run["tasks"])), []).append(run["auroc"])
+    lines, columns = (sorted({key[at] for key in cells}) for at in (0, 1))
+    head = ["family", "dynamics", *(f"{nodes} nodes, {tasks}" for nodes, tasks in columns)]
+    text = f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n"
+    for line in lines:
+        found = [cells.get((line, column)) for column in columns]
+        text += f"| {' | '.join([*line, *(f'{sum(of) / len(of):.4f}' if of else '' for of in found)])} |\n"
+    return text
 
 
 def _table(runs: list[dict[str, Any]]) -> str:

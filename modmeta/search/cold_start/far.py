@@ -17,8 +17,8 @@ from modmeta.search.cold_start.grams import residuals
 from modmeta.search.cold_start.records import Form, Start
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
-from modmeta.search.cold_start.weak_form import Steps
-from modmeta.search.slow import LONG, WAYS, fit, foretold, log_odds, moments, scaled, sizes
+from modmeta.search.cold_start.weak_form import Kind, Steps
+from modmeta.search.slow import LONG, WAYS, fit, foretold, log_odds, moments, parted, scaled, sizes
 
 __all__ = ["better_halfway", "may_be_far", "rate_of", "refitted", "told", "way_of"]
 
@@ -35,28 +35,31 @@ def _judges(tasks: int, steps: int) -> Tensor:
 
 
 def way_of(
-    states: Tensor, seen: Tensor | None, groups: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool
+    states: Tensor, seen: Tensor | None, groups: Tensor, rate: Callable[[Tensor], Tensor], kind: Kind, smooth: bool
 ) -> str | None:
     """The way of `search.slow` that foretells held-out steps better than laws and than no relations; None for none.
 
     Args:
-        states: (B, N, T, 1), as the laws see them.
+        states: (B, N, T, D), as the laws see them.
         seen: where entities were observed, (B, N, T).
         groups: group of every task, (B,), from 0; the largest is looked at.
-        rate: of change of states (B, N, X, 1), as laws and structures have it, a frame.
+        rate: of change of states (B, N, X, D), as laws and structures have it, a frame.
+        kind: what features are; one changes.
         smooth: paths are smooth between frames: rates are integrated.
     """
     mine = groups == groups.mode().values
     counts = torch.ones_like(states[mine][:, 0, 1:, 0]) if seen is None else _steps(seen[mine])
-    values, judges = states[mine][..., 0], _judges(int(mine.sum()), states.shape[2] - 1).to(states.device)
-    parts = [moments(values, counts * part) for part in (~judges, judges)]
+    (changing,) = kind.changing
+    values, judges = states[mine][..., changing], _judges(int(mine.sum()), states.shape[2] - 1).to(states.device)
+    drives = states[mine][:, :, 0, list(kind.constant)] if kind.constant else None
+    parts = [moments(values, counts * part, drives) for part in (~judges, judges)]
     if min(len(part.before) for part in parts) == 0:
         return None
     (train, unit), (judge, _) = scaled(parts[0], parts[0]), scaled(parts[1], parts[0])
     size = sizes(values, counts)[1] if states.shape[2] >= LONG else unit
     costs = {way: foretold(judge, fit(train, way)) for way in WAYS}
     without = min(foretold(judge, fit(train, way, relations=False)) for way in WAYS)
-    error = (_stepped(states, rate, smooth)[mine] - states[mine][:, :, 1:])[..., 0] / size
+    error = (_stepped(states, rate, smooth)[mine] - states[mine][:, :, 1:])[..., changing] / size
     weight = (counts * judges).unsqueeze(1)
     square = float((error.square() * weight).sum() / (weight.sum() * states.shape[1]).clamp_min(1))
     laws = (math.log(max(square, 1e-24)) + 1) / 2
@@ -98,7 +101,8 @@ def told(states: Tensor, seen: Tensor | None, groups: Tensor, number: int, way: 
         if way == "halfway":
             found.append(halfway.log_odds(halfway.ends(states[mine], counts)))
         else:
-            found.append(log_odds(moments(states[mine][..., 0], counts), way))
+            values, drives = parted(states[mine])
+            found.append(log_odds(moments(values[..., 0], counts, drives), way))
     return torch.stack(found)
 
 
@@ -109,7 +113,7 @@ def _steps(seen: Tensor) -> Tensor:
 
 
 def _stepped(states: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool) -> Tensor:
-    """States one frame later, (B, N, L, 1), by Runge-Kutta steps where paths are smooth."""
+    """States one frame later, (B, N, L, D), by Runge-Kutta steps where paths are smooth."""
     x = states[:, :, :-1]
     if not smooth:
         return x + rate(x)
@@ -124,8 +128,8 @@ def _stepped(states: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool) -> 
 
 
 def may_be_far(form: Form) -> bool:
-    """Whether states are one number, whose rates are sums."""
-    plain = not form.kind.coordinates and not any(form.kind.angles) and len(form.kind.angles) == 1
+    """Whether one number of states changes, whose rates are sums."""
+    plain = not form.kind.coordinates and not any(form.kind.angles) and len(form.kind.changing) == 1
     return plain and not form.basis.family.growth and not form.basis.family.saturating
 
 
@@ -136,9 +140,12 @@ def rate_of(start: Start, groups: Tensor) -> Callable[[Tensor], Tensor]:
 
     def rate(states: Tensor) -> Tensor:
         x = (states - units.centre) / units.scale
-        ready = Steps(x.unsqueeze(2), x.new_ones(1), torch.zeros_like(x), x.new_ones(x.shape[:3]), torch.ones_like(x))
-        sent = -residuals(columns(form.basis, form.kind, ready), laws, start.kinds.own).view_as(x)
-        return (sent + constants.unsqueeze(2)) * units.scale * units.step
+        none = torch.zeros_like(x[..., form.kind.changing])
+        ready = Steps(x.unsqueeze(2), x.new_ones(1), none, x.new_ones(x.shape[:3]), torch.ones_like(none))
+        sent = -residuals(columns(form.basis, form.kind, ready), laws, start.kinds.own).view(*x.shape[:3], -1)
+        rates = torch.zeros_like(x)
+        rates[..., form.kind.changing] = sent + constants.unsqueeze(2)
+        return rates * units.scale * units.step
 
     return rate
 

@@ -184,7 +184,7 @@ def cold_start(
         announce("relations halfway between frames")
     if not may_be_far(start.form):
         return start
-    way = way_of(data.states, seen, data.groups, rate_of(start, data.groups), start.form.smooth)
+    way = way_of(data.states, seen, data.groups, rate_of(start, data.groups), kind, start.form.smooth)
     if way is not None:
         start = _by_steps(start, data, states, way, generator)
         announce(f"frames far apart: {way}")

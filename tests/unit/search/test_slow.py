@@ -10,7 +10,7 @@ from modmeta.search.cold_start import Kind, cold_start
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
-from modmeta.search.slow import Fitted, Moments, fit, foretold, joined, log_odds, moments, scaled
+from modmeta.search.slow import Fitted, Moments, fit, foretold, joined, log_odds, moments, parted, scaled
 from tests.conftest import make_model
 
 
@@ -89,6 +89,32 @@ def test_steps_of_a_law_that_is_not_linear_are_integrated(monkeypatch: pytest.Mo
         frames.append(x)
     states = torch.stack(frames, -1)
     assert _right(log_odds(moments(states), "path"), graph) == 1.0
+
+
+def _opinions(tasks: int, rounds: int, n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Opinions so many rounds apart, and first ones, which entities hold on to: (B, N, 4, 2), and the graph (N, N)."""
+    graph, generator = _graph(n, 1), torch.Generator().manual_seed(0)
+    x, held = 2 * torch.rand(2, tasks, n, generator=generator, dtype=torch.float64) - 1
+    frames = []
+    for step in range(4 * rounds):
+        if step % rounds == 0:
+            frames.append(torch.stack([x, held], -1))
+        x = (x @ graph.mT + held) / (graph.sum(1) + 1)
+    return torch.stack(frames, 2), graph
+
+
+def test_rounds_between_frames_are_counted_and_what_entities_hold_on_to_drives_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(slow.ITERATIONS, "map", 60)
+    monkeypatch.setattr(slow, "TIMES", (2, 3))
+    states, graph = _opinions(12, 3)
+    values, drives = parted(states)
+    assert (values.shape, drives.shape) == ((12, 6, 4, 1), (12, 6, 1))
+    steps = moments(values[..., 0], None, drives)
+    fitted = fit(scaled(steps, steps)[0], "map")
+    assert fitted.times == 3
+    assert _right(fitted.log_odds, graph) == 1.0
 
 
 @pytest.mark.slow
