@@ -104,8 +104,8 @@ class Fitted(NamedTuple):
 
 def joined(one: Moments, other: Moments) -> Moments:
     """Of the steps of both."""
-    kept = (torch.cat(pair)[:MOST_STEPS] for pair in zip(one[1:4], other[1:4], strict=True))
-    return Moments(one.second + other.second, *kept, one.origin)
+    before, after, drives = (torch.cat(pair)[:MOST_STEPS] for pair in zip(one[1:4], other[1:4], strict=True))
+    return Moments(one.second + other.second, before, after, drives, one.origin)
 
 
 def parted(states: Float[Tensor, "B N T D"]) -> tuple[Tensor, Tensor]:
@@ -137,8 +137,8 @@ def moments(
     before, after = (part.transpose(1, 2).flatten(0, 1) for part in (states[..., :-1], states[..., 1:]))
     before, after, driven = (part[counts.flatten() > 0] for part in (before, after, driven))
     all_of = torch.cat([after, before, torch.ones_like(before[:, :1])], 1)
-    kept = (part[:MOST_STEPS] for part in (before, after, driven))
-    return Moments(all_of.mT @ all_of, *kept, all_of.new_zeros(()))
+    before, after, driven = (part[:MOST_STEPS] for part in (before, after, driven))
+    return Moments(all_of.mT @ all_of, before, after, driven, all_of.new_zeros(()))
 
 
 def sizes(states: Float[Tensor, "B N T"], steps: Tensor) -> tuple[Tensor, Tensor]:
