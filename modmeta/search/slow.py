@@ -40,6 +40,7 @@ __all__ = [
     "Moments",
     "fit",
     "foretold",
+    "foretold_at_best",
     "joined",
     "log_odds",
     "moments",
@@ -212,6 +213,18 @@ def foretold(steps: Moments, fitted: Fitted) -> float:
     cost = float(_likelihood(steps, fitted.way, fitted.times, fitted.parameters))
     cost /= steps.number(fitted.way) * steps.before.shape[1]
     return cost if math.isfinite(cost) else math.inf
+
+
+def foretold_at_best(steps: Moments, fitted: Fitted) -> float:
+    """The same at the size of noise that suits these steps best: fits leave less of their own steps than of others."""
+    law = fitted.parameters
+    if isinstance(law, Lagged):
+        louder: Tensor | Lagged = law._replace(variance=4 * law.variance)
+    else:
+        louder = torch.cat([law[:-1], law[-1:] + math.log(2)])
+    cost = foretold(steps, fitted)
+    square = (cost - foretold(steps, fitted._replace(parameters=louder)) + math.log(2)) * 8 / 3  # of errors, in noise
+    return cost - square / 2 + (math.log(max(square, 1e-24)) + 1) / 2 if math.isfinite(square) else math.inf
 
 
 def _descended(steps: Moments, way: str, times: int, begin: Tensor, penalty: Callable[[Tensor], Tensor]) -> Tensor:

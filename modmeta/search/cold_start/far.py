@@ -18,7 +18,7 @@ from modmeta.search.cold_start.records import Form, Start
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
 from modmeta.search.cold_start.weak_form import Kind, Steps
-from modmeta.search.slow import LONG, WAYS, fit, foretold, log_odds, moments, parted, scaled, sizes
+from modmeta.search.slow import LONG, WAYS, fit, foretold_at_best, log_odds, moments, parted, scaled, sizes
 
 __all__ = ["better_halfway", "may_be_far", "rate_of", "refitted", "told", "way_of"]
 
@@ -57,8 +57,8 @@ def way_of(
         return None
     (train, unit), (judge, _) = scaled(parts[0], parts[0]), scaled(parts[1], parts[0])
     size = sizes(values, counts)[1] if states.shape[2] >= LONG else unit
-    costs = {way: foretold(judge, fit(train, way)) for way in WAYS}
-    without = min(foretold(judge, fit(train, way, relations=False)) for way in WAYS)
+    costs = {way: foretold_at_best(judge, fit(train, way)) for way in WAYS}
+    without = min(foretold_at_best(judge, fit(train, way, relations=False)) for way in WAYS)
     error = (_stepped(states, rate, smooth)[mine] - states[mine][:, :, 1:])[..., changing] / size
     weight = (counts * judges).unsqueeze(1)
     square = float((error.square() * weight).sum() / (weight.sum() * states.shape[1]).clamp_min(1))
