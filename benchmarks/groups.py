@@ -188,9 +188,10 @@ def page(runs: list[dict[str, Any]]) -> str:
 
 
 def _family(run: dict[str, Any]) -> tuple[str, str] | None:
-    """Graph and dynamics of a run whose file is of a family; none for others."""
+    """Graph and dynamics of a run of `halfway` whose file is of a family; none for others."""
     dynamics, _, graph = run["file"].partition("_")
-    return next(((kind, dynamics) for kind in FAMILIES if graph.startswith(kind)), None)
+    named = (kind for kind in FAMILIES if graph.startswith(kind) and run.get("way") == "halfway")
+    return next(((kind, dynamics) for kind in named), None)
 
 
 def _families(runs: list[dict[str, Any]]) -> str:
