@@ -10,7 +10,18 @@ from modmeta.search.cold_start import Kind, cold_start
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
-from modmeta.search.slow import Fitted, Moments, fit, foretold, joined, log_odds, moments, parted, scaled
+from modmeta.search.slow import (
+    Fitted,
+    Moments,
+    fit,
+    foretold,
+    foretold_at_best,
+    joined,
+    log_odds,
+    moments,
+    parted,
+    scaled,
+)
 from tests.conftest import make_model
 
 
@@ -115,6 +126,32 @@ def test_rounds_between_frames_are_counted_and_what_entities_hold_on_to_drives_t
     fitted = fit(scaled(steps, steps)[0], "map")
     assert fitted.times == 3
     assert _right(fitted.log_odds, graph) == 1.0
+
+
+def test_constant_features_drive_entities_of_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(slow.ITERATIONS, "map", 60)
+    monkeypatch.setattr(slow, "TIMES", (1,))
+    states, graph = _opinions(12, 1)
+    groups = torch.zeros(12, dtype=torch.long)
+    problem = PooledProblem(
+        make_model("additive"), states.new_zeros(1, 6, 1, 2), batches=in_batches(states, groups, None)
+    )
+    assert _right(problem.by_steps("map")[0], graph) == 1.0
+
+
+def test_errors_of_held_out_steps_count_at_the_size_that_they_have() -> None:
+    states, _ = _driven(4, 60, 5)
+    steps = moments(states)
+    n = steps.before.shape[1]
+    parameters = torch.zeros(n * n + 2 * n + 8, dtype=torch.float64)
+    parameters[-2:] = torch.tensor([1.5, 1.5]).log() * torch.tensor([1.0, 0.5])
+    costs = []
+    for louder in (-1.0, 0.0, 1.0):
+        fitted = Fitted(states, states, parameters + louder * torch.eye(len(parameters)).double()[-1], "diffusion")
+        costs.append((foretold(steps, fitted), foretold_at_best(steps, fitted)))
+    assert costs[0][1] == pytest.approx(costs[1][1], abs=1e-6)
+    assert costs[2][1] == pytest.approx(costs[1][1], abs=1e-6)
+    assert min(cost for cost, _ in costs) > costs[0][1]
 
 
 @pytest.mark.slow
