@@ -21,7 +21,6 @@ __all__ = [
     "held_out",
     "numbered",
     "numbers_of",
-    "pooled_of",
     "steps_of",
     "sums_of",
     "tables_of",
@@ -153,10 +152,6 @@ def weighed(table: Columns, form: Form, importance: Tensor) -> Columns:
     """Columns under weights, constants taken out."""
     weight = table.weight * importance
     return (centred(table, weight) if form.constants else table)._replace(weight=weight)
-
-
-def pooled_of(sums: Grams, data: Data) -> Grams:
-    return sums if data.groups is None else pooled(sums, data.groups, data.number)
 
 
 def by_task(of_receivers: Tensor, data: Data) -> Tensor:
