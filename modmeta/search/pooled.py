@@ -29,7 +29,7 @@ from modmeta.search.infer import LARGEST, Inferred
 from modmeta.search.problem import Candidates, Problem, prior_energies
 from modmeta.search.relax import decoded
 from modmeta.search.search import Search
-from modmeta.search.slow import joined, log_odds, moments
+from modmeta.search.slow import joined, log_odds, moments, parted
 from modmeta.shapes import Float
 
 AT_ONCE = 2**24  # numbers of messages, or of candidates' sums, that are held at once
@@ -115,14 +115,20 @@ class PooledProblem(Problem):
         """Log odds of relations by `search.slow`; worked out once. Processes agree on the mean of what theirs say.
 
         Raises:
-            UserError: entities have several features, and the way is not `halfway`.
+            UserError: several features change, and the way is not `halfway`.
         """
-        n, d = self.states.shape[1], self.states.shape[-1]
-        any_number = way == "halfway"
-        if d > 1 and not any_number:
-            raise UserError(f"search.slow={way} is for states of one feature, not {d}; set it to halfway or null")
+        n, any_number = self.states.shape[1], way == "halfway"
         if way not in self._told:
-            begin: Callable[..., Any] = halfway.ends if any_number else moments
+
+            def begin(states: Tensor, counts: Tensor | None) -> Any:
+                if any_number:
+                    return halfway.ends(states, counts)
+                values, drives = parted(states)
+                if (d := values.shape[-1]) > 1:
+                    message = f"search.slow={way} is for states of one feature, not {d}; set it to halfway or null"
+                    raise UserError(message)
+                return moments(values[..., 0], counts, drives)
+
             add: Callable[..., Any] = halfway.joined if any_number else joined
             tell: Callable[..., Tensor] = halfway.log_odds if any_number else partial(log_odds, way=way)
             found: dict[int, Any] = {}
@@ -130,7 +136,7 @@ class PooledProblem(Problem):
                 for group in groups.unique().tolist():
                     of = groups == group
                     counts = None if mask is None else counted(mask[of]).all(1)
-                    mine = begin(states[of] if any_number else states[of, ..., 0], counts)
+                    mine = begin(states[of], counts)
                     found[group] = add(found[group], mine) if group in found else mine
             total = torch.zeros(len(self.states), n, n, dtype=torch.float64, device=self.states.device)  # and a count
             for group, steps in found.items():

@@ -1,10 +1,10 @@
-"""Generated networks whose frames are far apart, against closed forms."""
+"""Generated networks, against closed forms."""
 
 import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from benchmarks.networks import DYNAMICS, graph, recorded
+from benchmarks.networks import DYNAMICS, FAMILIES, graph, recorded
 
 
 @pytest.mark.parametrize("kind", ["er", "ba"])
@@ -13,6 +13,34 @@ def test_graphs_are_undirected_and_leave_nobody_out(kind: str) -> None:
     assert (a == a.T).all()
     assert not a.diagonal().any()
     assert a.any(1).all()
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_families_are_directed_but_for_landscapes(kind: str) -> None:
+    a, same, other = (graph(kind, 30, 0.1, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert set(np.unique(a)) == {0, 1}
+    assert not a.diagonal().any()
+    assert (a == a.T).all() == (kind == "landscape")
+    assert (a == same).all()
+    assert (a != other).any()
+
+
+def test_a_tree_branches_in_two_and_few_genes_regulate_many() -> None:
+    tree, genes = (graph(kind, 50, 0.1, np.random.default_rng(0)) for kind in ("vascular", "gene_regulatory"))
+    assert tree.sum(1).tolist() == [0] + [1] * 49
+    assert tree.sum(0).max() == 2
+    assert genes.sum(0).max() > 4 * genes.sum(1).max()
+
+
+def test_directed_networks_act_on_receivers() -> None:
+    """The second of two entities sends, and nothing acts on it."""
+    a, generator = np.array([[0.0, 1.0], [0.0, 0.0]]), np.random.default_rng(0)
+    x = recorded("netsims", a, 2, 6, generator)[..., 0]
+    step = expm(0.1 * (a - np.eye(2)))
+    np.testing.assert_allclose(x[:, :, 1:], np.einsum("ij,bjt->bit", step, x[:, :, :-1]), atol=1e-6)
+    speed = np.diff(recorded("springs", a, 2, 6, generator)[..., 2:], axis=2)
+    assert abs(speed[:, 0]).max() > 1e-4
+    assert abs(speed[:, 1]).max() < 1e-9
 
 
 def test_diffusion_is_the_matrix_exponential() -> None:

@@ -18,9 +18,9 @@ __all__ = [
     "Sum",
     "by_task",
     "changes_of",
+    "held_out",
     "numbered",
     "numbers_of",
-    "pooled_of",
     "steps_of",
     "sums_of",
     "tables_of",
@@ -83,7 +83,7 @@ def steps_of(data: Data, form: Form) -> Steps:
     return steps(data.states, form.kind, form.units, smooth=form.smooth, growth=growth, seen=data.seen, link=form.link)
 
 
-def _held_out(length: int, device: torch.device) -> Tensor:
+def held_out(length: int, device: torch.device) -> Tensor:
     """Which intervals judge: the second and the last fifth, early and late alike; of two intervals the last."""
     fifth = torch.arange(length, device=device) * 5 // max(length, 1)
     judges = (fifth == 1) | (fifth == 4)
@@ -117,7 +117,7 @@ def sums_of(data: Data, form: Form, part: str = "all") -> Grams:
     total = Sum(data)
     for tasks in data.parts():
         table = columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers)
-        judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
+        judges = held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
         fit = table.weight if part == "all" else table.weight * (1 - judges)
         if form.constants:
             table = centred(table, fit)
@@ -132,7 +132,7 @@ def changes_of(data: Data, form: Form) -> Tensor:
     """
     plain = steps(data.states, form.kind, form.units, smooth=form.smooth, seen=data.seen)
     seen = plain.seen.unsqueeze(-1)  # (B, N, L, 1)
-    judges = seen * _held_out(seen.shape[2], seen.device).to(seen).view(-1, 1)
+    judges = seen * held_out(seen.shape[2], seen.device).to(seen).view(-1, 1)
     mean = (plain.targets * seen).sum(2, keepdim=True) / seen.sum(2, keepdim=True).clamp_min(1)
     square = ((plain.targets - mean).square() * plain.weight * judges).sum((2, 3)) / (
         judges.sum((2, 3)) * mean.shape[-1]
@@ -152,10 +152,6 @@ def weighed(table: Columns, form: Form, importance: Tensor) -> Columns:
     """Columns under weights, constants taken out."""
     weight = table.weight * importance
     return (centred(table, weight) if form.constants else table)._replace(weight=weight)
-
-
-def pooled_of(sums: Grams, data: Data) -> Grams:
-    return sums if data.groups is None else pooled(sums, data.groups, data.number)
 
 
 def by_task(of_receivers: Tensor, data: Data) -> Tensor:

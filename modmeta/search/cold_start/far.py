@@ -1,4 +1,4 @@
-"""Groups whose frames may be far apart: whether steps that reach beyond neighbours foretell more than the laws found.
+"""Groups whose structures may be told by steps as a whole: whether these foretell more than those of the laws found.
 
 Letters: B tasks, N entities, S senders, T frames, L = T - 1 steps, D features, G groups.
 """
@@ -9,53 +9,57 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modmeta.search.cold_start.data import Data, sums_of
+from modmeta.search import halfway
+from modmeta.search.cold_start.data import Data, held_out, sums_of
 from modmeta.search.cold_start.features import columns
 from modmeta.search.cold_start.finish import NUMBERS
 from modmeta.search.cold_start.grams import residuals
 from modmeta.search.cold_start.records import Form, Start
-from modmeta.search.cold_start.structures import Kinds, fit_kinds, from_labels
-from modmeta.search.cold_start.weak_form import Steps
-from modmeta.search.slow import LONG, WAYS, fit, foretold, log_odds, moments, scaled, sizes
+from modmeta.search.cold_start.refine import solve_own
+from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
+from modmeta.search.cold_start.weak_form import Kind, Steps
+from modmeta.search.slow import LONG, WAYS, fit, foretold_at_best, log_odds, moments, parted, scaled, sizes
 
-__all__ = ["may_be_far", "rate_of", "refitted", "told", "way_of"]
+__all__ = ["better_halfway", "may_be_far", "rate_of", "refitted", "told", "way_of"]
 
 MARGIN = 0.005  # nats a number by which a way must be ahead
 TASKS = 5  # from as many on, a fifth of the tasks judges instead of a fifth of the steps
 SUBSTEPS = 4  # of a frame
 
 
-def held_out(tasks: int, steps: int) -> Tensor:
+def _judges(tasks: int, steps: int) -> Tensor:
     """Which steps judge, (B, L): those of every fifth task, or of few tasks the second and last fifth."""
     if tasks >= TASKS:
         return (torch.arange(tasks) % 5 == 4).unsqueeze(1).expand(tasks, steps)
-    fifth = torch.arange(steps) * 5 // max(steps, 1)
-    return ((fifth == 1) | (fifth == 4)).expand(tasks, steps)
+    return held_out(steps, torch.device("cpu")).expand(tasks, steps)
 
 
 def way_of(
-    states: Tensor, seen: Tensor | None, groups: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool
+    states: Tensor, seen: Tensor | None, groups: Tensor, rate: Callable[[Tensor], Tensor], kind: Kind, smooth: bool
 ) -> str | None:
     """The way of `search.slow` that foretells held-out steps better than laws and than no relations; None for none.
 
     Args:
-        states: (B, N, T, 1), as the laws see them.
+        states: (B, N, T, D), as the laws see them.
         seen: where entities were observed, (B, N, T).
         groups: group of every task, (B,), from 0; the largest is looked at.
-        rate: of change of states (B, N, X, 1), as laws and structures have it, a frame.
+        rate: of change of states (B, N, X, D), as laws and structures have it, a frame.
+        kind: what features are; one changes.
         smooth: paths are smooth between frames: rates are integrated.
     """
     mine = groups == groups.mode().values
     counts = torch.ones_like(states[mine][:, 0, 1:, 0]) if seen is None else _steps(seen[mine])
-    values, judges = states[mine][..., 0], held_out(int(mine.sum()), states.shape[2] - 1).to(states.device)
-    parts = [moments(values, counts * part) for part in (~judges, judges)]
+    (changing,) = kind.changing
+    values, judges = states[mine][..., changing], _judges(int(mine.sum()), states.shape[2] - 1).to(states.device)
+    drives = states[mine][:, :, 0, list(kind.constant)] if kind.constant else None
+    parts = [moments(values, counts * part, drives) for part in (~judges, judges)]
     if min(len(part.before) for part in parts) == 0:
         return None
     (train, unit), (judge, _) = scaled(parts[0], parts[0]), scaled(parts[1], parts[0])
     size = sizes(values, counts)[1] if states.shape[2] >= LONG else unit
-    costs = {way: foretold(judge, fit(train, way)) for way in WAYS}
-    without = min(foretold(judge, fit(train, way, relations=False)) for way in WAYS)
-    error = (_stepped(states, rate, smooth)[mine] - states[mine][:, :, 1:])[..., 0] / size
+    costs = {way: foretold_at_best(judge, fit(train, way)) for way in WAYS}
+    without = min(foretold_at_best(judge, fit(train, way, relations=False)) for way in WAYS)
+    error = (_stepped(states, rate, smooth)[mine] - states[mine][:, :, 1:])[..., changing] / size
     weight = (counts * judges).unsqueeze(1)
     square = float((error.square() * weight).sum() / (weight.sum() * states.shape[1]).clamp_min(1))
     laws = (math.log(max(square, 1e-24)) + 1) / 2
@@ -63,12 +67,42 @@ def way_of(
     return best if costs[best] < min(laws, without) - MARGIN else None
 
 
+def better_halfway(start: Start, data: Data, generator: torch.Generator) -> bool:
+    """Whether structures by `search.halfway` foretell held-out intervals better than those that the laws found tell.
+
+    Both are told by the other intervals of the one group, and laws of the same form are fitted to both.
+    """
+    assert data.groups is not None
+    form, some = start.form, data.few(NUMBERS // (4 * start.kinds.laws.shape[1] ** 2), generator)
+    fit, judge = (sums_of(some, form, part) for part in ("fit", "judge"))
+    length = data.states.shape[2] - 1
+    others = (~held_out(length, data.states.device)).to(data.states).expand(len(data.states), length)
+    counts = others if data.seen is None else others * _steps(data.seen)
+    related = halfway.log_odds(halfway.ends(data.states, counts)) > 0  # (N, S)
+    related = related if some.receivers is None else related[some.receivers]
+    rows = [explain(fit, start.kinds, 1, temperature=start.temperature)[0].slots.argmax(-1), related.long()]
+    left = [judge.left(None, solve_own(fit.own.sum(0)))]
+    for structure, number in zip(rows, (len(start.kinds.laws), 2), strict=True):
+        beliefs = from_labels(torch.nn.functional.one_hot(structure, number).to(data.states))
+        share = beliefs.slots.mean((0, 1)).clamp_min(1e-6)
+        kinds = fit_kinds(fit, beliefs, torch.outer(share, share))
+        left.append(judge.left(beliefs.slots @ kinds.laws, kinds.own))
+    targets = judge.targets.sum().clamp_min(1)
+    without, laws, halves = (float((part.sum() / targets).clamp_min(1e-24).log()) / 2 for part in left)
+    return halves < min(laws, without) - MARGIN
+
+
 def told(states: Tensor, seen: Tensor | None, groups: Tensor, number: int, way: str) -> Tensor:
     """Log odds of relations, (G, N, S)."""
     found = []
     for group in range(number):
         mine = groups == group
-        found.append(log_odds(moments(states[mine][..., 0], None if seen is None else _steps(seen[mine])), way))
+        counts = None if seen is None else _steps(seen[mine])
+        if way == "halfway":
+            found.append(halfway.log_odds(halfway.ends(states[mine], counts)))
+        else:
+            values, drives = parted(states[mine])
+            found.append(log_odds(moments(values[..., 0], counts, drives), way))
     return torch.stack(found)
 
 
@@ -79,7 +113,7 @@ def _steps(seen: Tensor) -> Tensor:
 
 
 def _stepped(states: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool) -> Tensor:
-    """States one frame later, (B, N, L, 1), by Runge-Kutta steps where paths are smooth."""
+    """States one frame later, (B, N, L, D), by Runge-Kutta steps where paths are smooth."""
     x = states[:, :, :-1]
     if not smooth:
         return x + rate(x)
@@ -94,8 +128,8 @@ def _stepped(states: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool) -> 
 
 
 def may_be_far(form: Form) -> bool:
-    """Whether states are one number, whose rates are sums."""
-    plain = not form.kind.coordinates and not any(form.kind.angles) and len(form.kind.angles) == 1
+    """Whether one number of states changes, whose rates are sums."""
+    plain = not form.kind.coordinates and not any(form.kind.angles) and len(form.kind.changing) == 1
     return plain and not form.basis.family.growth and not form.basis.family.saturating
 
 
@@ -106,9 +140,12 @@ def rate_of(start: Start, groups: Tensor) -> Callable[[Tensor], Tensor]:
 
     def rate(states: Tensor) -> Tensor:
         x = (states - units.centre) / units.scale
-        ready = Steps(x.unsqueeze(2), x.new_ones(1), torch.zeros_like(x), x.new_ones(x.shape[:3]), torch.ones_like(x))
-        sent = -residuals(columns(form.basis, form.kind, ready), laws, start.kinds.own).view_as(x)
-        return (sent + constants.unsqueeze(2)) * units.scale * units.step
+        none = torch.zeros_like(x[..., form.kind.changing])
+        ready = Steps(x.unsqueeze(2), x.new_ones(1), none, x.new_ones(x.shape[:3]), torch.ones_like(none))
+        sent = -residuals(columns(form.basis, form.kind, ready), laws, start.kinds.own).view(*x.shape[:3], -1)
+        rates = torch.zeros_like(x)
+        rates[..., form.kind.changing] = sent + constants.unsqueeze(2)
+        return rates * units.scale * units.step
 
     return rate
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.search.cold_start.data import Data, by_task, numbers_of, pooled_of, tables_of, weighed
-from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, joined, own_sums, residuals
+from modmeta.search.cold_start.data import Data, Sum, by_task, numbers_of, tables_of, weighed
+from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, own_sums, residuals
 from modmeta.search.cold_start.records import Form
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
@@ -61,7 +61,10 @@ def _finished(
     weigh = torch.ones_like(weight)
     for step in range(STEEP_ROUNDS if steep else 3):
         weighted = [weighed(table, form, u) for table, u in zip(tables, weigh.split(sizes), strict=True)]
-        sums = pooled_of(joined([grams(table) for table in weighted]), data)
+        total = Sum(data)  # a few tasks at a time: Gram matrices of all receivers of all tasks of a group are many
+        for table, part in zip(weighted, data.parts(), strict=True):
+            total.add(grams(table), part)
+        sums = total.total
         heat = 1 + HEAT * COOL**step if steep else 1.0
         kinds = _sure_rounds(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
         slots = by_task(explain(sums, kinds, tasks, temperature=heat)[0].slots, data).split(sizes)

@@ -90,6 +90,15 @@ class Grams(NamedTuple):
         each = [torch.einsum("esf,estfg,etg->e", one, self._block(m), one) for m, one in enumerate(blocks)]
         return torch.stack(each).sum(0)
 
+    def left(self, coefficients: Tensor | None, own: Tensor) -> Tensor:
+        """Sums of squares (E,) that coefficients (E, S, F) and those of the own part (G,) leave unexplained."""
+        rest = torch.cat([-own, own.new_ones(1)])
+        left = torch.einsum("x,exy,y->e", rest, self.own, rest)
+        if coefficients is not None:
+            left = left - 2 * torch.einsum("esf,esfx,x->e", coefficients, self.cross, rest)
+            left = left + self.squares(coefficients)
+        return left
+
     def _block(self, m: int) -> Tensor:
         return self.pairs[min(m, len(self.pairs) - 1)]
 

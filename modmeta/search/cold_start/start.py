@@ -15,7 +15,7 @@ from modmeta.search.cold_start.answers import halves, infer, nothing
 from modmeta.search.cold_start.certainty import temperature_of_halves
 from modmeta.search.cold_start.cluster import Clusters, clusterings
 from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, steps_of, sums_of
-from modmeta.search.cold_start.far import may_be_far, rate_of, refitted, told, way_of
+from modmeta.search.cold_start.far import better_halfway, may_be_far, rate_of, refitted, told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.finish import finish
 from modmeta.search.cold_start.grams import Grams, centred, grams
@@ -177,15 +177,32 @@ def cold_start(
         )
     start = start._replace(answer=infer(start, states, seen, groups))
     # steps of many groups are fitted one by one, which takes minutes
-    if data.groups is None or data.number > 1 or num_kinds not in (None, 2) or not may_be_far(start.form):
+    if data.groups is None or data.number > 1 or num_kinds not in (None, 2):
         return start
-    way = way_of(data.states, seen, data.groups, rate_of(start, data.groups), start.form.smooth)
-    if way is None:
+    if better_halfway(start, data, generator):
+        start = _by_steps(start, data, states, "halfway", generator)
+        announce("relations halfway between frames")
+    if not may_be_far(start.form):
         return start
-    announce(f"frames far apart: {way}")
-    kinds = refitted(start, data, told(data.states, seen, data.groups, data.number, way) > 0, generator)
-    start = start._replace(slow=way, kinds=kinds, suggested=2)
-    return start._replace(answer=infer(start, states, seen, groups))
+    way = way_of(data.states, seen, data.groups, rate_of(start, data.groups), kind, start.form.smooth)
+    if way is not None:
+        start = _by_steps(start, data, states, way, generator)
+        announce(f"frames far apart: {way}")
+    return start
+
+
+def _by_steps(start: Start, data: Data, states: Tensor, way: str, generator: torch.Generator) -> Start:
+    """The same with structures by a way of `search.slow`, and laws of no relation and of a relation that go with them.
+
+    Args:
+        start: with the laws' own structures.
+        data: what these were made from.
+        states: as observed.
+    """
+    assert data.groups is not None
+    related = told(data.states, data.seen, data.groups, data.number, way) > 0
+    start = start._replace(slow=way, kinds=refitted(start, data, related, generator), suggested=2)
+    return start._replace(answer=infer(start, states, data.seen, data.groups))
 
 
 def _merged(best: _Found, search: Data, judges: Data) -> list[_Found]:
@@ -381,11 +398,7 @@ def _log_residual(problem: _Problem, coefficients: Tensor | None, own: Tensor) -
     Where structures are few: of all together, to first order as a mean over receivers, (E,). Many have no sender.
     """
     sums = problem.judge
-    rest = torch.cat([-own, own.new_ones(1)])
-    left = torch.einsum("x,exy,y->e", rest, sums.own, rest)
-    if coefficients is not None:
-        left = left - 2 * torch.einsum("esf,esfx,x->e", coefficients, sums.cross, rest)
-        left = left + sums.squares(coefficients)
+    left = sums.left(coefficients, own)
     if problem.few:
         mean = left.clamp_min(0).sum() / sums.targets.sum().clamp_min(1) + problem.floor
         return mean.log() + left * len(left) / (mean * sums.targets.sum().clamp_min(1)) - 1

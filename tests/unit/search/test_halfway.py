@@ -4,6 +4,10 @@ import pytest
 import torch
 
 from modmeta.errors import UserError
+from modmeta.search.cold_start import Kind, cold_start
+from modmeta.search.cold_start import start as start_module
+from modmeta.search.cold_start.data import Data
+from modmeta.search.cold_start.far import better_halfway
 from modmeta.search.halfway import Ends, ends, joined, laws_of, log_odds
 from modmeta.search.pooled import PooledProblem, in_batches
 from tests.unit.search.test_slow import _graph, _right, make_model
@@ -74,3 +78,19 @@ def test_groups_of_several_features_are_told_a_few_tasks_at_a_time() -> None:
     assert _right(told[1], other) == 1.0
     with pytest.raises(UserError, match=r"search[.]slow=lagged is for states of one feature, not 4; set it to halfway"):
         problem.by_steps("lagged")
+
+
+def test_a_cold_start_takes_structures_that_foretell_held_out_intervals_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, groups, generator = _graph(6, 1), torch.zeros(6, dtype=torch.long), torch.Generator()
+    states, off = _springs(6, graph), ~torch.eye(6, dtype=torch.bool)
+    settings = {"num_kinds": 2, "groups": groups, "starts": 2}
+    start = cold_start(states, Kind(2, (False,) * 4), **settings)
+    assert start.slow is None  # the laws tell all relations
+    lost = start._replace(kinds=start.kinds._replace(laws=torch.zeros_like(start.kinds.laws)))
+    data = Data(states, None, groups)
+    assert not better_halfway(start, data, generator)
+    assert better_halfway(lost, data, generator)
+    monkeypatch.setattr(start_module, "better_halfway", lambda *_: True)
+    start = cold_start(states, Kind(2, (False,) * 4), **settings)
+    assert (start.slow, start.suggested) == ("halfway", 2)
+    assert torch.equal(start.answer.structures[0].flatten(), graph[off].long())

@@ -11,7 +11,19 @@ from modmeta.search.cold_start import Kind, cold_start
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
-from modmeta.search.slow import Fitted, Moments, fit, foretold, joined, log_odds, moments, odds, scaled
+from modmeta.search.slow import (
+    Fitted,
+    Moments,
+    fit,
+    foretold,
+    foretold_at_best,
+    joined,
+    log_odds,
+    moments,
+    odds,
+    parted,
+    scaled,
+)
 from tests.conftest import make_model
 
 
@@ -90,6 +102,58 @@ def test_steps_of_a_law_that_is_not_linear_are_integrated(monkeypatch: pytest.Mo
         frames.append(x)
     states = torch.stack(frames, -1)
     assert _right(log_odds(moments(states), "path"), graph) == 1.0
+
+
+def _opinions(tasks: int, rounds: int, n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Opinions so many rounds apart, and first ones, which entities hold on to: (B, N, 4, 2), and the graph (N, N)."""
+    graph, generator = _graph(n, 1), torch.Generator().manual_seed(0)
+    x, held = 2 * torch.rand(2, tasks, n, generator=generator, dtype=torch.float64) - 1
+    frames = []
+    for step in range(4 * rounds):
+        if step % rounds == 0:
+            frames.append(torch.stack([x, held], -1))
+        x = (x @ graph.mT + held) / (graph.sum(1) + 1)
+    return torch.stack(frames, 2), graph
+
+
+def test_rounds_between_frames_are_counted_and_what_entities_hold_on_to_drives_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(slow.ITERATIONS, "map", 60)
+    monkeypatch.setattr(slow, "TIMES", (2, 3))
+    states, graph = _opinions(12, 3)
+    values, drives = parted(states)
+    assert (values.shape, drives.shape) == ((12, 6, 4, 1), (12, 6, 1))
+    steps = moments(values[..., 0], None, drives)
+    fitted = fit(scaled(steps, steps)[0], "map")
+    assert fitted.times == 3
+    assert _right(fitted.log_odds, graph) == 1.0
+
+
+def test_constant_features_drive_entities_of_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(slow.ITERATIONS, "map", 60)
+    monkeypatch.setattr(slow, "TIMES", (1,))
+    states, graph = _opinions(12, 1)
+    groups = torch.zeros(12, dtype=torch.long)
+    problem = PooledProblem(
+        make_model("additive"), states.new_zeros(1, 6, 1, 2), batches=in_batches(states, groups, None)
+    )
+    assert _right(problem.by_steps("map")[0], graph) == 1.0
+
+
+def test_errors_of_held_out_steps_count_at_the_size_that_they_have() -> None:
+    states, _ = _driven(4, 60, 5)
+    steps = moments(states)
+    n = steps.before.shape[1]
+    parameters = torch.zeros(n * n + 2 * n + 8, dtype=torch.float64)
+    parameters[-2:] = torch.tensor([1.5, 1.5]).log() * torch.tensor([1.0, 0.5])
+    costs = []
+    for louder in (-1.0, 0.0, 1.0):
+        fitted = Fitted(states, states, parameters + louder * torch.eye(len(parameters)).double()[-1], "diffusion")
+        costs.append((foretold(steps, fitted), foretold_at_best(steps, fitted)))
+    assert costs[0][1] == pytest.approx(costs[1][1], abs=1e-6)
+    assert costs[2][1] == pytest.approx(costs[1][1], abs=1e-6)
+    assert min(cost for cost, _ in costs) > costs[0][1]
 
 
 @pytest.mark.slow
