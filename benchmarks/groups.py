@@ -2,6 +2,8 @@
 
     python -m benchmarks.groups DIR/vn15_springs.npz DIR/netsim3.npz --tasks 10 50 --seeds 0 1 2
     python -m benchmarks.groups DIR/netsim3.npz --tasks 50 --way diffusion     # relations from steps alone
+    python -m benchmarks.groups DIR/recording.npz --frames 500 1000 2000 4000 6000         # one recording, grown
+    python -m benchmarks.groups DIR/recording.npz --frames 500 1000 --way least-squares    # on the features of springs
     python -m benchmarks.groups --table        # docs/benchmarks/groups.md from all that was measured
 
 A file has `states` (tasks, entities, frames, features) and `relations` or `truth`, one graph or one for every task,
@@ -14,6 +16,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,11 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
 from modmeta.search import halfway
-from modmeta.search.slow import WAYS, log_odds, moments
+from modmeta.search.slow import WAYS, log_odds, moments, odds
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "groups", ROOT / "docs" / "benchmarks" / "groups.md"
+SQUARES = "least-squares"
 PRIORS = "two edge types, how frequent each is is learned; no symmetry, no labels"
 HEAD = """# One graph, many recordings
 
@@ -51,9 +55,14 @@ float16 as theirs are. `network30`: 30 noise-driven nodes; from 1, 2, 5, 10, 20,
 a sparse penalty has 0.75, 0.82, 0.90, 0.98, 1.00, 1.00, ridge regression 0.70, 0.72, 0.81, 0.90, 0.97, 0.98.
 `kuramoto`, `springs` by `benchmarks.networks` too (0.949 and 0.999 published on `er`); `springs_er_100`, `_250`: 3% of
 pairs are related, frames 0.1 apart.
+`recording`: one recording of six springs driven by noise; `least-squares` is told that changes of velocity are linear
+in the own position and velocity and in the differences of positions to all others.
 
 """
-COLUMNS = ("file", "recordings x frames", "AUROC, mean (by seed)", "AUPRC", "precision", "law, by seed", "seconds")
+COLUMNS = (
+    "file", "recordings x frames", "AUROC, mean (by seed)", "AUPRC", "precision", "pairs right", "law, by seed",
+    "seconds",
+)  # fmt: skip
 
 
 def read(path: Path, tasks: int | None, every: int, frames: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,12 +125,14 @@ def _told(path: Path, states: np.ndarray, every: int, seed: int, chance: Tensor,
 
 
 def measure_steps(path: Path, tasks: int | None, every: int, frames: int | None, seed: int, way: str) -> dict[str, Any]:
-    """Relations by `modmeta.search.slow` or `halfway` alone, no law and no training."""
+    """Relations by `modmeta.search.slow` or `halfway` alone, or by least squares; no law and no training."""
     torch.set_num_threads(1)
     states, truth = read(path, tasks, every, frames, seed)
     began, busy = time.perf_counter(), time.process_time()
     if way == "halfway":
         told = halfway.log_odds(halfway.ends(torch.from_numpy(states))).flatten()
+    elif way == SQUARES:
+        told = odds(torch.from_numpy(least_squares(states))).flatten()
     else:
         told = log_odds(moments(torch.from_numpy(states[..., 0])), way).flatten()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - busy
@@ -134,6 +145,25 @@ def measure_steps(path: Path, tasks: int | None, every: int, frames: int | None,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
     }
+
+
+def least_squares(states: np.ndarray) -> np.ndarray:
+    """Weights of springs, (N, N), `[receiver, sender]`, told what they depend on; noise drives the velocities.
+
+    Args:
+        states: (tasks, N, T, D), half coordinates, half velocities.
+    """
+    n, half = states.shape[1], states.shape[-1] // 2
+    place, speed = states[:, :, :-1, :half], states[:, :, :-1, half:]
+    weights = np.zeros((n, n))
+    for i in range(n):
+        others = np.delete(np.arange(n), i)
+        sent = [*(place[:, others] - place[:, [i]]).swapaxes(0, 1), place[:, i], speed[:, i]]
+        constants = [np.broadcast_to(axis, place[:, i].shape) for axis in np.eye(half)]
+        columns = np.stack([column.ravel() for column in (*sent, *constants)], 1)
+        change = np.diff(states[:, i, :, half:], axis=1).ravel()
+        weights[i, others] = np.linalg.lstsq(columns, change, rcond=None)[0][: n - 1]
+    return weights
 
 
 def file_name(run: dict[str, Any]) -> str:
@@ -171,6 +201,7 @@ def row(key: tuple[Any, ...], runs: list[dict[str, Any]]) -> str:
         f"{_mean(runs, 'auroc'):.4f} ({spread})",
         f"{_mean(runs, 'auprc'):.3f}",
         f"{_mean(runs, 'precision'):.3f}",
+        f"{_mean(runs, 'edges_right'):.3f}",
         "; ".join(dict.fromkeys(run["form"] for run in runs)),
         f"{seconds[0]:.0f} to {seconds[-1]:.0f}",
     ]
@@ -193,19 +224,18 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", type=int, default=[None], help="number of recordings; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--frames", type=int)
-    parser.add_argument("--way", choices=(*WAYS, "halfway"), help="relations from steps alone, without training")
+    parser.add_argument("--frames", nargs="+", type=int, default=[None])
+    parser.add_argument("--way", choices=(*WAYS, "halfway", SQUARES), help="relations from steps alone, no training")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
     parser.add_argument("--table", action="store_true", help="write the page from all results")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for file in arguments.files:
-        for tasks in arguments.tasks:
-            for seed in arguments.seeds:
-                given = (file, tasks, arguments.every, arguments.frames, seed)
-                run = measure_steps(*given, arguments.way) if arguments.way else measure(*given)
-                write_json(arguments.out / file_name(run), run)
-                print(row((run["file"], run["tasks"], run["frames"], run["every"]), [run]), file=sys.stderr, flush=True)
+        for tasks, frames, seed in product(arguments.tasks, arguments.frames, arguments.seeds):
+            given = (file, tasks, arguments.every, frames, seed)
+            run = measure_steps(*given, arguments.way) if arguments.way else measure(*given)
+            write_json(arguments.out / file_name(run), run)
+            print(row((run["file"], run["tasks"], run["frames"], run["every"]), [run]), file=sys.stderr, flush=True)
     if arguments.table:
         PAGE.write_text(page([json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]))
 
