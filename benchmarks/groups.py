@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from benchmarks import pooled
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
 from modmeta.search import halfway
@@ -237,7 +238,11 @@ def main() -> None:
             write_json(arguments.out / file_name(run), run)
             print(row((run["file"], run["tasks"], run["frames"], run["every"]), [run]), file=sys.stderr, flush=True)
     if arguments.table:
-        PAGE.write_text(page([json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]))
+        own, many = (
+            [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+            for folder in (arguments.out, pooled.RESULTS)
+        )
+        PAGE.write_text(page(own) + pooled.section(many))
 
 
 if __name__ == "__main__":

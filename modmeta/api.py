@@ -274,10 +274,10 @@ class Model:
         home = self.judged.home
         if home is None:
             return None
-        tasks, n = np.flatnonzero(np.isin(index, groups)), structure.edge_modules.shape[1]
-        place, parts = torch.from_numpy(np.searchsorted(groups, index[tasks])), []
-        for some in torch.arange(len(tasks)).split(BATCH):
-            ids, rows = tasks[some], Structure(*(part[place[some]] for part in structure))
+        members, n = np.flatnonzero(np.isin(index, groups)), structure.edge_modules.shape[1]
+        place, parts = torch.from_numpy(np.searchsorted(groups, index[members])), []
+        for ids, of in zip(torch.from_numpy(members).split(BATCH), place.split(BATCH), strict=True):
+            rows = Structure(*(part[of] for part in structure))
             whole = quality(self.module.model, states[ids, :n], rows, None if mask is None else mask[ids, :n])
             parts.append(home.misfit(*whole, states.shape[2]))
         return torch.bincount(place, torch.cat(parts).double()) > 0.5 * torch.bincount(place)
@@ -292,23 +292,24 @@ class Model:
         for ids in by_size(torch.arange(data.num_tasks), counts):
             groups, of = index[ids].unique(return_inverse=True)
             n = int(counts[ids[0]])
-            seen, steps = states[ids, :n], None if mask is None else mask[ids, :n]
-            work = partial(self._told, seen, of, steps, processes)
+            work = partial(self._told, states[:, :n], None if mask is None else mask[:, :n], ids, of, processes)
             yield groups.numpy(), work() if processes is None else processes.together(work)
             if advance is not None:
                 advance(len(ids))
 
-    def _told(self, states: Tensor, groups: Tensor, mask: Tensor | None, processes: "Processes | None") -> Inferred:
-        """What tasks of one size (B, N, T, D) tell of the structures of their groups, (B,)."""
-        module, number, (b, n, t, d) = self.module, int(groups.max()) + 1, states.shape
+    def _told(
+        self, states: Tensor, mask: Tensor | None, ids: Tensor, groups: Tensor, processes: "Processes | None"
+    ) -> Inferred:
+        """What some tasks, with these ids among all (B, N, T, D), tell of the structures of their groups."""
+        module, number, (_, n, t, d) = self.module, int(groups.max()) + 1, states.shape
+        frames = int(t * len(ids) / number)
         problem = PooledProblem(module.model, states.new_zeros(number, n, 1, d), edge_cost=module.search.edge_cost)
-        mine = torch.arange(b)
         if processes is not None:
-            mine = processes.share(mine)
+            ids, groups = processes.share(ids), processes.share(groups)
             problem = replace(problem, reduce=processes.reduce, gather=processes.gather)
-        problem = replace(problem, batches=in_batches(states[mine], groups[mine], None if mask is None else mask[mine]))
+        problem = replace(problem, batches=in_batches(states, groups, mask, ids))
         generator = torch.Generator().manual_seed(module.seed)
-        return infer_pooled(module.search, problem, generator, None, self.calibration.at(int(t * b / number)))
+        return infer_pooled(module.search, problem, generator, None, self.calibration.at(frames))
 
     def _fits(self, entities: int, frames: int) -> bool:
         """Returns whether the proposal network, which takes a fixed number of frames, can be used."""

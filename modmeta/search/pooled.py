@@ -67,14 +67,20 @@ class Quadratic(NamedTuple):
     alone: Tensor
 
 
-def in_batches(states: Tensor, groups: Tensor, mask: Tensor | None) -> Callable[[int], Iterable[Batch]]:
-    """The `batches` of a pooled problem from all tasks: (B, N, T, D), (B,), (B, T - 1) or none."""
+def in_batches(
+    states: Tensor, groups: Tensor, mask: Tensor | None, ids: Tensor | None = None
+) -> Callable[[int], Iterable[Batch]]:
+    """The `batches` of a pooled problem from tasks (B, N, T, D), (B, N, T - 1): all, or those with these ids.
+
+    As many as there are ids have `groups`.
+    """
 
     def batches(size: int) -> Iterable[Batch]:
         size = max(1, size // (states.shape[2] * states.shape[3]))
-        for part in torch.arange(len(states)).split(size):
+        chosen = torch.arange(len(states)) if ids is None else ids
+        for part, of in zip(chosen.split(size), groups.split(size), strict=True):
             if len(part):  # a process may have no tasks
-                yield Batch(states[part], groups[part], None if mask is None else mask[part])
+                yield Batch(states[part], of, None if mask is None else mask[part])
 
     return batches
 
