@@ -36,9 +36,9 @@ HEAD = """
 ## Thousands of recordings
 
 `python -m benchmarks.pooled FILE --way WAY`: {nodes} springs, one graph, {frames} frames a recording, told from all
-recordings together by the packaged model `springs5` (`grams`: a pass over all recordings, and draws from its sums, as in
-a search step of training) or by steps alone (`halfway`: regression on the first 10,000 steps). Memory is what the search of a process
-takes beyond the recordings; seconds are of the CPU, of the busiest process.
+recordings together by the packaged model `springs5` (`grams`: a pass over all recordings, and draws from its sums, as
+in a search step of training) or by steps alone (`halfway`: regression on the first 10,000 steps). Memory is what the
+search of a process takes beyond the recordings; seconds are of the CPU, of the busiest process.
 
 | way | recordings | processes | AUROC | structure as of one process | memory, MB | seconds |
 |---|---|---|---|---|---|---|
