@@ -57,8 +57,8 @@ a sparse penalty has 0.75, 0.82, 0.90, 0.98, 1.00, 1.00, ridge regression 0.70, 
 `kuramoto`, `springs` by `benchmarks.networks` too (0.949 and 0.999 published on `er`); `springs_er_100`, `_250`: 3% of
 pairs are related, frames 0.1 apart.
 `recording`: one recording of six springs driven by noise; `least-squares` is told that changes of velocity are linear
-in the own position and velocity and in the differences of positions to all others. Where the verdict is `nothing found`,
-as from 500 frames, probabilities are those before anything is observed, and AUROC is 0.5.
+in the own position and velocity and in the differences of positions to all others. Where the verdict is
+`nothing found`, as from 500 frames, probabilities are those before anything is observed, and AUROC is 0.5.
 
 """
 COLUMNS = (
