@@ -3,9 +3,10 @@
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +36,11 @@ from modmeta.training.checkpoints.loading import composed, model_of, read_checkp
 from modmeta.training.judge import judge_file, recalibrated
 from modmeta.training.trained import Trained
 
+if TYPE_CHECKING:
+    from modmeta.training.processes import Processes  # imports Lightning, which takes seconds
+
 Advance = Callable[[int], object]
+Part = TypeVar("Part")
 BATCH = 50  # tasks that are inferred together
 ROLLED, PAIRS = 250, 5000  # tasks that are forecast together, if they have no more pairs: many small steps cost calls
 ENTITY_AXES = dict.fromkeys(("energies", "misfit"), 0) | dict.fromkeys(
@@ -137,7 +142,7 @@ class Model:
     @torch.no_grad()
     def infer(
         self, states: Any, mask: Any = None, sampling: bool = False, advance: Advance | None = None, groups: Any = None,
-        nulls: bool | None = None,
+        nulls: bool | None = None, processes: "Processes | None" = None,
     ) -> Relations:  # fmt: skip
         """Infers relations of tasks from all of their frames; tasks may have different numbers of entities.
 
@@ -153,6 +158,7 @@ class Model:
                 for those of trajectories, or where every task has its own.
             nulls: compare with no relations and with partners exchanged, for the verdict: all tasks; None: some, where
                 they are enough and have no groups; False: none.
+            processes: which share the work, each with the same arguments; None for this one alone.
 
         Returns:
             NumPy arrays, or tensors if states are a tensor. Entities that a task lacks have NaN, or -1 as relations.
@@ -166,33 +172,34 @@ class Model:
         tensors, index = isinstance(states, Tensor), None
         if data.group_names is not None:
             index = torch.from_numpy(data.group_index())
-            found = self._infer_groups(data, given, steps, tensors, advance)
+            found = self._infer_groups(data, given, steps, tensors, advance, processes)
         else:
-            found = self._infer_tasks(data, given, steps, sampling, self.calibration, advance, tensors)
+            found = self._infer_tasks(data, given, steps, sampling, self.calibration, advance, tensors, processes)
         misfits = 0.0 if found.misfit is None else float(np.mean(np.asarray(found.misfit)))
         counts = None if data.counts is None else torch.from_numpy(data.counts)
         verdict = judge_file(self.module, self.judged, given, steps, index, counts, misfits, nulls)
         other = misfits > 0.5 or self.judged.few  # errors are not those of validation tasks, or these told too little
         if verdict.found and other and index is None:
             again = recalibrated(self.module, self.judged, self.calibration, given, steps, counts)
-            found = self._infer_tasks(data, given, steps, sampling, again, None, tensors)
+            found = self._infer_tasks(data, given, steps, sampling, again, None, tensors, processes)
         apart = None if steps is None else _apart(steps, index, tensors)
         return claimed(replace(found, verdict=verdict, apart=apart), self.judged.prior)
 
     def _infer_tasks(
         self, data: Trajectories, given: Tensor, steps: Tensor | None, sampling: bool, calibration: Calibration,
-        advance: Advance | None, tensors: bool,
+        advance: Advance | None, tensors: bool, processes: "Processes | None",
     ) -> Relations:  # fmt: skip
         """Relations of tasks, each with a structure of its own."""
-        whole = _Whole(*given.shape[:2])
-        for ids, n in _batches(data):
+
+        def found(ids: np.ndarray, n: int) -> dict[str, Tensor | None]:
             generator = torch.Generator().manual_seed(self.module.seed)
             with renumbered([data.task_name(int(task)) for task in ids]):
                 of = None if steps is None else steps[ids, :n]
-                found = self._infer(given[ids, :n], of, sampling, generator, calibration)
-            whole.put(ids, found)
-            if advance is not None:
-                advance(len(ids))
+                return self._infer(given[ids, :n], of, sampling, generator, calibration)
+
+        whole = _Whole(*given.shape[:2])
+        for ids, part in _each(found, _batches(data), advance, processes):
+            whole.put(ids, part)
         return Relations(**whole.fields(Relations, tensors))
 
     def _infer(
@@ -234,13 +241,14 @@ class Model:
         return home.misfit(*as_searched(self.module.model, states, found, home, mask), frames)
 
     def _infer_groups(
-        self, data: Trajectories, states: Tensor, mask: Tensor | None, tensors: bool, advance: Advance | None
-    ) -> Relations:
+        self, data: Trajectories, states: Tensor, mask: Tensor | None, tensors: bool, advance: Advance | None,
+        processes: "Processes | None",
+    ) -> Relations:  # fmt: skip
         """Relations of groups from all of their tasks."""
         names, module = data.by_group().task_names, self.module
         assert names is not None
         whole = _Whole(len(names), states.shape[1])
-        for groups, found in self._pooled(data, states, mask, advance):
+        for groups, found in self._pooled(data, states, mask, advance, processes):
             lost = (~found.energies.isfinite()).nonzero()
             if len(lost):
                 raise TaskError(int((data.group_index() == groups[int(lost[0])]).argmax()), OVERFLOWN)
@@ -267,40 +275,51 @@ class Model:
         home = self.judged.home
         if home is None:
             return None
-        tasks, n = np.flatnonzero(np.isin(index, groups)), structure.edge_modules.shape[1]
-        place, parts = torch.from_numpy(np.searchsorted(groups, index[tasks])), []
-        for some in torch.arange(len(tasks)).split(BATCH):
-            ids, rows = tasks[some], Structure(*(part[place[some]] for part in structure))
+        members, n = np.flatnonzero(np.isin(index, groups)), structure.edge_modules.shape[1]
+        place, parts = torch.from_numpy(np.searchsorted(groups, index[members])), []
+        for ids, of in zip(torch.from_numpy(members).split(BATCH), place.split(BATCH), strict=True):
+            rows = Structure(*(part[of] for part in structure))
             whole = quality(self.module.model, states[ids, :n], rows, None if mask is None else mask[ids, :n])
             parts.append(home.misfit(*whole, states.shape[2]))
         return torch.bincount(place, torch.cat(parts).double()) > 0.5 * torch.bincount(place)
 
     def _pooled(
-        self, data: Trajectories, states: Tensor, mask: Tensor | None, advance: Advance | None = None
-    ) -> Iterator[tuple[np.ndarray, Inferred]]:
-        """Groups of every size, with what all of their tasks tell."""
-        index, module = torch.from_numpy(data.group_index()), self.module
+        self, data: Trajectories, states: Tensor, mask: Tensor | None, advance: Advance | None = None,
+        processes: "Processes | None" = None,
+    ) -> Iterator[tuple[np.ndarray, Inferred]]:  # fmt: skip
+        """Groups of every size, with what all of their tasks tell. Processes share the tasks of every group."""
+        index = torch.from_numpy(data.group_index())
         counts = torch.from_numpy(np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts)
         for ids in by_size(torch.arange(data.num_tasks), counts):
             groups, of = index[ids].unique(return_inverse=True)
-            n, generator = int(counts[ids[0]]), torch.Generator().manual_seed(module.seed)
-            batches = in_batches(states[ids, :n], of, None if mask is None else mask[ids, :n])
-            problem = PooledProblem(
-                module.model, states.new_zeros(len(groups), n, 1, states.shape[-1]),
-                edge_cost=module.search.edge_cost, batches=batches,
-            )  # fmt: skip
-            frames = int(states.shape[2] * len(ids) / len(groups))
-            yield groups.numpy(), infer_pooled(module.search, problem, generator, None, self.calibration.at(frames))
+            n = int(counts[ids[0]])
+            work = partial(self._told, states[:, :n], None if mask is None else mask[:, :n], ids, of, processes)
+            yield groups.numpy(), work() if processes is None else processes.together(work)
             if advance is not None:
                 advance(len(ids))
+
+    def _told(
+        self, states: Tensor, mask: Tensor | None, ids: Tensor, groups: Tensor, processes: "Processes | None"
+    ) -> Inferred:
+        """What some tasks, with these ids among all (B, N, T, D), tell of the structures of their groups."""
+        module, number, (_, n, t, d) = self.module, int(groups.max()) + 1, states.shape
+        frames = int(t * len(ids) / number)
+        problem = PooledProblem(module.model, states.new_zeros(number, n, 1, d), edge_cost=module.search.edge_cost)
+        if processes is not None:
+            ids, groups = processes.share(ids), processes.share(groups)
+            problem = replace(problem, reduce=processes.reduce, gather=processes.gather)
+        problem = replace(problem, batches=in_batches(states, groups, mask, ids))
+        generator = torch.Generator().manual_seed(module.seed)
+        return infer_pooled(module.search, problem, generator, None, self.calibration.at(frames))
 
     def _fits(self, entities: int, frames: int) -> bool:
         """Returns whether the proposal network, which takes a fixed number of frames, can be used."""
         return frames == self.module.observed_frames and self.module.search.needs_proposal(self.module.model, entities)
 
     def forecast(
-        self, states: Any, relations: Relations, steps: int, members: int = 12, advance: Advance | None = None
-    ) -> Forecasts:
+        self, states: Any, relations: Relations, steps: int, members: int = 12, advance: Advance | None = None,
+        processes: "Processes | None" = None,
+    ) -> Forecasts:  # fmt: skip
         """Forecasts the frames after the last one by an ensemble.
 
         Args:
@@ -309,6 +328,7 @@ class Model:
             steps: number of frames.
             members: number of rollouts; each draws relations from their probabilities and errors from the likelihood.
             advance: called with the number of tasks that are finished.
+            processes: which share the work, as for `infer`.
 
         Raises:
             DataError: the states do not fit the model or the relations, there are too few steps or members, or too many
@@ -328,18 +348,19 @@ class Model:
         if types is not None:
             types = torch.as_tensor(types)
             _check_shape(types, (*last.shape[:2], g), "node_modules")
-        for ids, n in _batches(data, at_once):
+
+        def ahead(ids: np.ndarray, n: int) -> dict[str, Tensor]:
             generator = torch.Generator().manual_seed(self.module.seed)
             with renumbered([data.task_name(int(task)) for task in ids]):
                 matrices = _chances(chances[ids, :n, :n], "modules")
                 rows = torch.stack([from_matrix(matrices[..., i]) for i in range(k)], dim=-1)
                 nodes = None if types is None else _chances(types[ids, :n], "node_modules")
                 bands, seen = self.calibration.bands, given[ids, :n]
-                ahead = ensemble(self.module.model, seen, rows, steps, generator, members, nodes, bands)
-                parts = {name: self._physical(part) for name, part in bounded(ahead)._asdict().items()}
-            whole.put(ids, parts)
-            if advance is not None:
-                advance(len(ids))
+                found = ensemble(self.module.model, seen, rows, steps, generator, members, nodes, bands)
+                return {name: self._physical(part) for name, part in bounded(found)._asdict().items()}
+
+        for ids, part in _each(ahead, _batches(data, at_once), advance, processes):
+            whole.put(ids, part)
         return Forecasts(**whole.fields(Forecasts, isinstance(states, Tensor)))
 
     @torch.no_grad()
@@ -469,6 +490,21 @@ def _batches(data: Trajectories, size: int = BATCH) -> Iterator[tuple[np.ndarray
     counts = torch.from_numpy(np.full(data.num_tasks, data.num_entities) if data.counts is None else data.counts)
     for group in by_size(torch.arange(data.num_tasks), counts):
         yield from ((ids.numpy(), int(counts[ids[0]])) for ids in group.split(size))
+
+
+def _each(
+    work: Callable[[np.ndarray, int], Part], batches: Iterator[tuple[np.ndarray, int]], advance: Advance | None,
+    processes: "Processes | None",
+) -> Iterator[tuple[np.ndarray, Part]]:  # fmt: skip
+    """Ids of every batch with what is made of it, in this process or in several."""
+    if processes is not None:
+        some = list(batches)
+        yield from zip([ids for ids, _ in some], processes.each(work, some, advance), strict=True)
+        return
+    for ids, n in batches:
+        yield ids, work(ids, n)
+        if advance is not None:
+            advance(len(ids))
 
 
 def _check_shape(chances: Tensor, shape: tuple[int, ...], name: str) -> None:

@@ -35,6 +35,9 @@ class TaskError(DataError):
         super().__init__(f"task {task}: {what}")
         self.task, self.what = task, what
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.task, self.what)  # from one process to another
+
 
 @contextlib.contextmanager
 def renumbered(ids: Sequence[Any]) -> Iterator[None]:

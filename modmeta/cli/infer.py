@@ -1,13 +1,18 @@
 """`modmeta infer`: infers relations and forecasts of a data file with a trained model, and plots them."""
 
 import argparse
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from modmeta.cli.options import add_reading, add_trust, add_window, reading_of
 from modmeta.errors import UserError, naming_file
 from modmeta.text import plain
+
+MOST = 4  # processes for each processor; more only take memory
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,6 +39,10 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="compare all tasks, not a sample, with no relations and with partners exchanged, for the verdict",
     )
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N",
+        help="number of processes that share the tasks; results are those of one process, within rounding",
+    )  # fmt: skip
     parser.add_argument("--report", action="store_true", help="also write report.html, a page to look at every task")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output in the directory")
     add_reading(parser)
@@ -59,6 +68,11 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.steps < 1:
         raise UserError(f"--steps {args.steps} must be at least 1")
+    processors = os.cpu_count() or 1
+    if not 1 <= args.devices <= MOST * processors:
+        raise UserError(
+            f"--devices {args.devices} must be 1 to {MOST * processors}, {MOST} processes for each processor"
+        )
     from modmeta.api import load_relational
     from modmeta.data.formats.relations import with_relations
     from modmeta.data.loading.for_model import Options
@@ -79,13 +93,35 @@ def run(args: argparse.Namespace) -> None:
     labelled = with_relations(data, Path(args.relations), str(args.file), listed=True) if later else data
     notes = (*notes, *labelled.notes[len(data.notes) :])
     title = f"{args.file.name} by {args.model}" if args.report else None
-    with output.written() as directory, progress("inferring", 3 * data.num_tasks) as advance:
+
+    def inferred(advance: Any, processes: Any) -> tuple[Any, Any]:
         with naming_file(args.file):
-            found = model.infer(data, sampling=args.sample, advance=advance, nulls=args.nulls or None)
-            ahead = model.forecast(data, found, args.steps, advance=advance)
-        facts = inference.write(directory, model, labelled, found, ahead, truth, notes, title, advance)
+            nulls = args.nulls or None
+            found = model.infer(data, sampling=args.sample, advance=advance, nulls=nulls, processes=processes)
+            return found, model.forecast(data, found, args.steps, advance=advance, processes=processes)
+
+    with several(args.devices) as processes:
+        if processes is not None and not processes.first:
+            inferred(None, processes)
+            return
+        with output.written() as directory, progress("inferring", 3 * data.num_tasks) as advance:
+            found, ahead = inferred(advance, processes)
+            facts = inference.write(directory, model, labelled, found, ahead, truth, notes, title, advance)
     for name, value in facts:  # the verdict first
         print(plain(f"{name}: {value}"))
     for note in notes:
         print(plain(f"note: {note}"))
     print(f"written to {plain(args.output)}, {time.perf_counter() - start:.1f} s")
+
+
+@contextmanager
+def several(number: int) -> Iterator[Any]:
+    """`Processes` that share the work, which end their group afterwards; None for a single one."""
+    if number == 1:
+        yield None
+        return
+    from modmeta.training.distributed import own_processes
+    from modmeta.training.processes import Processes
+
+    with own_processes():
+        yield Processes(number)

@@ -79,8 +79,7 @@ def _table(file: Path, splits: dict[str, Any]) -> Any:
 
 
 def _row(data: Any) -> list[str]:
-    there = None if data.mask is None else data.mask.any(axis=2)
-    absent = 0 if data.mask is None else int((~data.mask[there]).sum())
+    absent = 0 if data.mask is None else int((~data.mask[data.there]).sum())
     entities = str(data.sizes[0]) if len(data.sizes) == 1 else f"{data.sizes[0]} to {data.sizes[-1]}"
     known = "unknown" if data.relations is None else f"{int(data.relations.max()) + 1} types"
     return [str(data.num_tasks), entities, str(data.num_frames), f"{data.frame_step:g}", str(absent), known]

@@ -25,12 +25,15 @@ class Trajectories:
         settings: provenance of the data, plain JSON types. `edge_values`, if present, is the value that the published
             layout stores for every relation label (`modmeta.data.formats.nri`).
         mask: (tasks, N, T) bool, whether an entity was observed; None if all were. States elsewhere are fillers.
-            Entities that are never observed are absent from the task; they come after the others.
+            Entities that are never observed are absent from the task, unless `members` says that it has them; absent
+            ones come after the others.
         task_names: (tasks,) names of the tasks in their file, integers or strings; None for 0, 1, ...
         entity_names: (tasks, N) names of the entities, likewise. Names of absent entities are ignored.
         types: (tasks, N) int64, type of every entity, labels from 0; None if unknown or all the same.
         group_names: (tasks,) names of the groups, integers or strings. A group is recordings, trials or windows of one
             system: its tasks have the same entities and share a structure. None if every task has its own.
+        members: (tasks, N) bool, entities that a task has, seen or not: a window of a recording has those of the
+            recording. None for those that are seen in some frame.
         notes: what the reader of a file recognised or left out, for the user; not saved.
     """
 
@@ -44,6 +47,7 @@ class Trajectories:
     entity_names: np.ndarray | None = None
     types: np.ndarray | None = None
     group_names: np.ndarray | None = None
+    members: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -63,11 +67,18 @@ class Trajectories:
         return int(self.states.shape[3])
 
     @property
+    def there(self) -> np.ndarray:
+        """Entities that every task has, (tasks, N) bool."""
+        if self.members is not None:
+            return self.members
+        return np.ones(self.states.shape[:2], bool) if self.mask is None else np.asarray(self.mask.any(axis=2))
+
+    @property
     def counts(self) -> np.ndarray | None:
         """Number of entities of every task, (tasks,); None if all have N."""
         if self.mask is None:
             return None
-        counts = np.asarray(self.mask.any(axis=2).sum(axis=1))
+        counts = np.asarray(self.there.sum(axis=1))
         return None if (counts == self.num_entities).all() else counts
 
     @property
@@ -84,14 +95,14 @@ class Trajectories:
         """States without absent entities, for statistics: (tasks, N, T, D), or (E, 1, T, D) if entities are absent."""
         if self.counts is None or self.mask is None:
             return self.states
-        return self.states[self.mask.any(axis=2)][:, None]
+        return self.states[self.there][:, None]
 
     def __len__(self) -> int:
         return self.num_tasks
 
     def __getitem__(self, tasks: slice | np.ndarray) -> "Trajectories":
         """Selects tasks: views for a slice, copies for an array of indices."""
-        per_task = ("states", "relations", "mask", "task_names", "entity_names", "types", "group_names")
+        per_task = ("states", "relations", "mask", "task_names", "entity_names", "types", "group_names", "members")
         parts = {name: getattr(self, name) for name in per_task}
         return replace(self, **{name: part[tasks] for name, part in parts.items() if part is not None})
 
@@ -197,6 +208,7 @@ class Trajectories:
             "relations": (self.relations, "iu", "integer labels from 0, (tasks, receivers, senders)", (b, n, n)),
             "types": (self.types, "iu", "integer labels from 0, (tasks, entities)", (b, n)),
             "group_names": (self.group_names, "iuU", "one string or integer per task", (b,)),
+            "members": (self.members, "b", "booleans (tasks, entities)", (b, n)),
         }
         for name, (part, kinds, form, shape) in parts.items():
             if part is not None and (part.shape != shape or part.dtype.kind not in kinds):
@@ -234,7 +246,7 @@ class Trajectories:
     def _validate_sizes(self, where: str) -> None:
         if self.mask is None or self.counts is None:
             return
-        present = np.asarray(self.mask.any(axis=2))
+        present = self.there
         if self.counts.min() < 2:
             task = int(self.counts.argmin())
             raise DataError(
@@ -263,7 +275,7 @@ class Trajectories:
             for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
                 used = names[row]
                 if what == "entity" and self.mask is not None:  # names of absent entities are ignored
-                    used = used[self.mask[row].any(axis=1)]
+                    used = used[self.there[row]]
                 values, counts = np.unique(used, return_counts=True)
                 if (counts > 1).any():
                     place = f", task {self.task_name(int(row))}" if what == "entity" else ""
@@ -297,7 +309,7 @@ class Trajectories:
                     f"{self.task_name(int(first[task]))} differ, but tasks of a group share a structure; {remedy}"
                 )
 
-        there = None if self.mask is None else np.asarray(self.mask.any(axis=2))
+        there = None if self.mask is None else self.there
         entities = "give such tasks different groups, or leave out entities that not all have"
         if there is not None:
             check((there != there[first]).any(axis=1), "entities", entities)

@@ -103,8 +103,7 @@ def write_types(directory: Path, data: Trajectories, found: "Relations") -> None
     """Writes `entities.csv`, the type of every entity, if the model has several types."""
     if found.types is None:
         return
-    there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
-    tasks, entities = np.nonzero(there)
+    tasks, entities = np.nonzero(data.there)
     names, chances = names_of(data, tasks, entities, entities), found.types[tasks, entities]
     columns = _named(found, {"task": names["task"], "entity": names["receiver"], "type": chances.argmax(-1)})
     columns["probability"] = chances.max(-1).astype(np.float64)
@@ -129,7 +128,7 @@ def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ..
 
 def _present(data: Trajectories, task: int) -> list[int]:
     """Indices of the entities that a task has."""
-    return list(range(data.num_entities)) if data.mask is None else np.flatnonzero(data.mask[task].any(axis=1)).tolist()
+    return np.flatnonzero(data.there[task]).tolist()
 
 
 def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:

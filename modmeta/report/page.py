@@ -120,7 +120,7 @@ def _task(
     model: "Model", data: Trajectories, found: "Relations", ahead: "Forecasts", truth: np.ndarray | None, task: int
 ) -> dict[str, Any]:
     """What a page holds of a task."""
-    there = np.arange(data.num_entities) if data.mask is None else np.flatnonzero(data.mask[task].any(axis=1))
+    there = np.flatnonzero(data.there[task])
     d, t = _features(model), data.num_frames
     most = int(np.clip(ROOM // (8 * max(data.num_tasks, 1) * len(there) * d), FEWEST, FRAMES))
     stride, step = -(-t // most), -(-ahead.mean.shape[2] // STEPS)

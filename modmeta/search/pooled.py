@@ -67,13 +67,20 @@ class Quadratic(NamedTuple):
     alone: Tensor
 
 
-def in_batches(states: Tensor, groups: Tensor, mask: Tensor | None) -> Callable[[int], Iterable[Batch]]:
-    """The `batches` of a pooled problem from all tasks: (B, N, T, D), (B,), (B, T - 1) or none."""
+def in_batches(
+    states: Tensor, groups: Tensor, mask: Tensor | None, ids: Tensor | None = None
+) -> Callable[[int], Iterable[Batch]]:
+    """The `batches` of a pooled problem from tasks (B, N, T, D), (B, N, T - 1): all, or those with these ids.
+
+    As many as there are ids have `groups`.
+    """
 
     def batches(size: int) -> Iterable[Batch]:
         size = max(1, size // (states.shape[2] * states.shape[3]))
-        for part in torch.arange(len(states)).split(size):
-            yield Batch(states[part], groups[part], None if mask is None else mask[part])
+        chosen = torch.arange(len(states)) if ids is None else ids
+        for part, of in zip(chosen.split(size), groups.split(size), strict=True):
+            if len(part):  # a process may have no tasks
+                yield Batch(states[part], of, None if mask is None else mask[part])
 
     return batches
 
@@ -85,10 +92,12 @@ class PooledProblem(Problem):
     Attributes:
         batches: function of the number of numbers a frame and feature at once to all tasks of this process.
         reduce: sum over processes; None for one.
+        gather: the values of all processes, which have neighbouring tasks, in order; None for one.
     """
 
     batches: Callable[[int], Iterable[Batch]] | None = None
     reduce: Callable[[Tensor], Tensor] | None = None
+    gather: Callable[[dict[int, Any]], list[dict[int, Any]]] | None = None
 
     def _few(self, numbers: int) -> Iterable[Batch]:
         """Tasks, as many at once as so many numbers a frame and feature of each have room."""
@@ -112,7 +121,7 @@ class PooledProblem(Problem):
         return self._over_processes(total) + prior_energies(self.prior, rows)
 
     def by_steps(self, way: str) -> Float[Tensor, "G N S"]:
-        """Log odds of relations by `search.slow`; worked out once. Processes agree on the mean of what theirs say.
+        """Log odds of relations by `search.slow`; worked out once, from the steps of all processes.
 
         Raises:
             UserError: several features change, and the way is not `halfway`.
@@ -138,12 +147,21 @@ class PooledProblem(Problem):
                     counts = None if mask is None else counted(mask[of]).all(1)
                     mine = begin(states[of], counts)
                     found[group] = add(found[group], mine) if group in found else mine
-            total = torch.zeros(len(self.states), n, n, dtype=torch.float64, device=self.states.device)  # and a count
-            for group, steps in found.items():
-                total[group] = F.pad(tell(steps), (0, 1), value=1.0)
-            total = self._over_processes(total)
-            self._told[way] = total[..., :-1] / total[..., -1:].clamp_min(1)
+            told, device = torch.zeros(len(self.states), n, n - 1, dtype=torch.float64), self.states.device
+            for group, steps in self._gathered(found, add).items():
+                told[group] = tell(type(steps)(*(part.to(device) for part in steps))).cpu()
+            self._told[way] = told.to(device)
         return self._told[way]
+
+    def _gathered(self, found: dict[int, Any], add: Callable[..., Any]) -> dict[int, Any]:
+        """By group what the tasks of all processes add up to."""
+        if self.gather is None:
+            return found
+        mine = {group: type(steps)(*(part.cpu() for part in steps)) for group, steps in found.items()}
+        whole: dict[int, Any] = {}
+        for theirs in self.gather(mine):
+            whole |= {group: add(whole[group], part) if group in whole else part for group, part in theirs.items()}
+        return whole
 
     @cached_property
     def _told(self) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from modmeta.shapes import Float, Int
 SCALE_FACTORS = (1.0, 10.0, 100.0)
 ROUNDS = 8  # number of solves, between which edges are fixed
 RIDGE = 1e-12  # ridge relative to the mean diagonal of a Gram matrix, against rounding errors of very exact laws
+RIDGES = (1e-10, 1e-8, 1e-6)  # where that is not enough: messages of laws whose terms nearly cancel
 
 
 @torch.no_grad()
@@ -97,7 +98,7 @@ def decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
         precision = gram * open_.unsqueeze(-1) * open_.unsqueeze(-2)  # of edges not yet fixed; the prior is added below
         diagonal = precision.diagonal(dim1=-2, dim2=-1)
         diagonal.add_(k + RIDGE * diagonal.mean(-1, keepdim=True))
-        covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+        covariance = torch.cholesky_inverse(_root(precision))
         mean = (covariance @ ((aim - gram @ known) * open_.unsqueeze(-1))).view(b, n, s, 1, c)
         within = covariance.view(b, n, s, c, s, c).diagonal(dim1=2, dim2=4).movedim(-1, 2)  # (B, N, S, K - 1, K - 1)
         off = corners - mean  # (B, N, S, K, K - 1)
@@ -108,3 +109,21 @@ def decode(gram: Tensor, aim: Tensor, corners: Tensor) -> Tensor:
         count = -(-int((~fixed[0, 0]).sum()) // left)
         fixed = fixed.scatter(-1, sure.topk(count, dim=-1).indices, True)
     return rows
+
+
+def _root(precision: Tensor) -> Tensor:
+    """Cholesky factors of matrices (B, N, A, A), each with the smallest ridge that makes it positive.
+
+    Raises:
+        torch.linalg.LinAlgError: numbers are not finite.
+    """
+    root, failed = torch.linalg.cholesky_ex(precision)
+    mean = precision.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    one = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
+    for ridge in RIDGES:
+        if not bool(failed.any()):
+            return root
+        again, still = torch.linalg.cholesky_ex(precision + ridge * mean * one)
+        wanting = failed > 0
+        root, failed = torch.where(wanting[..., None, None], again, root), torch.where(wanting, still, failed)
+    return torch.linalg.cholesky(precision) if bool(failed.any()) else root

@@ -103,6 +103,12 @@ def gather(value: Value) -> list[Value]:
     return values
 
 
+def share(ids: Tensor) -> Tensor:
+    """The part of this process of some ids (B,): neighbours, so that parts in the order of ranks are all of them."""
+    number, rank = (distributed.get_world_size(), distributed.get_rank()) if _several() else (1, 0)
+    return ids.tensor_split(number)[rank]
+
+
 def over_processes(count: Tensor) -> Tensor:
     """The sum of a count over all processes."""
     if _several():

@@ -4,6 +4,7 @@ Letters: G groups, B tasks, N entities, S senders, K edge modules, T frames, D f
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +23,7 @@ from modmeta.search.infer import Inferred
 from modmeta.search.pooled import Batch, PooledProblem, infer_pooled
 from modmeta.search.problem import one_step_problem
 from modmeta.search.search import Search
-from modmeta.training.distributed import mixed_seed, over_processes
+from modmeta.training.distributed import gather, mixed_seed, over_processes, share
 
 if TYPE_CHECKING:
     from modmeta.data.loading.datamodule import TrajectoryDataModule
@@ -170,29 +171,25 @@ class Groups:
         Every process has some of the training tasks, and all of the others.
         """
         tasks, training = self.data.splits[split], split == "train"
-        of, ids = self._groups_of(split), self.data.owned_tasks() if training else torch.arange(len(tasks))
-        everyone = torch.arange(len(tasks))
+        of, everyone = self._groups_of(split), torch.arange(len(tasks))
         if apart is not None:
-            ids, everyone = (some[~torch.isin(of[some], apart)] for some in (ids, everyone))
+            everyone = everyone[~torch.isin(of, apart)]
         for mine in by_size(everyone, tasks.counts):
             if not len(mine):
                 continue
             groups, n = of[mine].unique(), tasks.states.shape[1] if tasks.counts is None else int(tasks.counts[mine[0]])
-            own = ids[torch.isin(ids, mine)]
+            own = share(mine) if training else mine
             index = torch.searchsorted(groups, of[own])
             batches = partial(self._batches, tasks, own, index, frames or self.frames)
             states = tasks.states.new_zeros(len(groups), n, 1, tasks.states.shape[3], device=self.device)
-            reduce = over_processes if training else None
-            yield (
-                groups,
-                PooledProblem(self.model, states, edge_cost=self.search.edge_cost, batches=batches, reduce=reduce),
-            )
+            problem = PooledProblem(self.model, states, edge_cost=self.search.edge_cost, batches=batches)
+            yield groups, replace(problem, reduce=over_processes, gather=gather) if training else problem
 
     def _batches(self, tasks: TaskDataset, ids: Tensor, groups: Tensor, frames: int, size: int) -> Iterator[Batch]:
         t = min(tasks.states.shape[2], frames)
-        if not len(ids):  # a process may have no task of a size
-            return
         for part in torch.arange(len(ids)).split(max(1, size // (t * tasks.states.shape[3]))):
+            if not len(part):  # a process may have no task of a size
+                return
             batch = tasks[ids[part].tolist()]
             mask = batch[MASK][..., : t - 1].to(self.device) if MASK in batch else None
             yield Batch(batch[STATES][:, :, :t].to(self.device), groups[part].to(self.device), mask)

@@ -55,7 +55,7 @@ class Suggestion:
         notes += more
         given += [] if chosen.features == first.features else [features_setting(chosen.features)]
         given += motion_words
-        if any(data.mask is not None and not data.mask[data.mask.any(axis=2)].all() for data in splits.values()):
+        if any(data.mask is not None and not data.mask[data.there].all() for data in splits.values()):
             notes.append("states are missing; time steps next to them are left out of all energies")
             given += [] if how.missing == "mask" else ["data.reading.missing=mask"]
         if first.relations is not None and (kinds := int(first.relations.max()) + 1) > 2:

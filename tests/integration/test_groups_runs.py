@@ -152,6 +152,34 @@ def test_one_recording_is_cut_into_windows(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_entities_of_a_recording_come_and_go(tmp_path: Path) -> None:
+    """Windows that lack one are trained on; the pair that is never seen together is told as such."""
+    truth = graphs(1, 3)
+    rng = np.random.default_rng(0)
+    x, seen = rng.normal(size=N), np.ones((400, N), bool)
+    seen[200:, 4] = seen[:200, 5] = seen[90:120, 1] = False
+    with (tmp_path / "recording.csv").open("w") as table:
+        print("frame,animal,heat", file=table)
+        for frame in range(400):
+            for entity in np.flatnonzero(seen[frame]):
+                print(f"{frame},{entity},{x[entity]:.6f}", file=table)
+            for _ in range(10):
+                acting = np.where(seen[frame], truth[0], 0)  # who is away does nothing
+                x = x + 0.02 * (acting * (x[None, :] - x[:, None])).sum(1) + 0.05 * rng.normal(size=N)
+    words = ("data.reading.missing=mask", "data.reading.entity=animal", "model.family=difference")
+    train(tmp_path / "run", tmp_path / "recording.csv", *words, "callbacks.pictures=null")
+    given = ("--entity", "animal", "--missing", "mask", "--window", "20", "--steps", "1")
+    with undrawn():
+        main(["infer", str(tmp_path / "run"), str(tmp_path / "recording.csv"), "-o", str(tmp_path / "out"), *given])
+    with (tmp_path / "out" / "relations.csv").open() as table:
+        rows = {(int(row["receiver"]), int(row["sender"])): row for row in csv.DictReader(table)}
+    assert rows.keys() == set(pairs())
+    assert {pair for pair, row in rows.items() if row["seen_together"] == "false"} == {(4, 5), (5, 4)}
+    assert torch.isfinite(checkpoint(tmp_path / "run")["modmeta"]["bank"]["energies"]).all()
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train/tasks"] == 13
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_recordings_of_a_group_may_be_spread_over_processes(
     processes: int, whole: Path, file: Path, tmp_path: Path

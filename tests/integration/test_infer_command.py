@@ -15,8 +15,10 @@ import pytest
 from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.formats import load
+from modmeta.data.generation import generate
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
+from modmeta.simulators import Springs
 from modmeta.text import plain
 from tests.runs import command
 from tests.unit.test_text import named
@@ -92,6 +94,22 @@ def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     assert main(["infer", "springs5", str(here / "a.npz"), "-o", str(here / "out"), "--steps", "3", "--report"]) == 0
     return here / "out"
+
+
+def test_windows_that_lack_an_entity_tell_the_graph_together(tmp_path: Path) -> None:
+    """Every entity is away for a fifth of the recording, so that no window sees all of them."""
+    recording = generate(Springs(), {"test": (1, 251)}, seed=4, progress=False)["test"]
+    with (tmp_path / "recording.csv").open("w") as table:
+        print("frame,animal,x,y,vx,vy", file=table)
+        for frame, entity in np.ndindex(251, 5):
+            if frame // 50 % 5 != entity:
+                print(frame, entity, *recording.states[0, entity, frame], sep=",", file=table)
+    words = ["--entity", "animal", "--missing", "mask", "--window", "26", "--frame-step", "0.1", "--steps", "1"]
+    assert main(["infer", "springs5", str(tmp_path / "recording.csv"), "-o", str(tmp_path / "out"), *words]) == 0
+    found = np.load(tmp_path / "out" / "relations.npz")
+    np.testing.assert_array_equal(found["relations"], recording.relations)
+    assert len(csv.read_csv(tmp_path / "out" / "relations.csv")) == 20
+    assert csv.read_csv(tmp_path / "out" / "forecasts.csv")["task"].unique().to_pylist()[:2] == ["0:0", "0:25"]
 
 
 def test_infer_writes_text(inferred: Path) -> None:

@@ -11,11 +11,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from modmeta.errors import UserError
+from modmeta.data.generation import generate
+from modmeta.errors import TaskError, UserError
+from modmeta.simulators import Springs
 from modmeta.training.distributed import check_same_config
+from modmeta.training.processes import Processes
 from tests.runs import QUICK, ROOT, checkpoint, command, run
 
 TRAIN = str(ROOT / "train.py")
@@ -66,6 +70,57 @@ def _ranks(rank: int, file: str) -> None:
 def test_processes_with_different_settings_refuse_to_train(tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of forking with threads
         torch.multiprocessing.start_processes(_ranks, (str(tmp_path / "meeting"),), nprocs=2, start_method="fork")
+
+
+def _shares(rank: int, file: str) -> None:
+    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "", "MASTER_PORT": ""}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    processes, batches, done = Processes(2), [(np.array([place, place]), 5) for place in range(3)], []
+
+    def work(ids: np.ndarray, n: int) -> tuple[int, int]:
+        if n == 4:
+            raise TaskError(int(ids[0]), "it is wrong")
+        return int(ids[0]) * n, os.getpid()
+
+    found = processes.each(work, batches, done.append)
+    assert [number for number, _ in found] == [0, 5, 10]
+    assert [by == found[0][1] for _, by in found] == [True, False, True]
+    assert done == ([4, 2] if rank == 0 else [])
+    assert processes.together(lambda: int(processes.reduce(processes.share(torch.arange(3)).sum()))) == 3
+    with pytest.raises(TaskError if rank == 0 else SystemExit, match="task 1: it is wrong" if rank == 0 else None):
+        processes.each(work, [batches[0], (np.array([1]), 4), (np.array([2]), 4)], None)
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_share_batches_and_errors(tmp_path: Path) -> None:
+    """Every batch is done once, in turn; results are in order in all processes; the first error is everyone's."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of forking with threads
+        torch.multiprocessing.start_processes(_shares, (str(tmp_path / "meeting"),), nprocs=2, start_method="fork")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("words", [(), ("--window", "13"), ("--group", "all", "--missing", "mask")])
+def test_inference_by_several_processes_is_that_of_one(words: tuple[str, ...], processes: int, tmp_path: Path) -> None:
+    """Batches of tasks, groups of windows, and one group of all tasks."""
+    states = generate(Springs(), {"test": (120, 49)}, seed=7, progress=False)["test"].states
+    if "all" in words:  # recordings of one network
+        states = np.repeat(states[:1], 7, 0) + 0.001 * np.random.default_rng(0).normal(size=(7, *states.shape[1:]))
+        states[2, 1, 10:20] = np.nan
+    np.savez(tmp_path / "file.npz", states=states, features=np.array(["x", "y", "vx", "vy"]), frame_step=np.array(0.1))
+    for number in (1, processes):
+        given = ("springs5", "file.npz", "-o", str(number), "--steps", "3", "--devices", str(number), *words)
+        done = command("-m", "modmeta", "infer", *given, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "warn" not in done.stderr.lower()
+        assert done.stdout.count("verdict:") == 1
+    for name in ("relations.npz", "forecasts.npz"):
+        with np.load(tmp_path / "1" / name) as one, np.load(tmp_path / str(processes) / name) as several:
+            for key in one:
+                if one[key].dtype.kind == "f":
+                    np.testing.assert_allclose(several[key], one[key], rtol=1e-4, atol=1e-5, err_msg=key)
+                else:
+                    np.testing.assert_array_equal(several[key], one[key], err_msg=key)
 
 
 def _until_epoch(directory: Path, epoch: int, *words: str) -> "subprocess.CompletedProcess[str]":

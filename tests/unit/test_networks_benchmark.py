@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
+from benchmarks.groups import least_squares
 from benchmarks.networks import DYNAMICS, FAMILIES, graph, recorded
 
 
@@ -61,3 +62,14 @@ def test_seeds_decide(dynamics: str) -> None:
     assert abs(one - other).max() > 0.01
     if dynamics == "springs":
         np.testing.assert_allclose(np.diff(one[..., 2:].sum(1), axis=1), 0, atol=1e-8)
+
+
+def test_least_squares_has_the_weights_of_springs() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(4, 4)) * (1 - np.eye(4))
+    place, speed, path = rng.normal(size=(4, 2)), rng.normal(size=(4, 2)), []
+    for _ in range(40):
+        path.append(np.concatenate([place, speed], -1))
+        pull = (weights[:, :, None] * (place[None] - place[:, None])).sum(1)
+        place, speed = place + 0.1 * speed, 0.9 * speed + 0.01 * pull - 0.02 * place + 0.03
+    np.testing.assert_allclose(least_squares(np.stack(path, 1)[None]), 0.01 * weights, atol=1e-10)

@@ -185,12 +185,12 @@ def _whole(value: object) -> int | None:
 
 def _with_edges(data: Trajectories, edges: _Edges, path: str, where: str, listed: bool) -> Trajectories:
     tasks = {str(data.task_name(task)): task for task in range(data.num_tasks)}
-    there = None if data.mask is None else np.asarray(data.mask.any(axis=2))
+    there = data.there
     places: dict[tuple[int, str], int] = {
         (task, str(data.entity_name(task, entity))): entity
         for task in range(data.num_tasks)
         for entity in range(data.num_entities)
-        if there is None or there[task, entity]
+        if there[task, entity]
     }
     shape = (data.num_tasks, data.num_entities, data.num_entities)
     if 8 * np.prod(shape, dtype=float) > max(FREE, 8 * SPARSE * len(edges.rows), 8 * SPARSE * data.states.size):
@@ -271,7 +271,7 @@ def relations_table(data: Trajectories) -> pa.Table:
 
 def pairs_of(data: Trajectories) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of task, receiver and sender of every ordered pair of present entities, each (pairs,)."""
-    present = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=-1))
+    present = data.there
     pairs = present[:, :, None] & present[:, None, :] & ~np.eye(data.num_entities, dtype=bool)
     tasks, receivers, senders = np.nonzero(pairs)
     return tasks, receivers, senders

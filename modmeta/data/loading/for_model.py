@@ -259,7 +259,7 @@ def _as_trajectories(
     if not np.isfinite(data.states).all():
         task, entity, frame, feature = np.argwhere(~np.isfinite(data.states))[0].tolist()
         raise DataError(f"states: task {task}, entity {entity}, frame {frame}, feature {feature} is not finite")
-    there = np.ones(array.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
+    there = data.there
     if (there.sum(axis=1) < 2).any() or (there[:, 1:] & ~there[:, :-1]).any():
         raise DataError("states: every task has 2 entities or more, and those that it lacks come last")
     return data, None if given is None or given.ndim == 3 else given

@@ -38,11 +38,12 @@ def absent_last(data: Trajectories, frames: int | None = None) -> Trajectories:
 
     Args:
         data: trajectories with entities in any order.
-        frames: entities never observed in the first `frames` frames are absent; None for all frames.
+        frames: entities never observed in the first `frames` frames are absent, where `members` does not say which;
+            None for all frames.
     """
     if data.mask is None or data.mask.shape != data.states.shape[:3]:
         return data
-    present = np.asarray(data.mask[:, :, :frames].any(axis=2))
+    present = data.frames(frames).there if frames else data.there
     if present.all():
         return data
     b, n = present.shape
@@ -57,7 +58,8 @@ def absent_last(data: Trajectories, frames: int | None = None) -> Trajectories:
         types = data.types
         if types is not None and types.shape == (b, n):
             types = types[rows, order]
-        data = replace(data, states=data.states[rows, order], mask=data.mask[rows, order], types=types)
+        members = data.members if data.members is None else data.members[rows, order]
+        data = replace(data, states=data.states[rows, order], mask=data.mask[rows, order], types=types, members=members)
     return replace(data, relations=relations, entity_names=names if names is None else names[rows, order])
 
 
@@ -93,7 +95,7 @@ def known_steps(data: Trajectories) -> np.ndarray | None:
     """
     if data.mask is None:
         return None
-    seen = data.mask | ~data.mask.any(axis=-1, keepdims=True)
+    seen = data.mask | ~data.there[..., None]
     if seen.all():
         return None
     known = seen | _single(seen) if _reliable(data.states, data.mask) else seen

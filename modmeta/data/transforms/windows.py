@@ -18,9 +18,9 @@ def windows(data: Trajectories, length: int, where: str = "windows") -> Trajecto
     """Cuts every task into windows of `length` frames, named `TASK:FIRSTFRAME`.
 
     A window begins with the last frame of the one before, so every step between two frames lies in exactly one window.
-    Windows have equal lengths; up to `length` - 2 frames at the end of a task are left out. A window is kept if every
-    entity of its task was seen in it, and two or more at both frames of a step. The
-    windows of a task share a group: its own, or one named after the task.
+    Windows have equal lengths; up to `length` - 2 frames at the end of a task are left out. A window is kept if two
+    entities or more were seen at both frames of a step; it has all entities of its task, seen or not. The windows of a
+    task share a group: its own, or one named after the task.
 
     Args:
         data: tasks of T frames.
@@ -37,14 +37,11 @@ def windows(data: Trajectories, length: int, where: str = "windows") -> Trajecto
     steps = np.ones((b, t - 1), bool) if data.mask is None else steps_seen(data.mask)
     kept = np.asarray(steps[:, : count * stride].reshape(b, count, stride).any(axis=2))
     check_steps(replace(data, group_names=None), where)
-    if data.mask is not None:
-        here = _cut(data.mask[..., None], length).any(axis=(3, 4))  # (B, W, N)
-        kept &= np.all(here | ~np.any(data.mask, axis=2)[:, None], axis=2)
     if not kept.any(axis=1).all():
         name = data.task_name(int((~kept.any(axis=1)).argmax()))
         raise DataError(
-            f"{where}: task {name} has no window in which all its entities are seen, and two of them in two "
-            "frames in a row; choose longer windows, interpolate with resample, or remove the task"
+            f"{where}: task {name} has no window that sees two of its entities in two frames in a row; choose other "
+            "windows, interpolate with resample, or remove the task"
         )
     task, number = np.nonzero(kept)
     names = np.arange(b) if data.task_names is None else data.task_names
@@ -55,6 +52,7 @@ def windows(data: Trajectories, length: int, where: str = "windows") -> Trajecto
         mask=None if data.mask is None else _cut(data.mask[..., None], length)[task, number, ..., 0],
         task_names=np.char.add(np.char.add(names[task].astype(str), ":"), firsts),
         group_names=(names if data.group_names is None else data.group_names)[task],
+        members=None if data.mask is None else data.there[task],
     )
 
 

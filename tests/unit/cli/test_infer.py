@@ -96,3 +96,13 @@ def test_bands_hold_what_comes() -> None:
     assert ((held > 0.75) & (held < 0.98)).all()
     assert Calibration.from_state(model.calibration.state_dict()) == model.calibration
     assert Calibration.from_state({"frames": [2], "temperatures": [1.0]}) == Calibration()
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_group_may_have_a_single_task(springs: Trajectories, tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modmeta.api.BATCH", 2)  # so that the last of three is met alone
+    model, states = modmeta.load("springs5"), np.repeat(springs.states[:1], tasks, 0)
+    found, alone = model.infer(states, groups=["one"] * tasks, nulls=False), model.infer(springs.states[:1])
+    assert found.misfit is not None
+    assert found.misfit.shape == (1,)
+    np.testing.assert_array_equal(found.relations, alone.relations)

@@ -229,6 +229,8 @@ COMMANDS = [
     ("no such model", ["springs6", "FILE", "-o", "out"], "springs6 does not exist.*springs5"),
     ("no such file", ["springs5", "none.csv", "-o", "out"], r"none\.csv cannot be read"),
     ("forecast of nothing", ["springs5", "FILE", "-o", "out", "--steps", "0"], "--steps 0"),
+    ("no process", ["springs5", "FILE", "-o", "out", "--devices", "0"], "--devices 0 must be 1 to"),
+    ("too many processes", ["springs5", "FILE", "-o", "out", "--devices", "100000"], "--devices 100000 must be 1 to"),
     ("two frames observed", ["springs5", "FILE", "-o", "out", "--observed", "2"], "12 frames, 2 of them to observe"),
     ("too many observed", ["springs5", "FILE", "-o", "out", "--observed", "99"], "12 frames, 99 of them to observe"),
     ("other frame step", ["springs5", "FILE", "-o", "out", "--resample", "0.5"], "resample the data with --resample"),

@@ -12,12 +12,15 @@ import pytest
 from modmeta.cli.main import main
 from modmeta.data import formats
 from modmeta.data.describe import Known
+from modmeta.data.formats.relations import pairs_of
 from modmeta.data.loading.filemodule import filled_from_file, tasks_of
 from modmeta.data.loading.for_model import Options, load_for_model
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
+from modmeta.data.transforms.gaps import absent_last, known_steps
 from modmeta.data.transforms.windows import automatic_length, windows
 from modmeta.errors import DataError
+from modmeta.keys import OBSERVED, UNKNOWN
 from tests.runs import compose
 
 N, D = 3, 2
@@ -61,18 +64,27 @@ def test_windows_keep_a_group_of_their_task() -> None:
     assert windows(recordings(), 12).group_names.tolist() == [0, 0, 1, 1]
 
 
-def test_windows_that_never_show_an_entity_are_left_out() -> None:
+def test_windows_have_the_entities_of_their_recording_whoever_is_seen() -> None:
     mask = np.ones((2, N, 21), bool)
     mask[0, 1, 4:9] = False  # nowhere in frames 4 to 8
     mask[1, 2] = False  # an entity that its task lacks
     cut = windows(recordings(2, 21, mask=mask), 5).validate("cut")
-    assert cut.task_names.tolist() == ["0:0", "0:8", "0:12", "0:16", "1:0", "1:4", "1:8", "1:12", "1:16"]
-    np.testing.assert_array_equal(cut.mask[1], mask[0, :, 8:13])
+    assert cut.task_names.tolist() == [f"{task}:{first}" for task in "01" for first in range(0, 20, 4)]
+    np.testing.assert_array_equal(cut.mask[1], mask[0, :, 4:9])
+    assert cut.counts.tolist() == [3] * 5 + [2] * 5
+    steps = known_steps(cut)
+    assert (steps[1] == np.array([OBSERVED, UNKNOWN, OBSERVED])[:, None]).all()
+    assert (steps[5:, :2] == OBSERVED).all()
+    np.testing.assert_array_equal(absent_last(cut, 5).states, cut.states)
+    np.testing.assert_array_equal(pairs_of(cut[1:2])[1], [0, 0, 1, 1, 2, 2])
     mask[0] = np.arange(21) % 5 != np.arange(N)[:, None]
     assert len(windows(recordings(2, 21, mask=mask), 5).validate("cut").states) == 10, "gaps are no matter"
     mask[0, :, :] = np.arange(21) % 2 == np.arange(N)[:, None] % 2
     with pytest.raises(DataError, match=r"a\.csv: task 0 has no two frames in a row.*resample"):
         windows(recordings(2, 21, mask=mask), 5, "a.csv")
+    mask[0, :2, 20:] = mask[0, :2, 19:20] = True  # but the last window would end before
+    with pytest.raises(DataError, match=r"a\.csv: task 0 has no window that sees two of its entities"):
+        windows(recordings(2, 21, mask=mask), 8, "a.csv")
 
 
 @pytest.mark.parametrize("length", [2, 24])

@@ -22,7 +22,7 @@ from modmeta.search.gibbs import draw_slots
 from modmeta.search.infer import infer
 from modmeta.search.mutual import choose_symmetric, symmetric_rows
 from modmeta.search.problem import Problem, clamped, one_step_problem
-from modmeta.search.relax import relaxed_rows
+from modmeta.search.relax import corners_of, decode, relaxed_rows
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs, greedy, metropolis
 from modmeta.search.temperature import AcceptanceSteered, Annealed
@@ -437,3 +437,13 @@ def test_inference_ends_where_a_step_changes_nothing(states: Tensor) -> None:
     best = rows.gather(2, energies.argmin(-1)[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)
     assert torch.equal(best, found.structure.edge_modules)
     assert infer(Search(gibbs, sweeps=1), model, None, states, seeded()).messages is None
+
+
+def test_decoding_bears_rounding_errors_of_terms_that_nearly_cancel() -> None:
+    gram = torch.full((1, 2, 3, 3), 1e18, dtype=torch.float64)
+    gram[0, 1, 0, 0] -= 1e9  # below what the smallest ridge makes up for
+    aim = gram.sum(-1, keepdim=True)
+    rows = decode(gram, aim, corners_of(2, gram.device))
+    assert torch.equal(rows[0, 1], rows[0, 0])
+    with pytest.raises(torch.linalg.LinAlgError):
+        decode(gram * torch.nan, aim, corners_of(2, gram.device))
