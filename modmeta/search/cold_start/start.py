@@ -24,6 +24,7 @@ from modmeta.search.cold_start.records import Form, Start, Trial
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import link_columns, measure_link, saturates
 from modmeta.search.cold_start.structures import (
+    MOST_ROWS,
     Kinds,
     Posterior,
     explain,
@@ -150,7 +151,9 @@ def cold_start(
         search = judges = data
     search = search.few(MOST_PAIRS, generator)
     judges = judges._replace(receivers=search.receivers)
-    numbers = [num_kinds] if num_kinds else [2, 3, 4]
+    numbers, more = [num_kinds] if num_kinds else [2, 3, 4], []
+    if numbers[-1] ** (states.shape[1] - 1) > MOST_ROWS:  # rows take long to tell: more kinds come last
+        numbers, more = numbers[:1], numbers[1:]
     trials: list[Trial] = []
     found: list[_Found] = []
     sure: _Sure | None = None
@@ -192,6 +195,9 @@ def cold_start(
         if _certain(found) and groups is None:
             best = min(found, key=lambda one: one.score)
             sure = sure if sure is not None and sure.of is best else _told(best, judges)
+    if more and not _enough(found):
+        best = min(found, key=lambda one: one.score)
+        found += _structured(_problem(best.trial.form, search, judges), best.trial, more, generator)
     if not num_kinds:
         found += _merged(min(found, key=lambda one: one.score), search, judges)
     best = _polished(_chosen(found), search, judges, family)
