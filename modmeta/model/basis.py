@@ -69,10 +69,10 @@ class Family(NamedTuple):
 
     Attributes:
         name: in words.
-        right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by functions
-            placed where distances are, powers of the inverse among them), `across` (also across it; in three
-            dimensions across it and the relative velocity), `moving` (also velocities relative to the receiver's,
-            along all directions).
+        right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by
+            powers of the inverse distance; if rich also by functions placed where distances are), `across` (also
+            across it; in three dimensions across it and the relative velocity), `moving` (also velocities relative to
+            the receiver's, along all directions).
         rich: many functions of each argument instead of one.
         power: the highest power of the receiver's state on the left; above 0 a constant comes last on the right.
         growth: explain rates of growth (increments of logarithms) of positive states.
