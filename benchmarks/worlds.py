@@ -3,7 +3,7 @@
     python -m benchmarks.worlds neurons grid DIR/heat.npz DIR/vortex.npz:2 --seeds 0 1 2 --tasks 300
     python -m benchmarks.worlds --table        # docs/benchmarks/worlds.md from all that was measured
 
-A world is a name of `benchmarks.textbook`, `springsN` (N bodies of which few pairs have springs), or a file with `train`
+A world is a name of `benchmarks.textbook`, `springsN` (N bodies, few pairs with springs), or a file with `train`
 (tasks, entities, frames, features), `test` and `test_relations` (tasks, receiver, sender); `:P` says that its features
 begin with P coordinates. Labels of half of the test tasks say which edge type is which; the other half are scored.
 Every run is a file in results/worlds; with a world of the textbook it also has what the exact law finds in the same
