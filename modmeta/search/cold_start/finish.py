@@ -20,7 +20,7 @@ __all__ = ["NUMBERS", "finish", "gain_by_frames"]
 STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
 SMALL = 1e-3  # of a typical change, not worth explaining
 NUMBERS = 100_000_000  # in Gram matrices of what laws are finished on, at most
-FEWEST, PER = 50, 500  # tasks laws are finished on, and numbers to explain for every coefficient: more change nothing
+FEWEST, PER = 50, 500  # tasks, and numbers to explain for every coefficient, that finish steep laws as well as more
 MOST_PARTS = 20  # of groups, from which laws are finished
 
 
@@ -37,19 +37,20 @@ def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> 
     Steep laws are finished twice, also by annealing: collisions tell some edges beyond doubt, and the laws at a
     distance come from receivers whose edges are all told, so that the quiet rest is not taken for whatever the first
     laws had there. The way that gains more over no relations is kept: where the quiet rest is exact, annealing may end
-    in no relations. Laws come from as many tasks as they need; wide ones from fewer, as many as memory holds.
+    in no relations. Steep laws come from as many tasks as they need; wide ones from as many as memory holds.
     """
-    (n, t), (k, f) = data.states.shape[1:3], kinds.laws.shape
+    (n, t), (k, f), steep = data.states.shape[1:3], kinds.laws.shape, form.basis.family.right == "steep"
     if data.groups is None:
-        channels = form.kind.coordinates or len(form.kind.changing)
-        enough = max(FEWEST, PER * (k * f + len(kinds.own)) // (n * t * channels))
-        data = data.part(slice(max(1, min(enough, NUMBERS // (n * numbers_of(n, form.kind, form.basis))))))
+        most = NUMBERS // (n * numbers_of(n, form.kind, form.basis))
+        if steep:
+            most = min(most, max(FEWEST, PER * (k * f + len(kinds.own)) // (n * t * form.kind.coordinates)))
+        data = data.part(slice(max(1, most)))
     else:
         data = data.part(slice(MOST_PARTS * data.parts()[0].stop)).few(NUMBERS // (4 * f**2), generator)
     tables = tables_of(data, form)
     without = _without(form, tables)
     best = _finished(form, kinds, data, tables, without, steep=False)
-    if form.basis.family.right == "steep":
+    if steep:
         ways = [best, _finished(form, kinds, data, tables, without, steep=True)]
         best = max(ways, key=lambda way: gain_by_frames(way.left, without))
     return best.kinds, best.temperature, best.scales
