@@ -5,14 +5,16 @@
     python -m benchmarks.worlds contagion --family difference
     python -m benchmarks.worlds --table        # docs/benchmarks/worlds.md from all that was measured
 
-A world is a name of `benchmarks.textbook`, or a file with `train` (tasks, entities, frames, features), `test` and
-`test_relations` (tasks, receiver, sender); `:P` says that its features begin with P coordinates. Labels of half of
-the test tasks say which edge type is which; the other half are scored. Every run is a file in results/worlds; with a
-world of the textbook it also has what the exact law finds in the same tasks (`benchmarks.exact`).
+A world is a name of `benchmarks.textbook`, `springsN` (N bodies, few pairs with springs), or a file with `train`
+(tasks, entities, frames, features), `test` and `test_relations` (tasks, receiver, sender); `:P` says that its features
+begin with P coordinates. Labels of half of the test tasks say which edge type is which; the other half are scored.
+Every run is a file in results/worlds; with a world of the textbook it also has what the exact law finds in the same
+tasks (`benchmarks.exact`).
 """
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,20 @@ from torch import Tensor
 
 from benchmarks.exact import exact_structures
 from benchmarks.textbook import WORLDS, make
+from modmeta.data.generation import generate
 from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.graph.relations import from_matrix
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
 from modmeta.model.basis import family_named
 from modmeta.search.cold_start import Kind, Start, cold_start, infer, looks_like_angles
+from modmeta.simulators import Springs
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "worlds", ROOT / "docs" / "benchmarks" / "worlds.md"
 EXACT = 25  # tasks on which the exact law is tried, for the first seed alone
 NEW = 100  # tasks to score a built-in world on
+SPARSE, PARTNERS, FAR = r"springs(\d+)", 1.4, 1000.0  # of sparse springs: name, mean number of partners, and the walls
 HEAD = """# Worlds of unknown laws
 
 Written by `python -m benchmarks.worlds --table`. The cold start alone (`modmeta.search.cold_start`), before any neural
@@ -74,11 +79,24 @@ def read(world: str, tasks: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Kin
     if world in WORLDS:
         made, kind = make(world, tasks + NEW, seed), Kind(WORLDS[world].coordinates, WORLDS[world].angles)
         return made.states[:tasks], made.states[tasks:], from_matrix(made.relations[tasks:]), kind
+    if sparse := re.fullmatch(SPARSE, world):
+        return _sparse_springs(int(sparse[1]), tasks, seed)
     path, _, coordinates = world.partition(":")
     with np.load(path, allow_pickle=False) as file:
         train, test, relations = (torch.from_numpy(file[key]) for key in ("train", "test", "test_relations"))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:tasks]
     return train[order], test, from_matrix(relations.long()), Kind(int(coordinates or 0), looks_like_angles(train))
+
+
+def _sparse_springs(entities: int, tasks: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Kind]:
+    """Bodies of which each has a spring to one or two others, far from any wall, every task its own graph."""
+    share = PARTNERS / (entities - 1)
+    springs = Springs(num_entities=entities, probabilities=(1 - share, share), box=FAR)
+    made = generate(springs, {"train": (tasks, 50), "test": (NEW, 50)}, seed=seed, stream="task", progress=False)
+    train, test = (torch.from_numpy(made[split].states) for split in ("train", "test"))
+    relations = made["test"].relations
+    assert relations is not None
+    return train, test, from_matrix(torch.from_numpy(relations).long()), Kind(2, (False,) * 4)
 
 
 def score(structures: Tensor, relations: Tensor, kinds: int) -> float:

@@ -69,10 +69,10 @@ class Family(NamedTuple):
 
     Attributes:
         name: in words.
-        right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by functions
-            placed where distances are, powers of the inverse among them), `across` (also across it; in three
-            dimensions across it and the relative velocity), `moving` (also velocities relative to the receiver's,
-            along all directions).
+        right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by
+            powers of the inverse distance; if rich also by functions placed where distances are), `across` (also
+            across it; in three dimensions across it and the relative velocity), `moving` (also velocities relative to
+            the receiver's, along all directions).
         rich: many functions of each argument instead of one.
         power: the highest power of the receiver's state on the left; above 0 a constant comes last on the right.
         growth: explain rates of growth (increments of logarithms) of positive states.
@@ -124,6 +124,7 @@ class FoundLaws(NamedTuple):
 
 VECTORS = (
     Family("springs", "line"),
+    Family("inverse powers", "steep"),
     Family("along the line", "line", True),
     Family("along and across the line", "across", True),
     Family("relative velocity", "moving"),
@@ -227,10 +228,10 @@ def _vectors(family: Family, kind: Kind, places: Tensor, widths: Tensor, receive
     """Vectors (..., P, V) that turn with the coordinate system."""
     p = kind.coordinates
     apart = sender[..., :p] - receiver[..., :p]
-    squared = apart.square().sum(-1, keepdim=True)
-    sizes = torch.ones_like(squared)  # (..., V)
+    squared = apart.square().sum(-1)
+    sizes = torch.ones_like(squared).unsqueeze(-1)  # (..., V)
     if family.right == "steep":
-        sizes = _steep_sizes(squared, places, widths)
+        sizes = _steep_sizes(squared, places, widths, family.rich)
     elif family.rich:
         sizes = _sizes(squared)
     sizes = sizes.unsqueeze(-2)
@@ -243,23 +244,33 @@ def _vectors(family: Family, kind: Kind, places: Tensor, widths: Tensor, receive
         parts.append(turned.unsqueeze(-1) * sizes)
     if family.right == "moving":
         parts.append((sender[..., p:] - receiver[..., p:]).unsqueeze(-1) * sizes)
-    return torch.cat(parts, -1)
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
 def _sizes(squared: Tensor) -> Tensor:
-    """Functions of a squared distance, (..., 1) to (..., V)."""
-    poles = [(squared + soft) ** (-power / 2) for power, soft in ((1, 0.01), (2, 0.01), (3, 0.01), (2, 0.1), (2, 1.0))]
+    """Functions of a squared distance, (...) to (..., V)."""
+    near = (squared + 0.01).rsqrt()
+    poles = [near, near.square(), near**3, 1 / (squared + 0.1), 1 / (squared + 1.0)]
     hills = [torch.exp(-squared / (2 * width**2)) for width in (0.3, 0.7, 1.5)]
-    return torch.cat([torch.ones_like(squared), *poles, *hills], -1)
+    return torch.stack([torch.ones_like(squared), *poles, *hills]).movedim(0, -1)
 
 
-def _steep_sizes(squared: Tensor, places: Tensor, widths: Tensor) -> Tensor:
-    """Powers of the inverse distance, 1 where few come closer, and hills over the distances that occur."""
+def _steep_sizes(squared: Tensor, places: Tensor, widths: Tensor, rich: bool) -> Tensor:
+    """Powers of the inverse distance, 1 where few come closer; if rich, more, and hills over the distances that occur.
+
+    Powers are products: they take a tenth of the time.
+    """
     nearest = places[0, 0]
     near = nearest**2 / (squared + 0.1 * nearest**2)
-    poles = [near ** (power / 2) for power in (1, 2, 3, 4, 6, 8, 11, 14)]
-    hills = torch.exp(-((squared.sqrt() - places[0]) / widths[0]).square() / 2)
-    return torch.cat([torch.ones_like(squared), *poles, hills[..., ::2]], -1)
+    root, second, third, fourth = near.sqrt(), near.square(), near**3, near.square().square()
+    powers = [torch.ones_like(squared), root, near, root * near, second]  # up to the fourth
+    if not rich:
+        return torch.stack(powers).movedim(0, -1)
+    powers += [third, fourth, root * near * fourth, third * fourth]  # the sixth, eighth, eleventh, fourteenth
+    distance = squared.sqrt()
+    places_widths = zip(places[0, ::2], widths[0, ::2], strict=True)
+    hills = [torch.exp(-((distance - place) / width).square() / 2) for place, width in places_widths]
+    return torch.stack([*powers, *hills]).movedim(0, -1)
 
 
 def own_functions(kind: Kind, states: Tensor) -> Tensor:

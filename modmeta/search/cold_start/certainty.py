@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["temperature_of_halves", "together"]
+__all__ = ["kappa", "temperature_of_halves", "together"]
 
 FACTOR, COUNT = 3.0, 9  # between temperatures that are tried at first, and their number
 ERRORS = 2.0  # standard errors that a higher temperature must explain the halves better
@@ -44,6 +44,13 @@ def together(first: Tensor, second: Tensor) -> Tensor:
     """
     share = (first + second).flatten(0, -2).mean(0) / 2
     return (first * second / share.clamp_min(1e-12)).sum(-1)
+
+
+def kappa(one: Tensor, other: Tensor, number: int) -> float:
+    """Agreement of two assignments of so many kinds to the same edges (Cohen 1960): 1 for equal ones, 0 by chance."""
+    first, second = (torch.bincount(labels.flatten(), minlength=number) / labels.numel() for labels in (one, other))
+    chance = float(first @ second)
+    return (float((one == other).double().mean()) - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 def _log_together(first: Tensor, second: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ __all__ = [
     "held_out",
     "numbered",
     "numbers_of",
+    "split_sums_of",
     "steps_of",
     "sums_of",
     "tables_of",
@@ -109,20 +110,33 @@ class Sum:
         return joined(self.parts)
 
 
-def sums_of(data: Data, form: Form, part: str = "all") -> Grams:
-    """Gram matrices of the frames that fit, of those that judge, or of all, pooled over the tasks of a group.
-
-    Constants of entities come from the frames that fit.
-    """
+def sums_of(data: Data, form: Form) -> Grams:
+    """Gram matrices, pooled over the tasks of a group."""
     total = Sum(data)
     for tasks in data.parts():
         table = columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers)
-        judges = held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
-        fit = table.weight if part == "all" else table.weight * (1 - judges)
-        if form.constants:
-            table = centred(table, fit)
-        total.add(grams(table._replace(weight=table.weight * judges if part == "judge" else fit)), tasks)
+        total.add(grams(centred(table, table.weight) if form.constants else table), tasks)
     return total.total
+
+
+def split_sums_of(data: Data, form: Form) -> tuple[Grams, Grams]:
+    """The same of the frames that fit, from which constants of entities come, and of those that judge."""
+    fitting, judging = Sum(data), Sum(data)
+    for tasks in data.parts():
+        table = columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers)
+        judges = held_out(table.target.shape[1], table.target.device).view(1, -1, 1)
+        fit = table.weight * ~judges
+        table = centred(table, fit) if form.constants else table
+        fitting.add(grams(_some(table._replace(weight=fit), ~judges)), tasks)
+        judging.add(grams(_some(table, judges)), tasks)
+    return fitting.total, judging.total
+
+
+def _some(table: Columns, intervals: Tensor) -> Columns:
+    """Columns of some intervals."""
+    at = intervals.flatten().nonzero().squeeze(1)
+    pair, own, target, weight = table.pair[:, :, at], table.own[:, at], table.target[:, at], table.weight[:, at]
+    return Columns(pair, own, target, weight, table.apart)
 
 
 def changes_of(data: Data, form: Form) -> Tensor:

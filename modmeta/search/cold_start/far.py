@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modmeta.search import halfway
-from modmeta.search.cold_start.data import Data, held_out, sums_of
+from modmeta.search.cold_start.data import Data, held_out, split_sums_of, sums_of
 from modmeta.search.cold_start.features import columns
 from modmeta.search.cold_start.finish import NUMBERS
 from modmeta.search.cold_start.grams import residuals
@@ -74,7 +74,7 @@ def better_halfway(start: Start, data: Data, generator: torch.Generator) -> bool
     """
     assert data.groups is not None
     form, some = start.form, data.few(NUMBERS // (4 * start.kinds.laws.shape[1] ** 2), generator)
-    fit, judge = (sums_of(some, form, part) for part in ("fit", "judge"))
+    fit, judge = split_sums_of(some, form)
     length = data.states.shape[2] - 1
     others = (~held_out(length, data.states.device)).to(data.states).expand(len(data.states), length)
     counts = others if data.seen is None else others * _steps(data.seen)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.relations import undirected_pairs
 from modmeta.model.basis import (
     Family,
     Kind,
@@ -58,7 +59,10 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
     left = left_functions(family, kind, receiver)
     h = left.shape[-1]
     whiten_left, _ = _whitening(left.flatten(0, -2))
-    right = _average(right_functions(family, kind, places, widths, receiver, sender), steps.quadrature)
+    if kind.coordinates:
+        right = _between(raw, kind, steps, None)
+    else:
+        right = _average(right_functions(family, kind, places, widths, receiver, sender), steps.quadrature)
     if family.power:
         right = right[..., :-1]
     right = right - right.mean(3, keepdim=True)
@@ -97,14 +101,12 @@ def _places(argument: Tensor, shifts: int) -> tuple[Tensor, Tensor]:
 def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = None) -> Columns:
     """Features and targets of every receiver, (E = B N, ...), or of some receivers of every task."""
     some = slice(None) if receivers is None else receivers
-    receiver, sender = _ends(steps.nodes, some)
-    right = (
-        right_functions(basis.family, kind, basis.places, basis.widths, receiver, sender) @ basis.right
-    )  # (B, N, S, Q, L, [P,] V')
     c = steps.targets.shape[-1]
     if kind.coordinates:
-        pair = _average(right, steps.quadrature)
+        pair = _between(basis, kind, steps, basis.right, receivers)
     else:
+        receiver, sender = _ends(steps.nodes, some)
+        right = right_functions(basis.family, kind, basis.places, basis.widths, receiver, sender) @ basis.right
         left = left_functions(basis.family, kind, receiver)  # (B, N, 1, Q, L, H)
         h = left.shape[-1]
         left = left @ basis.left[:h, : basis.left.shape[1] // c]  # every channel has the same
@@ -118,6 +120,26 @@ def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = N
     targets = steps.targets[:, some]
     pair, own, targets, weight = (part.flatten(0, 1) for part in (pair, own, targets, weight))
     return Columns(pair, own, targets, weight, apart=not kind.coordinates)
+
+
+def _between(
+    basis: Basis, kind: Kind, steps: Steps, whitening: Tensor | None, receivers: Tensor | None = None
+) -> Tensor:
+    """Vectors (B, N, S, L, P, V) of coordinates, averaged over nodes; once of a pair where both ends have the same."""
+    n, turns = steps.nodes.shape[1], basis.family.right == "across" and kind.coordinates == 3
+    directed = turns or receivers is not None
+    first, second, pair, sign = undirected_pairs(n, steps.nodes.device)
+    if directed:
+        ends = _ends(steps.nodes, slice(None) if receivers is None else receivers)
+    else:
+        ends = steps.nodes[:, first], steps.nodes[:, second]
+    sent: Tensor | float = 0.0
+    for q, weight in enumerate(steps.quadrature):  # one after the other, for memory
+        one, other = (end.select(-3, q) for end in ends)
+        sent = sent + weight * right_functions(basis.family, kind, basis.places, basis.widths, one, other)
+    assert isinstance(sent, Tensor)
+    sent = sent if whitening is None else sent @ whitening
+    return sent if directed else sent[:, pair] * sign.view(n, n - 1, 1, 1, 1)
 
 
 def _ends(nodes: Tensor, some: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:

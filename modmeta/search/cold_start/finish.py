@@ -13,13 +13,14 @@ from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, own_
 from modmeta.search.cold_start.records import Form
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
-from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, rounds_of
+from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, rounds_of
 
 __all__ = ["NUMBERS", "finish", "gain_by_frames"]
 
 STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes steep laws; its temperatures
 SMALL = 1e-3  # of a typical change, not worth explaining
 NUMBERS = 100_000_000  # in Gram matrices of what laws are finished on, at most
+FEWEST, PER = 50, 500  # tasks, and numbers to explain for every coefficient, that finish steep laws as well as more
 MOST_PARTS = 20  # of groups, from which laws are finished
 
 
@@ -36,17 +37,20 @@ def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> 
     Steep laws are finished twice, also by annealing: collisions tell some edges beyond doubt, and the laws at a
     distance come from receivers whose edges are all told, so that the quiet rest is not taken for whatever the first
     laws had there. The way that gains more over no relations is kept: where the quiet rest is exact, annealing may end
-    in no relations. Wide laws come from fewer tasks, as many as memory holds.
+    in no relations. Steep laws come from as many tasks as they need; wide ones from as many as memory holds.
     """
-    n, f = data.states.shape[1], kinds.laws.shape[1]
+    (n, t), (k, f), steep = data.states.shape[1:3], kinds.laws.shape, form.basis.family.right == "steep"
     if data.groups is None:
-        data = data.part(slice(max(1, NUMBERS // (n * numbers_of(n, form.kind, form.basis)))))
+        most = NUMBERS // (n * numbers_of(n, form.kind, form.basis))
+        if steep:
+            most = min(most, max(FEWEST, PER * (k * f + len(kinds.own)) // (n * t * form.kind.coordinates)))
+        data = data.part(slice(max(1, most)))
     else:
         data = data.part(slice(MOST_PARTS * data.parts()[0].stop)).few(NUMBERS // (4 * f**2), generator)
     tables = tables_of(data, form)
     without = _without(form, tables)
     best = _finished(form, kinds, data, tables, without, steep=False)
-    if form.basis.family.right == "steep":
+    if steep:
         ways = [best, _finished(form, kinds, data, tables, without, steep=True)]
         best = max(ways, key=lambda way: gain_by_frames(way.left, without))
     return best.kinds, best.temperature, best.scales
@@ -66,7 +70,7 @@ def _finished(
             total.add(grams(table), part)
         sums = total.total
         heat = 1 + HEAT * COOL**step if steep else 1.0
-        kinds = _sure_rounds(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
+        kinds = _from_sure(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
         slots = by_task(explain(sums, kinds, tasks, temperature=heat)[0].slots, data).split(sizes)
         lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
         left = torch.cat(lefts) * weight.sqrt()
@@ -105,13 +109,18 @@ def _more_rounds(sums: Grams, kinds: Kinds, tasks: int) -> Kinds:
     return rounds_of(sums, kinds._replace(pairs=pairs), posterior, tasks, 5)
 
 
-def _sure_rounds(sums: Grams, kinds: Kinds, tasks: int, heat: float) -> Kinds:
+def _from_sure(sums: Grams, kinds: Kinds, tasks: int, heat: float) -> Kinds:
     """Laws from receivers all of whose edges are told at temperature `heat`, mostly."""
-    for _ in range(3):
-        posterior, pairs = explain(sums, kinds, tasks, temperature=heat)
-        sure = (2 * posterior.slots.amax(-1) - 1).amin(-1).clamp_min(1e-3).square()
-        kinds = fit_kinds(sums.scaled(sure), posterior, pairs)
-    return kinds
+    posterior, pairs = explain(sums, kinds, tasks, temperature=heat)
+    sure = (2 * posterior.slots.amax(-1) - 1).amin(-1).clamp_min(1e-3).square()
+    return fit_kinds(*_counted(sums, posterior, sure), pairs)
+
+
+def _counted(sums: Grams, beliefs: Posterior, by: Tensor) -> tuple[Grams, Posterior]:
+    """Receivers that count more or less, `by` (E,); products of pairs, which are many, stay as they are."""
+    square = by.view(-1, 1, 1)
+    beliefs = beliefs._replace(slots=beliefs.slots * square, second=beliefs.second * square)
+    return sums._replace(own=sums.own * square, targets=sums.targets * by), beliefs
 
 
 def _inflation(left: Tensor, weight: Tensor) -> float:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from modmeta.search.cold_start.answers import halves, infer, nothing
-from modmeta.search.cold_start.certainty import temperature_of_halves
+from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import Clusters, clusterings
-from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, steps_of, sums_of
+from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, split_sums_of, steps_of, sums_of
 from modmeta.search.cold_start.far import better_halfway, may_be_far, rate_of, refitted, told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.finish import finish
@@ -24,6 +24,7 @@ from modmeta.search.cold_start.records import Form, Start, Trial
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import link_columns, measure_link, saturates
 from modmeta.search.cold_start.structures import (
+    MOST_ROWS,
     Kinds,
     Posterior,
     explain,
@@ -33,7 +34,15 @@ from modmeta.search.cold_start.structures import (
     rounds_of,
     united,
 )
-from modmeta.search.cold_start.weak_form import Kind, measure_units, roughness, steps, unwrap, weights_of_entities
+from modmeta.search.cold_start.weak_form import (
+    Kind,
+    measure_units,
+    roughness,
+    steps,
+    unwrap,
+    usual_change,
+    weights_of_entities,
+)
 
 __all__ = ["cold_start"]
 
@@ -42,6 +51,9 @@ RIDGES = (
     1e-5,
 )  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
 ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
+AGREE = 0.7  # kappa of structures from two parts of the frames, from which other families are first seen under these
+MUCH = 0.5  # nats a number that they gain over no relations, at least
+SAME_EDGES = 0.8  # kappa of structures that another family makes of them, from which it need not be searched
 BEST = 2  # clusterings of a law's weights that are carried to hard structures
 SAME = 0.003  # share of weights that clusterings which are the same may name otherwise
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
@@ -72,9 +84,16 @@ class _Found(NamedTuple):
     score: float
     left: Tensor  # of which the score is the mean, (tasks,)
     gains: Tensor  # nats a number over no relations, (tasks,)
+    alike: float  # agreement of structures from the frames that fit and from those that judge
     kinds: Kinds
     number: int
     trial: Trial
+
+
+class _Sure(NamedTuple):
+    of: _Found
+    beliefs: Posterior  # in structures of some tasks
+    pairs: Tensor
 
 
 def cold_start(
@@ -118,7 +137,10 @@ def cold_start(
         smoothing = smoothing_width(data.states, observation_noise(data.states))
         data = data._replace(states=smoothed(data.states, smoothing))
     smooth = (rough < ROUGH or smoothing > 0) if smooth is None else smooth
-    units = units._replace(entities=weights_of_entities(data.states, kind, units, seen))
+    units = units._replace(
+        entities=weights_of_entities(data.states, kind, units, seen),
+        usual=usual_change(data.states, kind, units, seen),
+    )
     order = torch.randperm(len(states), generator=generator)
     if groups is None:  # of many entities few tasks
         n = states.shape[1]
@@ -129,9 +151,12 @@ def cold_start(
         search = judges = data
     search = search.few(MOST_PAIRS, generator)
     judges = judges._replace(receivers=search.receivers)
-    numbers = [num_kinds] if num_kinds else [2, 3, 4]
+    numbers, more = [num_kinds] if num_kinds else [2, 3, 4], []
+    if numbers[-1] ** (states.shape[1] - 1) > MOST_ROWS:  # rows take long to tell: more kinds come last
+        numbers, more = numbers[:1], numbers[1:]
     trials: list[Trial] = []
     found: list[_Found] = []
+    sure: _Sure | None = None
     for tried in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
         announce(tried.name)
         few, link = search.part(search.parts()[0]), None
@@ -144,6 +169,14 @@ def cold_start(
         basis = fit_basis(tried, kind, ready)
         if trials and search.products(kind, basis) > MOST_SUMS:
             continue
+        if sure is not None:
+            looked, labels = _under(sure, sure.of.trial.form._replace(basis=basis, link=link), None, judges)
+            alike = kappa(labels, sure.beliefs.slots.argmax(-1), looked.number) > SAME_EDGES
+            if alike or looked.score > sure.of.score:
+                announce(f"{tried.name}, gain {looked.trial.gain:.2f}")
+                trials.append(looked.trial)
+                found.append(looked)
+                continue
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
         for own in (True, False) if constants is None else (constants,):
@@ -153,12 +186,18 @@ def cold_start(
                 announce(f"{tried.name}{', own constants' if own else ''}, gain {trials[-1].gain:.2f}")
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
                     found += _structured(problem, trials[-1], numbers, generator)
-                if _enough(found):
+                if _certain(found):
                     break
-            if _enough(found):  # the other choice of constants is tried on the structures found
+            if _certain(found):  # the other choice of constants is tried on the structures found
                 break
         if _enough(found):
             break
+        if _certain(found) and groups is None:
+            best = min(found, key=lambda one: one.score)
+            sure = sure if sure is not None and sure.of is best else _told(best, judges)
+    if more and not _enough(found):
+        best = min(found, key=lambda one: one.score)
+        found += _structured(_problem(best.trial.form, search, judges), best.trial, more, generator)
     if not num_kinds:
         found += _merged(min(found, key=lambda one: one.score), search, judges)
     best = _polished(_chosen(found), search, judges, family)
@@ -167,6 +206,9 @@ def cold_start(
         rival = _reformed(best, other, search, judges)
         trials.append(rival.trial)
         best = _simpler(best, rival)
+    if units.usual is not None:
+        best = _usual_and_large(best, found, judges)
+        trials.append(best.trial)
     trial, number = best.trial, best.number
     kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in trials if one is not trial), key=lambda one: one.score)]
@@ -265,11 +307,34 @@ def _complexity(found: _Found) -> tuple[int, bool]:
 
 def _reformed(best: _Found, form: Form, search: Data, judges: Data) -> _Found:
     """Structures found, explained in another form of law."""
+    believed = _Sure(best, *explain(sums_of(search, best.trial.form), best.kinds, search.number))
+    return _under(believed, form, search, judges)[0]
+
+
+def _told(best: _Found, judges: Data) -> _Sure:
+    return _Sure(best, *explain(split_sums_of(judges, best.trial.form)[0], best.kinds, judges.number))
+
+
+def _under(sure: _Sure, form: Form, search: Data | None, judges: Data) -> tuple[_Found, Tensor]:
+    """Beliefs in another form of law, and the kinds (E, S) that they come to."""
     problem = _problem(form, search, judges)
-    beliefs, pairs = explain(sums_of(search, best.trial.form), best.kinds, search.number)
-    kinds = rounds_of(problem.sums, fit_kinds(problem.sums, beliefs, pairs), beliefs, problem.tasks)
-    laws = refine(problem.sums, _shared(kinds, best.trial.laws, form.basis), 12, form.ridge)
-    return _found(problem, _judged(problem, laws, form.ridge), kinds)
+    kinds = fit_kinds(problem.sums, sure.beliefs, sure.pairs)
+    kinds = rounds_of(problem.sums, kinds, sure.beliefs, problem.tasks)
+    laws = refine(problem.sums, _shared(kinds, sure.of.trial.laws, form.basis), 12, form.ridge)
+    found = _found(problem, _judged(problem, laws, form.ridge), kinds)
+    return found, explain(problem.sums, kinds, problem.tasks)[0].slots.argmax(-1)
+
+
+def _usual_and_large(best: _Found, found: list[_Found], judges: Data) -> _Found:
+    """The same structures under the form of law that foretells all changes best, large ones as well."""
+    told, form, ways = _told(best, judges), best.trial.form, []
+    bases = [one.trial.form.basis for one in (best, *found) if one.score <= best.score + HOPELESS]
+    for basis in {basis.family: basis for basis in bases}.values():
+        problem = _problem(form._replace(units=form.units._replace(usual=None), basis=basis), None, judges)
+        kinds = fit_kinds(problem.sums, told.beliefs, told.pairs)
+        laws = _shared(kinds, best.trial.laws, basis)
+        ways.append(_scored(problem, _judged(problem, laws, form.ridge), kinds, told.beliefs))
+    return _chosen(ways)
 
 
 def _relinked(best: _Found, search: Data) -> Form:
@@ -308,15 +373,22 @@ def _enough(found: list[_Found]) -> bool:
     return max(one.trial.without - one.score for one in found) > 2 * ENOUGH
 
 
+def _certain(found: list[_Found]) -> bool:
+    """Whether two parts of the frames tell the best structures so far alike, and the law gains much, if not enough."""
+    best = min(found, key=lambda one: one.score)
+    return _enough(found) or (best.alike > AGREE and float(best.gains.mean()) > MUCH)
+
+
 def _laws_shared(basis: Basis, numbers: list[int]) -> tuple[int, ...]:
     """How many laws edges may have weights on: a second one where three kinds may differ in more than strength."""
     h, v = basis.left.shape[1], basis.right.shape[1]
     return (1, 2) if max(numbers) > 2 and h == 1 and v > 1 else (1,)
 
 
-def _problem(form: Form, search: Data, judges: Data) -> _Problem:
-    sums = sums_of(search, form)
-    fit, judge = (sums_of(judges, form, part) for part in ("fit", "judge"))
+def _problem(form: Form, search: Data | None, judges: Data) -> _Problem:
+    """Laws are searched on the judging tasks' own frames that fit where no others are given."""
+    fit, judge = split_sums_of(judges, form)
+    sums, tasks = (fit, judges.number) if search is None else (sums_of(search, form), search.number)
     few = judges.groups is not None and judges.number < MANY
     square = changes_of(judges, form)
     counts = square.sqrt().sqrt() + 1e-30
@@ -324,7 +396,7 @@ def _problem(form: Form, search: Data, judges: Data) -> _Problem:
     return _Problem(
         form,
         sums,
-        search.number,
+        tasks,
         fit,
         judge,
         judges.number,
@@ -354,12 +426,18 @@ def _structured(problem: _Problem, trial: Trial, numbers: list[int], generator: 
 
 def _found(problem: _Problem, trial: Trial, kinds: Kinds) -> _Found:
     """Kinds with what they explain of held-out frames, structures from the others."""
-    number = len(kinds.laws)
-    posterior, _ = explain(problem.fit, kinds, problem.judges)
-    chosen = torch.nn.functional.one_hot(posterior.slots.argmax(-1), number).to(kinds.laws)
+    return _scored(problem, trial, kinds, explain(problem.fit, kinds, problem.judges)[0])
+
+
+def _scored(problem: _Problem, trial: Trial, kinds: Kinds, beliefs: Posterior) -> _Found:
+    """The same, structures given."""
+    number, labels = len(kinds.laws), beliefs.slots.argmax(-1)
+    chosen = torch.nn.functional.one_hot(labels, number).to(kinds.laws)
     left = _log_residual(problem, chosen @ kinds.laws, kinds.own)
     gains = (_log_residual(problem, None, problem.own) - left) / 2
-    return _Found(float(left.mean()), left, gains, kinds, number, trial)
+    held_out = explain(problem.judge, kinds, problem.judges)[0]
+    alike = kappa(labels, held_out.slots.argmax(-1), number)
+    return _Found(float(left.mean()), left, gains, alike, kinds, number, trial)
 
 
 def _random_laws(problem: _Problem, shared: int, starts: int, generator: torch.Generator) -> Laws:

@@ -15,6 +15,7 @@ from modmeta.search.cold_start.refine import Laws
 from modmeta.search.relax import decoded
 
 __all__ = [
+    "MOST_ROWS",
     "Kinds",
     "Posterior",
     "all_rows",
@@ -26,7 +27,7 @@ __all__ = [
     "united",
 ]
 
-SWEEPS = 4  # over slots
+SWEEPS, SETTLED = 4, 1e-6  # over slots, and the change of probabilities at which they end
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
 
 
@@ -182,12 +183,16 @@ def _slot_by_slot(
     q = torch.nn.functional.one_hot(rows, k).to(linear)
     sent = torch.einsum("ejktl,etl->ejk", square, q)  # kept up to date slot by slot
     field = torch.empty_like(linear)
-    for j in list(range(s)) * SWEEPS:
-        others = sent[:, j] - torch.einsum("ekl,el->ek", square[:, j, :, j], q[:, j])
-        field[:, j] = (2 * linear[:, j] - itself[:, j] - 2 * others) / scale
-        new = (field[:, j] + prior[:, j]).softmax(-1)
-        sent = sent + torch.einsum("eiml,el->eim", square[:, :, :, j], new - q[:, j])
-        q[:, j] = new
+    for _ in range(SWEEPS):
+        before = q.clone()
+        for j in range(s):
+            others = sent[:, j] - (square[:, j, :, j] @ q[:, j].unsqueeze(-1)).squeeze(-1)
+            field[:, j] = (2 * linear[:, j] - itself[:, j] - 2 * others) / scale
+            new = (field[:, j] + prior[:, j]).softmax(-1)
+            sent = sent + torch.einsum("eiml,el->eim", square[:, :, :, j], new - q[:, j])
+            q[:, j] = new
+        if float((q - before).abs().max()) < SETTLED:
+            break
     return Posterior(q, from_labels(q).second, field.clamp_min(-60.0), _energy(linear, square, alone, q).clamp_min(0))
 
 

@@ -22,11 +22,14 @@ __all__ = [
     "roughness",
     "steps",
     "unwrap",
+    "usual_change",
     "weights_of_entities",
 ]
 
 DIFFER = 1.0  # standard deviation of logarithms of how much entities change, from which each has a weight of its own
 AGREES = 0.01  # relative difference up to which the time between frames is the one that was given
+HEAVY = 30.0  # mean over median squared change, from which a few large ones are nearly all
+USUAL = 10.0  # times the median squared change, from which changes are large
 LEAST = 1e-2  # of the largest change, from which on an entity's changes are worth explaining
 
 
@@ -35,6 +38,8 @@ class Units(NamedTuple):
 
     `lag` is how many frames velocities lag coordinates: half a frame in simulators that move coordinates by velocities
     after these have changed.
+    `usual` is the size of a change from which on squared residuals weigh less, by the square of what it is larger; None
+    where large changes are not rare.
     `entities` is how much squared residuals of every entity weigh, (N,), where they differ; None where all are alike.
     """
 
@@ -43,6 +48,7 @@ class Units(NamedTuple):
     step: float
     entities: Tensor | None = None
     lag: float = 0.0
+    usual: float | None = None
 
 
 class Steps(NamedTuple):
@@ -132,6 +138,18 @@ def _lag(states: Tensor, kind: Kind, step: float) -> float:
     return lag if abs(lag) <= 1 else 0.0
 
 
+def usual_change(states: Tensor, kind: Kind, units: Units, seen: Tensor | None = None) -> float | None:
+    """The size of a change of states (B, N, T, D) that few exceed, where these few are most of what is to be explained.
+
+    Of bodies that collide. A law is searched in what happens all the time, and told from it.
+    """
+    plain = _steps(states, kind, units, False, False, seen)
+    square = plain.targets.square().sum(-1)[plain.seen > 0]
+    some = square[:: max(1, len(square) // 100_000)]
+    median = float(some.median())
+    return (USUAL * median) ** 0.5 if some.mean() > HEAVY * median > 0 else None
+
+
 def weights_of_entities(states: Tensor, kind: Kind, units: Units, seen: Tensor | None = None) -> Tensor | None:
     """Weights (N,) of squared residuals, by the squares of how much entities of states (B, N, T, D) change.
 
@@ -176,6 +194,9 @@ def steps(
         link: leak and size of every channel where rates saturate: explain what the saturating function is of.
     """
     ready = _steps(states, kind, units, smooth, growth, seen)
+    if units.usual is not None and not growth and link is None:
+        square = ready.targets.square().sum(-1, keepdim=True) / units.usual**2
+        ready = ready._replace(weight=ready.weight / (1 + square))
     if link is None:
         if units.entities is not None and len(units.entities) == states.shape[1]:
             return ready._replace(weight=ready.weight * units.entities.view(-1, 1, 1))

@@ -10,7 +10,7 @@ from torch import Tensor
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import families, family_named
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
-from modmeta.search.cold_start.certainty import temperature_of_halves
+from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, residuals
@@ -19,7 +19,7 @@ from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_w
 from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels, rounds_of, united
-from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap
+from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap, usual_change
 
 PHASE, PLAIN = Kind(0, (True,)), Kind(0, (False,))
 
@@ -203,6 +203,38 @@ def test_collisions_are_no_noise() -> None:
     assert roughness(path, PLAIN) < 0.5
     walk = torch.randn(4, 3, 40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(2)
     assert roughness(walk, PLAIN) > 1.5
+
+
+@pytest.mark.parametrize("name", ["springs", "inverse powers", "steep along the line", "along and across the line"])
+def test_pairs_that_are_looked_at_once_have_the_features_of_both_ends(name: str) -> None:
+    """Undirected pairs beside every receiver with its senders."""
+    g, kind = torch.Generator().manual_seed(0), Kind(2, (False,) * 4)
+    states = torch.randn(3, 4, 9, 4, generator=g, dtype=torch.float64).cumsum(2)
+    ready = steps(states, kind, measure_units(states, kind, 1.0), smooth=True)
+    basis = fit_basis(family_named(name), kind, ready)
+    once, each = columns(basis, kind, ready), columns(basis, kind, ready, torch.arange(4))
+    torch.testing.assert_close(once.pair, each.pair)
+
+
+def test_large_changes_weigh_less_where_few_are_nearly_all() -> None:
+    g, kind = torch.Generator().manual_seed(0), PLAIN
+    path = torch.randn(4, 3, 200, 1, generator=g, dtype=torch.float64).cumsum(2)
+    assert usual_change(path, kind, measure_units(path, kind, 1.0)) is None
+    path[:, :, 100:] += 200.0  # one jump
+    units = measure_units(path, kind, 1.0)
+    usual = usual_change(path, kind, units)
+    assert usual is not None
+    ready = steps(path, kind, units._replace(usual=usual), smooth=False)
+    assert float(ready.weight[:, :, 99].max()) < 1e-2
+    assert float(ready.weight.median()) > 0.8
+
+
+def test_kappa_is_none_by_chance() -> None:
+    g = torch.Generator().manual_seed(0)
+    one, other = (torch.rand(40_000, generator=g) < 0.1).long(), (torch.rand(40_000, generator=g) < 0.1).long()
+    assert kappa(one, one, 2) == pytest.approx(1.0)
+    assert kappa(one, other, 2) == pytest.approx(0.0, abs=0.02)
+    assert kappa(torch.zeros_like(one), torch.zeros_like(one), 2) == 0.0, "a single kind says nothing"
 
 
 def test_noise_of_observation_is_told_from_noise_that_drives() -> None:
