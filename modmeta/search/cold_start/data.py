@@ -23,6 +23,7 @@ __all__ = [
     "pooled_of",
     "steps_of",
     "sums_of",
+    "table_of",
     "tables_of",
     "weighed",
 ]
@@ -83,6 +84,10 @@ def steps_of(data: Data, form: Form) -> Steps:
     return steps(data.states, form.kind, form.units, smooth=form.smooth, growth=growth, seen=data.seen, link=form.link)
 
 
+def table_of(data: Data, form: Form) -> Columns:
+    return columns(form.basis, form.kind, steps_of(data, form), data.receivers, form.slopes)
+
+
 def _held_out(length: int, device: torch.device) -> Tensor:
     """Which intervals judge: the second and the last fifth, early and late alike; of two intervals the last."""
     fifth = torch.arange(length, device=device) * 5 // max(length, 1)
@@ -116,7 +121,7 @@ def sums_of(data: Data, form: Form, part: str = "all") -> Grams:
     """
     total = Sum(data)
     for tasks in data.parts():
-        table = columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers)
+        table = table_of(data.part(tasks), form)
         judges = _held_out(table.target.shape[1], table.target.device).to(table.weight).view(1, -1, 1)
         fit = table.weight if part == "all" else table.weight * (1 - judges)
         if form.constants:
@@ -145,7 +150,7 @@ def changes_of(data: Data, form: Form) -> Tensor:
 
 
 def tables_of(data: Data, form: Form) -> list[Columns]:
-    return [columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers) for tasks in data.parts()]
+    return [table_of(data.part(tasks), form) for tasks in data.parts()]
 
 
 def weighed(table: Columns, form: Form, importance: Tensor) -> Columns:

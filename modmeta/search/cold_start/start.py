@@ -91,6 +91,7 @@ def cold_start(
     announce: Callable[[str], None] = lambda family: None,
     family: Family | None = None,
     constants: bool | None = None,
+    slopes: bool | None = None,
     smooth: bool | None = None,
 ) -> Start:
     """Finds laws, weights and structures of unlabelled trajectories.
@@ -108,9 +109,12 @@ def cold_start(
         announce: is called with the name of every family before it is tried, and with what every trial of it gained.
         family: the only family to try; None for all that fit the data, cheapest first.
         constants: whether entities have constants of their own; None to try both.
+        slopes: whether they have slopes of their own in their state beside; None to try both, if without relations that
+            foretells held-out frames better.
         smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
+    apart = torch.Generator().manual_seed(seed)  # what is tried with slopes changes nothing of the rest
     data = Data(unwrap(states.double(), kind.angles), seen, numbered(groups))
     units = measure_units(data.states, kind, frame_step)
     rough, smoothing = roughness(data.states, kind), 0
@@ -132,6 +136,7 @@ def cold_start(
     numbers = [num_kinds] if num_kinds else [2, 3, 4]
     trials: list[Trial] = []
     found: list[_Found] = []
+    sloped: bool | None = None
     for tried in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
         announce(tried.name)
         few, link = search.part(search.parts()[0]), None
@@ -146,13 +151,18 @@ def cold_start(
             continue
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
-        for own in (True, False) if constants is None else (constants,):
-            problem = _problem(Form(kind, units, smooth, basis, own, 0.0, smoothing, link), search, judges)
+        for own, beside in _ways_of_own(constants, slopes):
+            form = Form(kind, units, smooth, basis, own, 0.0, smoothing, link, beside)
+            if beside and not slopes:
+                sloped = _sloped(form, search, judges) if sloped is None else sloped
+                if not sloped:
+                    continue
+            problem, drawn = _problem(form, search, judges), apart if beside else generator
             for setting in settings:
-                trials.append(_try(problem, *setting, starts, generator))
-                announce(f"{tried.name}{', own constants' if own else ''}, gain {trials[-1].gain:.2f}")
+                trials.append(_try(problem, *setting, starts, drawn))
+                announce(f"{tried.name}{form.own_in_words}, gain {trials[-1].gain:.2f}")
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
-                    found += _structured(problem, trials[-1], numbers, generator)
+                    found += _structured(problem, trials[-1], numbers, drawn)
                 if _enough(found):
                     break
             if _enough(found):  # the other choice of constants is tried on the structures found
@@ -162,8 +172,9 @@ def cold_start(
     if not num_kinds:
         found += _merged(min(found, key=lambda one: one.score), search, judges)
     best = _polished(_chosen(found), search, judges, family)
-    if constants is None:
-        other = best.trial.form._replace(constants=not best.trial.form.constants)
+    if constants is None and slopes is not True:
+        form = best.trial.form
+        other = form._replace(slopes=False) if form.slopes else form._replace(constants=not form.constants)
         rival = _reformed(best, other, search, judges)
         trials.append(rival.trial)
         best = _simpler(best, rival)
@@ -186,6 +197,22 @@ def cold_start(
     kinds = refitted(start, data, told(data.states, seen, data.groups, data.number, way) > 0, generator)
     start = start._replace(slow=way, kinds=kinds, suggested=2)
     return start._replace(answer=infer(start, states, seen, groups))
+
+
+def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool, bool]]:
+    """What entities may have of their own: constants, and slopes beside."""
+    ways = [(True, False), (True, True), (False, False)]
+    return [
+        (own, beside) for own, beside in ways
+        if beside == (slopes if slopes is not None else beside) and (slopes or constants in (None, own))
+    ]  # fmt: skip
+
+
+def _sloped(form: Form, search: Data, judges: Data) -> bool:
+    """Whether slopes of entities foretell held-out frames better than constants where nothing acts on anything."""
+    one, other = (_problem(form._replace(slopes=beside), search, judges) for beside in (True, False))
+    better = _log_residual(other, None, other.own) - _log_residual(one, None, one.own)
+    return float(better.mean()) > ALIKE
 
 
 def _merged(best: _Found, search: Data, judges: Data) -> list[_Found]:
@@ -242,8 +269,8 @@ def _simpler(one: _Found, other: _Found) -> _Found:
     return min(one, other, key=_complexity) if alike else better
 
 
-def _complexity(found: _Found) -> tuple[int, bool]:
-    return found.kinds.laws.shape[1], found.trial.form.constants
+def _complexity(found: _Found) -> tuple[int, int]:
+    return found.kinds.laws.shape[1], found.trial.form.constants + found.trial.form.slopes
 
 
 def _reformed(best: _Found, form: Form, search: Data, judges: Data) -> _Found:
@@ -263,7 +290,8 @@ def _relinked(best: _Found, search: Data) -> Form:
     total = Sum(search)
     for tasks in search.parts():
         ready = steps_of(search.part(tasks), form)
-        table, link = columns(form.basis, form.kind, ready, search.receivers), link_columns(ready, form.link)
+        table = columns(form.basis, form.kind, ready, search.receivers, form.slopes)
+        link = link_columns(ready, form.link)
         if search.receivers is not None:
             link = link.unflatten(0, (-1, search.states.shape[1]))[:, search.receivers].flatten(0, 1)
         table = table._replace(own=torch.cat([table.own, link], -1))
