@@ -14,11 +14,11 @@ from torch import Tensor
 from modmeta.search.cold_start.answers import halves, infer, nothing
 from modmeta.search.cold_start.certainty import temperature_of_halves
 from modmeta.search.cold_start.cluster import Clusters, clusterings
-from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, steps_of, sums_of
+from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, steps_of, sums_of, table_of
 from modmeta.search.cold_start.far import may_be_far, rate_of, refitted, told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.finish import finish
-from modmeta.search.cold_start.grams import Grams, centred, grams
+from modmeta.search.cold_start.grams import Grams, centred, grams, own_sums
 from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.records import Form, Start, Trial
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
@@ -109,8 +109,8 @@ def cold_start(
         announce: is called with the name of every family before it is tried, and with what every trial of it gained.
         family: the only family to try; None for all that fit the data, cheapest first.
         constants: whether entities have constants of their own; None to try both.
-        slopes: whether they have slopes of their own in their state beside; None to try both, if without relations that
-            foretells held-out frames better.
+        slopes: whether they have slopes of their own in their state beside; None to try both, if slopes explain more
+            than chance would where nothing acts on anything.
         smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -154,7 +154,7 @@ def cold_start(
         for own, beside in _ways_of_own(constants, slopes):
             form = Form(kind, units, smooth, basis, own, 0.0, smoothing, link, beside)
             if beside and not slopes:
-                sloped = _sloped(form, search, judges) if sloped is None else sloped
+                sloped = _sloped(form, search) if sloped is None else sloped
                 if not sloped:
                     continue
             problem, drawn = _problem(form, search, judges), apart if beside else generator
@@ -208,11 +208,17 @@ def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool
     ]  # fmt: skip
 
 
-def _sloped(form: Form, search: Data, judges: Data) -> bool:
-    """Whether slopes of entities foretell held-out frames better than constants where nothing acts on anything."""
-    one, other = (_problem(form._replace(slopes=beside), search, judges) for beside in (True, False))
-    better = _log_residual(other, None, other.own) - _log_residual(one, None, one.own)
-    return float(better.mean()) > ALIKE
+def _sloped(form: Form, search: Data) -> bool:
+    """Whether slopes of entities explain more than as many numbers would by chance, where nothing acts on anything."""
+    left = []
+    for beside in (False, True):
+        table = table_of(search.part(search.parts()[0]), form._replace(slopes=beside))
+        table = centred(table, table.weight)
+        rest = table.target - table.own @ solve_own(own_sums(table))
+        left.append((rest.square() * table.weight).sum((1, 2)) + 1e-300)
+    assert table.alone is not None
+    frames = (table.weight > 0).double().sum(1).mean()
+    return float((left[0] / left[1]).log().mean()) > 2 * (table.alone.shape[-1] - 1) / float(frames)  # as in AIC
 
 
 def _merged(best: _Found, search: Data, judges: Data) -> list[_Found]:
