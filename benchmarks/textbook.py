@@ -229,6 +229,14 @@ def _traffic(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
     return torch.stack([v, 0.3 * (1 - v) + 0.5 * (z * torch.tanh(gap)).sum(2)], -1)
 
 
+def _amplitudes(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Stuart-Landau oscillators, each with a frequency of its own, whose amplitudes diffuse."""
+    x, y = s.unbind(-1)
+    pull = (z.unsqueeze(-1) * (s.unsqueeze(1) - s.unsqueeze(2))).sum(2)
+    turn = (1 + 0.4 * own).unsqueeze(-1) * torch.stack([-y, x], -1)
+    return s * (1 - s.square().sum(-1, keepdim=True)) + turn + 0.5 * pull
+
+
 def _positive(low: float, high: float) -> Callable[[int, int, torch.Generator], Tensor]:
     return lambda b, n, g: low + (high - low) * torch.rand(b, n, 1, generator=g, dtype=torch.float64)
 
@@ -248,5 +256,6 @@ WORLDS: dict[str, World] = {
     "regulation": World(3, 0, PLAIN, 0.1, False, _positive(0.0, 3.0), _regulation),
     "contagion": World(2, 0, PLAIN, 0.1, False, _positive(0.0, 0.5), _contagion),
     "brusselators": World(2, 0, PAIR, 0.1, True, _normal(2, 0.4, 1.5), _brusselators),
+    "amplitudes": World(2, 0, PAIR, 0.1, False, _normal(2), _amplitudes),
     "traffic": World(2, 1, PAIR, 0.1, False, _normal(2, 1.0), _traffic),
 }

@@ -109,8 +109,7 @@ def score(structures: Tensor, relations: Tensor, kinds: int) -> float:
 def form_in_words(start: Start) -> str:
     """Family of laws, constants, order in time."""
     form = start.form
-    words = [form.basis.family.name, *(["own constants"] if form.constants else [])]
-    return ", ".join([*words, "weak form" if form.smooth else "map"])
+    return f"{form.basis.family.name}{form.own_in_words}, {'weak form' if form.smooth else 'map'}"
 
 
 def exact(world: str, tasks: int, seed: int) -> float:

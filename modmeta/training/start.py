@@ -40,7 +40,7 @@ FEWEST_KINDS = 2  # of edges, where no law says how many
 SURE = 5.0  # standard errors
 LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
-CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "constant", "smooth", "constants")
+CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "constant", "smooth", "constants", "slopes")
 
 
 def begun(config: DictConfig) -> DictConfig:
@@ -130,6 +130,8 @@ def _check(model: DictConfig, num_features: int) -> None:
         family = family_named(model.family) if model.get("family") else None
     except ValueError as error:
         raise UserError(str(error)) from error
+    if model.get("slopes") and model.get("constants") is False:
+        raise UserError("model.slopes=true has constants, too; leave model.constants=false out")
     coordinates, angles = model.get("coordinates"), model.get("angles")
     if coordinates not in (None, 0, num_features):
         raise UserError(f"model.coordinates={coordinates} must be 0 or all {num_features} features")
@@ -142,9 +144,11 @@ def _check(model: DictConfig, num_features: int) -> None:
 def _given(model: DictConfig) -> dict[str, Any]:
     """Choices of the configuration, for the cold start."""
     family = model.get("family")
-    choices: dict[str, Any] = {"constants": False} if "family" in model else {}  # models hold no others
+    choices: dict[str, Any] = (
+        {"constants": False, "slopes": False} if "family" in model else {}
+    )  # models hold no others
     if _of_laws(model):
-        choices = {"constants": model.get("constants"), "smooth": model.get("smooth")}
+        choices = {name: model.get(name) for name in ("constants", "slopes", "smooth")}
     return choices | {"family": family_named(family) if family else None}
 
 
@@ -296,6 +300,7 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
         "constant": list(form.kind.constant),
         "smooth": form.smooth,
         "constants": form.constants,
+        "slopes": form.slopes,
     }
     if model.num_edge_modules is None and not labelled and "num_relations" in config.data:
         config.data.num_relations = chosen["num_edge_modules"]
@@ -314,8 +319,7 @@ def found_mutual(config: DictConfig, relations: Tensor, groups: int | None) -> b
 
 def name_of(form: Form) -> str:
     """A form of law in words."""
-    own = ", own constants" if form.constants else ""
-    return f"{form.basis.family.name}{own}, {'weak form' if form.smooth else 'frame to frame'}"
+    return f"{form.basis.family.name}{form.own_in_words}, {'weak form' if form.smooth else 'frame to frame'}"
 
 
 def _show(start: Start, seconds: float) -> None:
@@ -341,8 +345,7 @@ def otherwise(config: DictConfig, start: Start) -> str | None:
     forms = [trial.form for trial in rivals if name_of(trial.form) != name_of(chosen)]
     if path is None or not _of_laws(config.model) or not forms:
         return None
-    family, constants = setting("model.family", forms[0].basis.family.name), str(forms[0].constants).lower()
+    family = setting("model.family", forms[0].basis.family.name)
+    own = [f"model.{name}={str(getattr(forms[0], name)).lower()}" for name in ("constants", "slopes")]
     number = f"model.num_edge_modules={len(start.kinds.laws)}"
-    return shlex.join(
-        ["modmeta", "train", str(path), "experiment=laws", family, f"model.constants={constants}", number]
-    )
+    return shlex.join(["modmeta", "train", str(path), "experiment=laws", family, *own, number])

@@ -60,6 +60,16 @@ class TestDynamicsBesideLaws(DynamicsContract):
         return dynamics
 
 
+class TestDynamicsWithSlopes(DynamicsContract):
+    """Laws beside constants and slopes of entities."""
+
+    @pytest.fixture
+    def dynamics(self) -> Dynamics:
+        words = ["model=laws", "model.family='receiver x sender'", "model.coordinates=0", "model.smooth=true"]
+        own = ["model.constants=true", "model.slopes=true", "model.num_edge_modules=3", "model.hidden=8"]
+        return random_weights(hydra.utils.instantiate(configured(*words, *own).model))
+
+
 class TestDynamicsOfFeatures(DynamicsContract):
     """In discrete time, with features of every kind."""
 

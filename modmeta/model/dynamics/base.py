@@ -75,6 +75,7 @@ class Dynamics(nn.Module, ABC):
     centre: Tensor
     needs_path: bool = False  # whether the prediction of a step depends on frames around it
     has_constants: bool = False  # whether every entity has a constant rate of its own
+    has_slopes: bool = False  # and slopes in its state
     robust: bool = True  # whether states are scaled robustly for modules
 
     def __init__(
@@ -137,7 +138,7 @@ class Dynamics(nn.Module, ABC):
         relations: Int[Tensor, "B N S"],
         types: Int[Tensor, "B N"],
         kept: Kept | None = None,
-        drive: Float[Tensor, "B N D"] | None = None,
+        drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 
@@ -194,8 +195,11 @@ class Dynamics(nn.Module, ABC):
 
     def drive(
         self, error: Float[Tensor, "B N L D"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
-    ) -> Float[Tensor, "B N D"] | None:
-        """Constants of the entities (B, N, D) that best explain the errors of predicted changes; None without any."""
+    ) -> Float[Tensor, "B N D *A"] | None:
+        """Constants of the entities (B, N, D) that best explain the errors of predicted changes; None without any.
+
+        With slopes beside, (B, N, D, A).
+        """
         return None
 
     def nearest(
@@ -340,7 +344,7 @@ class Dynamics(nn.Module, ABC):
         states: Float[Tensor, "B N T D"],
         relations: Int[Tensor, "B N S"],
         types: Int[Tensor, "B N"],
-        drive: Float[Tensor, "B N D"] | None = None,
+        drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Float[Tensor, "B N T D"]:
         """States (B, N, T, D) one frame later, under edge modules (B, N, S) and node modules (B, N)."""
         return self.stepper(relations, types, drive=drive)(states)
@@ -352,7 +356,7 @@ class Dynamics(nn.Module, ABC):
         types: Int[Tensor, "B N"],
         steps: int,
         kept: Kept | None = None,
-        drive: Float[Tensor, "B N D"] | None = None,
+        drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Float[Tensor, "B N T {steps} D"]:
         """Rollouts of a fixed structure from each of T frames.
 
@@ -381,7 +385,7 @@ class Dynamics(nn.Module, ABC):
         types: Int[Tensor, "B N"],
         steps: int,
         disturb: Callable[[Tensor, Tensor, Tensor], Tensor],
-        drive: Float[Tensor, "B N D"] | None = None,
+        drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Float[Tensor, "B N {steps} D"]:
         """Rollouts whose states are disturbed before every step; without gradients.
 

@@ -370,7 +370,7 @@ class ContinuousDynamics(Dynamics):
         relations: Int[Tensor, "B N S"],
         types: Int[Tensor, "B N"],
         kept: Kept | None = None,
-        drive: Float[Tensor, "B N D"] | None = None,
+        drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 
@@ -401,7 +401,7 @@ class ContinuousDynamics(Dynamics):
         types: Int[Tensor, "B N"],
         steps: int,
         disturb: Callable[[Tensor, Tensor, Tensor], Tensor],
-        drive: Float[Tensor, "B N D"] | None = None,
+        drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Float[Tensor, "B N {steps} D"]:
         """See `Dynamics.disturbed`. A task whose pairs are close falls frames behind; the others do not wait for it."""
         (b, n, d), acting = states.shape, self._acting(relations, types)

@@ -122,7 +122,7 @@ class ModularDynamics(Dynamics):
         relations: Int[Tensor, "B N S"],
         types: Int[Tensor, "B N"],
         kept: Kept | None = None,
-        drive: Float[Tensor, "B N D"] | None = None,
+        drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 

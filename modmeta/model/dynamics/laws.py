@@ -44,12 +44,14 @@ class LawDynamics(Dynamics):
     are smooth, functions are integrated along the cubic through four frames (weak form: Messenger and Bortz, *Weak
     SINDy*, 2021), and forecasts with the Runge-Kutta method of fourth order; otherwise a frame decides the next one.
     The constants of entities (a frequency of its own, a drive) are what the errors of a task's frames have in common;
-    nothing of them is learned.
+    nothing of them is learned. So are slopes M_i of their own, where these are more than shared laws:
+    ds_i/dt = c_i + M_i s_i + ...
 
     Families of growth explain d log s/dt of positive states. Saturating ones have a saturating function around all of
     it, of bounds c and beside a linear leak: ds_i/dt = l(s_i) + c tanh((...) / c).
 
-    Letters beside the usual ones: X points in time, P coordinates, H left and V right functions, O own functions.
+    Letters beside the usual ones: X points in time, P coordinates, H left and V right functions, O own functions,
+    A functions in which entities have slopes of their own.
 
     Args:
         num_features: D.
@@ -61,6 +63,7 @@ class LawDynamics(Dynamics):
         angles: which features are angles in radians; none for no feature.
         smooth: paths between frames are smooth.
         constants: entities have constants of their own.
+        slopes: and slopes of their own in their state; none for no.
         hidden: width of the hidden layers of edge modules.
         edge_layers: hidden layers of an edge module.
         node_layers: hidden layers of a node module.
@@ -70,7 +73,7 @@ class LawDynamics(Dynamics):
         constant: which features never change; none for no feature.
 
     Raises:
-        ValueError: there is no such family, or features and angles do not go together.
+        ValueError: there is no such family, features and angles do not go together, or slopes lack constants.
     """
 
     needs_path = True
@@ -93,6 +96,7 @@ class LawDynamics(Dynamics):
         null_module: bool = False,
         node_hidden: int | None = None,
         constant: Sequence[bool] | None = None,
+        slopes: bool | None = None,
     ) -> None:
         d, k, g = num_features, num_edge_modules, num_node_modules
         angles = tuple(angles) if angles else (False,) * d
@@ -104,12 +108,14 @@ class LawDynamics(Dynamics):
             raise ValueError(
                 f"model.coordinates={coordinates} must be 0 or all {d} features; velocities need model=continuous"
             )
+        if slopes and not constants:
+            raise ValueError("model.slopes=true has constants, too; add model.constants=true")
         super().__init__(
             features, d, k, g, d, [hidden] * edge_layers, [node_hidden or hidden] * node_layers, additive=True,
             linear_path=False, activation=activation, null_module=null_module,
         )  # fmt: skip
         self.family, self.kind = family_named(family), Kind(coordinates, angles, tuple(constant or ()))
-        self.smooth, self.has_constants = smooth, constants
+        self.smooth, self.has_constants, self.has_slopes = smooth, constants, bool(slopes)
         for perceptrons in (self.edge_modules, self.node_modules):
             nn.init.zeros_(perceptrons.affine[-1].weight)
             nn.init.zeros_(perceptrons.affine[-1].bias)
@@ -312,7 +318,7 @@ class LawDynamics(Dynamics):
     def without_constants(
         self, values: Float[Tensor, "B N *any L C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
     ) -> Float[Tensor, "B N *any L C"]:
-        """Values of steps less what a constant rate of each entity and channel explains of them.
+        """Values of steps less what a constant rate of each entity and channel, or its slopes, explain of them.
 
         Args:
             values: (B, N, ..., T - 1, C), errors or messages.
@@ -321,14 +327,44 @@ class LawDynamics(Dynamics):
         """
         if not self.has_constants:
             return values
+        if self.has_slopes:
+            each = values.reshape(*values.shape[:2], -1, *values.shape[-2:]).permute(0, 1, 4, 3, 2)  # (B, N, C, L, any)
+            alone = self._alone(states)
+            each = each - alone.to(values.dtype) @ (self._into(alone, mask).to(values.dtype) @ each)
+            return each.permute(0, 1, 4, 3, 2).reshape(values.shape)
         gain = self._constant_gain(states).view(*values.shape[:2], *[1] * (values.dim() - 4), *values.shape[-2:])
         return values - gain * self._constant(values, gain, mask)
 
     def drive(self, error: Tensor, states: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """The constants (B, N, D) that explain errors (B, N, T - 1, D) of predicted changes best, a frame."""
+        """The constants (B, N, D) that explain errors (B, N, T - 1, D) of predicted changes best, a frame.
+
+        Or constants and slopes (B, N, D, A).
+        """
         if not self.has_constants:
             return None
+        if self.has_slopes:
+            into = self._into(self._alone(states), mask).to(error.dtype)  # (B, N, D, A, L)
+            return -torch.einsum("bncal,bnlc->bnca", into, error)
         return -self._constant(error, self._constant_gain(states), mask).squeeze(2)
+
+    def _apart(self, seen: Tensor) -> Tensor:
+        """One, and states that are no angles as functions see them, (B, N, X, D) to (B, N, X, A)."""
+        straight = seen[..., ~torch.tensor(self.kind.angles, device=seen.device)]
+        return torch.cat([torch.ones_like(straight[..., :1]), straight], -1)
+
+    def _alone(self, states: Tensor) -> Tensor:
+        """The same of steps, times what makes rates changes of every channel, (B, N, D, T - 1, A), double precision."""
+        nodes, weights = self._path(states)
+        alone = self._apart(self._seen(nodes.flatten(2, 3))[1]).unflatten(2, nodes.shape[2:4])
+        alone = torch.tensordot(alone.movedim(2, -1), weights.to(alone.dtype), ([-1], [0]))
+        return alone.unsqueeze(2) * self._constant_gain(states).mT.unsqueeze(-1).to(alone.dtype)
+
+    def _into(self, alone: Tensor, mask: Tensor | None) -> Tensor:
+        """Least squares on `alone`: from values of steps (T - 1) to constants and slopes, (B, N, D, A, T - 1)."""
+        weighted = alone if mask is None else alone * counted(mask).view(*mask.shape[:2], 1, -1, 1)
+        normal = alone.mT @ weighted
+        size = normal.diagonal(dim1=-2, dim2=-1).clamp_min(1e-20)
+        return torch.linalg.solve(normal + torch.diag_embed(1e-9 * size), weighted.mT)
 
     def _constant_gain(self, states: Tensor) -> Tensor:
         gain = self._gain(states)
@@ -346,7 +382,7 @@ class LawDynamics(Dynamics):
         relations: Int[Tensor, "B N S"],
         types: Int[Tensor, "B N"],
         kept: Kept | None = None,
-        drive: Float[Tensor, "B N D"] | None = None,
+        drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N) that stay as they are.
 
@@ -367,7 +403,10 @@ class LawDynamics(Dynamics):
             b, n, s, k, t, c = sent.shape
             received = (chosen.to(sent.dtype) @ sent.reshape(b, n, s * k, t * c)).view(b, n, 1, t, c)
             change = self.responder(states)(received, types.unsqueeze(2)).squeeze(2)
-            if drive is not None:
+            if drive is not None and self.has_slopes:
+                alone = self._apart(self._seen(states)[1]).to(change.dtype)
+                change = change + torch.einsum("bnta,bnca->bntc", alone, drive)
+            elif drive is not None:
                 change = change + drive.unsqueeze(2)
             if self.family.saturating:
                 change = saturated(change / self.unit, self._seen(states)[1], self.link) * self.unit

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modmeta.search.cold_start.data import CHUNK, Data, Sum, numbered, steps_of, weighed
+from modmeta.search.cold_start.data import CHUNK, Data, Sum, numbered, table_of, weighed
 from modmeta.search.cold_start.far import told
-from modmeta.search.cold_start.features import columns
 from modmeta.search.cold_start.grams import Columns, Grams, grams, residuals
 from modmeta.search.cold_start.noise import smoothed
 from modmeta.search.cold_start.records import Answer, Start
@@ -72,7 +71,7 @@ def _infer_groups(start: Start, data: Data, groups: Tensor) -> Answer:
     for _ in range(3):  # passes over all tasks, weighted by the errors of the structures before
         parts, own, weigh = Sum(data), [], []
         for tasks in data.parts():
-            table = columns(form.basis, form.kind, steps_of(data.part(tasks), form))
+            table = table_of(data.part(tasks), form)
             activity = log_activity(table, kinds)
             table = _by_messages(table, kinds, shared)
             u = importance(start.scales, None, activity).expand_as(table.weight)
@@ -116,7 +115,7 @@ def _among(kinds: Kinds, shared: Tensor) -> tuple[Kinds, Laws]:
 def _explained(start: Start, data: Data) -> tuple[Columns, Tensor, Grams, Posterior]:
     """Columns that are messages, weights of intervals, sums and beliefs; laws given, tasks few."""
     form, kinds, shared = start.form, start.kinds, start.laws.coefficients[0]
-    table = columns(form.basis, form.kind, steps_of(data, form))
+    table = table_of(data, form)
     activity = log_activity(table, kinds)
     table, (reduced, _) = _by_messages(table, kinds, shared), _among(kinds, shared)
     u = importance(start.scales, None, activity)

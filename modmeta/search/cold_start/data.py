@@ -24,6 +24,7 @@ __all__ = [
     "split_sums_of",
     "steps_of",
     "sums_of",
+    "table_of",
     "tables_of",
     "weighed",
 ]
@@ -84,6 +85,10 @@ def steps_of(data: Data, form: Form) -> Steps:
     return steps(data.states, form.kind, form.units, smooth=form.smooth, growth=growth, seen=data.seen, link=form.link)
 
 
+def table_of(data: Data, form: Form) -> Columns:
+    return columns(form.basis, form.kind, steps_of(data, form), data.receivers, form.slopes)
+
+
 def held_out(length: int, device: torch.device) -> Tensor:
     """Which intervals judge: the second and the last fifth, early and late alike; of two intervals the last."""
     fifth = torch.arange(length, device=device) * 5 // max(length, 1)
@@ -114,7 +119,7 @@ def sums_of(data: Data, form: Form) -> Grams:
     """Gram matrices, pooled over the tasks of a group."""
     total = Sum(data)
     for tasks in data.parts():
-        table = columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers)
+        table = table_of(data.part(tasks), form)
         total.add(grams(centred(table, table.weight) if form.constants else table), tasks)
     return total.total
 
@@ -123,7 +128,7 @@ def split_sums_of(data: Data, form: Form) -> tuple[Grams, Grams]:
     """The same of the frames that fit, from which constants of entities come, and of those that judge."""
     fitting, judging = Sum(data), Sum(data)
     for tasks in data.parts():
-        table = columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers)
+        table = table_of(data.part(tasks), form)
         judges = held_out(table.target.shape[1], table.target.device).view(1, -1, 1)
         fit = table.weight * ~judges
         table = centred(table, fit) if form.constants else table
@@ -159,7 +164,7 @@ def changes_of(data: Data, form: Form) -> Tensor:
 
 
 def tables_of(data: Data, form: Form) -> list[Columns]:
-    return [columns(form.basis, form.kind, steps_of(data.part(tasks), form), data.receivers) for tasks in data.parts()]
+    return [table_of(data.part(tasks), form) for tasks in data.parts()]
 
 
 def weighed(table: Columns, form: Form, importance: Tensor) -> Columns:

@@ -98,8 +98,16 @@ def _places(argument: Tensor, shifts: int) -> tuple[Tensor, Tensor]:
     return places, widths
 
 
-def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = None) -> Columns:
-    """Features and targets of every receiver, (E = B N, ...), or of some receivers of every task."""
+def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = None, slopes: bool = False) -> Columns:
+    """Features and targets of every receiver, (E = B N, ...), or of some receivers of every task.
+
+    Args:
+        basis: functions of pairs.
+        kind: what features are.
+        steps: intervals.
+        receivers: which; None for all.
+        slopes: with the functions in which entities have slopes of their own.
+    """
     some = slice(None) if receivers is None else receivers
     c = steps.targets.shape[-1]
     if kind.coordinates:
@@ -119,7 +127,14 @@ def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = N
     pair = pair * others[..., None, None]
     targets = steps.targets[:, some]
     pair, own, targets, weight = (part.flatten(0, 1) for part in (pair, own, targets, weight))
-    return Columns(pair, own, targets, weight, apart=not kind.coordinates)
+    alone = _alone(kind, steps, some).flatten(0, 1) if slopes else None
+    return Columns(pair, own, targets, weight, apart=not kind.coordinates, alone=alone)
+
+
+def _alone(kind: Kind, steps: Steps, some: Tensor | slice) -> Tensor:
+    """One, and states that are no angles, (B, N, L, A)."""
+    straight = steps.nodes[:, some][..., ~torch.tensor(kind.angles, device=steps.nodes.device)]
+    return _average(torch.cat([torch.ones_like(straight[..., :1]), straight], -1), steps.quadrature, 2)
 
 
 def _between(

@@ -4,7 +4,7 @@ Coefficients of a law are one vector of F = M H: of coordinates, which turn, all
 plain states every channel has a block of its own (M = C), and what stands in different blocks is never multiplied.
 
 Letters: E = B N receivers, S senders, L intervals, C channels, M blocks of H features of a pair, F = M H, G features
-of an entity itself, X blocks that differ (1 or M).
+of an entity itself, X blocks that differ (1 or M), A functions that rates of an entity's own may be linear in.
 """
 
 from typing import NamedTuple
@@ -24,6 +24,7 @@ class Columns(NamedTuple):
         target: what is to be explained, (E, L, C).
         weight: of an interval, 0 where it does not count, (E, L, C).
         apart: whether every channel has a block of coefficients of its own.
+        alone: one, and states, in which entities may have slopes of their own, (E, L, A); None where they have none.
     """
 
     pair: Tensor
@@ -31,6 +32,7 @@ class Columns(NamedTuple):
     target: Tensor
     weight: Tensor
     apart: bool = False
+    alone: Tensor | None = None
 
     def sent(self, laws: Tensor) -> Tensor:
         """Messages (E, S, L, C, K) under laws (K, F)."""
@@ -104,7 +106,12 @@ class Grams(NamedTuple):
 
 
 def centred(columns: Columns, fit: Tensor) -> Columns:
-    """Columns less their means under the weights `fit` (E, L, C): a constant of each receiver and channel drops out."""
+    """Columns less their means under the weights `fit` (E, L, C): a constant of each receiver and channel drops out.
+
+    Where columns hold functions of entities alone, less what is linear in these.
+    """
+    if columns.alone is not None:
+        return _without_slopes(columns, columns.alone, fit)
     share = (fit / fit.sum(1, keepdim=True).clamp_min(1e-12)).unsqueeze(-1)
     of_pairs = share[:, :, :1] if columns.pair.shape[3] == 1 and _alike(fit) else share
     return columns._replace(
@@ -112,6 +119,24 @@ def centred(columns: Columns, fit: Tensor) -> Columns:
         own=columns.own - (columns.own * share).sum(1, keepdim=True),
         target=columns.target - (columns.target * share.squeeze(-1)).sum(1, keepdim=True),
     )
+
+
+def _without_slopes(columns: Columns, alone: Tensor, fit: Tensor) -> Columns:
+    weight = (fit[..., :1] if _alike(fit) else fit).mT.unsqueeze(-1)  # (E, 1 or C, L, 1)
+    x = alone.unsqueeze(1)  # (E, 1, L, A)
+    normal = x.mT @ (x * weight)
+    size = normal.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)
+    into = torch.linalg.solve(normal + torch.diag_embed(1e-9 * size), (x * weight).mT)  # (E, 1 or C, A, L)
+
+    def rest(values: Tensor) -> Tensor:
+        """Of values (E, L, 1 or C, Y)."""
+        each = values.transpose(1, 2)
+        return (each - x @ (into @ each)).transpose(1, 2)
+
+    pair = columns.pair if into.shape[1] == 1 else columns.pair.expand(-1, -1, -1, into.shape[1], -1)
+    pair = rest(pair.permute(0, 2, 3, 1, 4).flatten(3)).unflatten(3, (pair.shape[1], pair.shape[4]))
+    target = rest(columns.target.unsqueeze(-1)).squeeze(-1)
+    return columns._replace(pair=pair.permute(0, 3, 1, 2, 4), own=rest(columns.own), target=target)
 
 
 def grams(columns: Columns) -> Grams:

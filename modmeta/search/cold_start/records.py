@@ -25,6 +25,7 @@ class Form(NamedTuple):
         smooth: features integrated along the path (weak form), or of the frame before.
         basis: features of pairs.
         constants: whether every entity has a constant of its own in each channel.
+        slopes: whether it has slopes of its own in its state beside.
         ridge: pull of weights to their mean.
         smoothing: frames to either side over which noise of observation is averaged.
         link: leak and size of every channel of a saturating family, (C, D + 2).
@@ -38,6 +39,12 @@ class Form(NamedTuple):
     ridge: float
     smoothing: int = 0
     link: Tensor | None = None
+    slopes: bool = False
+
+    @property
+    def own_in_words(self) -> str:
+        """What entities have of their own, behind a comma."""
+        return ", own slopes" if self.slopes else ", own constants" if self.constants else ""
 
 
 class Trial(NamedTuple):
@@ -70,7 +77,8 @@ class Answer(NamedTuple):
         probabilities: of every kind, (B, N, S, K).
         structures: the likeliest kind of every edge, (B, N, S).
         certainty: its probability, (B, N, S).
-        constants: rate of change that is each entity's own, (B, N, C), zero where the form has none; in scaled units.
+        constants: rate of change that is each entity's own, (B, N, C), on average where it has slopes, zero where the
+            form has none; in scaled units.
         importance: Student-t weight of every interval and channel, (B, N, L, C).
         coefficients: of every edge, as the structure has them, (B, N, S, F).
     """

@@ -14,11 +14,11 @@ from torch import Tensor
 from modmeta.search.cold_start.answers import halves, infer, nothing
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import Clusters, clusterings
-from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, split_sums_of, steps_of, sums_of
+from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, split_sums_of, steps_of, sums_of, table_of
 from modmeta.search.cold_start.far import better_halfway, may_be_far, rate_of, refitted, told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.finish import finish
-from modmeta.search.cold_start.grams import Grams, centred, grams
+from modmeta.search.cold_start.grams import Grams, centred, grams, own_sums
 from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.records import Form, Start, Trial
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
@@ -110,6 +110,7 @@ def cold_start(
     announce: Callable[[str], None] = lambda family: None,
     family: Family | None = None,
     constants: bool | None = None,
+    slopes: bool | None = None,
     smooth: bool | None = None,
 ) -> Start:
     """Finds laws, weights and structures of unlabelled trajectories.
@@ -127,9 +128,12 @@ def cold_start(
         announce: is called with the name of every family before it is tried, and with what every trial of it gained.
         family: the only family to try; None for all that fit the data, cheapest first.
         constants: whether entities have constants of their own; None to try both.
+        slopes: whether they have slopes of their own in their state beside; None to try both, if slopes explain more
+            than chance would where nothing acts on anything.
         smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
+    apart = torch.Generator().manual_seed(seed)  # what is tried with slopes changes nothing of the rest
     data = Data(unwrap(states.double(), kind.angles), seen, numbered(groups))
     units = measure_units(data.states, kind, frame_step)
     rough, smoothing = roughness(data.states, kind), 0
@@ -157,6 +161,7 @@ def cold_start(
     trials: list[Trial] = []
     found: list[_Found] = []
     sure: _Sure | None = None
+    sloped: bool | None = None
     for tried in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
         announce(tried.name)
         few, link = search.part(search.parts()[0]), None
@@ -179,13 +184,18 @@ def cold_start(
                 continue
         ridges = RIDGES if smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, numbers)))
-        for own in (True, False) if constants is None else (constants,):
-            problem = _problem(Form(kind, units, smooth, basis, own, 0.0, smoothing, link), search, judges)
+        for own, beside in _ways_of_own(constants, slopes):
+            form = Form(kind, units, smooth, basis, own, 0.0, smoothing, link, beside)
+            if beside and not slopes:
+                sloped = _sloped(form, search) if sloped is None else sloped
+                if not sloped:
+                    continue
+            problem, drawn = _problem(form, search, judges), apart if beside else generator
             for setting in settings:
-                trials.append(_try(problem, *setting, starts, generator))
-                announce(f"{tried.name}{', own constants' if own else ''}, gain {trials[-1].gain:.2f}")
+                trials.append(_try(problem, *setting, starts, drawn))
+                announce(f"{tried.name}{form.own_in_words}, gain {trials[-1].gain:.2f}")
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
-                    found += _structured(problem, trials[-1], numbers, generator)
+                    found += _structured(problem, trials[-1], numbers, drawn)
                 if _certain(found):
                     break
             if _certain(found):  # the other choice of constants is tried on the structures found
@@ -201,8 +211,9 @@ def cold_start(
     if not num_kinds:
         found += _merged(min(found, key=lambda one: one.score), search, judges)
     best = _polished(_chosen(found), search, judges, family)
-    if constants is None:
-        other = best.trial.form._replace(constants=not best.trial.form.constants)
+    if constants is None and slopes is not True:
+        form = best.trial.form
+        other = form._replace(slopes=False) if form.slopes else form._replace(constants=not form.constants)
         rival = _reformed(best, other, search, judges)
         trials.append(rival.trial)
         best = _simpler(best, rival)
@@ -245,6 +256,28 @@ def _by_steps(start: Start, data: Data, states: Tensor, way: str, generator: tor
     related = told(data.states, data.seen, data.groups, data.number, way) > 0
     start = start._replace(slow=way, kinds=refitted(start, data, related, generator), suggested=2)
     return start._replace(answer=infer(start, states, data.seen, data.groups))
+
+
+def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool, bool]]:
+    """What entities may have of their own: constants, and slopes beside."""
+    ways = [(True, False), (True, True), (False, False)]
+    return [
+        (own, beside) for own, beside in ways
+        if beside == (slopes if slopes is not None else beside) and (slopes or constants in (None, own))
+    ]  # fmt: skip
+
+
+def _sloped(form: Form, search: Data) -> bool:
+    """Whether slopes of entities explain more than as many numbers would by chance, where nothing acts on anything."""
+    left = []
+    for beside in (False, True):
+        table = table_of(search.part(search.parts()[0]), form._replace(slopes=beside))
+        table = centred(table, table.weight)
+        rest = table.target - table.own @ solve_own(own_sums(table))
+        left.append((rest.square() * table.weight).sum((1, 2)) + 1e-300)
+    assert table.alone is not None
+    frames = (table.weight > 0).double().sum(1).mean()
+    return float((left[0] / left[1]).log().mean()) > 2 * (table.alone.shape[-1] - 1) / float(frames)  # as in AIC
 
 
 def _merged(best: _Found, search: Data, judges: Data) -> list[_Found]:
@@ -301,8 +334,8 @@ def _simpler(one: _Found, other: _Found) -> _Found:
     return min(one, other, key=_complexity) if alike else better
 
 
-def _complexity(found: _Found) -> tuple[int, bool]:
-    return found.kinds.laws.shape[1], found.trial.form.constants
+def _complexity(found: _Found) -> tuple[int, int]:
+    return found.kinds.laws.shape[1], found.trial.form.constants + found.trial.form.slopes
 
 
 def _reformed(best: _Found, form: Form, search: Data, judges: Data) -> _Found:
@@ -345,7 +378,8 @@ def _relinked(best: _Found, search: Data) -> Form:
     total = Sum(search)
     for tasks in search.parts():
         ready = steps_of(search.part(tasks), form)
-        table, link = columns(form.basis, form.kind, ready, search.receivers), link_columns(ready, form.link)
+        table = columns(form.basis, form.kind, ready, search.receivers, form.slopes)
+        link = link_columns(ready, form.link)
         if search.receivers is not None:
             link = link.unflatten(0, (-1, search.states.shape[1]))[:, search.receivers].flatten(0, 1)
         table = table._replace(own=torch.cat([table.own, link], -1))

@@ -196,6 +196,34 @@ def test_constants_of_entities_are_found_left_out_of_errors_and_carried_on() -> 
     torch.testing.assert_close(left[..., :7, :].mean(-2), torch.zeros(1, 4, 2, 1), atol=1e-6, rtol=0)
 
 
+def test_slopes_of_entities_are_found_left_out_of_errors_and_carried_on() -> None:
+    """Four planar rotations, each at a rate of its own about a point of its own; no laws."""
+    dynamics = LawDynamics(
+        2, 1, AbsoluteFeatures(), family="difference", angles=[False] * 2, smooth=True, constants=True, slopes=True
+    )
+    v, zero, one = dynamics.right.shape[0], torch.zeros(2), torch.ones(2)
+    places, own = torch.zeros(2, 12), torch.zeros(dynamics.own_laws.numel())
+    found = (torch.zeros(1, dynamics.blocks * v), own, one[0], one[0], zero, one, zero, one, places, places + 1)
+    dynamics.begin(FoundLaws(*found, torch.eye(dynamics.blocks), torch.eye(v)))
+    angle = torch.tensor([0.3, -0.2, 0.1, 0.4]).view(1, 4, 1) * torch.arange(14.0)
+    states = torch.stack([angle.cos(), angle.sin()], -1) * 0.7 + torch.linspace(-0.3, 0.3, 4).view(1, 4, 1, 1)
+    structure = Structure(torch.zeros(1, 4, 3, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))
+    model = RelationalModel(dynamics, Gaussian(2))
+    typical = float(dynamics.targets(states).abs().mean())
+    assert float(model.errors(states, structure).detach().abs().mean()) < 1e-3 * typical
+    drive = model.drive(states[:, :, :9], structure)
+    assert drive is not None
+    assert drive.shape == (1, 4, 2, 3)
+    ahead = model.forecast(states[:, :, 8], structure, 5, drive)
+    torch.testing.assert_close(ahead, states[:, :, 9:], atol=1e-3, rtol=1e-3)
+    noise = torch.randn(1, 4, 3, 13, 2, generator=torch.Generator().manual_seed(0))
+    mask = OBSERVED * (torch.arange(13) < 9).expand(1, 4, 13)
+    left = dynamics.without_constants(noise, states, mask)[..., :9, :]
+    middle = (states[:, :, :9] + states[:, :, 1:10]).unsqueeze(2) / 2
+    assert float((left * middle).sum(-2).abs().max()) < 0.05, "nothing is left that is linear in states"
+    assert float((noise[..., :9, :] * middle).sum(-2).abs().max()) > 1
+
+
 def test_angles_stay_within_a_turn_and_jumps_do_not_count() -> None:
     dynamics = LawDynamics(1, 1, AbsoluteFeatures(), family="difference", angles=[True], smooth=True, constants=True)
     turn = torch.full((1,), math.pi)
@@ -229,6 +257,8 @@ def test_angles_stay_within_a_turn_and_jumps_do_not_count() -> None:
 def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match=r"search\.start=laws"):
         LawDynamics(1, 2, AbsoluteFeatures())
+    with pytest.raises(ValueError, match=r"add model\.constants=true"):
+        LawDynamics(1, 2, AbsoluteFeatures(), family="sender", slopes=True)
     with pytest.raises(ValueError, match="rich sender"):
         LawDynamics(1, 2, AbsoluteFeatures(), family="richsender")
     with pytest.raises(ValueError, match="angles"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.textbook import make
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import families, family_named
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
@@ -87,6 +88,19 @@ def test_phases_with_unseen_frequencies_are_found_on_new_tasks(oscillators: tupl
     as_matrix[:, off] = answer.structures.flatten(1)
     moved = as_matrix[:, [2, 0, 3, 1]][:, :, [2, 0, 3, 1]]
     torch.testing.assert_close(again.structures.flatten(1), moved[:, off])
+
+
+def test_frequencies_of_rotation_are_slopes_of_entities() -> None:
+    made = make("amplitudes", 24, 0, entities=4, frames=40)
+    relations = from_matrix(made.relations)
+    start = cold_start(made.states, Kind(0, (False, False)), num_kinds=2, starts=4, search_tasks=10)
+    assert start.form.slopes
+    assert right(start.answer.structures, relations) > 0.98
+    family = start.form.basis.family
+    without = cold_start(
+        made.states, Kind(0, (False, False)), num_kinds=2, starts=4, search_tasks=10, family=family, slopes=False
+    )
+    assert right(without.answer.structures, relations) < 0.9, "the world needs them"
 
 
 def test_number_of_kinds_is_found_from_held_out_frames(oscillators: tuple[Tensor, Tensor]) -> None:
