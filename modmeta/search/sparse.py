@@ -9,6 +9,7 @@ what some receivers tell clearly serves the others. Beliefs in weights are by ex
 spike and slab Hernandez-Lobato et al. 2015): each weight's share of the prior is replaced by a normal one, such that
 mean and variance of the weight are right given all others. Noise begins large and falls. The first beliefs are those of
 normal priors with a variance for each weight (automatic relevance determination: Tipping 2001); weights v keep these.
+Where regressions tell every weight without a sparse prior, they do it alone.
 
 Steps of smooth motion say little about many senders, and little noise makes that little tell. So sums of squares, which
 would lose it, are never formed.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from modmeta.search.slow import SURE
+from modmeta.search.slow import odds as odds_of_weights
 from modmeta.shapes import Float
 
 __all__ = ["Regressions", "joined", "log_odds", "shortened"]
@@ -32,6 +34,7 @@ DAMPED = 0.5  # share of the way that beliefs go in a round
 BEGIN, FALL = 1e-6, 3.0  # noise as a share of the variance of steps, and by how much it falls in a round, at most
 LEAST = 1e-13  # share of that variance that noise has at least
 TRIED = (1e-15, 1e-14, 1e-12, 1e-10, 1e-8)  # of a matrix's trace, what rounding needs on the diagonal
+TELLING = 1e-3  # share of a weight's variance left where regressions tell every one, sparse or not
 USUAL, RARE = 0.05, 20  # share of weights that are not zero at first, and how many pairs more count as without
 BROAD, SLIM = 0.5, 0.02  # spread of weights over their size, at first and at least
 NARROW, NARROWEST = 1e-3, 1e-4  # the same of those that are nearly zero
@@ -98,6 +101,9 @@ def log_odds(given: Regressions) -> Float[Tensor, "N S"]:
     weights, own, noise = _first(given, size)
     prior = _begun(weights[:, :n][off])
     usual = (prior.mean.square() + prior.variance).sqrt()
+    free = _known(given, _Beliefs(torch.zeros_like(own), (usual**2).expand_as(own)), noise)
+    if bool((free.variance[:, :n][off] < TELLING * usual**2).all()):
+        return odds_of_weights(free.mean[:, :n])
     share = prior.both + prior.one
     sites = _Beliefs(torch.zeros_like(weights), own)
     sites = _Beliefs(_with(sites.mean, (share * prior.mean).expand(n, n)), _with(own, (share * usual**2).expand(n, n)))
