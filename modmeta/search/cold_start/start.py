@@ -5,6 +5,7 @@ K kinds, F features of a pair, G own features.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -128,8 +129,8 @@ def cold_start(
         announce: is called with the name of every family before it is tried, and with what every trial of it gained.
         family: the only family to try; None for all that fit the data, cheapest first.
         constants: whether entities have constants of their own; None to try both.
-        slopes: whether they have slopes of their own in their state beside; None to try both, if slopes explain more
-            than chance would where nothing acts on anything.
+        slopes: whether they have slopes of their own in their state beside; None to try both of plain states, if slopes
+            explain more than chance would where nothing acts on anything.
         smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -187,7 +188,8 @@ def cold_start(
         for own, beside in _ways_of_own(constants, slopes):
             form = Form(kind, units, smooth, basis, own, 0.0, smoothing, link, beside)
             if beside and not slopes:
-                sloped = _sloped(form, search) if sloped is None else sloped
+                if sloped is None:  # a smooth path in space is nearly linear in itself, whatever bends it
+                    sloped = not kind.coordinates and _sloped(form, search)
                 if not sloped:
                     continue
             problem, drawn = _problem(form, search, judges), apart if beside else generator
@@ -195,7 +197,7 @@ def cold_start(
                 trials.append(_try(problem, *setting, starts, drawn))
                 announce(f"{tried.name}{form.own_in_words}, gain {trials[-1].gain:.2f}")
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
-                    found += _structured(problem, trials[-1], numbers, drawn)
+                    found += _worth(_structured(problem, trials[-1], numbers, drawn), found)
                 if _certain(found):
                     break
             if _certain(found):  # the other choice of constants is tried on the structures found
@@ -265,6 +267,15 @@ def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool
         (own, beside) for own, beside in ways
         if beside == (slopes if slopes is not None else beside) and (slopes or constants in (None, own))
     ]  # fmt: skip
+
+
+def _worth(tried: list[_Found], found: list[_Found]) -> list[_Found]:
+    """Those without slopes, and those whose relations gain more than any do without.
+
+    Slopes stand in for relations, and wrong ones beside slopes may explain more than right ones that are half found.
+    """
+    gain = max((float(one.gains.mean()) for one in found if not one.trial.form.slopes), default=-math.inf)
+    return [one for one in tried if not one.trial.form.slopes or float(one.gains.mean()) > gain]
 
 
 def _sloped(form: Form, search: Data) -> bool:
@@ -410,7 +421,8 @@ def _enough(found: list[_Found]) -> bool:
 def _certain(found: list[_Found]) -> bool:
     """Whether two parts of the frames tell the best structures so far alike, and the law gains much, if not enough."""
     best = min(found, key=lambda one: one.score)
-    return _enough(found) or (best.alike > AGREE and float(best.gains.mean()) > MUCH)
+    alike = best.alike > AGREE and not best.trial.form.slopes  # which bend alike in both parts
+    return _enough(found) or (alike and float(best.gains.mean()) > MUCH)
 
 
 def _laws_shared(basis: Basis, numbers: list[int]) -> tuple[int, ...]:
