@@ -198,9 +198,9 @@ def cold_start(
                 announce(f"{tried.name}{form.own_in_words}, gain {trials[-1].gain:.2f}")
                 if trials[-1].score < min(trial.score for trial in trials) + HOPELESS:
                     found += _worth(_structured(problem, trials[-1], numbers, drawn), found)
-                if _certain(found):
+                if _enough(found):
                     break
-            if _certain(found):  # the other choice of constants is tried on the structures found
+            if _enough(found):  # the other choice of constants is tried on the structures found
                 break
         if _enough(found):
             break
@@ -262,7 +262,7 @@ def _by_steps(start: Start, data: Data, states: Tensor, way: str, generator: tor
 
 def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool, bool]]:
     """What entities may have of their own: constants, and slopes beside."""
-    ways = [(True, False), (True, True), (False, False)]
+    ways = [(True, False), (False, False), (True, True)]
     return [
         (own, beside) for own, beside in ways
         if beside == (slopes if slopes is not None else beside) and (slopes or constants in (None, own))
