@@ -318,7 +318,8 @@ def test_long_names(tmp_path: Path) -> None:
 
 def test_signals_clean_up_and_wait_for_names_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modmeta.io._Signals.last", float("-inf"))  # no test before this one counts
-    before = signal.getsignal(signal.SIGTERM)
+    before, inherited = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
     for number in (signal.SIGTERM, signal.SIGINT):
         with pytest.raises(Interrupted) as told, interruptible():
             write_file(tmp_path / "a", lambda file, number=number: signal.raise_signal(number), False)  # type: ignore[misc]
@@ -326,6 +327,7 @@ def test_signals_clean_up_and_wait_for_names_to_change(tmp_path: Path, monkeypat
         assert os.listdir(tmp_path) == []
         time.sleep(1.1)  # a second signal within a second counts as the first one
     assert signal.getsignal(signal.SIGTERM) is before
+    signal.signal(signal.SIGINT, inherited)
 
 
 def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
