@@ -268,9 +268,8 @@ def alone(targets: Tensor, states: Tensor, counts: Tensor, constants: bool, slop
         off = [y - features[:, :, judge] @ of for of in (law, beside)]
         tried = torch.stack([y, y - _level(told, c), off[0], off[1] - _level(told - x @ beside, c)])
         if constants:
-            known = _linear if slopes else _level
-            here = counts[:, :, judge].double()
-            tried = tried - torch.stack([known(one, here, states[:, :, judge].double()) for one in tried])
+            here, at = counts[:, :, judge].double(), states[:, :, judge].double()
+            tried = tried - torch.stack([_linear(one, here, at) if slopes else _level(one, here) for one in tried])
         errors.append(tried)
     whole = torch.cat([errors[1], errors[0]], 3)  # the first half is told by the last one
     best = (whole.square() * counts).sum((1, 2, 3)).argmin(0)  # (D,)
@@ -294,7 +293,7 @@ def _linear(values: Tensor, counts: Tensor, states: Tensor) -> Tensor:
     return x @ torch.linalg.solve(normal + torch.diag_embed(1e-9 * size), weighted.mT @ values)
 
 
-def _level(values: Tensor, counts: Tensor, states: Tensor | None = None) -> Tensor:
+def _level(values: Tensor, counts: Tensor) -> Tensor:
     return (values * counts).sum(2, keepdim=True) / counts.sum(2, keepdim=True).clamp_min(1)
 
 
