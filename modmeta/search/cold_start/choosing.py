@@ -1,0 +1,151 @@
+"""Of forms of law that were judged the one to keep, and structures found carried over to another form.
+
+Letters: C channels, D features, E receivers, R laws, K kinds, F features of a pair, S senders.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.search.cold_start.data import Data, Sum, split_sums_of, steps_of, sums_of
+from modmeta.search.cold_start.features import Basis, Family, columns, finer, fit_basis
+from modmeta.search.cold_start.grams import centred, grams
+from modmeta.search.cold_start.judging import Found, explained, judged, problem_of, scored
+from modmeta.search.cold_start.records import Form
+from modmeta.search.cold_start.refine import Laws, laws_of, refine
+from modmeta.search.cold_start.saturation import link_columns
+from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, rounds_of, united
+
+ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
+HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
+RELINKS = 8  # steps that leak and size of saturating rates are moved by
+
+
+class Believed(NamedTuple):
+    of: Found
+    beliefs: Posterior  # in structures of some tasks
+    pairs: Tensor
+
+
+def merged(best: Found, search: Data, judges: Data) -> list[Found]:
+    """The same with fewer kinds: of all pairs those two become one that cost least, again and again."""
+    found, problem = [], problem_of(best.trial.form, search, judges)
+    while best.number > 2:
+        posterior, pairs = explain(problem.sums, best.kinds, problem.tasks)
+        ways = []
+        for first, other in itertools.combinations(range(best.number), 2):
+            kinds, beliefs = united(best.kinds, posterior, pairs, first, other)
+            kinds = rounds_of(problem.sums, kinds, beliefs, problem.tasks)
+            ways.append(explained(problem, best.trial, kinds))
+        best = min(ways, key=lambda one: one.score)
+        found.append(best)
+    return found
+
+
+def chosen(found: list[Found]) -> Found:
+    """Of the fewest kinds that explain nearly as much as any, the best; of laws that are as good, the simplest.
+
+    More kinds always have more laws to bend. Nearly as much is nine tenths of the logarithm gained, or within the
+    standard error of the difference over tasks.
+    """
+    best = min(found, key=lambda one: one.score)
+    for number in sorted({one.number for one in found}):
+        rivals = [one for one in found if one.number == number]
+        rival = min(rivals, key=lambda one: one.score)
+        if rival.score - best.score <= max(0.1 * (best.trial.without - best.score), _error(rival, best)):
+            best = rival
+            alike = [one for one in rivals if one.score - best.score <= min(ALIKE, _error(one, best))]
+            return min(alike, key=lambda one: (*_complexity(one), one.score))
+    return best
+
+
+def polished(best: Found, search: Data, judges: Data, family: Family | None) -> Found:
+    """The same structures under finer functions, if these explain more; a family that was given stays."""
+    for _ in range(RELINKS if best.trial.form.link is not None else 0):
+        moved = reformed(best, _relinked(best, search), search, judges)
+        if moved.score >= best.score - ALIKE:
+            break
+        best = moved
+    fine = finer(best.trial.form.basis.family)
+    if fine and family in (None, fine):
+        few = search.part(search.parts()[0])
+        basis = fit_basis(fine, best.trial.form.kind, steps_of(few, best.trial.form))
+        best = simpler(best, reformed(best, best.trial.form._replace(basis=basis), search, judges))
+    return best
+
+
+def simpler(one: Found, other: Found) -> Found:
+    """The better, or of two as good as one another the simpler."""
+    better, worse = sorted((one, other), key=lambda found: found.score)
+    alike = worse.score - better.score <= min(ALIKE, _error(one, other))
+    return min(one, other, key=_complexity) if alike else better
+
+
+def _complexity(found: Found) -> tuple[int, int]:
+    return found.kinds.laws.shape[1], found.trial.form.constants + found.trial.form.slopes
+
+
+def reformed(best: Found, form: Form, search: Data, judges: Data) -> Found:
+    """Structures found, explained in another form of law."""
+    believed = Believed(best, *explain(sums_of(search, best.trial.form), best.kinds, search.number))
+    return under(believed, form, search, judges)[0]
+
+
+def believed(best: Found, judges: Data) -> Believed:
+    return Believed(best, *explain(split_sums_of(judges, best.trial.form)[0], best.kinds, judges.number))
+
+
+def under(sure: Believed, form: Form, search: Data | None, judges: Data) -> tuple[Found, Tensor]:
+    """Beliefs in another form of law, and the kinds (E, S) that they come to."""
+    problem = problem_of(form, search, judges)
+    kinds = fit_kinds(problem.sums, sure.beliefs, sure.pairs)
+    kinds = rounds_of(problem.sums, kinds, sure.beliefs, problem.tasks)
+    laws = refine(problem.sums, _shared(kinds, sure.of.trial.laws, form.basis), 12, form.ridge)
+    found = explained(problem, judged(problem, laws, form.ridge), kinds)
+    return found, explain(problem.sums, kinds, problem.tasks)[0].slots.argmax(-1)
+
+
+def usual_and_large(best: Found, found: list[Found], judges: Data) -> Found:
+    """The same structures under the form of law that foretells all changes best, large ones as well."""
+    told, form, ways = believed(best, judges), best.trial.form, []
+    bases = [one.trial.form.basis for one in (best, *found) if one.score <= best.score + HOPELESS]
+    for basis in {basis.family: basis for basis in bases}.values():
+        problem = problem_of(form._replace(units=form.units._replace(usual=None), basis=basis), None, judges)
+        kinds = fit_kinds(problem.sums, told.beliefs, told.pairs)
+        laws = _shared(kinds, best.trial.laws, basis)
+        ways.append(scored(problem, judged(problem, laws, form.ridge), kinds, told.beliefs))
+    return chosen(ways)
+
+
+def _relinked(best: Found, search: Data) -> Form:
+    """A saturating form whose leak and size are moved by what residuals say, structures kept."""
+    form = best.trial.form
+    assert form.link is not None
+    beliefs, pairs = explain(sums_of(search, form), best.kinds, search.number)
+    total = Sum(search)
+    for tasks in search.parts():
+        ready = steps_of(search.part(tasks), form)
+        table = columns(form.basis, form.kind, ready, search.receivers, form.slopes)
+        link = link_columns(ready, form.link)
+        if search.receivers is not None:
+            link = link.unflatten(0, (-1, search.states.shape[1]))[:, search.receivers].flatten(0, 1)
+        table = table._replace(own=torch.cat([table.own, link], -1))
+        total.add(grams(centred(table, table.weight) if form.constants else table), tasks)
+    own = fit_kinds(total.total, beliefs, pairs).own
+    return form._replace(link=form.link + own[-form.link.numel() :].view_as(form.link))
+
+
+def _shared(kinds: Kinds, laws: Laws, basis: Basis) -> Laws:
+    """As many shared laws as before, those that the kinds' laws vary along most."""
+    count, h = laws.right.shape[1], basis.left.shape[1]
+    most = torch.linalg.svd(kinds.laws, full_matrices=False)[2][:count].view(-1, h, basis.right.shape[1])
+    left, _, right = torch.linalg.svd(most)
+    return laws_of(left[None, :, :, 0], right[None, :, 0], kinds.own)
+
+
+def _error(one: Found, other: Found) -> float:
+    """Standard error of the difference of scores over tasks."""
+    apart = one.left - other.left
+    return float(apart.std() / len(apart) ** 0.5) if len(apart) > 1 else 0.0

@@ -1,0 +1,178 @@
+"""One form of law judged: laws from random starts, weights, structures, and what these explain of held-out frames.
+
+Letters: B tasks, N entities, S senders, E = B N receivers, R laws, K kinds, F features of a pair.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modmeta.search.cold_start.certainty import kappa
+from modmeta.search.cold_start.cluster import Clusters, clusterings
+from modmeta.search.cold_start.data import Data, changes_of, split_sums_of, sums_of
+from modmeta.search.cold_start.grams import Grams
+from modmeta.search.cold_start.records import Form, Trial
+from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.structures import Kinds, Posterior, explain, from_labels, requantised, rounds_of
+
+BEST = 2  # clusterings of a law's weights that are carried to hard structures
+SAME = 0.003  # share of weights that clusterings which are the same may name otherwise
+SMALL = 1e-6  # of a typical change, not worth explaining
+MANY = 8  # groups whose spread says something
+
+
+class Problem(NamedTuple):
+    form: Form
+    sums: Grams  # of the tasks on which laws are searched, pooled over those of a group
+    tasks: int  # or groups
+    fit: Grams  # of the judging tasks: frames that structures come from
+    judge: Grams  # and frames held out
+    judges: int
+    few: bool  # structures, so that receivers are judged one by one
+    counts: Tensor  # how much the held-out frames of every receiver count, (E,), 1 on average
+    floor: float  # squared residual that is not worth explaining
+    own: Tensor  # the own part without relations
+
+
+class Found(NamedTuple):
+    score: float
+    left: Tensor  # of which the score is the mean, (tasks,)
+    gains: Tensor  # nats a number over no relations, (tasks,)
+    alike: float  # agreement of structures from the frames that fit and from those that judge
+    kinds: Kinds
+    number: int
+    trial: Trial
+
+
+def problem_of(form: Form, search: Data | None, judges: Data) -> Problem:
+    """Laws are searched on the judging tasks' own frames that fit where no others are given."""
+    fit, judge = split_sums_of(judges, form)
+    sums, tasks = (fit, judges.number) if search is None else (sums_of(search, form), search.number)
+    few = judges.groups is not None and judges.number < MANY
+    square = changes_of(judges, form)
+    counts = square.sqrt().sqrt() + 1e-30
+    floor = SMALL**2 * float(square.mean())
+    return Problem(
+        form,
+        sums,
+        tasks,
+        fit,
+        judge,
+        judges.number,
+        few,
+        counts / counts.mean(),
+        floor,
+        solve_own(sums.own.sum(0)),
+    )
+
+
+def tried(problem: Problem, ridge: float, shared: int, starts: int, generator: torch.Generator) -> Trial:
+    """The best of laws from random starts."""
+    laws = _random_laws(problem, shared, starts, generator)
+    for kept, iterations in ((len(laws.loss), 8), (6, 12), (2, 30)):
+        laws = refine(problem.sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
+    return judged(problem, laws.select(laws.loss.argsort()[:1]), ridge)
+
+
+def structured(problem: Problem, trial: Trial, numbers: list[int], generator: torch.Generator) -> list[Found]:
+    """Structures from a trial's weights, for every number of kinds, with what they explain of held-out frames."""
+    found = []
+    for number in numbers:
+        ways = _kinds(trial, problem.sums, problem.tasks, number, generator)
+        found += [explained(problem, trial, kinds) for kinds in ways]
+    return found
+
+
+def explained(problem: Problem, trial: Trial, kinds: Kinds) -> Found:
+    """Kinds with what they explain of held-out frames, structures from the others."""
+    return scored(problem, trial, kinds, explain(problem.fit, kinds, problem.judges)[0])
+
+
+def scored(problem: Problem, trial: Trial, kinds: Kinds, beliefs: Posterior) -> Found:
+    """The same, structures given."""
+    number, labels = len(kinds.laws), beliefs.slots.argmax(-1)
+    chosen = torch.nn.functional.one_hot(labels, number).to(kinds.laws)
+    left = _log_residual(problem, chosen @ kinds.laws, kinds.own)
+    gains = (_log_residual(problem, None, problem.own) - left) / 2
+    held_out = explain(problem.judge, kinds, problem.judges)[0]
+    alike = kappa(labels, held_out.slots.argmax(-1), number)
+    return Found(float(left.mean()), left, gains, alike, kinds, number, trial)
+
+
+def _random_laws(problem: Problem, shared: int, starts: int, generator: torch.Generator) -> Laws:
+    """Starts of various smoothness: coefficients as large as features are, their root, or all alike."""
+    basis, own = problem.form.basis, problem.own
+    h, v = basis.left.shape[1], basis.right.shape[1]
+    count = starts if h * v > 2 else 3
+    left = torch.randn(count, shared, h, generator=generator, dtype=own.dtype).to(own)
+    right = torch.randn(count, shared, v, generator=generator, dtype=own.dtype).to(own)
+    smoothness = torch.tensor([0.0, 0.5, 1.0], device=own.device)[torch.arange(count) % 3].view(-1, 1, 1)
+    return laws_of(left, right * basis.spread[:v] ** smoothness, own)
+
+
+def judged(problem: Problem, laws: Laws, ridge: float) -> Trial:
+    """Laws with what they explain of held-out frames, weights from the others."""
+    mean = solve_weights(problem.sums, laws, ridge)[1]
+    weights = solve_weights(problem.fit, laws, ridge, mean)[0][0]
+    score = _log_residual(problem, _sent(weights, laws), laws.own[0])
+    without = _log_residual(problem, None, problem.own)
+    gain = (without - score) / 2
+    error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
+    form = problem.form._replace(ridge=ridge)
+    return Trial(form, laws, mean, float(score.mean()), float(without.mean()), float(gain.mean()), error)
+
+
+def _sent(weights: Tensor, laws: Laws) -> Tensor:
+    """Coefficients (E, S, F) of every edge."""
+    return weights @ laws.coefficients[0]
+
+
+def _log_residual(problem: Problem, coefficients: Tensor | None, own: Tensor) -> Tensor:
+    """Logarithm of the mean squared residual on held-out frames, of every structure a mean over receivers, (B,).
+
+    Receivers count by the root of how much they change, as in `val/gain`: entities that hardly move, and tasks in
+    which nothing happens, need no relations to be foretold exactly, and their logarithms would pay for others.
+    Where structures are few: of all together, to first order as a mean over receivers, (E,). Many have no sender.
+    """
+    sums = problem.judge
+    left = sums.left(coefficients, own)
+    if problem.few:
+        mean = left.clamp_min(0).sum() / sums.targets.sum().clamp_min(1) + problem.floor
+        return mean.log() + left * len(left) / (mean * sums.targets.sum().clamp_min(1)) - 1
+    each = (left.clamp_min(0) / sums.targets.clamp_min(1) + problem.floor + 1e-300).log()
+    return (each * problem.counts).view(problem.judges, -1).mean(1)
+
+
+def _kinds(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> list[Kinds]:
+    """Kinds' laws from the clusterings of weights that explain most, by expectation maximisation."""
+    weights = solve_weights(sums, trial.laws, trial.form.ridge, trial.mean)[0][0]
+    e, s, r = weights.shape
+    ways: list[tuple[Kinds, Posterior]] = []
+    for mixture in _distinct(clusterings(weights.reshape(-1, r), number, generator)):
+        beliefs = from_labels(mixture.probability.view(e, s, number))
+        pairs = torch.outer(mixture.share, mixture.share)
+        ways.append(requantised(sums, trial.laws, weights, beliefs, pairs, tasks))
+    ways.sort(key=lambda way: float(way[0].variance))
+    return [rounds_of(sums, kinds, beliefs, tasks) for kinds, beliefs in _unlike(ways)[:BEST]]
+
+
+def _distinct(mixtures: list[Clusters]) -> list[Clusters]:
+    """Those that name other clusters than all before for at least a few weights in a thousand."""
+    kept: list[Clusters] = []
+    labels: list[Tensor] = []
+    for mixture in mixtures:
+        label = mixture.centre[:, 0].argsort().argsort()[mixture.probability.argmax(-1)]
+        if all(float((label != other).double().mean()) > SAME for other in labels):
+            kept.append(mixture)
+            labels.append(label)
+    return kept
+
+
+def _unlike(ways: list[tuple[Kinds, Posterior]]) -> list[tuple[Kinds, Posterior]]:
+    """Those that are not one of those before over again, as their variances tell."""
+    kept = ways[:1]
+    for way in ways[1:]:
+        if float(way[0].variance) > float(kept[-1][0].variance) * 1.001:
+            kept.append(way)
+    return kept
