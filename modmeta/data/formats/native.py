@@ -24,7 +24,8 @@ States of one recording may have the shape (frames, entities, features); then it
 arrays lack the axis of tasks.
 
 A file with a single split may name it `states` (and `relations`), or be a `.npy` file; the split is then called `test`
-or as requested. Arrays in the published layout, `modmeta.data.formats.nri`, are recognised by their keys.
+or as requested. Where no key names states, arrays `train`, `valid` and `test` are states of these splits. Arrays in the
+published layout, `modmeta.data.formats.nri`, are recognised by their keys.
 """
 
 import json
@@ -44,6 +45,7 @@ from modmeta.errors import DataError
 
 FORMAT = 1
 STATES, RELATIONS = "_states", "_relations"
+SPLITS = ("train", "valid", "test")
 OPTIONAL = ("mask", "task_names", "entity_names", "types")
 GROUPS = "groups"
 KEYS = ("relations", "features", "frame_step", "settings", "format", GROUPS, *OPTIONAL)
@@ -80,8 +82,8 @@ def from_arrays(
 def _from_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], split: str | None, how: Reading
 ) -> dict[str, Trajectories]:
+    arrays, notes = _of_splits(arrays)
     prefixes = {key.removesuffix(STATES): f"{key.removesuffix(STATES)}_" for key in arrays if key.endswith(STATES)}
-    notes: tuple[str, ...] = ()
     if not prefixes and "states" not in arrays:
         arrays, notes = _renamed(path, arrays)
     if not prefixes:
@@ -117,6 +119,19 @@ def _from_arrays(
                 parts["relations"] = np.repeat(relations[None], len(states), axis=0)
             splits[name] = Trajectories(features=features, frame_step=step, settings=settings, notes=notes, **parts)
     return splits
+
+
+def _of_splits(arrays: Mapping[str, np.ndarray]) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+    """Arrays named like splits as their states, and a note; all as they are where states are named."""
+    found = [key for key in SPLITS if key in arrays]
+    if not found or any(key.endswith("states") for key in arrays):
+        return arrays, ()
+    taken = {key: arrays[key] for key in found}
+    if any(array.ndim not in (3, 4) or array.dtype.kind != "f" for array in taken.values()):
+        return arrays, ()
+    note = f"{', '.join(map(repr, found))}: taken for the states of these splits"
+    rest = {key: arrays[key] for key in arrays if key not in taken}
+    return rest | {key + STATES: array for key, array in taken.items()}, (note,)
 
 
 def _unread(arrays: Iterable[str], prefixes: Collection[str]) -> tuple[str, ...]:

@@ -35,14 +35,18 @@ def divided(
     length = window_of(path, splits, window)
     if length is not None:
         splits = {name: windows(_apart(splits, name), length, f"{path}, split {name}") for name in splits}
-    if len(splits) == 1:
-        splits = _drawn(path, next(iter(splits.values())), valid_share, test_share, seed, length is not None)
-    for name in SPLITS:
-        if name not in splits:
-            raise DataError(
-                f"{path} has splits {sorted(splits)} but no {name!r}; give train, valid and test, or one split"
-            )
-    return {name: splits[name] for name in SPLITS}
+    others = {name: data for name, data in splits.items() if name != "train" and len(splits) > 1}
+    if others and "train" not in splits:
+        raise DataError(f"{path} has splits {sorted(splits)} but no 'train'; give train, valid and test, or one split")
+    shares = {"valid": valid_share, "test": test_share}
+    drawn = {name: share for name, share in shares.items() if name not in others}
+    train = splits["train"] if others else next(iter(splits.values()))
+    parts = _drawn(path, train, drawn, seed, length is not None) if drawn else {"train": train}
+    if others and drawn:
+        told = ", ".join(f"{parts[name].num_tasks} for {name}" for name in drawn)
+        note = f"tasks drawn from 'train': {told}"
+        parts = {name: replace(part, notes=(*part.notes, note)) for name, part in parts.items()}
+    return {name: {**others, **parts}[name] for name in SPLITS}
 
 
 def window_of(path: str, splits: dict[str, Trajectories], window: int | str | None) -> int | None:
@@ -68,9 +72,11 @@ def _apart(splits: dict[str, Trajectories], name: str) -> Trajectories:
 
 
 def _drawn(
-    path: str, data: Trajectories, valid_share: float, test_share: float, seed: int, windowed: bool = False
+    path: str, data: Trajectories, shares: dict[str, float], seed: int, windowed: bool = False
 ) -> dict[str, Trajectories]:
-    """Draws splits at random; the assignment of tasks depends on their number, their groups and the seed alone.
+    """Draws splits at random, `shares` of the tasks, and `train` is what is left.
+
+    The assignment of tasks depends on their number, their groups, the shares and the seed alone.
 
     Without groups single tasks are drawn. Of 10 groups or more whole groups are drawn, so that structures which were
     never trained on are judged. Of fewer groups every one gives tasks to all splits. Of windows these are two
@@ -78,38 +84,38 @@ def _drawn(
     resemble each other.
     """
     if (groups := data.group_names) is not None:
-        number = _drawn_by_group(path, groups, valid_share, test_share, seed, windowed)
-        return {name: data[np.flatnonzero(number == split)] for split, name in enumerate(SPLITS)}
+        number = _drawn_by_group(path, groups, shares, seed, windowed)
+        return {name: data[np.flatnonzero(number == SPLITS.index(name))] for name in ("train", *shares)}
     total = data.num_tasks
-    valid, test = _held_out(total, valid_share, test_share)
+    valid, test = _held_out(total, shares)
     if total - valid - test < 1:
         raise DataError(
-            f"{path}: {total} tasks, but at least 3 are needed, for training, validation and test; cut long "
-            "trajectories into windows, data.window=N"
+            f"{path}: {total} tasks, but at least {1 + len(shares)} are needed, for training, {' and '.join(shares)}; "
+            "cut long trajectories into windows, data.window=N"
         )
     order = np.random.default_rng(seed).permutation(total)
     parts = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}
-    return {name: data[np.sort(ids)] for name, ids in parts.items()}
+    return {name: data[np.sort(parts[name])] for name in ("train", *shares)}
 
 
-def _held_out(total: int, valid_share: float, test_share: float) -> tuple[int, int]:
-    """Numbers of tasks for validation and test, at least one each."""
-    return max(round(valid_share * total), 1), max(round(test_share * total), 1)
+def _held_out(total: int, shares: dict[str, float]) -> tuple[int, int]:
+    """Numbers of tasks drawn for validation and test, at least one of each share."""
+    valid, test = (max(round(shares[name] * total), 1) if name in shares else 0 for name in ("valid", "test"))
+    return valid, test
 
 
-def _drawn_by_group(
-    path: str, groups: np.ndarray, valid_share: float, test_share: float, seed: int, windowed: bool
-) -> np.ndarray:
+def _drawn_by_group(path: str, groups: np.ndarray, shares: dict[str, float], seed: int, windowed: bool) -> np.ndarray:
     """Number of the split of every task, in the order of `SPLITS`, from the names of their groups, (tasks,)."""
 
     remedy = "shorter windows, or data.window=null" if windowed else "windows of long tasks, data.window=N"
 
     def numbers(total: int, what: str) -> np.ndarray:
-        valid, test = _held_out(total, valid_share, test_share)
+        valid, test = _held_out(total, shares)
         if total - valid - test < 1:
+            given = " and ".join(f"data.{name}_share={share}" for name, share in shares.items())
             raise DataError(
-                f"{path}: {what}, too few for training, validation and test with data.valid_share={valid_share} and "
-                f"data.test_share={test_share}; choose {remedy}, or smaller shares, or leave out the group"
+                f"{path}: {what}, too few for training, validation and test with {given}; choose {remedy}, or smaller "
+                "shares, or leave out the group"
             )
         return np.repeat([0, 1, 2], [total - valid - test, valid, test])
 

@@ -35,7 +35,7 @@ class FileDataModule(TrajectoryDataModule):
     Args:
         path: the file.
         reading: reading options.
-        valid_share, test_share: fractions of the tasks drawn for validation and test if the file has one split.
+        valid_share, test_share: fractions of the training tasks drawn for splits that the file lacks.
         split_seed: seed of that draw.
         group: `reading.group`, unless `reading` names another.
         window: frames of the windows into which recordings are cut; see `tasks_of`.
@@ -159,7 +159,8 @@ def tasks_of(
     Args:
         path: the file.
         reading: reading options.
-        valid_share, test_share, seed: fractions of tasks and seed used to split a file with one split; see `divided`.
+        valid_share, test_share, seed: fractions of training tasks, and seed, by which splits that a file lacks are
+            drawn; see `divided`.
         window: frames of the windows into which recordings are cut, which then are the tasks; None for none. `auto`
             cuts few long recordings of a file with one split, see `automatic_length`.
 

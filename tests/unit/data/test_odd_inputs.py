@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modmeta.data.formats import load
+from modmeta.data.loading.filemodule import tasks_of
 from modmeta.data.reading import Reading
 from modmeta.errors import DataError
 from tests.unit.data.habits import (
@@ -383,3 +385,25 @@ def test_finer_frames_than_the_file_has_are_noted(tmp_path: Path) -> None:
 def test_masks_need_a_number() -> None:
     with pytest.raises(DataError, match="must give the least value of columns"):
         Reading(mask_below={"likelihood": "high"})
+
+
+def test_arrays_named_like_splits_are_their_states(tmp_path: Path) -> None:
+    states = np.random.default_rng(0).normal(size=(9, 3, 8, 2)).astype(np.float32)
+    labels = np.zeros((4, 3, 3), int)
+    np.savez(tmp_path / "a.npz", train=states, test=states[:4], test_relations=labels)
+    parts = load(tmp_path / "a.npz")
+    assert {name: part.num_tasks for name, part in parts.items()} == {"train": 9, "test": 4}
+    assert parts["test"].relations is not None
+    assert parts["train"].notes == ("'train', 'test': taken for the states of these splits",)
+    split = tasks_of(str(tmp_path / "a.npz"), Reading(), 0.2, 0.2, 0)
+    assert {name: part.num_tasks for name, part in split.items()} == {"train": 7, "valid": 2, "test": 4}
+    assert split["train"].notes[-1] == "tasks drawn from 'train': 2 for valid"
+    drawn = np.concatenate((split["train"].states, split["valid"].states))
+    assert sorted(drawn[:, 0, 0, 0]) == sorted(states[:, 0, 0, 0])
+
+
+def test_files_without_training_tasks_are_refused(tmp_path: Path) -> None:
+    states = np.random.default_rng(0).normal(size=(9, 3, 8, 2))
+    np.savez(tmp_path / "a.npz", valid_states=states, test_states=states)
+    with pytest.raises(DataError, match=r"a\.npz has splits \['test', 'valid'\] but no 'train'"):
+        tasks_of(str(tmp_path / "a.npz"), Reading(), 0.2, 0.2, 0)
