@@ -7,6 +7,7 @@ level of a single task is at most 5.8 times the model's and its spread at least 
 small or too large give at least 48 times and at most 0.04 times.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ NOTE_FACTOR = 5.0  # note if the median spread falls short by this factor; it va
 NOTE_OUTSIDE = 0.15  # note if this share of values is outside the training range; noise causes about 0.1
 MOTION = 3.0  # error if the change of a coordinate at velocity 1 differs by this factor; noise causes 1.3
 CHUNK = 1000  # tasks processed at once
+SAME_LABELS = "labels of all tasks are the same: data.group=all lets them share the relations that are inferred"
 REMEDY = "Convert the data to the model's units, or train a model on these data"
 
 
@@ -61,6 +63,13 @@ def without_others(data: Trajectories) -> Trajectories:
     note = f"not used unless data.reading.features names them: {', '.join(rest)}"
     places = [data.features.index(name) for name in motion]
     return replace(data, states=data.states[..., places], features=motion, notes=(*data.notes, note))
+
+
+def of_one_graph(splits: Iterable[Trajectories]) -> bool:
+    """Whether several tasks, which belong to no groups, are labelled, all with the same relations."""
+    labels = [data.relations for data in splits if data.relations is not None and data.group_names is None]
+    alike = all(part.shape[1:] == labels[0].shape[1:] and (part == labels[0][0]).all() for part in labels)
+    return alike and sum(map(len, labels)) > 1
 
 
 def check_moving(data: Trajectories, where: str) -> None:

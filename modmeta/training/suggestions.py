@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modmeta.data.describe import find_positions, frame_motion, without_others
+from modmeta.data.describe import SAME_LABELS, find_positions, frame_motion, of_one_graph, without_others
 from modmeta.data.loading.division import divided
 from modmeta.data.names import is_confidence, words
-from modmeta.data.reading import Reading
+from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
 from modmeta.errors import DataError
@@ -58,6 +58,9 @@ class Suggestion:
         if any(data.mask is not None and not data.mask[data.there].all() for data in splits.values()):
             notes.append("states are missing; time steps next to them are left out of all energies")
             given += [] if how.missing == "mask" else ["data.reading.missing=mask"]
+        group_words, more = _shared(splits, how)
+        given += group_words
+        notes += more
         if first.relations is not None and (kinds := int(first.relations.max()) + 1) > 2:
             given.append(f"model.num_edge_modules={kinds}")
         length, refused, more = _trainable(file, used)
@@ -161,6 +164,18 @@ def _motion(splits: dict[str, Trajectories]) -> tuple[list[str], list[str]]:
         "no feature is named like a coordinate: experiment=laws is trained, which searches for the law. If the first P "
         "features are coordinates, add data.positions=P"
     ]
+
+
+def _shared(splits: dict[str, Trajectories], how: Reading) -> tuple[list[str], list[str]]:
+    """Settings and notes on relations that tasks may share, where nobody said so."""
+    first = next(iter(splits.values()))
+    if how.group != GROUP or first.group_names is not None or first.num_tasks < FEW or len(first.sizes) > 1:
+        return [], []
+    if of_one_graph(splits.values()):
+        return ["data.group=all"], [SAME_LABELS]
+    if first.relations is None:
+        return [], ["relations are searched for task by task; if all tasks are of one network, add data.group=all"]
+    return [], []
 
 
 def _groups(data: Trajectories) -> str:

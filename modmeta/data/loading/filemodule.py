@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from modmeta.data import formats
-from modmeta.data.describe import find_positions, in_order, without_others
+from modmeta.data.describe import SAME_LABELS, find_positions, in_order, of_one_graph, without_others
 from modmeta.data.loading.datamodule import TrajectoryDataModule, sizes_of
 from modmeta.data.loading.division import AUTO, LEAST_FRAMES, divided, window_of
 from modmeta.data.reading import GROUP, Reading
@@ -95,7 +95,9 @@ def filled_from_file(config: DictConfig) -> DictConfig:
     config = config.copy()
     data = config.data
     splits = tasks_of_config(data)
-    for note in dict.fromkeys(note for part in splits.values() for note in part.notes):
+    notes = [note for part in splits.values() for note in part.notes]
+    notes += [SAME_LABELS] if data.group == GROUP and of_one_graph(splits.values()) else []
+    for note in dict.fromkeys(notes):
         rank_zero_only(print)(plain(f"note: {note}"))
     train = splits["train"]
     data.window = window_of(data.path, _loaded_as(data.path, _reading(data.reading)), data.get("window"))

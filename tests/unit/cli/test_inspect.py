@@ -200,3 +200,20 @@ def test_one_recording_is_cut_into_windows(tmp_path: Path, capsys: pytest.Captur
     line = printed(capsys, str(tmp_path / "a.npz"))
     assert line.endswith("data.velocities=estimated data.window=10")
     assert loaded(in_bash(line, tmp_path))[0].states.shape[1:3] == (3, 10)
+
+
+def test_tasks_with_the_same_labels_are_taken_for_one_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = np.random.default_rng(0)
+    states, graph = made.normal(size=(9, 3, 12, 2)), np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    np.savez(tmp_path / "one.npz", states=states, relations=graph)
+    assert "data.group=all" in printed(capsys, str(tmp_path / "one.npz")).split()
+    filled_from_file(configured("data=files", f"data.path={tmp_path / 'one.npz'}"))
+    assert "labels of all tasks are the same: data.group=all" in capsys.readouterr().out
+    other = np.stack([graph] * 8 + [graph.T])
+    np.savez(tmp_path / "own.npz", states=states, relations=other)
+    assert "data.group" not in printed(capsys, str(tmp_path / "own.npz"))
+    np.savez(tmp_path / "unknown.npz", states=states)
+    assert main(["inspect", str(tmp_path / "unknown.npz")]) == 0
+    assert "if all tasks are of one network, add data.group=all" in " ".join(capsys.readouterr().out.split())
