@@ -604,7 +604,7 @@ def fit(
     relations: Any = None,
     features: Sequence[str] | None = None,
     frame_step: float = 1.0,
-    modules: int = 2,
+    modules: int | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
     groups: Any = None,
@@ -619,7 +619,7 @@ def fit(
             receivers, for measures and for naming modules; None if unknown.
         features: names of the features; None for x, y, vx, vy if there are four.
         frame_step: time between two frames.
-        modules: number of edge types.
+        modules: number of edge types; None for as many as held-out frames ask for.
         seed: seed of all random numbers.
         overrides: further settings, such as `trainer.max_epochs=20`.
         groups: name of the group of every task, (B,), integers or strings: its tasks share their relations. None where
@@ -640,7 +640,7 @@ def fit(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "states.npz"
         formats.save(path, {"all": absent_last(with_absent(_grouped(data, groups)))})
-        settings = [f"model.num_edge_modules={modules}", f"seed={seed}", *overrides]
+        settings = [f"seed={seed}", *([] if modules is None else [f"model.num_edge_modules={modules}"]), *overrides]
         if features:
             settings.insert(0, features_setting(features))
         return load_relational(fit_file(path, Path(directory) / "run", settings))

@@ -1,15 +1,17 @@
-"""Misspelt settings of the training command, answered in one line with the nearest names."""
+"""Settings of the training command that do not exist, or have no fitting value, answered in one line."""
 
 import difflib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from modmeta.errors import UserError
@@ -17,6 +19,8 @@ from modmeta.io import expanded
 
 PACKAGED = "pkg://"
 NEAR = 3  # names that are offered
+MEANT = {bool: "true or false", int: "a whole number", float: "a number"}
+OF_RUNS = {"threads": int}  # types of settings that are null by default and belong to no class
 
 
 def check_settings(words: Sequence[str], configuration: str) -> None:
@@ -27,7 +31,8 @@ def check_settings(words: Sequence[str], configuration: str) -> None:
         configuration: location of `train.yaml`: a directory, or `pkg://` and a package.
 
     Raises:
-        UserError: a setting, a choice of a group, or the run to resume does not exist.
+        UserError: a setting, a choice of a group, or the run to resume does not exist; or text stands for a
+            number, or a fraction for a whole one.
     """
     options = [word for word in words if word.startswith("-")]
     if set(options) - {"--multirun", "-m"} or GlobalHydra.instance().is_initialized():
@@ -44,7 +49,7 @@ def check_settings(words: Sequence[str], configuration: str) -> None:
     root = Path(str(files(configuration.removeprefix(PACKAGED)))) if packaged else Path(configuration).absolute()
     with initialize_config_dir(version_base="1.3", config_dir=str(root)):
         try:
-            compose("train", [str(one.input_line) for one in once])
+            _check_values(once, compose("train", [str(one.input_line) for one in once]), root)
         except MissingConfigException as error:
             raise _no_choice(error) from error
         except HydraException as error:
@@ -75,7 +80,7 @@ def _unknown(given: Sequence[Override], beside: Sequence[Override], root: Path) 
         config = compose("train", [str(one.input_line) for one in groups])
     except HydraException:
         config = compose("train", [])
-    names = _names(config) + sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir())
+    names = list(_leaves(config)) + sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir())
     for one in given:
         key = str(one.key_or_group)
         if one in groups or one.type not in (OverrideType.CHANGE, OverrideType.DEL) or key in names:
@@ -89,19 +94,51 @@ def _unknown(given: Sequence[Override], beside: Sequence[Override], root: Path) 
     return None
 
 
+def _check_values(given: Sequence[Override], config: DictConfig, root: Path) -> None:
+    """
+    Args:
+        given: settings.
+        config: what they compose.
+        root: its directory.
+
+    Raises:
+        UserError: a value is text where a number, or true or false, is meant.
+    """
+    usual = _leaves(compose("train", [str(one.input_line) for one in given if _is_group(one, root)]))
+    here = _leaves(config)
+    for one in given:
+        key = str(one.key_or_group)
+        kind = type(one.value())
+        if one.type is not OverrideType.CHANGE or _is_group(one, root) or kind not in (str, float):
+            continue
+        parent, _, name = key.rpartition(".")
+        meant = _types(here.get(f"{parent}._target_"), name) or {OF_RUNS.get(key, type(usual.get(key)))}
+        fits = bool(meant & {kind, str}) or (kind is float and int not in meant)
+        if not fits and (named := [what for other, what in MEANT.items() if other in meant]):
+            raise UserError(f"{key}={one.value()} must be {_either(named)}")
+
+
+def _types(target: Any, name: str) -> set[type]:
+    """Types that a class, given by its name, takes for one of its settings; empty where it does not say."""
+    try:
+        made = [get_type_hints(vars(one)["__init__"]) for one in get_class(target).__mro__ if "__init__" in vars(one)]
+    except Exception:  # of a function, or with names that only type checkers see
+        return set()
+    hint = next((hints[name] for hints in made if name in hints), None)  # a subclass passes on what it does not name
+    return {kind for kind in get_args(hint) or (hint,) if kind is not None}
+
+
 def _is_group(one: Override, root: Path) -> bool:
     return (root / str(one.key_or_group).partition("@")[0]).is_dir()
 
 
-def _names(config: DictConfig) -> list[str]:
-    """Names of all settings, inner ones too."""
-    out: list[str] = []
+def _leaves(config: DictConfig) -> dict[str, Any]:
+    """All settings by their names, inner ones and those that hold others too; interpolations as they are written."""
+    out: dict[str, Any] = {}
 
-    def walk(node: object, prefix: str) -> None:
-        if not isinstance(node, dict):
-            return
-        for key, value in node.items():
-            out.append(f"{prefix}{key}")
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            out[f"{prefix}{key}"] = value
             walk(value, f"{prefix}{key}.")
 
     walk(OmegaConf.to_container(config), "")

@@ -19,7 +19,9 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_module, rank_zero_only
 
@@ -33,6 +35,7 @@ from modmeta.training.bouncegrad import Beginning
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.configs import rebound
 from modmeta.training.distributed import alone, own_processes
+from modmeta.training.misspelt import check_settings
 from modmeta.training.module import ResumableModule
 from modmeta.training.resume import failure_noted, finished, settle, starting_point
 from modmeta.training.start import beginning_of, begun
@@ -270,9 +273,14 @@ def fit_file(path: Path, directory: Path, overrides: Sequence[str]) -> Path:
     """
     places = (setting("data.path", str(path)), setting("directory", str(directory)))
     words = ["data=files", *places, *QUIET, *map(with_new_names, overrides)]
-    words += suited(words)
-    with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
-        config = begun(filled_from_file(hydra.compose("train", words)))
+    check_settings(words, "pkg://modmeta.conf")
+    try:
+        words += suited(words)
+        with hydra.initialize_config_module("modmeta.conf", version_base="1.3"):
+            composed = hydra.compose("train", words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"settings {list(overrides)}: {' '.join(str(error).split())}") from error
+    config = begun(filled_from_file(composed))
     attempts(config)[1].finish()
     return directory
 
