@@ -21,7 +21,10 @@ ASSUMED = {
 SEEDS = ("seed", "data.seed", "data.order_seed", "method.seed")
 BESIDES = ("callbacks", "trainer.default_root_dir", "trainer.plugins", "data.num_tasks", "data.train")
 # Keys added later, with the values that earlier runs had.
-ADDED = {"method.soft": False, "method.persist": True, "method.decoded": None, "method.searched_frames": None}
+ADDED = {
+    "method.soft": False, "method.persist": True, "method.decoded": None, "method.searched_frames": None,
+    "model.family": None, "proposal.published": False, "restart_likelihood": None, "search.slow": None,
+}  # fmt: skip
 # The configuration holds these twice: as config groups, and as parts of the method.
 COPIES = tuple(
     f"method.{part}"
