@@ -87,6 +87,8 @@ def told(before: Float[Tensor, "M N D"], after: Float[Tensor, "M N D"]) -> Maps:
         after: and end with.
     """
     (m, n, d), steps = before.shape, _begun(before, after)
+    if not steps.left.shape[-1]:
+        return Maps(steps, [0.0] * d, 0.0)
     everyone = torch.arange(n, device=before.device)
     few = steps.part(torch.arange(min(m, MOST_STEPS), device=before.device), everyone)
     some = everyone[:: max(1, n * len(few.states) // SOME)]
@@ -100,8 +102,9 @@ def told(before: Float[Tensor, "M N D"], after: Float[Tensor, "M N D"]) -> Maps:
         if totals[ahead] < totals[best] + BETTER:
             break
         best, options = ahead, []
-    gains = torch.stack([_gains(few, best, some, fifth) for fifth in range(FIFTHS)]).amin(0).clamp_min(0)
-    return Maps(steps._replace(left=steps.left[..., gains > 0]), list(best), float(gains.sum()) if any(best) else 0.0)
+    every = [_gains(few, best, some, fifth) for fifth in range(FIFTHS)] if any(best) else [tried[best]]
+    gains = torch.stack(every).amin(0).clamp_min(0)
+    return Maps(steps._replace(left=steps.left[..., gains > 0]), list(best), float(gains.sum()))
 
 
 def log_odds(maps: Maps) -> Float[Tensor, "N S"]:
@@ -120,6 +123,8 @@ def log_odds(maps: Maps) -> Float[Tensor, "N S"]:
 
 def _begun(before: Tensor, after: Tensor) -> Steps:
     """What own functions leave of steps."""
+    if len(before) < FIFTHS:
+        return Steps(before, before.transpose(0, 1)[..., :0], before.transpose(0, 1)[..., :0])
     size = before.std((0, 1)).clamp_min(1e-12)
     u, change = ((before - before.mean((0, 1))) / size).clamp(-REACH, REACH), (after - before) / size
     judges, left, least = _judges(len(u), FIFTHS - 1, u.device), change, torch.full_like(size, torch.inf)
@@ -145,7 +150,7 @@ def _gains(steps: Steps, steep: tuple[float, ...], receivers: Tensor, fifth: int
     judge = steps.part(judges, receivers)
     messages = _without(torch.einsum("ij,mjf->imf", law.weights, sent[judges]), judge.own) @ law.sent
     squares = [part.square().mean((0, 1)) + BELIEVED for part in (judge.left, judge.left - messages)]
-    return (squares[0] / squares[1]).log() / (2 * steps.states.shape[-1])
+    return (squares[0] / squares[1]).log().nan_to_num(0.0) / (2 * steps.states.shape[-1])  # few steps: none judge
 
 
 def _judges(steps: int, fifth: int, device: torch.device) -> Tensor:
@@ -186,7 +191,8 @@ def _functions(u: Tensor, steep: Sequence[float]) -> Tensor:
     some = some - some.mean((0, 1))
     flat = some.flatten(0, 1)
     cover = flat.mT @ flat / len(flat)
-    cover = cover + BELIEVED * cover.diagonal().mean() * torch.eye(len(cover), dtype=u.dtype, device=u.device)
+    least = BELIEVED * cover.diagonal().mean() + 1e-12  # functions of features that never change are none
+    cover = cover + least * torch.eye(len(cover), dtype=u.dtype, device=u.device)
     return torch.linalg.solve_triangular(torch.linalg.cholesky(cover), flat.mT, upper=False).mT.view(some.shape)
 
 

@@ -36,7 +36,7 @@ def test_functions_are_flat_along_what_foretells_nothing(steps: tuple[torch.Tens
 
 def test_what_messages_gain_is_what_noise_leaves() -> None:
     graph, noise = _graph(8, 1), 0.5
-    before, after = _turning(800, graph, noise)
+    before, after = _turning(400, graph, noise)
     variance = torch.stack([(before[..., 0].sin() @ graph.mT).var(0).mean(), torch.tensor(noise**2)])
     gain = 0.5 * math.log(float(variance.sum() / variance[1])) / before.shape[-1]
     assert maps.told(before, after).gain == pytest.approx(gain, rel=0.1)
@@ -55,3 +55,11 @@ def test_senders_of_other_tasks_foretell_nothing(steps: tuple[torch.Tensor, torc
     before, after = steps
     graph_free = [torch.stack([part[:, i].roll(7 * i, 0) for i in range(8)], 1) for part in (before, after)]
     assert maps.told(*graph_free).gain == 0.0
+
+
+@pytest.mark.parametrize("number", [2, 6])
+def test_few_steps_and_states_that_stay_tell_nothing(number: int) -> None:
+    before = torch.randn(number, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    after = before + torch.randn(number, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert maps.told(before, after).gain == 0.0
+    assert maps.told(before, before).gain == 0.0
