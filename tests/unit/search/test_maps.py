@@ -36,7 +36,7 @@ def test_functions_are_flat_along_what_foretells_nothing(steps: tuple[torch.Tens
 
 def test_what_messages_gain_is_what_noise_leaves() -> None:
     graph, noise = _graph(8, 1), 0.5
-    before, after = _turning(400, graph, noise)
+    before, after = _turning(800, graph, noise)
     variance = torch.stack([(before[..., 0].sin() @ graph.mT).var(0).mean(), torch.tensor(noise**2)])
     gain = 0.5 * math.log(float(variance.sum() / variance[1])) / before.shape[-1]
     assert maps.told(before, after).gain == pytest.approx(gain, rel=0.1)
