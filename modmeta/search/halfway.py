@@ -21,7 +21,7 @@ from torch import Tensor
 from modmeta.search import maps, sparse
 from modmeta.shapes import Float
 
-__all__ = ["FORMS", "Ends", "Law", "ends", "joined", "laws_of", "log_odds"]
+__all__ = ["FORMS", "Ends", "Law", "ends", "joined", "law_of", "laws_of", "log_odds"]
 
 FORMS = ("value", "sine", "bent")
 MOST_STEPS = 10_000  # that are kept
@@ -81,12 +81,8 @@ def joined(one: Ends, other: Ends) -> Ends:
     return Ends(*(torch.cat(pair)[:MOST_STEPS] for pair in zip(one, other, strict=True)))
 
 
-def log_odds(steps: Ends) -> Float[Tensor, "N S"]:
-    """Logarithms of the odds that a pair has a relation.
-
-    Args:
-        steps: of one group.
-    """
+def law_of(steps: Ends) -> Law | maps.Maps:
+    """The law that explains most of held-out steps; of laws alike the simplest."""
     (before, after), n = steps, steps.before.shape[1]
     some = torch.arange(n, device=before.device)[:: max(1, n // SOME)]
     laws = laws_of(before.shape[-1])
@@ -94,8 +90,21 @@ def log_odds(steps: Ends) -> Float[Tensor, "N S"]:
     if max(gains) < CLEAR:
         far = maps.told(before, after)
         if far.gain > max(*gains, 0.0) + maps.BETTER:
-            return maps.log_odds(far)
-    law = next(law for law, gain in zip(laws, gains, strict=True) if gain >= max(gains) - TIE)
+            return far
+    return next(law for law, gain in zip(laws, gains, strict=True) if gain >= max(gains) - TIE)
+
+
+def log_odds(steps: Ends, law: Law | maps.Maps | None = None) -> Float[Tensor, "N S"]:
+    """Logarithms of the odds that a pair has a relation.
+
+    Args:
+        steps: of one group.
+        law: of these steps; None for `law_of`.
+    """
+    law = law_of(steps) if law is None else law
+    if isinstance(law, maps.Maps):
+        return maps.log_odds(law)
+    (before, after), n = steps, steps.before.shape[1]
     chunks = torch.arange(n, device=before.device).split(max(1, AT_ONCE // (len(before) * n * len(law.outputs))))
     parts = [sparse.shortened(_regressions(before, after, law, part)) for part in chunks]
     return sparse.log_odds(sparse.joined(parts))

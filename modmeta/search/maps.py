@@ -24,7 +24,7 @@ from torch import Tensor
 from modmeta.search import sparse
 from modmeta.shapes import Float
 
-__all__ = ["BETTER", "Maps", "Steps", "log_odds", "told"]
+__all__ = ["BETTER", "Maps", "Steps", "gain_of", "log_odds", "told"]
 
 POWERS, WAVES = 3, 60  # highest of own functions; waves
 STEEP = (0.5, 1.0, 2.0, 4.0)  # spread of their slopes, in standard deviations of a feature
@@ -93,7 +93,8 @@ def told(before: Float[Tensor, "M N D"], after: Float[Tensor, "M N D"]) -> Maps:
     few = steps.part(torch.arange(min(m, MOST_STEPS), device=before.device), everyone)
     some = everyone[:: max(1, n * len(few.states) // SOME)]
     best, tried = (0.0,) * d, {(0.0,) * d: few.left.new_zeros(few.left.shape[-1])}
-    options = [(one,) * d for one in STEEP]  # features may say something only together
+    options = [(*[one] * f, flat, *[one] * (d - 1 - f)) for one in STEEP for f in range(d) for flat in (0.0, one)]
+    options = list(dict.fromkeys(options))  # features may say something only together, and one of them hide it
     while True:
         options += [(*best[:f], one, *best[f + 1 :]) for f in range(d) for one in (0.0, *STEEP)]
         tried |= {option: _gains(few, option, some, FIFTHS - 1) for option in options if option not in tried}
@@ -119,6 +120,28 @@ def log_odds(maps: Maps) -> Float[Tensor, "N S"]:
         given = sparse.Regressions(columns.flatten(1, 2), (left / size).mT.flatten(1), left.numel())
         parts.append(sparse.shortened(given))
     return sparse.log_odds(sparse.joined(parts))
+
+
+def gain_of(
+    steep: Sequence[float], train: tuple[Tensor, Tensor], judge: tuple[Tensor, Tensor], kinds: Float[Tensor, "R N K"],
+    receivers: Tensor,
+) -> float:  # fmt: skip
+    """How much less of other steps a structure leaves unexplained, nats a number; every kind has an f of its own.
+
+    Args:
+        steep: of f, along every feature.
+        train: states (M, N, D) that steps begin with, and end with, for f.
+        judge: the same of the other steps.
+        kinds: 1 for the kind of a pair, 0 for others and for an entity itself.
+        receivers: whose rows these are, (R,).
+    """
+    steps = _begun(*(torch.cat(pair) for pair in zip(train, judge, strict=True)))
+    sent, judges = _functions(steps.states, steep), torch.arange(len(steps.states), device=receivers.device)
+    judges = judges >= len(train[0])
+    of, by = ((steps.part(rows, receivers), sent[rows]) for rows in (~judges, judges))
+    messages = [_without(torch.einsum("ijk,mjf->imkf", kinds, some).flatten(2), part.own) for part, some in (of, by)]
+    law = _solved(messages[0].flatten(0, 1), of[0].left.flatten(0, 1), RIDGE)
+    return float(_gained(by[0].left, messages[1] @ law, len(steep)).clamp_min(0).sum())
 
 
 def _begun(before: Tensor, after: Tensor) -> Steps:
@@ -149,8 +172,13 @@ def _gains(steps: Steps, steep: tuple[float, ...], receivers: Tensor, fifth: int
     law = _fitted(steps.part(~judges, receivers), sent[~judges], receivers, FEW)
     judge = steps.part(judges, receivers)
     messages = _without(torch.einsum("ij,mjf->imf", law.weights, sent[judges]), judge.own) @ law.sent
-    squares = [part.square().mean((0, 1)) + BELIEVED for part in (judge.left, judge.left - messages)]
-    return (squares[0] / squares[1]).log().nan_to_num(0.0) / (2 * steps.states.shape[-1])  # few steps: none judge
+    return _gained(judge.left, messages, len(steep))
+
+
+def _gained(left: Tensor, messages: Tensor, features: int) -> Tensor:
+    """How much less messages leave, nats a number of all features, (O,)."""
+    squares = [part.square().mean((0, 1)) + BELIEVED for part in (left, left - messages)]
+    return (squares[0] / squares[1]).log().nan_to_num(0.0) / (2 * features)  # few steps: none judge
 
 
 def _judges(steps: int, fifth: int, device: torch.device) -> Tensor:

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from modmeta.search import halfway, maps
+from modmeta.search.cold_start import Kind, cold_start
+from modmeta.search.cold_start.data import Data
+from modmeta.search.cold_start.far import better_halfway
 from tests.unit.search.test_slow import _graph, _right
 
 TURN = 2.0  # radians a frame
@@ -63,3 +66,27 @@ def test_few_steps_and_states_that_stay_tell_nothing(number: int) -> None:
     after = before + torch.randn(number, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert maps.told(before, after).gain == 0.0
     assert maps.told(before, before).gain == 0.0
+
+
+def _frames(tasks: int, graph: torch.Tensor) -> torch.Tensor:
+    """The same plane for ten frames, (B, N, 10, 2)."""
+    generator = torch.Generator().manual_seed(0)
+    cos, sin = math.cos(TURN), math.sin(TURN)
+    x, y = 3 * torch.randn(2, tasks, len(graph), generator=generator, dtype=torch.float64)
+    frames = []
+    for _ in range(10):
+        frames.append(torch.stack([x, y], -1))
+        x, y = cos * x - sin * y + x.sin() @ graph.mT, sin * x + cos * y
+    return torch.stack(frames, 2)
+
+
+@pytest.mark.slow
+def test_a_cold_start_takes_relations_of_maps_where_laws_tell_none() -> None:
+    graph, groups, generator = _graph(6, 1), torch.zeros(30, dtype=torch.long), torch.Generator()
+    states = _frames(30, graph)
+    start = cold_start(states, Kind(0, (False,) * 2), num_kinds=2, groups=groups, starts=1)
+    assert _right(2.0 * start.answer.structures[0] - 1, graph) in (0.0, 1.0)  # the laws tell all relations
+    lost, data = start._replace(kinds=start.kinds._replace(laws=0 * start.kinds.laws)), Data(states, None, groups)
+    assert isinstance(halfway.law_of(halfway.ends(states)), maps.Maps)
+    assert not better_halfway(start, data, generator)
+    assert better_halfway(lost, data, generator)
