@@ -37,7 +37,8 @@ def test_functions_are_flat_along_what_foretells_nothing(steps: tuple[torch.Tens
     assert told.steps.left.shape[-1] == 1  # one feature is foretold
 
 
-def test_what_messages_gain_is_what_noise_leaves() -> None:
+def test_what_messages_gain_is_what_noise_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "STEEP", (2.0,))
     graph, noise = _graph(8, 1), 0.5
     before, after = _turning(800, graph, noise)
     variance = torch.stack([(before[..., 0].sin() @ graph.mT).var(0).mean(), torch.tensor(noise**2)])
