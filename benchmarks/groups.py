@@ -59,7 +59,9 @@ how much the weight back counts on subjects of netsim3 that no row of one subjec
 `_ba_SEED`: graphs of Barabasi and Albert by `python -m benchmarks.networks` (0.930 and 0.944 there), `_half` rounded to
 float16 as theirs are. `network30`: 30 noise-driven nodes; from 1, 2, 5, 10, 20, 40 of its recordings the known law with
 a sparse penalty has 0.75, 0.82, 0.90, 0.98, 1.00, 1.00, ridge regression 0.70, 0.72, 0.81, 0.90, 0.97, 0.98.
-`rossler_er50`, `opinions_er50`: the same graph; features that never change drive entities in `map`.
+`rossler_er50`, `opinions_er50`: the same graph; features that never change drive entities in `map`. Functions of
+`halfway` where frames are far apart were settled on `rossler_er50` and oscillators of other seeds than rows have.
+`_stepT`: frames T apart in place of 1.
 `kuramoto`, `springs` by `benchmarks.networks` too (0.949 and 0.999 published on `er`); `springs_er_100`, `_250`: 3% of
 pairs are related (`_10`: 30%), frames 0.1 apart.
 `recording`: one recording of six springs driven by noise; `least-squares` is told that changes of velocity are linear

@@ -5,12 +5,14 @@
     python -m benchmarks.networks springs --nodes 100 --share 0.03 --tasks 3 --frames 50 --out DIR
     python -m benchmarks.networks springs netsims --graph food_web --nodes 30 --tasks 120 --frames 49 --out DIR
 
-The first four dynamics are those that Pan, Shi, Dokmanic (2024, *A graph dynamics prior for relational inference*)
+All but the last are dynamics that Pan, Shi, Dokmanic (2024, *A graph dynamics prior for relational inference*)
 score on undirected graphs of 50 nodes, the last one with springs those of StructInfer (Wang, Tong, Pang 2023). A is the
 graph, d its degrees; constants that they do not print are ours:
 
 - `michaelis_menten`: y' = -y + (1 / d_i) sum_j A_ij y_j / (1 + y_j), from U(1, 2), a frame a unit of time;
 - `diffusion`: x' = -(1 - D^-1/2 A D^-1/2) x, from U(0, 1), 0.1 a frame;
+- `rossler`: x' = -y - z + (1 / d_i) sum_j A_ij sin(x_j), y' = x + 0.1 y, z' = 0.1 + z (x - 18), from U(-5, 5), a frame
+  a unit of time (`--step`);
 - `kuramoto`: p' = w_i + (1 / d_i) sum_j A_ij sin(p_j - p_i), w from N(0, 1) once, from U(-pi, pi), 0.1 a frame;
 - `springs`: x'' = -0.1 sum_j A_ij (x_i - x_j) in the plane, from N(0, 0.5) at speed 0.5, 0.1 a frame;
 - `netsims`: x' = -x + sum_j A_ij x_j, from N(0, 1), 0.1 a frame.
@@ -35,7 +37,8 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 NODES, TASKS, FRAMES = 50, 50, 20
-DYNAMICS = ("michaelis_menten", "diffusion", "kuramoto", "springs", "netsims")
+DYNAMICS = ("michaelis_menten", "diffusion", "rossler", "kuramoto", "springs", "netsims")
+STEPS = {"michaelis_menten": 1.0, "rossler": 1.0}  # of a frame; 0.1 of others
 FAMILIES = ("gene_regulatory", "food_web", "social", "chemical", "vascular", "landscape")
 
 
@@ -85,10 +88,11 @@ def graph(kind: str, nodes: int, share: float, generator: np.random.Generator) -
             return matrix
 
 
-def recorded(dynamics: str, a: np.ndarray, tasks: int, frames: int, generator: np.random.Generator) -> np.ndarray:
-    """States (tasks, N, frames, D) on a graph (N, N)."""
+def recorded(
+    dynamics: str, a: np.ndarray, tasks: int, frames: int, step: float, generator: np.random.Generator
+) -> np.ndarray:
+    """States (tasks, N, frames, D) on a graph (N, N), a frame every `step`."""
     n, degree = len(a), a.sum(1)
-    step = 1.0 if dynamics == "michaelis_menten" else 0.1
     normal, natural = a / np.sqrt(np.outer(degree, degree)).clip(1), generator.normal(size=n)
 
     def rate(_: float, x: np.ndarray) -> np.ndarray:
@@ -98,6 +102,9 @@ def recorded(dynamics: str, a: np.ndarray, tasks: int, frames: int, generator: n
             return normal @ x - x
         if dynamics == "netsims":
             return a @ x - x
+        if dynamics == "rossler":
+            x, y, z = x.reshape(3, n)
+            return np.concatenate([a @ np.sin(x) / degree - y - z, x + 0.1 * y, 0.1 + z * (x - 18)])
         if dynamics == "kuramoto":
             return natural + (np.sin(x[None] - x[:, None]) * a).sum(1) / degree
         place, speed = x.reshape(4, n)[:2], x.reshape(4, n)[2:]
@@ -110,6 +117,8 @@ def recorded(dynamics: str, a: np.ndarray, tasks: int, frames: int, generator: n
             return np.concatenate([0.5 * generator.normal(size=(2, n)), speed]).ravel()
         if dynamics == "netsims":
             return generator.normal(size=n)
+        if dynamics == "rossler":
+            return generator.uniform(-5, 5, 3 * n)
         low, high = {"michaelis_menten": (1, 2), "diffusion": (0, 1), "kuramoto": (-np.pi, np.pi)}[dynamics]
         return generator.uniform(low, high, n)
 
@@ -124,10 +133,12 @@ def write(dynamics: str, seed: int, given: argparse.Namespace) -> Path:
     """Writes one network's recordings; `--half` rounds states to float16."""
     generator = np.random.default_rng(seed)
     a = graph(given.graph, given.nodes, given.share, generator)
-    states = recorded(dynamics, a, given.tasks, given.frames, generator)
+    step = given.step or STEPS.get(dynamics, 0.1)
+    states = recorded(dynamics, a, given.tasks, given.frames, step, generator)
     if given.half:
         states = states.astype(np.float16)
     size = f"_{given.nodes}" if given.nodes != NODES else ""
+    size += f"_step{given.step:g}" if given.step else ""
     path = given.out / f"{dynamics}_{given.graph}{size}{'_half' if given.half else ''}_{seed}.npz"
     np.savez(path, states=states.astype(np.float64), relations=a.astype(np.int8))
     return path
@@ -143,6 +154,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1, help="probability of a pair of `er`")
     parser.add_argument("--tasks", type=int, default=TASKS)
     parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--step", type=float, help="time from frame to frame, if not that of the dynamics")
     parser.add_argument("--half", action="store_true", help="round states to float16")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

@@ -6,7 +6,8 @@ This is the implicit midpoint rule, so an error of a step is of third order in t
 act (k) on which rates (o), and whether by value (or difference: own functions take up the rest) or by the sine of the
 difference, is chosen by held-out steps of some receivers; own functions are linear, or cubic where that tells more.
 Weights are zero or not with one prior for all pairs, which follows from the data (`search.sparse`). Where there is no
-noise, entities two edges away have weights as well, small ones: they count as nearly zero.
+noise, entities two edges away have weights as well, small ones: they count as nearly zero. Where no law says much,
+steps may be too long for it: maps of free functions are tried beside (`search.maps`).
 
 Letters: B tasks, N entities, S = N - 1 senders, T frames, D features, M steps, R receivers, A parts of a law, G own
 functions.
@@ -17,10 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modmeta.search import sparse
+from modmeta.search import maps, sparse
 from modmeta.shapes import Float
 
-__all__ = ["FORMS", "Ends", "Law", "ends", "joined", "laws_of", "log_odds"]
+__all__ = ["FORMS", "Ends", "Law", "ends", "joined", "law_of", "laws_of", "log_odds"]
 
 FORMS = ("value", "sine", "bent")
 MOST_STEPS = 10_000  # that are kept
@@ -28,6 +29,7 @@ SOME = 10  # receivers on which laws are compared
 RIDGE = 1e-6  # of their weights, as a share of a message's mean square
 BELIEVED = 1e-6  # share of changes below which an explanation is numerical error
 TIE = 0.05  # nats a number by which a later law must be ahead
+CLEAR = 1.0  # nats a number from which on a law has no rival
 AT_ONCE = 2**24  # numbers that are held at once
 
 
@@ -79,17 +81,30 @@ def joined(one: Ends, other: Ends) -> Ends:
     return Ends(*(torch.cat(pair)[:MOST_STEPS] for pair in zip(one, other, strict=True)))
 
 
-def log_odds(steps: Ends) -> Float[Tensor, "N S"]:
-    """Logarithms of the odds that a pair has a relation.
-
-    Args:
-        steps: of one group.
-    """
+def law_of(steps: Ends) -> Law | maps.Maps:
+    """The law that explains most of held-out steps; of laws alike the simplest."""
     (before, after), n = steps, steps.before.shape[1]
     some = torch.arange(n, device=before.device)[:: max(1, n // SOME)]
     laws = laws_of(before.shape[-1])
     gains = [_gain(before, after, law, some) for law in laws]
-    law = next(law for law, gain in zip(laws, gains, strict=True) if gain >= max(gains) - TIE)
+    if max(gains) < CLEAR:
+        far = maps.told(before, after)
+        if far.gain > max(*gains, 0.0) + maps.BETTER:
+            return far
+    return next(law for law, gain in zip(laws, gains, strict=True) if gain >= max(gains) - TIE)
+
+
+def log_odds(steps: Ends, law: Law | maps.Maps | None = None) -> Float[Tensor, "N S"]:
+    """Logarithms of the odds that a pair has a relation.
+
+    Args:
+        steps: of one group.
+        law: of these steps; None for `law_of`.
+    """
+    law = law_of(steps) if law is None else law
+    if isinstance(law, maps.Maps):
+        return maps.log_odds(law)
+    (before, after), n = steps, steps.before.shape[1]
     chunks = torch.arange(n, device=before.device).split(max(1, AT_ONCE // (len(before) * n * len(law.outputs))))
     parts = [sparse.shortened(_regressions(before, after, law, part)) for part in chunks]
     return sparse.log_odds(sparse.joined(parts))

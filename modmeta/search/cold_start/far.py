@@ -18,6 +18,7 @@ from modmeta.search.cold_start.records import Form, Start
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
 from modmeta.search.cold_start.weak_form import Kind, Steps
+from modmeta.search.maps import Maps, gain_of
 from modmeta.search.slow import LONG, WAYS, fit, foretold_at_best, log_odds, moments, parted, scaled, sizes
 
 __all__ = ["better_halfway", "may_be_far", "rate_of", "refitted", "told", "way_of"]
@@ -70,16 +71,20 @@ def way_of(
 def better_halfway(start: Start, data: Data, generator: torch.Generator) -> bool:
     """Whether structures by `search.halfway` foretell held-out intervals better than those that the laws found tell.
 
-    Both are told by the other intervals of the one group, and laws of the same form are fitted to both.
+    Both are told by the other intervals of the one group, and laws of the same form are fitted to both; and maps, where
+    steps are those of maps.
     """
     assert data.groups is not None
     form, some = start.form, data.few(NUMBERS // (4 * start.kinds.laws.shape[1] ** 2), generator)
     fit, judge = split_sums_of(some, form)
     length = data.states.shape[2] - 1
     others = (~held_out(length, data.states.device)).to(data.states).expand(len(data.states), length)
-    counts = others if data.seen is None else others * _steps(data.seen)
-    related = halfway.log_odds(halfway.ends(data.states, counts)) > 0  # (N, S)
-    related = related if some.receivers is None else related[some.receivers]
+    counts = torch.ones_like(others) if data.seen is None else _steps(data.seen)
+    steps, judges = (halfway.ends(data.states, counts * part) for part in (others, 1 - others))
+    law = halfway.law_of(steps)
+    related = halfway.log_odds(steps, law) > 0  # (N, S)
+    receivers = torch.arange(len(related), device=related.device) if some.receivers is None else some.receivers
+    related = related[receivers]
     rows = [explain(fit, start.kinds, 1, temperature=start.temperature)[0].slots.argmax(-1), related.long()]
     left = [judge.left(None, solve_own(fit.own.sum(0)))]
     for structure, number in zip(rows, (len(start.kinds.laws), 2), strict=True):
@@ -89,7 +94,19 @@ def better_halfway(start: Start, data: Data, generator: torch.Generator) -> bool
         left.append(judge.left(beliefs.slots @ kinds.laws, kinds.own))
     targets = judge.targets.sum().clamp_min(1)
     without, laws, halves = (float((part.sum() / targets).clamp_min(1e-24).log()) / 2 for part in left)
-    return halves < min(laws, without) - MARGIN
+    if not isinstance(law, Maps):
+        return halves < min(laws, without) - MARGIN
+    gains = [gain_of(law.steep, steps, judges, _spread(row, receivers), receivers) for row in rows]
+    return gains[1] - gains[0] > max(halves - laws, 0.0) + MARGIN
+
+
+def _spread(rows: Tensor, receivers: Tensor) -> Tensor:
+    """Kinds of pairs (R, N, K) from those of senders (R, S)."""
+    kinds = torch.nn.functional.one_hot(rows).double()
+    sender = torch.arange(rows.shape[1], device=rows.device)
+    sender = sender + (sender >= receivers.unsqueeze(1))
+    spread = kinds.new_zeros(len(rows), rows.shape[1] + 1, kinds.shape[-1])
+    return spread.scatter(1, sender.unsqueeze(-1).expand_as(kinds), kinds)
 
 
 def told(states: Tensor, seen: Tensor | None, groups: Tensor, number: int, way: str) -> Tensor:
