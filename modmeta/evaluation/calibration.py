@@ -12,8 +12,8 @@ from modmeta.evaluation.exchange import Exchanged, temperatures
 from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
 from modmeta.evaluation.nulls import FEWEST, SHORTEST
 from modmeta.evaluation.posterior import enumerable, exact_of, scorer, table
-from modmeta.evaluation.rival import likeness, rival, tasks_at_once
-from modmeta.evaluation.verdict import CHANCE, chance
+from modmeta.evaluation.rival import affordable, likeness, strongest
+from modmeta.evaluation.verdict import CHANCE
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
@@ -205,18 +205,18 @@ def _extrapolated(windows: Sequence[int], fitted: Sequence[float]) -> Calibratio
 def _by_rival(
     fitted: Calibration, model: RelationalModel, search: Search, states: Tensor, generator: torch.Generator
 ) -> Calibration:
-    """Temperatures at which a rival's beliefs are foretold, if it foretells held-out frames of states (B, N, T, D)
-    better than the model by more than chance.
+    """Temperatures at which the relations named are right as often as claimed, if a rival is, too.
 
-    Of how sure the rival may be its two halves tell, as ends do of the model. All frames, not only those of a window,
-    tell the rival who acts on whom. Where laws are too weak, temperatures are below 1.
+    Laws of another form, fitted to the same states (B, N, T, D), count by the probability that they foretell held-out
+    frames better than the model. Of how sure they may be their own two halves tell, as ends do of the model, and for
+    how long their errors last. All frames, not only those of a window, tell them who acts on whom. Temperatures fall
+    only where they are better by more than chance: below 1, if the model's laws are too weak.
     """
     b, n, t, _ = states.shape
     k = model.dynamics.num_edge_modules
-    states = states[: tasks_at_once(states)]
-    if min(b, len(states)) < FEWEST or t < 2 * SHORTEST or k < 2 or model.noise:
+    if b < FEWEST or t < 2 * SHORTEST or k < 2 or model.noise:
         return fitted
-    if not enumerable(n, k, search.enumerate_up_to):
+    if not (affordable(states) and enumerable(n, k, search.enumerate_up_to)):
         return fitted
     middle = (t - 1) // 2
     halves = states[:, :, : middle + 1], states[:, :, middle:]
@@ -225,13 +225,21 @@ def _by_rival(
         model.errors(seen.states, seen.structure, chances=other.chances(fitted.at(middle)))
         for seen, other in (ends, ends[::-1])
     ]
-    other = rival(model, halves, errors, whole.chances(fitted.at(t)), generator)
-    if chance(other.gain) >= CHANCE:
+    other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
+    share = other.better
+    if share < CHANCE:
         return fitted
-    beliefs = other.beliefs(_least(lambda at: disagreement(*other.halves(at))))
+    beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
+
+    def told(part: Tempered, window: int) -> float:
+        return _least(likeness(part.chances, fitted.at(window), beliefs, share), WIDE)
+
+    if share < 1 - CHANCE:
+        more = max(1.0, told(whole, t) / fitted.at(t))
+        return fitted._replace(temperatures=tuple(more * of for of in fitted.temperatures))
     windows = sorted({*(window for window in fitted.frames if window < t), t})
     seen = [tempered(model, search, states[:, :, :window], generator) for window in windows[:-1]]
-    return _extrapolated(windows, [_least(likeness(part.chances, beliefs), WIDE) for part in (*seen, whole)])
+    return _extrapolated(windows, [told(*pair) for pair in zip((*seen, whole), windows, strict=True)])
 
 
 @torch.no_grad()
