@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from scipy.special import stdtr
 from torch import Tensor
 
-from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.evaluation.nulls import alone, gains, mean_gain
 from modmeta.evaluation.verdict import CHANCE, chance
 from modmeta.model.features import pair_states
@@ -208,9 +208,9 @@ def likeness(posterior: Chances, claimed: float, beliefs: Tensor, share: float) 
     """
     own = posterior(claimed).flatten(0, 2).double()
     of, theirs = own.argmax(-1), beliefs.flatten(0, 1)
-    confusion = Confusion(own.shape[-1], theirs.shape[-1]).to(theirs.device)
-    confusion.update(of, theirs.argmax(-1))
-    mixed = share * theirs[:, match_labels(confusion.matrix())] + (1 - share) * own
+    k, r = own.shape[-1], theirs.shape[-1]
+    counts = torch.bincount(of * r + theirs.argmax(-1), minlength=k * r).view(k, r)
+    mixed = share * theirs[:, linear_sum_assignment(counts.cpu(), maximize=True)[1]] + (1 - share) * own
 
     def loss(temperature: float) -> float:
         sure, named = posterior(temperature).flatten(0, 2).double().max(-1)
