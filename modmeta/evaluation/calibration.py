@@ -10,7 +10,10 @@ from torch.nn import functional as F
 
 from modmeta.evaluation.exchange import Exchanged, temperatures
 from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
+from modmeta.evaluation.nulls import FEWEST, SHORTEST
 from modmeta.evaluation.posterior import enumerable, exact_of, scorer, table
+from modmeta.evaluation.rival import affordable, likeness, strongest
+from modmeta.evaluation.verdict import CHANCE
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
@@ -20,6 +23,7 @@ from modmeta.search.search import Search
 
 WINDOWS = (10, 20, 49)  # frames
 TEMPERATURES = np.geomspace(1, 3000, 61)  # candidates; at least 1, so never sharper than the likelihood
+WIDE = np.geomspace(0.1, 3000, 78)  # candidates where laws may be too weak
 COARSE = TEMPERATURES[::4]
 TASKS = 100  # at most
 STEP = float(TEMPERATURES[2] / TEMPERATURES[0])  # between temperatures that foretell
@@ -124,6 +128,7 @@ def calibrate(
     fitted = Calibration(windows, tuple(found))
     if truth is None:
         fitted = _no_surer(fitted, model, search, states, module_to_relation, generator)
+        fitted = _by_rival(fitted, model, search, max(states, key=len), generator)
 
     def weighed(seen: Tensor) -> Tensor:
         return tempered(model, search, seen, generator).chances(fitted.at(seen.shape[2]))
@@ -131,10 +136,10 @@ def calibrate(
     return fitted._replace(bands=_bands(model, [(states, weighed) for states, _ in scenes], generator))
 
 
-def _least(loss: Callable[[float], float]) -> float:
-    """The temperature of least loss, near the best of the coarse ones."""
-    place = 4 * int(np.argmin([loss(at) for at in COARSE.tolist()]))
-    near = TEMPERATURES[max(0, place - 3) : place + 4].tolist()
+def _least(loss: Callable[[float], float], among: np.ndarray = TEMPERATURES) -> float:
+    """The temperature of least loss, near the best of every fourth one."""
+    place = 4 * int(np.argmin([loss(at) for at in among[::4].tolist()]))
+    near = among[max(0, place - 3) : place + 4].tolist()
     return float(near[int(np.argmin([loss(at) for at in near]))])
 
 
@@ -187,10 +192,54 @@ def _no_surer(
         return _least(loss)
 
     told = temperatures(model, search, several, windows, ends.at(t), fit, generator)
-    least = [max(mine, ends.at(window)) for window, mine in zip(windows, told, strict=True)]
-    growth = np.log(least[-1] / least[0]) / np.log(windows[-1] / windows[0]) if len(windows) > 1 else 0.0
-    far = least[-1] * FAR ** float(np.clip(growth, 0, 1))
-    return ends._replace(frames=(*windows, FAR * t), temperatures=(*least, far))
+    return _extrapolated(windows, [max(mine, ends.at(window)) for window, mine in zip(windows, told, strict=True)])
+
+
+def _extrapolated(windows: Sequence[int], fitted: Sequence[float]) -> Calibration:
+    """Temperatures that beyond the last window grow as they did up to there, at most as the number of frames does."""
+    growth = np.log(fitted[-1] / fitted[0]) / np.log(windows[-1] / windows[0]) if len(windows) > 1 else 0.0
+    far = fitted[-1] * FAR ** float(np.clip(growth, 0, 1))
+    return Calibration((*windows, FAR * windows[-1]), (*fitted, far))
+
+
+def _by_rival(
+    fitted: Calibration, model: RelationalModel, search: Search, states: Tensor, generator: torch.Generator
+) -> Calibration:
+    """Temperatures at which the relations named are right as often as claimed, if a rival is, too.
+
+    Laws of another form, fitted to the same states (B, N, T, D), count by the probability that they foretell held-out
+    frames better than the model. Of how sure they may be their own two halves tell, as ends do of the model, and for
+    how long their errors last. All frames, not only those of a window, tell them who acts on whom. Temperatures fall
+    only where they are better by more than chance: below 1, if the model's laws are too weak.
+    """
+    b, n, t, _ = states.shape
+    k = model.dynamics.num_edge_modules
+    if b < FEWEST or t < 2 * SHORTEST or k < 2 or model.noise:
+        return fitted
+    if not (affordable(states) and enumerable(n, k, search.enumerate_up_to)):
+        return fitted
+    middle = (t - 1) // 2
+    halves = states[:, :, : middle + 1], states[:, :, middle:]
+    whole, *ends = (tempered(model, search, part, generator) for part in (states, *halves))
+    errors = [
+        model.errors(seen.states, seen.structure, chances=other.chances(fitted.at(middle)))
+        for seen, other in (ends, ends[::-1])
+    ]
+    other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
+    share = other.better
+    if share < CHANCE:
+        return fitted
+    beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
+
+    def told(part: Tempered, window: int) -> float:
+        return _least(likeness(part.chances, fitted.at(window), beliefs, share), WIDE)
+
+    if share < 1 - CHANCE:
+        more = max(1.0, told(whole, t) / fitted.at(t))
+        return fitted._replace(temperatures=tuple(more * of for of in fitted.temperatures))
+    windows = sorted({*(window for window in fitted.frames if window < t), t})
+    seen = [tempered(model, search, states[:, :, :window], generator) for window in windows[:-1]]
+    return _extrapolated(windows, [told(*pair) for pair in zip((*seen, whole), windows, strict=True)])
 
 
 @torch.no_grad()

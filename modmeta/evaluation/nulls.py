@@ -205,11 +205,11 @@ def compare(
     by_draw = torch.stack(over)  # (draws, B)
     if not bool(by_draw.isfinite().all() and none.isfinite().all()):
         return None
-    exchanged = _mean(by_draw.mean(0))
+    exchanged = mean_gain(by_draw.mean(0))
     if groups is not None and draws > 1:  # tasks share what is random in structures; draws do not
         spread = float(by_draw.mean(1).var() * (1 + 1 / draws))
         exchanged = Gain(exchanged.mean, (exchanged.error**2 + spread) ** 0.5, min(exchanged.freedom, draws - 1))
-    return Compared(_mean(none), exchanged, _agreement(real, apart), sum(kappas) / draws, b)
+    return Compared(mean_gain(none), exchanged, _agreement(real, apart), sum(kappas) / draws, b)
 
 
 def _shown(mask: Tensor) -> float:
@@ -335,7 +335,8 @@ def _places(groups: Tensor) -> Tensor:
     return place
 
 
-def _mean(values: Tensor) -> Gain:
+def mean_gain(values: Tensor) -> Gain:
+    """Gains of tasks (B,) together."""
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
     return Gain(float(values.mean()), error, len(values) - 1)
 

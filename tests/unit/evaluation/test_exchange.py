@@ -48,7 +48,7 @@ def test_lasting_errors_ask_for_more_in_more_frames() -> None:
 
 
 def test_beyond_the_observed_frames_temperatures_go_on_growing() -> None:
-    states, _ = made(0.97)
+    states, _ = made(0.9)
     told = calibrate(right(), SEARCH, [(states, None)], torch.arange(2), windows=(10, FRAMES))
     assert told.at(FRAMES) < told.at(2 * FRAMES) <= 2 * told.at(FRAMES) * (1 + 1e-6)
 

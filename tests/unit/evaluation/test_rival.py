@@ -1,0 +1,84 @@
+"""A rival of models that are wrong, and of right ones."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from modmeta.evaluation.calibration import calibrate, tempered
+from modmeta.evaluation.rival import likeness, strongest
+from modmeta.model.model import RelationalModel
+from tests.unit.evaluation.test_exchange import made
+from tests.unit.evaluation.test_verdict import SEARCH, Pull, drawn, right
+
+
+class Pushes(Pull):
+    """Modules of entities that are pulled one way or the other, whoever acts: what they tell is no relation."""
+
+    def messages(self, states: Tensor) -> Tensor:
+        sent = 0.1 * torch.ones_like(super().messages(states)[:, :, :, :1])
+        return torch.cat([-sent, sent], 3)
+
+
+class Half(Pull):
+    """Half as strong as it should be."""
+
+    def messages(self, states: Tensor) -> Tensor:
+        return super().messages(states) / 2
+
+
+def told(model: RelationalModel) -> tuple[float, float, float]:
+    """Claimed, right, and temperature of all frames, of the structures that a model tells without labels."""
+    states, relations = made(0.0)
+    found = calibrate(model, SEARCH, [(states, None)], torch.arange(2))
+    with torch.no_grad():
+        chances = tempered(model, SEARCH, states, torch.Generator().manual_seed(0)).chances(found.at(states.shape[2]))
+    share = float((chances.argmax(-1) == relations).double().mean())
+    return float(chances.amax(-1).mean()), max(share, 1 - share), found.at(states.shape[2])
+
+
+def test_modules_that_tell_no_relations_claim_little() -> None:
+    claimed, accuracy, _ = told(right(Pushes))
+    assert accuracy < 0.7
+    assert claimed < accuracy + 0.05
+
+
+def test_laws_that_are_too_weak_are_surer_than_their_likelihood() -> None:
+    claimed, accuracy, temperature = told(right(Half))
+    assert accuracy > 0.7
+    assert temperature < 1
+    assert claimed == pytest.approx(accuracy, abs=0.06)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "better"), [(Pull, False), (Pushes, True)])
+def test_a_rival_is_better_than_wrong_laws_only(kind: type[Pull], better: bool) -> None:
+    states, _ = made(0.0)
+    model, generator = right(kind), torch.Generator().manual_seed(0)
+    halves = states[:, :, :20], states[:, :, 19:]
+    whole, *ends = (tempered(model, SEARCH, part, generator) for part in (states, *halves))
+    errors = [
+        model.errors(of.states, of.structure, chances=other.chances(1.0))
+        for of, other in zip(ends, ends[::-1], strict=True)
+    ]
+    rival = strongest(model, halves, errors, whole.chances(1.0), generator)
+    assert (rival.better > 0.99) == better
+    assert rival.lasting < 1.5
+
+
+def test_likeness_asks_for_as_many_right_as_claimed() -> None:
+    """Of claims twice too sure, by a rival that knows, by one that knows nothing, and by the claims themselves."""
+    odds = 2 * drawn(1, 1, 20000, 1).double()
+    sure = torch.cat([2 * odds, torch.zeros_like(odds)], -1)  # twice the logarithm
+
+    def posterior(temperature: float) -> Tensor:
+        return (sure / temperature).softmax(-1)
+
+    temperatures = [0.5, 1.0, 1.5, 2.0, 3.0, 1000.0]
+    for beliefs, share, best in (
+        (posterior(2.0), 1.0, 2.0),
+        (posterior(2.0).flip(-1), 1.0, 2.0),  # by other names
+        (torch.full_like(sure, 0.5), 1.0, 1000.0),
+        (torch.full_like(sure, 0.5), 0.0, 1.0),
+    ):
+        loss = likeness(posterior, 1.0, beliefs.flatten(0, 1), share)
+        assert min(temperatures, key=loss) == best
