@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 SHIFTS = 12  # shifted tanh of each feature in a rich family
+STEPS = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)  # of an entity's own functions of plain states, in standard deviations
 SATURATED = 0.9999  # share of the bound beyond which a rate says no more
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the nodes of a frame, and Boole's weights
 BOOLE = (7 / 90, 32 / 90, 12 / 90, 32 / 90, 7 / 90)
@@ -104,6 +105,7 @@ class FoundLaws(NamedTuple):
         right: right functions to uncorrelated ones, (V, up to V).
         link: leak and size of every channel of a saturating family, (D, D + 2); else none, (0, ...).
         lag: frames by which velocities lag coordinates.
+        shapes: functions that entities have of sizes of their own, of every channel, (D, O); else none, (0, ...).
     """
 
     edges: Tensor
@@ -120,6 +122,7 @@ class FoundLaws(NamedTuple):
     right: Tensor
     link: Tensor = torch.zeros(0, 0)
     lag: Tensor = torch.zeros(())
+    shapes: Tensor = torch.zeros(0, 0)
 
 
 VECTORS = (
@@ -288,6 +291,7 @@ def own_functions(kind: Kind, states: Tensor) -> Tensor:
         parts += [straight**4, straight**5, torch.tanh(straight), torch.tanh(2 * straight)]
     if turning.shape[-1]:
         parts += [turning.sin(), turning.cos(), (2 * turning).sin(), (2 * turning).cos()]
+    parts += [torch.tanh(3 * (straight - place)) for place in STEPS]
     return torch.cat(parts, -1)
 
 

@@ -40,7 +40,7 @@ FEWEST_KINDS = 2  # of edges, where no law says how many
 SURE = 5.0  # standard errors
 LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
-CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "constant", "smooth", "constants", "slopes")
+CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "constant", "smooth", "constants", "slopes", "shapes")
 
 
 def begun(config: DictConfig) -> DictConfig:
@@ -130,8 +130,9 @@ def _check(model: DictConfig, num_features: int) -> None:
         family = family_named(model.family) if model.get("family") else None
     except ValueError as error:
         raise UserError(str(error)) from error
-    if model.get("slopes") and model.get("constants") is False:
-        raise UserError("model.slopes=true has constants, too; leave model.constants=false out")
+    for name in ("slopes", "shapes"):
+        if model.get(name) and model.get("constants") is False:
+            raise UserError(f"model.{name}=true has constants, too; leave model.constants=false out")
     coordinates, angles = model.get("coordinates"), model.get("angles")
     if coordinates not in (None, 0, num_features):
         raise UserError(f"model.coordinates={coordinates} must be 0 or all {num_features} features")
@@ -145,10 +146,10 @@ def _given(model: DictConfig) -> dict[str, Any]:
     """Choices of the configuration, for the cold start."""
     family = model.get("family")
     choices: dict[str, Any] = (
-        {"constants": False, "slopes": False} if "family" in model else {}
+        {"constants": False, "slopes": False, "shapes": False} if "family" in model else {}
     )  # models hold no others
     if _of_laws(model):
-        choices = {name: model.get(name) for name in ("constants", "slopes", "smooth")}
+        choices = {name: model.get(name) for name in ("constants", "slopes", "shapes", "smooth")}
     return choices | {"family": family_named(family) if family else None}
 
 
@@ -281,6 +282,7 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
         start.kinds.laws, start.kinds.own, step, rest, offset, scale, form.units.centre, form.units.scale,
         basis.places, basis.widths, basis.left, basis.right,
         torch.zeros(0, 0) if form.link is None else form.link, torch.tensor(form.units.lag),
+        torch.zeros(0, 0) if form.shapes is None else form.shapes,
     )  # fmt: skip
     parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
     out = io.BytesIO()
@@ -301,6 +303,7 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
         "smooth": form.smooth,
         "constants": form.constants,
         "slopes": form.slopes,
+        "shapes": form.shapes is not None,
     }
     if model.num_edge_modules is None and not labelled and "num_relations" in config.data:
         config.data.num_relations = chosen["num_edge_modules"]

@@ -24,6 +24,7 @@ from modmeta.search.cold_start.choosing import (
     simpler,
     under,
     usual_and_large,
+    varied,
 )
 from modmeta.search.cold_start.data import Data, numbered, table_of
 from modmeta.search.cold_start.far import better_halfway, may_be_far, rate_of, refitted, told, way_of
@@ -78,6 +79,7 @@ def cold_start(
     family: Family | None = None,
     constants: bool | None = None,
     slopes: bool | None = None,
+    shapes: bool | None = None,
     smooth: bool | None = None,
 ) -> Start:
     """Finds laws, weights and structures of unlabelled trajectories.
@@ -97,6 +99,8 @@ def cold_start(
         constants: whether entities have constants of their own; None to try both.
         slopes: whether they have slopes of their own in their state beside; None to try both of plain states, if slopes
             explain more than chance would where nothing acts on anything.
+        shapes: whether they have sizes of their own of a function of plain states that all share; otherwise than false
+            if that explains more with the structures found.
         smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -108,7 +112,9 @@ def cold_start(
         attempts.add(one, announce, given=family is not None, sloped=slopes)
         if attempts.enough:
             break
-    best = attempts.best(family, reform=constants is None and slopes is not True)
+    best = attempts.best(
+        family, reform=constants is None and slopes is not True, vary=_may_vary(data, kind, constants, shapes)
+    )
     trial, number = best.trial, best.number
     kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
@@ -230,12 +236,13 @@ class _Attempts:
                     return
         self._judge_certainty()
 
-    def best(self, family: Family | None, reform: bool) -> Found:
+    def best(self, family: Family | None, *, reform: bool, vary: bool) -> Found:
         """What explains held-out frames best.
 
         Args:
             family: that was given; None where there were others.
             reform: whether the other choice of constants is tried.
+            vary: whether entities may have functions of sizes of their own.
         """
         best = min(self.found, key=lambda one: one.score)
         if self.more and not self.enough:
@@ -250,6 +257,10 @@ class _Attempts:
             rival = reformed(best, other, self.search, self.judges)
             self.trials.append(rival.trial)
             best = simpler(best, rival)
+        if vary and not self.enough:
+            varying = varied(best, self.search, self.judges)
+            self.trials += [varying.trial] if varying is not best else []
+            best = varying
         if self.ready.units.usual is not None:
             best = usual_and_large(best, self.found, self.judges)
             self.trials.append(best.trial)
@@ -328,6 +339,11 @@ def _by_steps(start: Start, data: Data, states: Tensor, way: str, generator: tor
     related = told(data.states, data.seen, data.groups, data.number, way) > 0
     start = start._replace(slow=way, kinds=refitted(start, data, related, generator), suggested=2)
     return start._replace(answer=infer(start, states, data.seen, data.groups))
+
+
+def _may_vary(data: Data, kind: Kind, constants: bool | None, shapes: bool | None) -> bool:
+    """Whether entities may have functions of sizes of their own: of plain states, where nothing speaks against it."""
+    return shapes is not False and constants is not False and data.groups is None and not kind.coordinates
 
 
 def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool, bool]]:

@@ -98,9 +98,30 @@ def test_frequencies_of_rotation_are_slopes_of_entities() -> None:
     assert right(start.answer.structures, relations) > 0.98
     family = start.form.basis.family
     without = cold_start(
-        made.states, Kind(0, (False, False)), num_kinds=2, starts=4, search_tasks=10, family=family, slopes=False
+        made.states,
+        Kind(0, (False, False)),
+        num_kinds=2,
+        starts=4,
+        search_tasks=10,
+        family=family,
+        slopes=False,
+        shapes=False,
     )
     assert right(without.answer.structures, relations) < 0.9, "the world needs them"
+
+
+@pytest.mark.slow
+def test_a_damping_of_entities_own_is_found() -> None:
+    """Van der Pol oscillators, 90% right without; the function is (1 - x^2) y."""
+    made = make("dampings", 24, 3, entities=4, frames=40)
+    kind, relations = Kind(0, (False, False)), from_matrix(made.relations)
+    family = family_named("difference")
+    start = cold_start(made.states, kind, num_kinds=2, starts=4, search_tasks=10, family=family)
+    assert start.form.shapes is not None
+    assert right(start.answer.structures, relations) > 0.98
+    without = cold_start(made.states, kind, num_kinds=2, starts=4, search_tasks=10, family=family, shapes=False)
+    assert without.form.shapes is None
+    assert right(without.answer.structures, relations) < 0.95, "the world needs them"
 
 
 def test_number_of_kinds_is_found_from_held_out_frames(oscillators: tuple[Tensor, Tensor]) -> None:
