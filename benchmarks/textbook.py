@@ -244,11 +244,23 @@ def _dampings(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
     return torch.stack([y, (1 + 0.4 * own) * (1 - x**2) * y - x + 0.4 * pull], -1)
 
 
+def _pulses(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Winfree's oscillators, as cosine and sine of a phase: what a pulse does depends on the phase it meets."""
+    x, y = s.unbind(-1)
+    rate = 1.5 + 0.3 * own - 0.4 * (z * (1 + x).unsqueeze(1)).sum(2) * y
+    return torch.stack([-y * rate, x * rate], -1)
+
+
 def _clocks(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
     """Goodwin's clocks of cells: a product that represses its own making steeply; some exchange the first substance."""
     x, y, w = s.unbind(-1)
     pull = (z * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2)
     return torch.stack([2 / (1 + w**10) - 0.5 * (1 + 0.1 * own) * x + 0.2 * pull, x - 0.5 * y, y - 0.5 * w], -1)
+
+
+def _on_circle(b: int, n: int, g: torch.Generator) -> Tensor:
+    phase = 2 * torch.pi * torch.rand(b, n, generator=g, dtype=torch.float64)
+    return torch.stack([phase.cos(), phase.sin()], -1)
 
 
 def _positive(low: float, high: float, d: int = 1) -> Callable[[int, int, torch.Generator], Tensor]:
@@ -272,6 +284,7 @@ WORLDS: dict[str, World] = {
     "brusselators": World(2, 0, PAIR, 0.1, True, _normal(2, 0.4, 1.5), _brusselators),
     "amplitudes": World(2, 0, PAIR, 0.1, False, _normal(2), _amplitudes),
     "dampings": World(2, 0, PAIR, 0.15, False, _normal(2), _dampings),
+    "pulses": World(2, 0, PAIR, 0.15, False, _on_circle, _pulses),
     "clocks": World(2, 0, THREE, 0.3, False, _positive(0.5, 1.5, 3), _clocks),
     "traffic": World(2, 1, PAIR, 0.1, False, _normal(2, 1.0), _traffic),
 }

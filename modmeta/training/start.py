@@ -26,7 +26,16 @@ from modmeta.graph.relations import MUTUAL, reciprocity
 from modmeta.io import write_durably
 from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
 from modmeta.model.sight import counted
-from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles, never_changing
+from modmeta.search.cold_start import (
+    Form,
+    Start,
+    Trial,
+    cold_start,
+    infer,
+    looks_like_angles,
+    never_changing,
+    with_circles,
+)
 from modmeta.terminal import Terminal, doing
 from modmeta.text import for_console
 from modmeta.training.bouncegrad import Beginning
@@ -40,7 +49,18 @@ FEWEST_KINDS = 2  # of edges, where no law says how many
 SURE = 5.0  # standard errors
 LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
-CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "constant", "smooth", "constants", "slopes", "shapes")
+CHOSEN = (
+    "num_edge_modules",
+    "family",
+    "coordinates",
+    "angles",
+    "constant",
+    "smooth",
+    "constants",
+    "slopes",
+    "shapes",
+    "circles",
+)
 
 
 def begun(config: DictConfig) -> DictConfig:
@@ -195,7 +215,13 @@ def kinds_of(model: DictConfig, positions: int, states: Tensor, seen: Tensor | N
     if _of_laws(model):  # velocities beside coordinates are plain states to it
         constant = tuple(model.get("constant") or never_changing(states, seen))
         coordinates = [p if p == d and not any(constant) else 0 for p in coordinates]
-    return [Kind(p, angles, constant) for p in dict.fromkeys(coordinates)]
+    kinds = [Kind(p, angles, constant) for p in dict.fromkeys(coordinates)]
+    if not _of_laws(model) or model.get("circles") is not None:
+        return [
+            kind._replace(circles=tuple((first, other) for first, other in model.get("circles") or ()))
+            for kind in kinds
+        ]
+    return [with_circles(kind, states, seen) for kind in kinds]
 
 
 def _physical(data: TrajectoryDataModule) -> Tensor:
@@ -304,6 +330,7 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
         "constants": form.constants,
         "slopes": form.slopes,
         "shapes": form.shapes is not None,
+        "circles": [list(pair) for pair in form.kind.circles],
     }
     if model.num_edge_modules is None and not labelled and "num_relations" in config.data:
         config.data.num_relations = chosen["num_edge_modules"]
@@ -336,8 +363,11 @@ def _show(start: Start, seconds: float) -> None:
         table.add_row(name, f"{trial.gain:.3f}", f"{trial.gain_error:.3f}")
     console = Terminal()
     console.print(table)
-    turning = [str(feature) for feature, angle in enumerate(start.form.kind.angles) if angle]
+    circles = [first for first, _ in start.form.kind.circles]
+    turning = [str(at) for at, angle in enumerate(start.form.kind.angles) if angle and at not in circles]
     angles = f"; features that are angles: {', '.join(turning)}" if turning else ""
+    for cosine, sine in start.form.kind.circles:
+        angles += f"; features {cosine} and {sine} are an angle's cosine and sine, told as the angle"
     console.print(f"chosen: {name_of(start.form)}; {len(start.kinds.laws)} edge modules{angles}")
 
 

@@ -13,10 +13,12 @@ from modmeta.model.basis import (
     BOOLE,
     FoundLaws,
     Kind,
+    cartesian,
     cubics,
     family_named,
     left_functions,
     own_functions,
+    polar,
     right_functions,
     saturated,
     unsaturated,
@@ -72,6 +74,8 @@ class LawDynamics(Dynamics):
         activation: elementwise function of the hidden layers.
         null_module: module 0 sends nothing.
         constant: which features never change; none for no feature.
+        circles: pairs of features that are an angle's cosine and sine, the first among `angles`, the second `constant`;
+            none for no pair.
 
     Raises:
         ValueError: there is no such family, features and angles do not go together, slopes or shapes lack constants, or
@@ -100,6 +104,7 @@ class LawDynamics(Dynamics):
         constant: Sequence[bool] | None = None,
         slopes: bool | None = None,
         shapes: bool | None = None,
+        circles: Sequence[Sequence[int]] | None = None,
     ) -> None:
         d, k, g = num_features, num_edge_modules, num_node_modules
         angles = tuple(angles) if angles else (False,) * d
@@ -121,7 +126,10 @@ class LawDynamics(Dynamics):
             features, d, k, g, d, [hidden] * edge_layers, [node_hidden or hidden] * node_layers, additive=True,
             linear_path=False, activation=activation, null_module=null_module,
         )  # fmt: skip
-        self.family, self.kind = family_named(family), Kind(coordinates, angles, tuple(constant or ()))
+        self.family, self.kind = (
+            family_named(family),
+            Kind(coordinates, angles, tuple(constant or ()), tuple((first, other) for first, other in circles or ())),
+        )
         self.smooth, self.has_constants = smooth, constants
         self.has_slopes, self.has_shapes = bool(slopes), bool(shapes)
         for perceptrons in (self.edge_modules, self.node_modules):
@@ -216,8 +224,12 @@ class LawDynamics(Dynamics):
 
     def _seen(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Physical states, and as the functions see them, double precision."""
-        physical = states.double() * self.span + self.offset
+        physical = self._physical(states)
         return physical, (physical - self.middle) / self.width
+
+    def _physical(self, states: Tensor) -> Tensor:
+        """In double precision, angles in place of circles."""
+        return polar(states.double() * self.span + self.offset, self.kind)
 
     def pair_law(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T C"]:
         """What every module sends along every edge at given states, per frame: (B, N, T, D) to (B, N, S, K, T, C).
@@ -254,6 +266,13 @@ class LawDynamics(Dynamics):
         return torch.einsum("bnxo,gdo->gbnxd", functions, laws)
 
     # ---- observed steps --------------------------------------------------------------------------------------------
+
+    @property
+    def _turning(self) -> Tensor:
+        """Which features jump by whole turns, (D,)."""
+        turning = torch.tensor(self.kind.angles, device=self.span.device)
+        turning[[first for first, _ in self.kind.circles]] = False
+        return turning
 
     def _weak(self, states: Tensor) -> bool:
         return self.smooth and states.shape[2] >= 4
@@ -296,7 +315,7 @@ class LawDynamics(Dynamics):
         if self.family.saturating:
             sums, slope = self._unsaturated(states)
             return sums * slope
-        physical = states.double() * self.span + self.offset
+        physical = self._physical(states)
         if self.family.growth:
             physical = physical.clamp_min(SMALLEST)
             change = physical.log().diff(dim=2) * (physical[:, :, 1:] + physical[:, :, :-1]) / 2
@@ -426,7 +445,7 @@ class LawDynamics(Dynamics):
 
         def rate(y: Tensor) -> Tensor:
             """Change of (logarithms of) physical states, a frame."""
-            physical = y.exp() if self.family.growth else y
+            physical = y.exp() if self.family.growth else cartesian(y, self.kind)
             states = ((physical - self.offset) / self.span).to(self.centre.dtype)
             sent = self.pair_law(states)
             b, n, s, k, t, c = sent.shape
@@ -442,7 +461,7 @@ class LawDynamics(Dynamics):
             return (change * per_frame).double()
 
         def step(states: Tensor) -> Tensor:
-            y = states.double() * self.span + self.offset
+            y = self._physical(states)
             y = y.clamp_min(SMALLEST).log() if self.family.growth else y
             if not self.smooth:
                 y = y + rate(y)
@@ -454,10 +473,10 @@ class LawDynamics(Dynamics):
                     k3 = rate(y + h / 2 * k2)
                     k4 = rate(y + h * k3)
                     y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-            physical = y.exp() if self.family.growth else y
-            turning, low = torch.tensor(self.kind.angles, device=y.device), self.offset - self.span
+            physical = y.exp() if self.family.growth else cartesian(y, self.kind)
+            low = self.offset - self.span
             wrapped = low + torch.remainder(physical - low, 2 * math.pi)
-            states_next = (torch.where(turning, wrapped, physical) - self.offset) / self.span
+            states_next = (torch.where(self._turning, wrapped, physical) - self.offset) / self.span
             return states_next.nan_to_num(0.0).clamp(-FAR, FAR).to(states.dtype)
 
         return step
@@ -467,7 +486,7 @@ class LawDynamics(Dynamics):
     ) -> Float[Tensor, "*rest D"]:
         """States (..., D) whose angles are within half a turn of the reference, so that means and differences hold."""
         turn = (2 * math.pi / self.span).to(states.dtype)
-        turns = torch.round((states - reference) / turn) * torch.tensor(self.kind.angles, device=states.device)
+        turns = torch.round((states - reference) / turn) * self._turning
         return states - turn * turns
 
     @property

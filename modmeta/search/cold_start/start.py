@@ -43,7 +43,7 @@ from modmeta.search.cold_start.weak_form import (
     measure_units,
     roughness,
     steps,
-    unwrap,
+    straightened,
     usual_change,
     weights_of_entities,
 )
@@ -104,17 +104,16 @@ def cold_start(
         smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
-    data, ready = _ready(Data(unwrap(states.double(), kind.angles), seen, numbered(groups)), kind, frame_step, smooth)
+    data, ready = _ready(Data(straightened(states, kind), seen, numbered(groups)), kind, frame_step, smooth)
     search, judges = _drawn(data, search_tasks, generator)
     apart = torch.Generator().manual_seed(seed)  # what is tried with slopes changes nothing of the rest
-    attempts = _Attempts(ready, search, judges, num_kinds, _ways_of_own(constants, slopes), starts, generator, apart)
+    ways, vary = _ways_of_own(constants, slopes), _may_vary(data, kind, constants, shapes)
+    attempts = _Attempts(ready, search, judges, num_kinds, ways, vary, starts, generator, apart)
     for one in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
         attempts.add(one, announce, given=family is not None, sloped=slopes)
         if attempts.enough:
             break
-    best = attempts.best(
-        family, reform=constants is None and slopes is not True, vary=_may_vary(data, kind, constants, shapes)
-    )
+    best = attempts.best(family, reform=constants is None and slopes is not True)
     trial, number = best.trial, best.number
     kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
@@ -185,12 +184,14 @@ class _Attempts:
         judges: Data,
         num_kinds: int | None,
         ways_of_own: list[tuple[bool, bool]],
+        vary: bool,
         starts: int,
         generator: torch.Generator,
         apart: torch.Generator,
     ) -> None:
         self.ready, self.search, self.judges = ready, search, judges
-        self.ways_of_own, self.starts, self.generator, self.apart = ways_of_own, starts, generator, apart
+        self.ways_of_own, self.vary, self.starts = ways_of_own, vary, starts
+        self.generator, self.apart = generator, apart
         self.num_kinds = num_kinds
         self.numbers, self.more = [num_kinds] if num_kinds else [2, 3, 4], list[int]()
         if self.numbers[-1] ** (search.states.shape[1] - 1) > MOST_ROWS:  # rows take long to tell: more kinds come last
@@ -198,6 +199,7 @@ class _Attempts:
         self.trials: list[Trial] = []
         self.found: list[Found] = []
         self._sure: Believed | None = None
+        self._looked: Found | None = None  # the best that was looked at with functions of entities' own
         self._sloped: bool | None = None
 
     @property
@@ -234,15 +236,15 @@ class _Attempts:
                     self.found += _worth(structured(problem, trial, self.numbers, drawn), self.found)
                 if self.enough:  # the other choice of constants is tried on the structures found
                     return
+        self._try_varied()
         self._judge_certainty()
 
-    def best(self, family: Family | None, *, reform: bool, vary: bool) -> Found:
+    def best(self, family: Family | None, *, reform: bool) -> Found:
         """What explains held-out frames best.
 
         Args:
             family: that was given; None where there were others.
-            reform: whether the other choice of constants is tried.
-            vary: whether entities may have functions of sizes of their own.
+            reform: whether the other choice of what entities have of their own is tried.
         """
         best = min(self.found, key=lambda one: one.score)
         if self.more and not self.enough:
@@ -252,12 +254,10 @@ class _Attempts:
             self.found += merged(min(self.found, key=lambda one: one.score), self.search, self.judges)
         best = polished(chosen(self.found), self.search, self.judges, family)
         if reform:
-            form = best.trial.form
-            other = form._replace(slopes=False) if form.slopes else form._replace(constants=not form.constants)
-            rival = reformed(best, other, self.search, self.judges)
+            rival = reformed(best, _with_less(best.trial.form), self.search, self.judges)
             self.trials.append(rival.trial)
             best = simpler(best, rival)
-        if vary and not self.enough:
+        if self.vary and not self.enough:
             varying = varied(best, self.search, self.judges)
             self.trials += [varying.trial] if varying is not best else []
             best = varying
@@ -299,6 +299,19 @@ class _Attempts:
         if self._sloped is None:
             self._sloped = not form.kind.coordinates and _sloped(form, self.search)
         return self._sloped
+
+    def _try_varied(self) -> None:
+        """Keeps the best with functions of entities' own if no dearer law can better it then.
+
+        What is less says nothing yet: such functions may stand in for laws of another family.
+        """
+        best = min(self.found, key=lambda one: one.score)
+        if not self.vary or best is self._looked:
+            return
+        self._looked, varying = best, varied(best, self.search, self.judges)
+        if varying.trial.without - varying.score > 2 * ENOUGH:
+            self.found.append(varying)
+            self.trials.append(varying.trial)
 
     def _judge_certainty(self) -> None:
         """Structures are sure where two parts of the frames tell the best ones alike, and the law gains much."""
@@ -353,6 +366,13 @@ def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool
         (own, beside) for own, beside in ways
         if beside == (slopes if slopes is not None else beside) and (slopes or constants in (None, own))
     ]  # fmt: skip
+
+
+def _with_less(form: Form) -> Form:
+    """The form with one sort fewer of what entities have of their own; with constants where they have nothing."""
+    if form.shapes is not None:
+        return form._replace(shapes=None)
+    return form._replace(slopes=False) if form.slopes else form._replace(constants=not form.constants)
 
 
 def _worth(tried: list[Found], found: list[Found]) -> list[Found]:

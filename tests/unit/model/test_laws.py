@@ -224,6 +224,26 @@ def test_slopes_of_entities_are_found_left_out_of_errors_and_carried_on() -> Non
     assert float((noise[..., :9, :] * middle).sum(-2).abs().max()) > 1
 
 
+def test_cosines_and_sines_of_phases_move_as_angles() -> None:
+    """Four phases, each at a rate of its own; no laws."""
+    dynamics = LawDynamics(
+        2, 1, AbsoluteFeatures(), family="difference", angles=[True, False], constant=[False, True], circles=[[0, 1]],
+        smooth=True, constants=True,
+    )  # fmt: skip
+    v, own, span = dynamics.right.shape[0], dynamics.own_laws.shape[-1], torch.tensor([2.0, 3.0])
+    zero, one, places = torch.zeros(2), torch.ones(2), torch.zeros(2, 12)
+    found = (torch.zeros(1, dynamics.blocks // 2 * v), torch.zeros(own), one[0], one[0], zero, span, zero, one, places)
+    dynamics.begin(FoundLaws(*found, places + 1, torch.eye(dynamics.blocks // 2), torch.eye(v)))
+    angle = torch.tensor([0.3, -0.2, 0.1, 0.4]).view(1, 4, 1) * torch.arange(24.0)
+    states = torch.stack([angle.cos(), angle.sin()], -1) / span
+    structure = Structure(torch.zeros(1, 4, 3, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))
+    model = RelationalModel(dynamics, Gaussian(2))
+    assert float(model.errors(states, structure).detach().abs().max()) < 1e-5
+    ahead = model.forecast(states[:, :, 8], structure, 15, model.drive(states[:, :, :9], structure))
+    torch.testing.assert_close(ahead, states[:, :, 9:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dynamics.nearest(states, -states), states)
+
+
 def test_sizes_of_a_damping_are_each_entitys_own() -> None:
     """Rates w_i (1 - x^2) y of the second feature, y of the first; the function is known, its sizes are not."""
     dynamics = LawDynamics(
