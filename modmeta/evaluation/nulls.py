@@ -266,9 +266,9 @@ def alone(targets: Tensor, states: Tensor, counts: Tensor, constants: bool, besi
         y, told, c = targets[:, :, judge].double(), targets[:, :, fit].double(), counts[:, :, fit].double()
         x, weight = features[:, :, fit], c[..., :1]
         law = _least_squares(x, told, weight)
-        beside = _least_squares(x - _level(x, weight), told - _level(told, c), weight)  # rates of entities left out
-        off = [y - features[:, :, judge] @ of for of in (law, beside)]
-        tried = torch.stack([y, y - _level(told, c), off[0], off[1] - _level(told - x @ beside, c)])
+        without = _least_squares(x - _level(x, weight), told - _level(told, c), weight)  # rates of entities left out
+        off = [y - features[:, :, judge] @ of for of in (law, without)]
+        tried = torch.stack([y, y - _level(told, c), off[0], off[1] - _level(told - x @ without, c)])
         if constants:
             here, at = counts[:, :, judge].double(), None if beside is None else beside[..., judge, :]
             tried = tried - torch.stack([_level(one, here) if at is None else _linear(one, here, at) for one in tried])

@@ -170,6 +170,8 @@ def _given(model: DictConfig) -> dict[str, Any]:
     )  # models hold no others
     if _of_laws(model):
         choices = {name: model.get(name) for name in ("constants", "slopes", "shapes", "smooth")}
+        if choices["shapes"]:  # which have constants, too
+            choices["constants"] = True
     return choices | {"family": family_named(family) if family else None}
 
 
@@ -379,6 +381,7 @@ def otherwise(config: DictConfig, start: Start) -> str | None:
     if path is None or not _of_laws(config.model) or not forms:
         return None
     family = setting("model.family", forms[0].basis.family.name)
-    own = [f"model.{name}={str(getattr(forms[0], name)).lower()}" for name in ("constants", "slopes")]
+    choices = {"constants": forms[0].constants, "slopes": forms[0].slopes, "shapes": forms[0].shapes is not None}
+    own = [f"model.{name}={str(choice).lower()}" for name, choice in choices.items()]
     number = f"model.num_edge_modules={len(start.kinds.laws)}"
     return shlex.join(["modmeta", "train", str(path), "experiment=laws", family, *own, number])
