@@ -237,8 +237,34 @@ def _amplitudes(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
     return s * (1 - s.square().sum(-1, keepdim=True)) + turn + 0.5 * pull
 
 
-def _positive(low: float, high: float) -> Callable[[int, int, torch.Generator], Tensor]:
-    return lambda b, n, g: low + (high - low) * torch.rand(b, n, 1, generator=g, dtype=torch.float64)
+def _dampings(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Van der Pol oscillators, each with a damping of its own."""
+    x, y = s.unbind(-1)
+    pull = (z * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2)
+    return torch.stack([y, (1 + 0.4 * own) * (1 - x**2) * y - x + 0.4 * pull], -1)
+
+
+def _pulses(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Winfree's oscillators, as cosine and sine of a phase: what a pulse does depends on the phase it meets."""
+    x, y = s.unbind(-1)
+    rate = 1.5 + 0.3 * own - 0.4 * (z * (1 + x).unsqueeze(1)).sum(2) * y
+    return torch.stack([-y * rate, x * rate], -1)
+
+
+def _clocks(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Goodwin's clocks of cells: a product that represses its own making steeply; some exchange the first substance."""
+    x, y, w = s.unbind(-1)
+    pull = (z * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2)
+    return torch.stack([2 / (1 + w**10) - 0.5 * (1 + 0.1 * own) * x + 0.2 * pull, x - 0.5 * y, y - 0.5 * w], -1)
+
+
+def _on_circle(b: int, n: int, g: torch.Generator) -> Tensor:
+    phase = 2 * torch.pi * torch.rand(b, n, generator=g, dtype=torch.float64)
+    return torch.stack([phase.cos(), phase.sin()], -1)
+
+
+def _positive(low: float, high: float, d: int = 1) -> Callable[[int, int, torch.Generator], Tensor]:
+    return lambda b, n, g: low + (high - low) * torch.rand(b, n, d, generator=g, dtype=torch.float64)
 
 
 PLAIN, PAIR, THREE = (False,), (False, False), (False, False, False)
@@ -257,5 +283,8 @@ WORLDS: dict[str, World] = {
     "contagion": World(2, 0, PLAIN, 0.1, False, _positive(0.0, 0.5), _contagion),
     "brusselators": World(2, 0, PAIR, 0.1, True, _normal(2, 0.4, 1.5), _brusselators),
     "amplitudes": World(2, 0, PAIR, 0.1, False, _normal(2), _amplitudes),
+    "dampings": World(2, 0, PAIR, 0.15, False, _normal(2), _dampings),
+    "pulses": World(2, 0, PAIR, 0.15, False, _on_circle, _pulses),
+    "clocks": World(2, 0, THREE, 0.3, False, _positive(0.5, 1.5, 3), _clocks),
     "traffic": World(2, 1, PAIR, 0.1, False, _normal(2, 1.0), _traffic),
 }

@@ -31,7 +31,7 @@ from modmeta.graph.relations import from_matrix
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
 from modmeta.model.basis import family_named
-from modmeta.search.cold_start import Kind, Start, cold_start, infer, looks_like_angles
+from modmeta.search.cold_start import Kind, Start, cold_start, infer, looks_like_angles, with_circles
 from modmeta.simulators import Springs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +79,7 @@ def read(world: str, tasks: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Kin
     """Training states, test states, test relations (B, N, S) and what features are."""
     if world in WORLDS:
         made, kind = make(world, tasks + NEW, seed), Kind(WORLDS[world].coordinates, WORLDS[world].angles)
+        kind = with_circles(kind, made.states[:tasks])
         return made.states[:tasks], made.states[tasks:], from_matrix(made.relations[tasks:]), kind
     if sparse := re.fullmatch(SPARSE, world):
         return _sparse_springs(int(sparse[1]), tasks, seed)

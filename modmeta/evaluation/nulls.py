@@ -190,7 +190,9 @@ def compare(
     scenes += [(states[origin, everyone], steps) for origin, steps in zip(origins, shown, strict=True)]
     real, *others = _told(tell, scenes, groups)
     counts = torch.ones_like(targets) if mask is None else counted(mask).unsqueeze(-1).expand_as(targets).to(targets)
-    without = alone(targets, dynamics.scaled(states[:, :, :-1]), counts, dynamics.has_constants, dynamics.has_slopes)
+    without = alone(
+        targets, dynamics.scaled(states[:, :, :-1]), counts, dynamics.has_constants, dynamics.beside(states)
+    )
     none, over, kappas = gains(real.error, without, without, targets, counts), [], []
     apart = _distances(model, states)
     for origin, steps, other in zip(origins, shown, others, strict=True):
@@ -243,7 +245,7 @@ def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts:
     return each / weight.sum((1, 2)).mean().clamp_min(1e-30)
 
 
-def alone(targets: Tensor, states: Tensor, counts: Tensor, constants: bool, slopes: bool = False) -> Tensor:
+def alone(targets: Tensor, states: Tensor, counts: Tensor, constants: bool, beside: Tensor | None = None) -> Tensor:
     """Errors (B, N, L, D) without relations: every entity by itself, each half of the frames told by the other.
 
     An entity changes at a rate of its own, or by a cubic law of its own state that all share, or both, or not at all:
@@ -254,7 +256,7 @@ def alone(targets: Tensor, states: Tensor, counts: Tensor, constants: bool, slop
         states: at the start of every step, (B, N, L, D).
         counts: 1 for steps that count, else 0, (B, N, L, D).
         constants: the model knows the mean error of every entity in the frames to predict; so does this.
-        slopes: and what of errors is linear in states.
+        beside: and what of errors is linear in these functions, (B, N, D, L, A); None for no more than the mean.
     """
     half = targets.shape[2] // 2
     features = torch.cat([states, states**2, states**3, torch.ones_like(states[..., :1])], -1).double()
@@ -264,12 +266,12 @@ def alone(targets: Tensor, states: Tensor, counts: Tensor, constants: bool, slop
         y, told, c = targets[:, :, judge].double(), targets[:, :, fit].double(), counts[:, :, fit].double()
         x, weight = features[:, :, fit], c[..., :1]
         law = _least_squares(x, told, weight)
-        beside = _least_squares(x - _level(x, weight), told - _level(told, c), weight)  # rates of entities left out
-        off = [y - features[:, :, judge] @ of for of in (law, beside)]
-        tried = torch.stack([y, y - _level(told, c), off[0], off[1] - _level(told - x @ beside, c)])
+        without = _least_squares(x - _level(x, weight), told - _level(told, c), weight)  # rates of entities left out
+        off = [y - features[:, :, judge] @ of for of in (law, without)]
+        tried = torch.stack([y, y - _level(told, c), off[0], off[1] - _level(told - x @ without, c)])
         if constants:
-            here, at = counts[:, :, judge].double(), states[:, :, judge].double()
-            tried = tried - torch.stack([_linear(one, here, at) if slopes else _level(one, here) for one in tried])
+            here, at = counts[:, :, judge].double(), None if beside is None else beside[..., judge, :]
+            tried = tried - torch.stack([_level(one, here) if at is None else _linear(one, here, at) for one in tried])
         errors.append(tried)
     whole = torch.cat([errors[1], errors[0]], 3)  # the first half is told by the last one
     best = (whole.square() * counts).sum((1, 2, 3)).argmin(0)  # (D,)
@@ -284,13 +286,16 @@ def _least_squares(features: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     return torch.linalg.solve(normal + torch.diag(ridge), x.mT @ y)
 
 
-def _linear(values: Tensor, counts: Tensor, states: Tensor) -> Tensor:
-    """What of values (B, N, L, D) is linear in the states of an entity, (B, N, L, D)."""
-    x = torch.cat([torch.ones_like(states[..., :1]), states], -1)
-    weighted = x * counts[..., :1]
+def _linear(values: Tensor, counts: Tensor, x: Tensor) -> Tensor:
+    """What of values (B, N, L, D) is linear in functions (B, N, D, L, A) of an entity, (B, N, L, D)."""
+    weighted = x * counts.mT.unsqueeze(-1)
     normal = x.mT @ weighted
     size = normal.diagonal(dim1=-2, dim2=-1).clamp_min(1e-20)
-    return x @ torch.linalg.solve(normal + torch.diag_embed(1e-9 * size), weighted.mT @ values)
+    return (
+        (x @ torch.linalg.solve(normal + torch.diag_embed(1e-9 * size), weighted.mT @ values.mT.unsqueeze(-1)))
+        .squeeze(-1)
+        .mT
+    )
 
 
 def _level(values: Tensor, counts: Tensor) -> Tensor:

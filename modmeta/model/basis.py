@@ -20,6 +20,7 @@ __all__ = [
     "Family",
     "FoundLaws",
     "Kind",
+    "cartesian",
     "coarser",
     "cubics",
     "families",
@@ -27,12 +28,14 @@ __all__ = [
     "finer",
     "left_functions",
     "own_functions",
+    "polar",
     "right_functions",
     "saturated",
     "unsaturated",
 ]
 
 SHIFTS = 12  # shifted tanh of each feature in a rich family
+STEPS = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)  # of an entity's own functions of plain states, in standard deviations
 SATURATED = 0.9999  # share of the bound beyond which a rate says no more
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the nodes of a frame, and Boole's weights
 BOOLE = (7 / 90, 32 / 90, 12 / 90, 32 / 90, 7 / 90)
@@ -47,11 +50,14 @@ class Kind(NamedTuple):
         angles: which features are angles in radians, (D,) of booleans.
         constant: which plain features never change, (D,); none for no feature. They follow no law, and only what an
             entity does by itself depends on them: what they do to others is in the weights of edges.
+        circles: pairs of features that are an angle's cosine and sine. Laws see the angle in place of the first one, a
+            constant 1 in place of the second (`polar`), as `angles` and `constant` say.
     """
 
     coordinates: int
     angles: tuple[bool, ...]
     constant: tuple[bool, ...] = ()
+    circles: tuple[tuple[int, int], ...] = ()
 
     @property
     def changing(self) -> list[int]:
@@ -74,7 +80,8 @@ class Family(NamedTuple):
             across it; in three dimensions across it and the relative velocity), `moving` (also velocities relative to
             the receiver's, along all directions).
         rich: many functions of each argument instead of one.
-        power: the highest power of the receiver's state on the left; above 0 a constant comes last on the right.
+        power: the highest power of the receiver's state on the left, or multiple of an angle; above 0 a constant comes
+            last on the right.
         growth: explain rates of growth (increments of logarithms) of positive states.
         shifts: number of shifted functions of each argument where there are many.
         saturating: what acts is summed inside a saturating function.
@@ -104,6 +111,7 @@ class FoundLaws(NamedTuple):
         right: right functions to uncorrelated ones, (V, up to V).
         link: leak and size of every channel of a saturating family, (D, D + 2); else none, (0, ...).
         lag: frames by which velocities lag coordinates.
+        shapes: functions that entities have of sizes of their own, of every channel, (D, O); else none, (0, ...).
     """
 
     edges: Tensor
@@ -120,6 +128,7 @@ class FoundLaws(NamedTuple):
     right: Tensor
     link: Tensor = torch.zeros(0, 0)
     lag: Tensor = torch.zeros(())
+    shapes: Tensor = torch.zeros(0, 0)
 
 
 VECTORS = (
@@ -154,11 +163,11 @@ def families(kind: Kind, positive: bool) -> list[Family]:
         turning = kind.coordinates == 2 or (kind.coordinates == 3 and kind.second_order)
         fitting = {"line": True, "steep": True, "across": turning, "moving": kind.second_order}
         return [family for family in VECTORS if fitting[family.right]]
-    turning = all(kind.angles)
+    turning = all(kind.angles[at] for at in kind.changing)
     return [
         family
         for family in PLAIN
-        if not (turning and (family.rich or family.power))
+        if not (turning and family.rich)
         and (positive or not family.growth)
         and not (family.saturating and any(kind.angles))
     ]
@@ -186,11 +195,36 @@ def finer(family: Family) -> Family | None:
     return next((fine for fine in FINE if fine.name == f"fine {family.name}"), None)
 
 
+def polar(states: Tensor, kind: Kind) -> Tensor:
+    """States (..., D) with angles, within half a turn, in place of cosines, and 1 in place of sines."""
+    if not kind.circles:
+        return states
+    states = states.clone()
+    for cosine, sine in kind.circles:
+        states[..., cosine] = torch.atan2(states[..., sine], states[..., cosine])
+        states[..., sine] = 1
+    return states
+
+
+def cartesian(states: Tensor, kind: Kind) -> Tensor:
+    """The inverse of `polar`, on the unit circle."""
+    if not kind.circles:
+        return states
+    states = states.clone()
+    for cosine, sine in kind.circles:
+        states[..., sine] = states[..., cosine].sin()
+        states[..., cosine] = states[..., cosine].cos()
+    return states
+
+
 def left_functions(family: Family, kind: Kind, receiver: Tensor) -> Tensor:
-    """Powers of the receiver's features (..., D), (..., H)."""
+    """Powers of the receiver's features (..., D), of angles sines and cosines of multiples, (..., H)."""
     parts = [torch.ones_like(receiver[..., :1])]
     if not kind.coordinates:
-        parts += [receiver[..., kind.changing] ** power for power in range(1, family.power + 1)]
+        straight, turning = ([at for at in kind.changing if kind.angles[at] == turns] for turns in (False, True))
+        for power in range(1, family.power + 1):
+            multiple = power * receiver[..., turning]
+            parts += [receiver[..., straight] ** power, multiple.sin(), multiple.cos()]
     return torch.cat(parts, -1)
 
 
@@ -288,6 +322,7 @@ def own_functions(kind: Kind, states: Tensor) -> Tensor:
         parts += [straight**4, straight**5, torch.tanh(straight), torch.tanh(2 * straight)]
     if turning.shape[-1]:
         parts += [turning.sin(), turning.cos(), (2 * turning).sin(), (2 * turning).cos()]
+    parts += [torch.tanh(3 * (straight - place)) for place in STEPS]
     return torch.cat(parts, -1)
 
 

@@ -26,7 +26,16 @@ from modmeta.graph.relations import MUTUAL, reciprocity
 from modmeta.io import write_durably
 from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
 from modmeta.model.sight import counted
-from modmeta.search.cold_start import Form, Start, Trial, cold_start, infer, looks_like_angles, never_changing
+from modmeta.search.cold_start import (
+    Form,
+    Start,
+    Trial,
+    cold_start,
+    infer,
+    looks_like_angles,
+    never_changing,
+    with_circles,
+)
 from modmeta.terminal import Terminal, doing
 from modmeta.text import for_console
 from modmeta.training.bouncegrad import Beginning
@@ -40,7 +49,18 @@ FEWEST_KINDS = 2  # of edges, where no law says how many
 SURE = 5.0  # standard errors
 LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
-CHOSEN = ("num_edge_modules", "family", "coordinates", "angles", "constant", "smooth", "constants", "slopes")
+CHOSEN = (
+    "num_edge_modules",
+    "family",
+    "coordinates",
+    "angles",
+    "constant",
+    "smooth",
+    "constants",
+    "slopes",
+    "shapes",
+    "circles",
+)
 
 
 def begun(config: DictConfig) -> DictConfig:
@@ -130,8 +150,9 @@ def _check(model: DictConfig, num_features: int) -> None:
         family = family_named(model.family) if model.get("family") else None
     except ValueError as error:
         raise UserError(str(error)) from error
-    if model.get("slopes") and model.get("constants") is False:
-        raise UserError("model.slopes=true has constants, too; leave model.constants=false out")
+    for name in ("slopes", "shapes"):
+        if model.get(name) and model.get("constants") is False:
+            raise UserError(f"model.{name}=true has constants, too; leave model.constants=false out")
     coordinates, angles = model.get("coordinates"), model.get("angles")
     if coordinates not in (None, 0, num_features):
         raise UserError(f"model.coordinates={coordinates} must be 0 or all {num_features} features")
@@ -145,10 +166,12 @@ def _given(model: DictConfig) -> dict[str, Any]:
     """Choices of the configuration, for the cold start."""
     family = model.get("family")
     choices: dict[str, Any] = (
-        {"constants": False, "slopes": False} if "family" in model else {}
+        {"constants": False, "slopes": False, "shapes": False} if "family" in model else {}
     )  # models hold no others
     if _of_laws(model):
-        choices = {name: model.get(name) for name in ("constants", "slopes", "smooth")}
+        choices = {name: model.get(name) for name in ("constants", "slopes", "shapes", "smooth")}
+        if choices["shapes"]:  # which have constants, too
+            choices["constants"] = True
     return choices | {"family": family_named(family) if family else None}
 
 
@@ -194,7 +217,13 @@ def kinds_of(model: DictConfig, positions: int, states: Tensor, seen: Tensor | N
     if _of_laws(model):  # velocities beside coordinates are plain states to it
         constant = tuple(model.get("constant") or never_changing(states, seen))
         coordinates = [p if p == d and not any(constant) else 0 for p in coordinates]
-    return [Kind(p, angles, constant) for p in dict.fromkeys(coordinates)]
+    kinds = [Kind(p, angles, constant) for p in dict.fromkeys(coordinates)]
+    if not _of_laws(model) or model.get("circles") is not None:
+        return [
+            kind._replace(circles=tuple((first, other) for first, other in model.get("circles") or ()))
+            for kind in kinds
+        ]
+    return [with_circles(kind, states, seen) for kind in kinds]
 
 
 def _physical(data: TrajectoryDataModule) -> Tensor:
@@ -281,6 +310,7 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
         start.kinds.laws, start.kinds.own, step, rest, offset, scale, form.units.centre, form.units.scale,
         basis.places, basis.widths, basis.left, basis.right,
         torch.zeros(0, 0) if form.link is None else form.link, torch.tensor(form.units.lag),
+        torch.zeros(0, 0) if form.shapes is None else form.shapes,
     )  # fmt: skip
     parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
     out = io.BytesIO()
@@ -301,6 +331,8 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
         "smooth": form.smooth,
         "constants": form.constants,
         "slopes": form.slopes,
+        "shapes": form.shapes is not None,
+        "circles": [list(pair) for pair in form.kind.circles],
     }
     if model.num_edge_modules is None and not labelled and "num_relations" in config.data:
         config.data.num_relations = chosen["num_edge_modules"]
@@ -333,8 +365,11 @@ def _show(start: Start, seconds: float) -> None:
         table.add_row(name, f"{trial.gain:.3f}", f"{trial.gain_error:.3f}")
     console = Terminal()
     console.print(table)
-    turning = [str(feature) for feature, angle in enumerate(start.form.kind.angles) if angle]
+    circles = [first for first, _ in start.form.kind.circles]
+    turning = [str(at) for at, angle in enumerate(start.form.kind.angles) if angle and at not in circles]
     angles = f"; features that are angles: {', '.join(turning)}" if turning else ""
+    for cosine, sine in start.form.kind.circles:
+        angles += f"; features {cosine} and {sine} are an angle's cosine and sine, told as the angle"
     console.print(f"chosen: {name_of(start.form)}; {len(start.kinds.laws)} edge modules{angles}")
 
 
@@ -346,6 +381,7 @@ def otherwise(config: DictConfig, start: Start) -> str | None:
     if path is None or not _of_laws(config.model) or not forms:
         return None
     family = setting("model.family", forms[0].basis.family.name)
-    own = [f"model.{name}={str(getattr(forms[0], name)).lower()}" for name in ("constants", "slopes")]
+    choices = {"constants": forms[0].constants, "slopes": forms[0].slopes, "shapes": forms[0].shapes is not None}
+    own = [f"model.{name}={str(choice).lower()}" for name, choice in choices.items()]
     number = f"model.num_edge_modules={len(start.kinds.laws)}"
     return shlex.join(["modmeta", "train", str(path), "experiment=laws", family, *own, number])

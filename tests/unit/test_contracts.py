@@ -25,10 +25,13 @@ def shipped(group: str) -> list[str]:
 
 
 def random_weights(dynamics: Dynamics) -> Dynamics:
-    """Small ones everywhere: perceptrons beside a linear path start at zero. Scales are not 1."""
+    """Small ones everywhere: perceptrons beside a linear path start at zero. Scales are not 1.
+
+    Those of fifth powers among functions of own states are smaller, or states run away and rounding errors with them.
+    """
     dynamics.set_scales(random_scales())
-    for parameter in dynamics.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
+    for name, parameter in dynamics.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.01 if name == "own_laws" else 0.05)
     return dynamics
 
 

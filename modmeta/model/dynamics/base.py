@@ -75,7 +75,6 @@ class Dynamics(nn.Module, ABC):
     centre: Tensor
     needs_path: bool = False  # whether the prediction of a step depends on frames around it
     has_constants: bool = False  # whether every entity has a constant rate of its own
-    has_slopes: bool = False  # and slopes in its state
     robust: bool = True  # whether states are scaled robustly for modules
 
     def __init__(
@@ -198,7 +197,14 @@ class Dynamics(nn.Module, ABC):
     ) -> Float[Tensor, "B N D *A"] | None:
         """Constants of the entities (B, N, D) that best explain the errors of predicted changes; None without any.
 
-        With slopes beside, (B, N, D, A).
+        With functions `beside`, their sizes (B, N, D, A).
+        """
+        return None
+
+    def beside(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N D T-1 A"] | None:
+        """Functions of observed steps (B, N, T, D) that errors leave out entity by entity, a constant among them.
+
+        (B, N, D, T - 1, A), double precision; None for no more than a constant.
         """
         return None
 

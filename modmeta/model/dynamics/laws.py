@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from modmeta.model.basis import (
     BOOLE,
     FoundLaws,
     Kind,
+    cartesian,
     cubics,
     family_named,
     left_functions,
     own_functions,
+    polar,
     right_functions,
     saturated,
     unsaturated,
@@ -45,7 +47,7 @@ class LawDynamics(Dynamics):
     SINDy*, 2021), and forecasts with the Runge-Kutta method of fourth order; otherwise a frame decides the next one.
     The constants of entities (a frequency of its own, a drive) are what the errors of a task's frames have in common;
     nothing of them is learned. So are slopes M_i of their own, where these are more than shared laws:
-    ds_i/dt = c_i + M_i s_i + ...
+    ds_i/dt = c_i + M_i s_i + ..., and sizes of their own of one function of the state that all share, as a damping.
 
     Families of growth explain d log s/dt of positive states. Saturating ones have a saturating function around all of
     it, of bounds c and beside a linear leak: ds_i/dt = l(s_i) + c tanh((...) / c).
@@ -64,6 +66,7 @@ class LawDynamics(Dynamics):
         smooth: paths between frames are smooth.
         constants: entities have constants of their own.
         slopes: and slopes of their own in their state; none for no.
+        shapes: and sizes of their own of a function of plain states for every feature; none for no.
         hidden: width of the hidden layers of edge modules.
         edge_layers: hidden layers of an edge module.
         node_layers: hidden layers of a node module.
@@ -71,9 +74,12 @@ class LawDynamics(Dynamics):
         activation: elementwise function of the hidden layers.
         null_module: module 0 sends nothing.
         constant: which features never change; none for no feature.
+        circles: pairs of features that are an angle's cosine and sine, the first among `angles`, the second `constant`;
+            none for no pair.
 
     Raises:
-        ValueError: there is no such family, features and angles do not go together, or slopes lack constants.
+        ValueError: there is no such family, features and angles do not go together, slopes or shapes lack constants, or
+            shapes are not of plain states.
     """
 
     needs_path = True
@@ -97,6 +103,8 @@ class LawDynamics(Dynamics):
         node_hidden: int | None = None,
         constant: Sequence[bool] | None = None,
         slopes: bool | None = None,
+        shapes: bool | None = None,
+        circles: Sequence[Sequence[int]] | None = None,
     ) -> None:
         d, k, g = num_features, num_edge_modules, num_node_modules
         angles = tuple(angles) if angles else (False,) * d
@@ -108,14 +116,22 @@ class LawDynamics(Dynamics):
             raise ValueError(
                 f"model.coordinates={coordinates} must be 0 or all {d} features; velocities need model=continuous"
             )
-        if slopes and not constants:
-            raise ValueError("model.slopes=true has constants, too; add model.constants=true")
+        if (slopes or shapes) and not constants:
+            raise ValueError(
+                f"model.{'slopes' if slopes else 'shapes'}=true has constants, too; add model.constants=true"
+            )
+        if shapes and coordinates:
+            raise ValueError("model.shapes=true is of plain states; leave it out, or model.coordinates")
         super().__init__(
             features, d, k, g, d, [hidden] * edge_layers, [node_hidden or hidden] * node_layers, additive=True,
             linear_path=False, activation=activation, null_module=null_module,
         )  # fmt: skip
-        self.family, self.kind = family_named(family), Kind(coordinates, angles, tuple(constant or ()))
-        self.smooth, self.has_constants, self.has_slopes = smooth, constants, bool(slopes)
+        self.family, self.kind = (
+            family_named(family),
+            Kind(coordinates, angles, tuple(constant or ()), tuple((first, other) for first, other in circles or ())),
+        )
+        self.smooth, self.has_constants = smooth, constants
+        self.has_slopes, self.has_shapes = bool(slopes), bool(shapes)
         for perceptrons in (self.edge_modules, self.node_modules):
             nn.init.zeros_(perceptrons.affine[-1].weight)
             nn.init.zeros_(perceptrons.affine[-1].bias)
@@ -137,6 +153,8 @@ class LawDynamics(Dynamics):
         self.register_buffer("right", torch.eye(v).double())
         if self.family.saturating:
             self.register_buffer("link", torch.ones(d, d + 2).double())
+        if shapes:
+            self.register_buffer("shapes", torch.zeros(d, own).double())
         self.register_buffer("unit", torch.ones(d))  # of rates that were found, in units of `change_scale`
         self.register_buffer("rest", torch.ones(d))  # and of what is learned beside them
 
@@ -153,6 +171,7 @@ class LawDynamics(Dynamics):
     rest: Tensor
     found_laws: Tensor
     found_own_laws: Tensor
+    shapes: Tensor
 
     # ---- set-up ----------------------------------------------------------------------------------------------------
 
@@ -183,6 +202,8 @@ class LawDynamics(Dynamics):
             self.found_own_laws.zero_()[:, self.kind.changing] = laws.own.view(-1, self.own_laws.shape[-1]).to(
                 self.laws
             )
+        if self.has_shapes and laws.shapes.numel():
+            self.shapes.zero_()[self.kind.changing] = laws.shapes.to(self.shapes)
         self.laws.zero_()
         self.own_laws.zero_()
         rate = torch.ones_like(self.width) if self.family.growth else self.width
@@ -191,12 +212,24 @@ class LawDynamics(Dynamics):
         if self.kind.constant:
             self.rest[torch.tensor(self.kind.constant)] = 0
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Laws of fewer own functions, as before `STEPS` were among them, are zero on the others, which come last."""
+        for name in (f"{prefix}own_laws", f"{prefix}found_own_laws"):
+            if name in state_dict:
+                fewer = self.own_laws.shape[-1] - state_dict[name].shape[-1]
+                state_dict[name] = F.pad(state_dict[name], (0, max(0, fewer)))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     # ---- laws ------------------------------------------------------------------------------------------------------
 
     def _seen(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Physical states, and as the functions see them, double precision."""
-        physical = states.double() * self.span + self.offset
+        physical = self._physical(states)
         return physical, (physical - self.middle) / self.width
+
+    def _physical(self, states: Tensor) -> Tensor:
+        """In double precision, angles in place of circles."""
+        return polar(states.double() * self.span + self.offset, self.kind)
 
     def pair_law(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N S K T C"]:
         """What every module sends along every edge at given states, per frame: (B, N, T, D) to (B, N, S, K, T, C).
@@ -233,6 +266,13 @@ class LawDynamics(Dynamics):
         return torch.einsum("bnxo,gdo->gbnxd", functions, laws)
 
     # ---- observed steps --------------------------------------------------------------------------------------------
+
+    @property
+    def _turning(self) -> Tensor:
+        """Which features jump by whole turns, (D,)."""
+        turning = torch.tensor(self.kind.angles, device=self.span.device)
+        turning[[first for first, _ in self.kind.circles]] = False
+        return turning
 
     def _weak(self, states: Tensor) -> bool:
         return self.smooth and states.shape[2] >= 4
@@ -275,7 +315,7 @@ class LawDynamics(Dynamics):
         if self.family.saturating:
             sums, slope = self._unsaturated(states)
             return sums * slope
-        physical = states.double() * self.span + self.offset
+        physical = self._physical(states)
         if self.family.growth:
             physical = physical.clamp_min(SMALLEST)
             change = physical.log().diff(dim=2) * (physical[:, :, 1:] + physical[:, :, :-1]) / 2
@@ -327,9 +367,8 @@ class LawDynamics(Dynamics):
         """
         if not self.has_constants:
             return values
-        if self.has_slopes:
+        if (alone := self.beside(states)) is not None:
             each = values.reshape(*values.shape[:2], -1, *values.shape[-2:]).permute(0, 1, 4, 3, 2)  # (B, N, C, L, any)
-            alone = self._alone(states)
             each = each - alone.to(values.dtype) @ (self._into(alone, mask).to(values.dtype) @ each)
             return each.permute(0, 1, 4, 3, 2).reshape(values.shape)
         gain = self._constant_gain(states).view(*values.shape[:2], *[1] * (values.dim() - 4), *values.shape[-2:])
@@ -338,29 +377,38 @@ class LawDynamics(Dynamics):
     def drive(self, error: Tensor, states: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """The constants (B, N, D) that explain errors (B, N, T - 1, D) of predicted changes best, a frame.
 
-        Or constants and slopes (B, N, D, A).
+        Or sizes of functions `beside`, (B, N, D, A).
         """
         if not self.has_constants:
             return None
-        if self.has_slopes:
-            into = self._into(self._alone(states), mask).to(error.dtype)  # (B, N, D, A, L)
+        if (alone := self.beside(states)) is not None:
+            into = self._into(alone, mask).to(error.dtype)  # (B, N, D, A, L)
             return -torch.einsum("bncal,bnlc->bnca", into, error)
         return -self._constant(error, self._constant_gain(states), mask).squeeze(2)
 
     def _apart(self, seen: Tensor) -> Tensor:
-        """One, and states that are no angles as functions see them, (B, N, X, D) to (B, N, X, A)."""
+        """One, states that are no angles, and shapes, as functions see them, (B, N, X, D) to (B, N, D, X, A)."""
         straight = seen[..., ~torch.tensor(self.kind.angles, device=seen.device)]
-        return torch.cat([torch.ones_like(straight[..., :1]), straight], -1)
+        parts = [torch.ones_like(seen[..., :1]), *([straight] if self.has_slopes else [])]
+        alike = torch.cat(parts, -1).unsqueeze(2).expand(-1, -1, seen.shape[-1], -1, -1)
+        if not self.has_shapes:
+            return alike
+        shaped = own_functions(self.kind, seen) @ self.shapes.mT
+        return torch.cat([alike, shaped.mT.unsqueeze(-1)], -1)
 
-    def _alone(self, states: Tensor) -> Tensor:
-        """The same of steps, times what makes rates changes of every channel, (B, N, D, T - 1, A), double precision."""
+    def beside(self, states: Float[Tensor, "B N T D"]) -> Float[Tensor, "B N D T-1 A"] | None:
+        """Functions of steps that entities have of sizes of their own, constants among them, times what makes rates
+        changes of every channel, (B, N, D, T - 1, A), double precision; None for no more than constants.
+        """
+        if not (self.has_slopes or self.has_shapes):
+            return None
         nodes, weights = self._path(states)
-        alone = self._apart(self._seen(nodes.flatten(2, 3))[1]).unflatten(2, nodes.shape[2:4])
-        alone = torch.tensordot(alone.movedim(2, -1), weights.to(alone.dtype), ([-1], [0]))
-        return alone.unsqueeze(2) * self._constant_gain(states).mT.unsqueeze(-1).to(alone.dtype)
+        alone = self._apart(self._seen(nodes.flatten(2, 3))[1]).unflatten(3, nodes.shape[2:4])
+        alone = torch.tensordot(alone.movedim(3, -1), weights.to(alone.dtype), ([-1], [0]))
+        return alone * self._constant_gain(states).mT.unsqueeze(-1).to(alone.dtype)
 
     def _into(self, alone: Tensor, mask: Tensor | None) -> Tensor:
-        """Least squares on `alone`: from values of steps (T - 1) to constants and slopes, (B, N, D, A, T - 1)."""
+        """Least squares on `beside`: from values of steps (T - 1) to constants and slopes, (B, N, D, A, T - 1)."""
         weighted = alone if mask is None else alone * counted(mask).view(*mask.shape[:2], 1, -1, 1)
         normal = alone.mT @ weighted
         size = normal.diagonal(dim1=-2, dim2=-1).clamp_min(1e-20)
@@ -397,15 +445,15 @@ class LawDynamics(Dynamics):
 
         def rate(y: Tensor) -> Tensor:
             """Change of (logarithms of) physical states, a frame."""
-            physical = y.exp() if self.family.growth else y
+            physical = y.exp() if self.family.growth else cartesian(y, self.kind)
             states = ((physical - self.offset) / self.span).to(self.centre.dtype)
             sent = self.pair_law(states)
             b, n, s, k, t, c = sent.shape
             received = (chosen.to(sent.dtype) @ sent.reshape(b, n, s * k, t * c)).view(b, n, 1, t, c)
             change = self.responder(states)(received, types.unsqueeze(2)).squeeze(2)
-            if drive is not None and self.has_slopes:
+            if drive is not None and (self.has_slopes or self.has_shapes):
                 alone = self._apart(self._seen(states)[1]).to(change.dtype)
-                change = change + torch.einsum("bnta,bnca->bntc", alone, drive)
+                change = change + torch.einsum("bncta,bnca->bntc", alone, drive)
             elif drive is not None:
                 change = change + drive.unsqueeze(2)
             if self.family.saturating:
@@ -413,7 +461,7 @@ class LawDynamics(Dynamics):
             return (change * per_frame).double()
 
         def step(states: Tensor) -> Tensor:
-            y = states.double() * self.span + self.offset
+            y = self._physical(states)
             y = y.clamp_min(SMALLEST).log() if self.family.growth else y
             if not self.smooth:
                 y = y + rate(y)
@@ -425,10 +473,10 @@ class LawDynamics(Dynamics):
                     k3 = rate(y + h / 2 * k2)
                     k4 = rate(y + h * k3)
                     y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-            physical = y.exp() if self.family.growth else y
-            turning, low = torch.tensor(self.kind.angles, device=y.device), self.offset - self.span
+            physical = y.exp() if self.family.growth else cartesian(y, self.kind)
+            low = self.offset - self.span
             wrapped = low + torch.remainder(physical - low, 2 * math.pi)
-            states_next = (torch.where(turning, wrapped, physical) - self.offset) / self.span
+            states_next = (torch.where(self._turning, wrapped, physical) - self.offset) / self.span
             return states_next.nan_to_num(0.0).clamp(-FAR, FAR).to(states.dtype)
 
         return step
@@ -438,7 +486,7 @@ class LawDynamics(Dynamics):
     ) -> Float[Tensor, "*rest D"]:
         """States (..., D) whose angles are within half a turn of the reference, so that means and differences hold."""
         turn = (2 * math.pi / self.span).to(states.dtype)
-        turns = torch.round((states - reference) / turn) * torch.tensor(self.kind.angles, device=states.device)
+        turns = torch.round((states - reference) / turn) * self._turning
         return states - turn * turns
 
     @property

@@ -5,7 +5,7 @@ from modmeta.search.cold_start.noise import driven_by_noise
 from modmeta.search.cold_start.records import Answer, Form, Start, Trial
 from modmeta.search.cold_start.scales import Scales
 from modmeta.search.cold_start.start import cold_start
-from modmeta.search.cold_start.weak_form import Kind, looks_like_angles, never_changing
+from modmeta.search.cold_start.weak_form import Kind, looks_like_angles, never_changing, with_circles
 
 __all__ = [
     "Answer",
@@ -19,4 +19,5 @@ __all__ = [
     "infer",
     "looks_like_angles",
     "never_changing",
+    "with_circles",
 ]

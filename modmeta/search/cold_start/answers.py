@@ -17,7 +17,7 @@ from modmeta.search.cold_start.records import Answer, Start
 from modmeta.search.cold_start.refine import Laws, laws_of, solve_weights
 from modmeta.search.cold_start.scales import importance, log_activity
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain
-from modmeta.search.cold_start.weak_form import unwrap
+from modmeta.search.cold_start.weak_form import straightened
 
 __all__ = ["halves", "infer", "nothing"]
 
@@ -31,7 +31,7 @@ def infer(start: Start, states: Tensor, seen: Tensor | None = None, groups: Tens
         seen: where entities were observed, (B, N, T).
     """
     form = start.form
-    data = Data(smoothed(unwrap(states.double(), form.kind.angles), form.smoothing), seen, numbered(groups))
+    data = Data(smoothed(straightened(states, form.kind), form.smoothing), seen, numbered(groups))
     if data.groups is not None:
         found = _infer_groups(start, data, data.groups)
         return found if start.slow is None else _by_steps(start, found, data, data.groups)

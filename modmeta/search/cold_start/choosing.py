@@ -16,11 +16,13 @@ from modmeta.search.cold_start.judging import Found, explained, judged, problem_
 from modmeta.search.cold_start.records import Form
 from modmeta.search.cold_start.refine import Laws, laws_of, refine
 from modmeta.search.cold_start.saturation import link_columns
+from modmeta.search.cold_start.shapes import shapes_of
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, rounds_of, united
 
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
+RESHAPES = 4  # of functions of entities' own, structures told anew under each
 
 
 class Believed(NamedTuple):
@@ -76,6 +78,17 @@ def polished(best: Found, search: Data, judges: Data, family: Family | None) -> 
     return best
 
 
+def varied(best: Found, search: Data, judges: Data) -> Found:
+    """The same where entities have a function of own state each of a size of its own, if that explains more."""
+    for _ in range(RESHAPES):
+        form = _shaped(best, search)
+        moved = best if form is None else reformed(best, form, search, judges)
+        if moved.score > best.score - max(ALIKE, _error(moved, best)):
+            break
+        best = moved
+    return best
+
+
 def simpler(one: Found, other: Found) -> Found:
     """The better, or of two as good as one another the simpler."""
     better, worse = sorted((one, other), key=lambda found: found.score)
@@ -84,7 +97,7 @@ def simpler(one: Found, other: Found) -> Found:
 
 
 def _complexity(found: Found) -> tuple[int, int]:
-    return found.kinds.laws.shape[1], found.trial.form.constants + found.trial.form.slopes
+    return found.kinds.laws.shape[1], found.trial.form.freedoms
 
 
 def reformed(best: Found, form: Form, search: Data, judges: Data) -> Found:
@@ -127,7 +140,7 @@ def _relinked(best: Found, search: Data) -> Form:
     total = Sum(search)
     for tasks in search.parts():
         ready = steps_of(search.part(tasks), form)
-        table = columns(form.basis, form.kind, ready, search.receivers, form.slopes)
+        table = columns(form.basis, form.kind, ready, search.receivers, form.slopes, form.shapes)
         link = link_columns(ready, form.link)
         if search.receivers is not None:
             link = link.unflatten(0, (-1, search.states.shape[1]))[:, search.receivers].flatten(0, 1)
@@ -135,6 +148,16 @@ def _relinked(best: Found, search: Data) -> Form:
         total.add(grams(centred(table, table.weight) if form.constants else table), tasks)
     own = fit_kinds(total.total, beliefs, pairs).own
     return form._replace(link=form.link + own[-form.link.numel() :].view_as(form.link))
+
+
+def _shaped(best: Found, search: Data) -> Form | None:
+    """A form with functions of entities' own that residuals ask for, structures kept; None if they ask for none."""
+    form, kinds = best.trial.form, best.kinds
+    beliefs = explain(sums_of(search, form), kinds, search.number)[0]
+    chosen = torch.nn.functional.one_hot(beliefs.slots.argmax(-1), len(kinds.laws)).to(kinds.laws)
+    plain = form._replace(constants=True, shapes=None)
+    shapes = shapes_of(sums_of(search, plain), chosen @ kinds.laws, kinds.own, len(form.kind.changing))
+    return None if shapes is None else plain._replace(shapes=shapes)
 
 
 def _shared(kinds: Kinds, laws: Laws, basis: Basis) -> Laws:

@@ -86,7 +86,7 @@ def steps_of(data: Data, form: Form) -> Steps:
 
 
 def table_of(data: Data, form: Form) -> Columns:
-    return columns(form.basis, form.kind, steps_of(data, form), data.receivers, form.slopes)
+    return columns(form.basis, form.kind, steps_of(data, form), data.receivers, form.slopes, form.shapes)
 
 
 def held_out(length: int, device: torch.device) -> Tensor:

@@ -147,7 +147,7 @@ def _stepped(states: Tensor, rate: Callable[[Tensor], Tensor], smooth: bool) -> 
 def may_be_far(form: Form) -> bool:
     """Whether one number of states changes, whose rates are sums."""
     plain = not form.kind.coordinates and not any(form.kind.angles) and len(form.kind.changing) == 1
-    return plain and not (form.slopes or form.basis.family.growth or form.basis.family.saturating)
+    return plain and not (form.freedoms > 1 or form.basis.family.growth or form.basis.family.saturating)
 
 
 def rate_of(start: Start, groups: Tensor) -> Callable[[Tensor], Tensor]:

@@ -98,7 +98,14 @@ def _places(argument: Tensor, shifts: int) -> tuple[Tensor, Tensor]:
     return places, widths
 
 
-def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = None, slopes: bool = False) -> Columns:
+def columns(
+    basis: Basis,
+    kind: Kind,
+    steps: Steps,
+    receivers: Tensor | None = None,
+    slopes: bool = False,
+    shapes: Tensor | None = None,
+) -> Columns:
     """Features and targets of every receiver, (E = B N, ...), or of some receivers of every task.
 
     Args:
@@ -106,7 +113,8 @@ def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = N
         kind: what features are.
         steps: intervals.
         receivers: which; None for all.
-        slopes: with the functions in which entities have slopes of their own.
+        slopes: with states, in which entities have slopes of their own.
+        shapes: with functions that they have of sizes of their own, (C, G); None for none.
     """
     some = slice(None) if receivers is None else receivers
     c = steps.targets.shape[-1]
@@ -120,6 +128,7 @@ def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = N
         left = left @ basis.left[:h, : basis.left.shape[1] // c]  # every channel has the same
         pair = _average((left.unsqueeze(-1) * right.unsqueeze(-2)).flatten(-2), steps.quadrature).unsqueeze(-2)
     own = _average(own_functions(kind, steps.nodes[:, some]), steps.quadrature, 2)
+    alone = _alone(kind, steps, some, own, slopes, shapes).flatten(0, 1) if slopes or shapes is not None else None
     if not kind.coordinates:
         own = torch.einsum("bnlg,cd->bnlcdg", own, torch.eye(c, dtype=own.dtype, device=own.device)).flatten(-2)
     weight = (steps.seen.unsqueeze(-1) * steps.weight)[:, some]
@@ -127,14 +136,20 @@ def columns(basis: Basis, kind: Kind, steps: Steps, receivers: Tensor | None = N
     pair = pair * others[..., None, None]
     targets = steps.targets[:, some]
     pair, own, targets, weight = (part.flatten(0, 1) for part in (pair, own, targets, weight))
-    alone = _alone(kind, steps, some).flatten(0, 1) if slopes else None
     return Columns(pair, own, targets, weight, apart=not kind.coordinates, alone=alone)
 
 
-def _alone(kind: Kind, steps: Steps, some: Tensor | slice) -> Tensor:
-    """One, and states that are no angles, (B, N, L, A)."""
-    straight = steps.nodes[:, some][..., ~torch.tensor(kind.angles, device=steps.nodes.device)]
-    return _average(torch.cat([torch.ones_like(straight[..., :1]), straight], -1), steps.quadrature, 2)
+def _alone(kind: Kind, steps: Steps, some: Tensor | slice, own: Tensor, slopes: bool, shapes: Tensor | None) -> Tensor:
+    """One, states that are no angles, and shapes of own functions (B, N, L, G): (B, N, L, C, A), alike for all channels
+    without shapes, (B, N, L, 1, A).
+    """
+    straight = _average(steps.nodes[:, some][..., ~torch.tensor(kind.angles, device=own.device)], steps.quadrature, 2)
+    parts = [torch.ones_like(straight[..., :0].sum(-1, keepdim=True)), *([straight] if slopes else [])]
+    alike = torch.cat(parts, -1).unsqueeze(-2)
+    if shapes is None:
+        return alike
+    each = (own @ shapes.mT).unsqueeze(-1)  # (B, N, L, C, 1)
+    return torch.cat([alike.expand(*each.shape[:-1], -1), each], -1)
 
 
 def _between(

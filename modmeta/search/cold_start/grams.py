@@ -24,7 +24,8 @@ class Columns(NamedTuple):
         target: what is to be explained, (E, L, C).
         weight: of an interval, 0 where it does not count, (E, L, C).
         apart: whether every channel has a block of coefficients of its own.
-        alone: one, and states, in which entities may have slopes of their own, (E, L, A); None where they have none.
+        alone: functions that entities have of sizes of their own, a constant among them, of all channels alike
+            (E, L, 1, A) or of each (E, L, C, A); None for no more than a constant.
     """
 
     pair: Tensor
@@ -123,7 +124,7 @@ def centred(columns: Columns, fit: Tensor) -> Columns:
 
 def _without_slopes(columns: Columns, alone: Tensor, fit: Tensor) -> Columns:
     weight = (fit[..., :1] if _alike(fit) else fit).mT.unsqueeze(-1)  # (E, 1 or C, L, 1)
-    x = alone.unsqueeze(1)  # (E, 1, L, A)
+    x = alone.transpose(1, 2)  # (E, 1 or C, L, A)
     normal = x.mT @ (x * weight)
     size = normal.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12)
     into = torch.linalg.solve(normal + torch.diag_embed(1e-9 * size), (x * weight).mT)  # (E, 1 or C, A, L)

@@ -26,6 +26,8 @@ class Form(NamedTuple):
         basis: features of pairs.
         constants: whether every entity has a constant of its own in each channel.
         slopes: whether it has slopes of its own in its state beside.
+        shapes: of every channel the function of plain states that it has of a size of its own beside, (C, own
+            functions); None for none.
         ridge: pull of weights to their mean.
         smoothing: frames to either side over which noise of observation is averaged.
         link: leak and size of every channel of a saturating family, (C, D + 2).
@@ -40,11 +42,18 @@ class Form(NamedTuple):
     smoothing: int = 0
     link: Tensor | None = None
     slopes: bool = False
+    shapes: Tensor | None = None
 
     @property
     def own_in_words(self) -> str:
         """What entities have of their own, behind a comma."""
-        return ", own slopes" if self.slopes else ", own constants" if self.constants else ""
+        more = [word for word, has in (("slopes", self.slopes), ("functions", self.shapes is not None)) if has]
+        return f", own {' and '.join(more)}" if more else ", own constants" if self.constants else ""
+
+    @property
+    def freedoms(self) -> int:
+        """How many sorts of numbers entities have of their own."""
+        return self.constants + self.slopes + (self.shapes is not None)
 
 
 class Trial(NamedTuple):

@@ -24,6 +24,7 @@ from modmeta.search.cold_start.choosing import (
     simpler,
     under,
     usual_and_large,
+    varied,
 )
 from modmeta.search.cold_start.data import Data, numbered, table_of
 from modmeta.search.cold_start.far import better_halfway, may_be_far, rate_of, refitted, told, way_of
@@ -42,7 +43,7 @@ from modmeta.search.cold_start.weak_form import (
     measure_units,
     roughness,
     steps,
-    unwrap,
+    straightened,
     usual_change,
     weights_of_entities,
 )
@@ -78,6 +79,7 @@ def cold_start(
     family: Family | None = None,
     constants: bool | None = None,
     slopes: bool | None = None,
+    shapes: bool | None = None,
     smooth: bool | None = None,
 ) -> Start:
     """Finds laws, weights and structures of unlabelled trajectories.
@@ -97,13 +99,16 @@ def cold_start(
         constants: whether entities have constants of their own; None to try both.
         slopes: whether they have slopes of their own in their state beside; None to try both of plain states, if slopes
             explain more than chance would where nothing acts on anything.
+        shapes: whether they have sizes of their own of a function of plain states that all share; otherwise than false
+            if that explains more with the structures found.
         smooth: whether paths are smooth between frames; None to measure it.
     """
     generator = torch.Generator().manual_seed(seed)
-    data, ready = _ready(Data(unwrap(states.double(), kind.angles), seen, numbered(groups)), kind, frame_step, smooth)
+    data, ready = _ready(Data(straightened(states, kind), seen, numbered(groups)), kind, frame_step, smooth)
     search, judges = _drawn(data, search_tasks, generator)
     apart = torch.Generator().manual_seed(seed)  # what is tried with slopes changes nothing of the rest
-    attempts = _Attempts(ready, search, judges, num_kinds, _ways_of_own(constants, slopes), starts, generator, apart)
+    ways, vary = _ways_of_own(constants, slopes), _may_vary(data, kind, constants, shapes)
+    attempts = _Attempts(ready, search, judges, num_kinds, ways, vary, starts, generator, apart)
     for one in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
         attempts.add(one, announce, given=family is not None, sloped=slopes)
         if attempts.enough:
@@ -179,12 +184,14 @@ class _Attempts:
         judges: Data,
         num_kinds: int | None,
         ways_of_own: list[tuple[bool, bool]],
+        vary: bool,
         starts: int,
         generator: torch.Generator,
         apart: torch.Generator,
     ) -> None:
         self.ready, self.search, self.judges = ready, search, judges
-        self.ways_of_own, self.starts, self.generator, self.apart = ways_of_own, starts, generator, apart
+        self.ways_of_own, self.vary, self.starts = ways_of_own, vary, starts
+        self.generator, self.apart = generator, apart
         self.num_kinds = num_kinds
         self.numbers, self.more = [num_kinds] if num_kinds else [2, 3, 4], list[int]()
         if self.numbers[-1] ** (search.states.shape[1] - 1) > MOST_ROWS:  # rows take long to tell: more kinds come last
@@ -192,6 +199,7 @@ class _Attempts:
         self.trials: list[Trial] = []
         self.found: list[Found] = []
         self._sure: Believed | None = None
+        self._looked: Found | None = None  # the best that was looked at with functions of entities' own
         self._sloped: bool | None = None
 
     @property
@@ -228,14 +236,15 @@ class _Attempts:
                     self.found += _worth(structured(problem, trial, self.numbers, drawn), self.found)
                 if self.enough:  # the other choice of constants is tried on the structures found
                     return
+        self._try_varied()
         self._judge_certainty()
 
-    def best(self, family: Family | None, reform: bool) -> Found:
+    def best(self, family: Family | None, *, reform: bool) -> Found:
         """What explains held-out frames best.
 
         Args:
             family: that was given; None where there were others.
-            reform: whether the other choice of constants is tried.
+            reform: whether the other choice of what entities have of their own is tried.
         """
         best = min(self.found, key=lambda one: one.score)
         if self.more and not self.enough:
@@ -245,11 +254,13 @@ class _Attempts:
             self.found += merged(min(self.found, key=lambda one: one.score), self.search, self.judges)
         best = polished(chosen(self.found), self.search, self.judges, family)
         if reform:
-            form = best.trial.form
-            other = form._replace(slopes=False) if form.slopes else form._replace(constants=not form.constants)
-            rival = reformed(best, other, self.search, self.judges)
+            rival = reformed(best, _with_less(best.trial.form), self.search, self.judges)
             self.trials.append(rival.trial)
             best = simpler(best, rival)
+        if self.vary and not self.enough:
+            varying = varied(best, self.search, self.judges)
+            self.trials += [varying.trial] if varying is not best else []
+            best = varying
         if self.ready.units.usual is not None:
             best = usual_and_large(best, self.found, self.judges)
             self.trials.append(best.trial)
@@ -288,6 +299,19 @@ class _Attempts:
         if self._sloped is None:
             self._sloped = not form.kind.coordinates and _sloped(form, self.search)
         return self._sloped
+
+    def _try_varied(self) -> None:
+        """Keeps the best with functions of entities' own if no dearer law can better it then.
+
+        What is less says nothing yet: such functions may stand in for laws of another family.
+        """
+        best = min(self.found, key=lambda one: one.score)
+        if not self.vary or best is self._looked:
+            return
+        self._looked, varying = best, varied(best, self.search, self.judges)
+        if varying.trial.without - varying.score > 2 * ENOUGH:
+            self.found.append(varying)
+            self.trials.append(varying.trial)
 
     def _judge_certainty(self) -> None:
         """Structures are sure where two parts of the frames tell the best ones alike, and the law gains much."""
@@ -330,6 +354,11 @@ def _by_steps(start: Start, data: Data, states: Tensor, way: str, generator: tor
     return start._replace(answer=infer(start, states, data.seen, data.groups))
 
 
+def _may_vary(data: Data, kind: Kind, constants: bool | None, shapes: bool | None) -> bool:
+    """Whether entities may have functions of sizes of their own: of plain states, where nothing speaks against it."""
+    return shapes is not False and constants is not False and data.groups is None and not kind.coordinates
+
+
 def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool, bool]]:
     """What entities may have of their own: constants, and slopes beside."""
     ways = [(True, False), (False, False), (True, True)]
@@ -337,6 +366,13 @@ def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool
         (own, beside) for own, beside in ways
         if beside == (slopes if slopes is not None else beside) and (slopes or constants in (None, own))
     ]  # fmt: skip
+
+
+def _with_less(form: Form) -> Form:
+    """The form with one sort fewer of what entities have of their own; with constants where they have nothing."""
+    if form.shapes is not None:
+        return form._replace(shapes=None)
+    return form._replace(slopes=False) if form.slopes else form._replace(constants=not form.constants)
 
 
 def _worth(tried: list[Found], found: list[Found]) -> list[Found]:

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 SWEEPS, SETTLED = 4, 1e-6  # over slots, and the change of probabilities at which they end
+LESS = 0.01  # by which ridge pulls the own part, whose functions are many and much alike
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
 
 
@@ -88,7 +89,8 @@ def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = 1e
     normal = torch.cat([torch.cat([laws, cross[:, :g]], 1), torch.cat([cross[:, :g].mT, own[:g, :g]], 1)])
     right = torch.cat([cross[:, g], own[:g, g]])
     size = normal.diagonal().clamp_min(0)
-    found = torch.linalg.solve(normal + torch.diag(ridge * size + 1e-12 * size.max()), right)
+    pull = ridge * torch.cat([size[: k * f], LESS * size[k * f :]])
+    found = torch.linalg.solve(normal + torch.diag(pull + 1e-12 * size.max()), right)
     left = own[g, g] - 2 * found @ right + found @ normal @ found
     variance = (left / grams.targets.sum()).clamp_min(own[g, g] / grams.targets.sum() * 1e-14)
     return Kinds(found[: k * f].view(k, f), found[k * f :], variance, pairs)

@@ -3,13 +3,14 @@
 Letters: B tasks, N entities, T frames, L = T - 1 intervals, Q nodes of a quadrature, D features, C channels.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from modmeta.model.basis import BOOLE, PLACES, Kind, cubics, unsaturated
+from modmeta.model.basis import BOOLE, PLACES, Kind, cubics, polar, unsaturated
 
 __all__ = [
     "Kind",
@@ -21,13 +22,16 @@ __all__ = [
     "never_changing",
     "roughness",
     "steps",
+    "straightened",
     "unwrap",
     "usual_change",
     "weights_of_entities",
+    "with_circles",
 ]
 
 DIFFER = 1.0  # standard deviation of logarithms of how much entities change, from which each has a weight of its own
 AGREES = 0.01  # relative difference up to which the time between frames is the one that was given
+ON_CIRCLE = 1e-4  # by which squares of cosine and sine may add up to more or less than 1: a float's rounding errors
 HEAVY = 30.0  # mean over median squared change, from which a few large ones are nearly all
 USUAL = 10.0  # times the median squared change, from which changes are large
 LEAST = 1e-2  # of the largest change, from which on an entity's changes are worth explaining
@@ -85,6 +89,25 @@ def never_changing(states: Tensor, seen: Tensor | None = None) -> tuple[bool, ..
         moved = moved * (seen[:, :, 1:] & seen[:, :, :-1]).unsqueeze(-1)
     still = moved.amax((0, 1, 2)) == 0
     return tuple(still.tolist()) if bool(still.any()) and not bool(still.all()) else ()
+
+
+def with_circles(kind: Kind, states: Tensor, seen: Tensor | None = None) -> Kind:
+    """The same where pairs of plain states (B, N, T, D), observed or not (B, N, T), always lie on the unit circle."""
+    there = states if seen is None else states[seen.bool()]
+    plain = [at for at in kind.changing if not kind.angles[at]]
+    angles, constant = list(kind.angles), list(kind.constant or (False,) * len(kind.angles))
+    circles: list[tuple[int, int]] = []
+    for first, other in itertools.combinations([] if kind.coordinates else plain, 2):
+        off = there[..., first].double().square() + there[..., other].double().square() - 1
+        if not any({first, other} & {*pair} for pair in circles) and float(off.abs().max()) < ON_CIRCLE:
+            circles.append((first, other))
+            angles[first], constant[other] = True, True
+    return Kind(0, tuple(angles), tuple(constant), tuple(circles)) if circles else kind
+
+
+def straightened(states: Tensor, kind: Kind) -> Tensor:
+    """States (B, N, T, D) as laws see them, in double precision: angles of circles, no jumps of angles."""
+    return unwrap(polar(states.double(), kind), kind.angles)
 
 
 def unwrap(states: Tensor, angles: tuple[bool, ...]) -> Tensor:

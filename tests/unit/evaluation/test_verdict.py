@@ -183,6 +183,12 @@ def test_alone_has_what_entities_have_of_their_own() -> None:
         assert float(left.abs().max()) < 1e-3 * float(targets.abs().max())
     noise = drawn(4, 3, 60, 1, seed=6)
     assert float(alone(noise, states, counts, constants=False).square().mean()) >= float(noise.square().mean()) * 0.9
+    states = states.double()
+    bent = torch.linspace(0.5, 2, 3).view(1, 3, 1, 1) * torch.sin(states[..., :1]).expand_as(targets)
+    functions = torch.stack([torch.ones_like(states), torch.sin(states[..., :1]).expand_as(states)], -1).transpose(2, 3)
+    rest = [alone(bent, states, counts.double(), True, of).abs().max() for of in (None, functions)]
+    assert float(rest[0]) > 0.1
+    assert float(rest[1]) < 1e-6, "sizes of its own of a function are left to every entity"
 
 
 def test_gains_are_logarithms_of_ratios() -> None:

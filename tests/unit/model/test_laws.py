@@ -224,6 +224,54 @@ def test_slopes_of_entities_are_found_left_out_of_errors_and_carried_on() -> Non
     assert float((noise[..., :9, :] * middle).sum(-2).abs().max()) > 1
 
 
+def test_cosines_and_sines_of_phases_move_as_angles() -> None:
+    """Four phases, each at a rate of its own; no laws."""
+    dynamics = LawDynamics(
+        2, 1, AbsoluteFeatures(), family="difference", angles=[True, False], constant=[False, True], circles=[[0, 1]],
+        smooth=True, constants=True,
+    )  # fmt: skip
+    v, own, span = dynamics.right.shape[0], dynamics.own_laws.shape[-1], torch.tensor([2.0, 3.0])
+    zero, one, places = torch.zeros(2), torch.ones(2), torch.zeros(2, 12)
+    found = (torch.zeros(1, dynamics.blocks // 2 * v), torch.zeros(own), one[0], one[0], zero, span, zero, one, places)
+    dynamics.begin(FoundLaws(*found, places + 1, torch.eye(dynamics.blocks // 2), torch.eye(v)))
+    angle = torch.tensor([0.3, -0.2, 0.1, 0.4]).view(1, 4, 1) * torch.arange(24.0)
+    states = torch.stack([angle.cos(), angle.sin()], -1) / span
+    structure = Structure(torch.zeros(1, 4, 3, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))
+    model = RelationalModel(dynamics, Gaussian(2))
+    assert float(model.errors(states, structure).detach().abs().max()) < 1e-5
+    ahead = model.forecast(states[:, :, 8], structure, 15, model.drive(states[:, :, :9], structure))
+    torch.testing.assert_close(ahead, states[:, :, 9:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dynamics.nearest(states, -states), states)
+
+
+def test_sizes_of_a_damping_are_each_entitys_own() -> None:
+    """Rates w_i (1 - x^2) y of the second feature, y of the first; the function is known, its sizes are not."""
+    dynamics = LawDynamics(
+        2, 1, AbsoluteFeatures(), family="difference", angles=[False] * 2, smooth=True, constants=True, shapes=True
+    )
+    v, own = dynamics.right.shape[0], dynamics.own_laws.shape[-1]
+    zero, one, places = torch.zeros(2), torch.ones(2), torch.zeros(2, 12)
+    laws, shapes = torch.zeros(2, own), torch.zeros(2, own)
+    laws[0, 2] = 1.0  # own functions begin with 1, x, y, xx, xy, yy, xxx, xxy
+    shapes[1, 2], shapes[1, 7] = 1.0, -1.0
+    found = (torch.zeros(1, dynamics.blocks * v), laws.flatten(), one[0], one[0], zero, one, zero, one, places)
+    eyes = torch.eye(dynamics.blocks), torch.eye(v)
+    dynamics.begin(FoundLaws(*found, places + 1, *eyes, shapes=shapes))
+    size = torch.tensor([0.02, -0.03, 0.05, 0.04]).view(1, 4)
+    path = [torch.stack([torch.linspace(-0.8, 0.8, 4).view(1, 4), torch.full((1, 4), 0.05)], -1)]
+    for _ in range(1300):
+        x, y = path[-1].unbind(-1)
+        path.append(path[-1] + 0.01 * torch.stack([y, size * (1 - x**2) * y], -1))
+    states = torch.stack(path[::100], 2)
+    structure = Structure(torch.zeros(1, 4, 3, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))
+    model = RelationalModel(dynamics, Gaussian(2))
+    drive = model.drive(states[:, :, :9], structure)
+    assert drive is not None
+    torch.testing.assert_close(drive[..., 1, -1], size, atol=2e-3, rtol=0.02)
+    ahead = model.forecast(states[:, :, 8], structure, 5, drive)
+    torch.testing.assert_close(ahead, states[:, :, 9:], atol=2e-3, rtol=1e-3)
+
+
 def test_angles_stay_within_a_turn_and_jumps_do_not_count() -> None:
     dynamics = LawDynamics(1, 1, AbsoluteFeatures(), family="difference", angles=[True], smooth=True, constants=True)
     turn = torch.full((1,), math.pi)
@@ -259,6 +307,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         LawDynamics(1, 2, AbsoluteFeatures())
     with pytest.raises(ValueError, match=r"add model\.constants=true"):
         LawDynamics(1, 2, AbsoluteFeatures(), family="sender", slopes=True)
+    with pytest.raises(ValueError, match=r"model.shapes=true has constants"):
+        LawDynamics(1, 2, AbsoluteFeatures(), family="sender", shapes=True)
     with pytest.raises(ValueError, match="rich sender"):
         LawDynamics(1, 2, AbsoluteFeatures(), family="richsender")
     with pytest.raises(ValueError, match="angles"):

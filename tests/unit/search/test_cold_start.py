@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.textbook import make
 from modmeta.graph.relations import from_matrix
-from modmeta.model.basis import families, family_named
+from modmeta.model.basis import cartesian, families, family_named, polar
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
@@ -20,7 +20,7 @@ from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_w
 from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels, rounds_of, united
-from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap, usual_change
+from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap, usual_change, with_circles
 
 PHASE, PLAIN = Kind(0, (True,)), Kind(0, (False,))
 
@@ -98,9 +98,43 @@ def test_frequencies_of_rotation_are_slopes_of_entities() -> None:
     assert right(start.answer.structures, relations) > 0.98
     family = start.form.basis.family
     without = cold_start(
-        made.states, Kind(0, (False, False)), num_kinds=2, starts=4, search_tasks=10, family=family, slopes=False
+        made.states,
+        Kind(0, (False, False)),
+        num_kinds=2,
+        starts=4,
+        search_tasks=10,
+        family=family,
+        slopes=False,
+        shapes=False,
     )
     assert right(without.answer.structures, relations) < 0.9, "the world needs them"
+
+
+def test_cosines_and_sines_of_phases_are_told_as_phases(oscillators: tuple[Tensor, Tensor]) -> None:
+    phases, relations = oscillators
+    states = torch.cat([phases.cos(), torch.ones_like(phases), phases.sin()], -1).float()
+    states[..., 1] = torch.linspace(-1, 1, states.shape[2])
+    kind = with_circles(Kind(0, (False,) * 3), states)
+    assert kind == Kind(0, (True, False, False), (False, False, True), ((0, 2),))
+    assert with_circles(Kind(0, (False,) * 3), states * 1.001) == Kind(0, (False,) * 3)
+    kind, plain = Kind(0, (True, False), (False, True), ((0, 1),)), states[..., [0, 2]]
+    start = cold_start(plain, kind, num_kinds=2, frame_step=0.1)
+    assert right(start.answer.structures, relations) > 0.99
+    torch.testing.assert_close(cartesian(polar(plain, kind), kind), plain)
+
+
+@pytest.mark.slow
+def test_a_damping_of_entities_own_is_found() -> None:
+    """Van der Pol oscillators, 90% right without; the function is (1 - x^2) y."""
+    made = make("dampings", 24, 3, entities=4, frames=40)
+    kind, relations = Kind(0, (False, False)), from_matrix(made.relations)
+    family = family_named("difference")
+    start = cold_start(made.states, kind, num_kinds=2, starts=4, search_tasks=10, family=family)
+    assert start.form.shapes is not None
+    assert right(start.answer.structures, relations) > 0.98
+    without = cold_start(made.states, kind, num_kinds=2, starts=4, search_tasks=10, family=family, shapes=False)
+    assert without.form.shapes is None
+    assert right(without.answer.structures, relations) < 0.95, "the world needs them"
 
 
 def test_number_of_kinds_is_found_from_held_out_frames(oscillators: tuple[Tensor, Tensor]) -> None:
