@@ -3,10 +3,12 @@
     python -m benchmarks.trained DIR/heat.npz DIR/vortex.npz --seeds 0 1 2
     python -m benchmarks.trained DIR/lotka.npz --choose-kinds       # nor that
     python -m benchmarks.trained DIR/heat.npz --start random        # without the cold start
+    python -m benchmarks.trained springs15 --seeds 0 1 2            # 15 bodies, few pairs with springs, no walls
     python -m benchmarks.trained --table                            # docs/benchmarks/trained.md from all results
 
-A world is a file as `benchmarks.worlds` reads it, or a name of `benchmarks.textbook`. Its training tasks are written to
-a file as a user has them, without names of features or labels; the run splits off its own validation and test tasks.
+A world is one of `benchmarks.worlds`. Its training tasks are written to a file as a user has them, without labels, and
+without names of features unless these are coordinates and velocities; the run splits off its own validation and test
+tasks.
 `Model.infer` then sees the new tasks. Labels of half of them say which edge type is which; the other half are scored.
 Every run is a file in results/worlds/trained.
 """
@@ -35,6 +37,7 @@ from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.graph.relations import from_matrix
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
+from modmeta.model.basis import Kind
 
 RESULTS, PAGE = COLD / "trained", ROOT / "docs" / "benchmarks" / "trained.md"
 AHEAD = 5  # frames of a forecast
@@ -45,18 +48,21 @@ Written by `python -m benchmarks.trained --table`. `modmeta train FILE model.num
 (*chosen*: nor K), from a file of states alone, of which the run keeps two fifths for validation and test. Scored on
 half of 100 new tasks; labels of the other half say which edge type is which. Confidence is the mean probability of the
 relation named. Forecast error: mean squared error {ahead} frames ahead over that of the last frame standing still.
-Seconds by the clock of the training alone, {machines}, beside other work: upper bounds.
+Seconds of the whole command by the clock, {machines}, beside other work: upper bounds; in brackets those of the
+processor, where they were measured. Of coordinates and velocities (springsN) the file has the names.
 
 """
 COLUMNS = (
     "world", "tasks in the file", "edge types", "start", "edges right, mean (by seed)", "confidence",
-    "cold start alone, all tasks", "forecast error", "model, by seed", "seconds",
+    "cold start alone, all tasks", "forecast error", "model, by seed", "seconds (CPU)",
 )  # fmt: skip
 
 
-def train(states: Tensor, directory: Path, words: list[str]) -> tuple[float, float]:
+def train(states: Tensor, kind: Kind, directory: Path, words: list[str]) -> tuple[float, float]:
     """Trains on a file of states as a user would; seconds by the clock, and of the processor."""
-    np.savez(directory / "states.npz", states=states.numpy())
+    axes = "xyz"[: kind.coordinates] if kind.second_order else ""
+    names = {"features": np.array([*axes, *(f"v{axis}" for axis in axes)])} if axes else {}
+    np.savez(directory / "states.npz", states=states.numpy(), **names)
     command = [sys.executable, "-m", "modmeta", "train", str(directory / "states.npz"), *words]
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -103,7 +109,7 @@ def measure(world: str, tasks: int, seed: int, given: bool, start: str | None) -
     words = [f"seed={seed}", *([f"model.num_edge_modules={kinds}"] if given else [])]
     words += ["model=default"] if start == "random" else []
     with tempfile.TemporaryDirectory() as folder:
-        seconds, cpu_seconds = train(states, Path(folder), words)
+        seconds, cpu_seconds = train(states, kind, Path(folder), words)
         model = modmeta.load(Path(folder) / "run")
         config = OmegaConf.to_container(OmegaConf.load(Path(folder) / "run" / ".hydra" / "config.yaml"))
         measures = json.loads((Path(folder) / "run" / "metrics.json").read_text())
@@ -174,7 +180,7 @@ def row(runs: list[dict[str, Any]], cold: list[dict[str, Any]]) -> str:
         f"{_mean(same, 'edges_right'):.1%}" if same else "",
         _each(runs, "forecast_error", "{:.2g}"),
         "; ".join(dict.fromkeys(_model(run) for run in runs)),
-        _each(runs, "seconds", "{:.0f}"),
+        _seconds(runs),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -183,7 +189,12 @@ def _model(run: dict[str, Any]) -> str:
     choices = run["choices"]
     if "family" not in choices:
         return str(run["model"])
-    return ", ".join([choices["family"], *(["own constants"] if choices["constants"] else [])])
+    return ", ".join([choices["family"], *(["own constants"] if choices.get("constants") else [])])
+
+
+def _seconds(runs: list[dict[str, Any]]) -> str:
+    each = _each(runs, "seconds", "{:.0f}")
+    return f"{each} ({_each(runs, 'cpu_seconds', '{:.0f}')})" if all("cpu_seconds" in run for run in runs) else each
 
 
 def _each(runs: list[dict[str, Any]], what: str, how: str) -> str:

@@ -56,8 +56,8 @@ def infer(
 ) -> Inferred:
     """Infers structures of a batch of tasks by at most `search.sweeps` greedy steps from random structures.
 
-    Where all rows are enumerated, the steps end when they change nothing. Where rows are too many, every greedy step
-    follows annealed passes of block Gibbs sampling.
+    If all receivers move, the steps end when one changes nothing. Where rows are too many to enumerate, every greedy
+    step follows annealed passes of block Gibbs sampling.
 
     Args:
         search: settings of the search.
@@ -90,7 +90,7 @@ def infer(
     best, greedy_temperature = search.kernel(model, n, greedy, relax=False), states.new_tensor(GREEDY_TEMPERATURE)
     lost = torch.zeros(b, dtype=torch.bool, device=states.device)
     unrefined = dynamics.messages(states) if search.horizon == 1 else None
-    settles, messages, settled = search.receivers == "all" and search.enumerates(model, n), None, False
+    settles, messages, settled = search.receivers == "all" and search.horizon == 1, None, False
     for sweep in range(search.sweeps):
         before = structure
         if search.horizon == 1:  # messages of close pairs depend on the structure, hence several sweeps
@@ -107,7 +107,7 @@ def infer(
                 structure, _ = plain(generator, structure, problem, temperature)
         structure, info = best(generator, structure, problem, greedy_temperature)
         settled = bool(sweep) and settles and all(map(torch.equal, structure, before))
-        if settled:  # the next step would repeat this one
+        if settled:  # the next step would repeat this one, but for what it draws
             break
     lost = lost | ~(info.energies < LARGEST)
     found = _summary(structure, info._replace(energies=info.energies.masked_fill(lost, torch.inf)), problem)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from modmeta.data.loading.batches import TaskDataset, by_size
-from modmeta.evaluation.calibration import TASKS, WINDOWS, Calibration, calibrate
+from modmeta.evaluation.calibration import FEWEST, WINDOWS, Calibration, calibrate, enough
 from modmeta.evaluation.nulls import Compared, compare, in_groups, in_pieces, in_time
 from modmeta.evaluation.verdict import (
     NOTHING,
@@ -24,7 +24,6 @@ from modmeta.search.infer import Inferred
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.training.trained import Trained
 
-SLOW = 20  # tasks at most where rollouts are searched
 SOME = 10  # tasks of a file that are compared, at least; as many as are inferred at once
 DRAWS, DRAWS_OF_GROUPS = 2, 6  # exchanges of partners
 
@@ -36,10 +35,10 @@ def judge(module: Trained, valid: TaskDataset) -> Judged:
         module: trained, in evaluation mode.
         valid: tasks that it was not trained on.
     """
-    most, device = TASKS if module.search.horizon == 1 else SLOW, module.module_to_relation.device
-    sizes = by_size(torch.arange(len(valid)), valid.counts)
-    ids = max(sizes, key=len)[:most]  # tasks of one size
+    device = module.module_to_relation.device
+    ids = max(by_size(torch.arange(len(valid)), valid.counts), key=len)  # tasks of one size
     n = valid.states.shape[1] if valid.counts is None else int(valid.counts[ids[0]])
+    ids = ids[: enough(n) if module.search.horizon == 1 else FEWEST]  # rollouts take long
     states = valid.states[ids, :n, : module.observed_frames].to(device)
     mask = None if valid.mask is None else valid.mask[ids, :n, : states.shape[2] - 1].to(device)
     groups = None if valid.groups is None else valid.groups[ids].to(device)
@@ -139,7 +138,7 @@ def judge_file(
     if nothing or not (nulls or few or misfits > 0.5):
         return of_file(judged.verdict, decide(None, misfits))
     far = misfits > 0.5  # only gains can tell whether there are relations all the same
-    ids = sample_of(len(states), counts, None if nulls else TASKS if far else SOME)
+    ids = sample_of(len(states), counts, None if nulls else enough(states.shape[1]) if far else SOME)
     n = states.shape[1] if counts is None else int(counts[ids[0]])
     part = (states[ids, :n], None if mask is None else mask[ids, :n], None if groups is None else groups[ids])
     return of_file(judged.verdict, decide(compared(module, *part, draws=None if nulls or far else 1), misfits))
@@ -163,7 +162,7 @@ def recalibrated(
 
     They are no lower than before. Recordings with gaps keep them.
     """
-    ids = sample_of(len(states), counts, TASKS if judged.few else SOME)
+    ids = sample_of(len(states), counts, enough(states.shape[1]) if judged.few else SOME)
     whole = ids if mask is None else ids[counted(mask[ids]).flatten(1).all(1)]
     n = states.shape[1] if counts is None else int(counts[ids[0]])
     if not len(whole) or module.search.horizon > 1 or module.model.noise or states.shape[2] < 2 * 3:

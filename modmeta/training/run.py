@@ -52,7 +52,7 @@ ADVICE = (
 WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
 MANY = 12  # entities, whose rows are beyond `search.enumerate_up_to` by default
-PAIRS_AT_ONCE = 1000  # ordered pairs in a batch of tasks that share structures, or have many entities
+PAIRS, PAIRS_OF_GROUPS = 200, 1000  # ordered pairs in a batch of tasks of many entities, or that share structures
 QUIET = ("name=fit", "logger=[csv]")  # of `modmeta.fit`: no output
 
 
@@ -321,7 +321,8 @@ def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:
     pairs = train.num_entities * (train.num_entities - 1)
     settings: dict[str, str | int] = {}
     if train.group_names is not None or train.num_entities >= MANY:
-        settings |= {"search.start": "laws", "data.batch_size": max(1, min(10, PAIRS_AT_ONCE // pairs))}
+        most = PAIRS if train.group_names is None else PAIRS_OF_GROUPS
+        settings |= {"search.start": "laws", "data.batch_size": max(1, min(10, most // pairs))}
     if train.group_names is not None:
         settings |= {"data.batches_per_epoch": 40, "trainer.max_epochs": 8}
     given = {word.partition("=")[0].lstrip("+") for word in words}

@@ -44,8 +44,10 @@ from modmeta.training.groups import check_groups
 from modmeta.training.words import setting
 
 FILE = "start.npz"
-ENOUGH = 3.0  # nats a number, gained over no relations, after which no other reading of the features is tried
+# Nats a number, gained over no relations, after which no other reading of the features is tried, and training is short.
+ENOUGH = 3.0
 FEWEST_KINDS = 2  # of edges, where no law says how many
+EPOCHS, FEW_EPOCHS = 16, 4  # of a run whose laws are to be learned, and of one whose laws are found already
 SURE = 5.0  # standard errors
 LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
@@ -72,12 +74,12 @@ def begun(config: DictConfig) -> DictConfig:
     if not _has_start(config):
         if _of_laws(config.get("model") or {}) and config.method.get("_target_") == BOUNCEGRAD:
             raise UserError("model=laws begins with laws that a cold start finds; add search.start=laws")
-        return config
+        return _lasting(config, EPOCHS)
     config = config.copy()
     _check(config.model, config.data.num_features)
     if config.ckpt_path:
         _as_before(config)
-        return config
+        return _lasting(config, EPOCHS)
     data = hydra.utils.instantiate(config.data)
     data.prepare_data()
     data.setup("fit")
@@ -90,7 +92,7 @@ def begun(config: DictConfig) -> DictConfig:
         Terminal().print("no law gains anything over no relations on held-out frames: the search begins at random")
         if config.model.num_edge_modules is None:
             config.model.num_edge_modules = FEWEST_KINDS
-        return config
+        return _lasting(config, EPOCHS)
     relations = _structures(start, data.splits["train"], states, data.num_groups)
     path = Path(config.directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +105,15 @@ def begun(config: DictConfig) -> DictConfig:
     _show(start, time.perf_counter() - began)
     if other := otherwise(config, start):
         Terminal().print(f"to choose otherwise, for example the next best: {for_console(other)}", soft_wrap=True)
+    return _lasting(config, FEW_EPOCHS if start.gains.mean() > ENOUGH else EPOCHS)
+
+
+def _lasting(config: DictConfig, epochs: int | None) -> DictConfig:
+    """The configuration with so many epochs, where their number is open and nothing else ends the run."""
+    ends = [config.trainer.get(name) for name in ("max_epochs", "max_steps", "max_time")]
+    if "max_epochs" in config.trainer and ends == [None] * 3:
+        config = config.copy()
+        config.trainer.max_epochs = epochs
     return config
 
 
@@ -184,6 +195,7 @@ def as_recorded(config: DictConfig, stored: dict[str, Any]) -> DictConfig:
     """A configuration with what the cold start of its recorded run chose."""
     config, search = config.copy(), stored.get("search") or {}
     _fill_from(config, stored.get("model") or {})
+    config = _lasting(config, (stored.get("trainer") or {}).get("max_epochs"))
     for name in ("slow", "symmetric"):
         if name in (config.get("search") or {}) and config.search[name] is None:
             config.search[name] = search.get(name)

@@ -10,7 +10,7 @@ from modmeta.model.grouped import Blocks
 from modmeta.shapes import Float, Int
 
 if TYPE_CHECKING:
-    from modmeta.model.dynamics.base import Dynamics
+    from modmeta.model.dynamics.continuous import ContinuousDynamics
 
 BLOCK = 256  # pairs of one module that are multiplied together
 
@@ -21,12 +21,14 @@ class Acting:
     A pair is evaluated once, and once more where its two edges have different modules.
 
     Args:
-        dynamics: dynamics with `features.mutual`.
+        dynamics: dynamics with `features.mutual`, and mutual laws if any were found.
         relations: edge modules (Q, N, S).
         types: node modules (Q, N).
     """
 
-    def __init__(self, dynamics: "Dynamics", relations: Int[Tensor, "Q N S"], types: Int[Tensor, "Q N"]) -> None:
+    def __init__(
+        self, dynamics: "ContinuousDynamics", relations: Int[Tensor, "Q N S"], types: Int[Tensor, "Q N"]
+    ) -> None:
         self.dynamics, self.relations, self.types = dynamics, relations, types
         self.first, self.second, *_ = undirected_pairs(relations.shape[1], relations.device)
         modules = to_matrix(relations)
@@ -47,7 +49,7 @@ class Acting:
 
     def received(self, states: Float[Tensor, "Q N D"]) -> Float[Tensor, "Q N C"]:
         """What every entity receives at these states, in units of `change_scale`."""
-        dynamics, (q, n, _) = self.dynamics, states.shape
+        dynamics, (q, n, _), found = self.dynamics, states.shape, self.dynamics.found
         scaled = dynamics.scaled(states)
         receiver, sender = (scaled[:, side].flatten(0, 1) for side in (self.first, self.second))  # (Q E, D)
         seen = dynamics.features(receiver, sender)
@@ -55,10 +57,15 @@ class Acting:
         answers = dynamics.answers_of(asked, self.blocks)
         forth, more = answers.split((len(seen), len(self.differ)))
         back = forth.index_copy(0, self.differ, more)
+        laws = None if found is None else found.between(states[:, self.first], states[:, self.second]).flatten(1, 2)
 
         def sent(answers: Tensor, modules: Tensor) -> Tensor:
             powers = None if dynamics.powers is None else dynamics.powers[modules].view(1, -1, 1)
-            messages = dynamics.features.messages(answers.unsqueeze(0), seen, receiver, sender, powers)
+            messages = dynamics.features.messages(answers.unsqueeze(0), seen, receiver, sender, powers).squeeze(0)
+            if found is not None and laws is not None:
+                speak = modules >= int(dynamics.null_module)
+                law = laws.gather(0, modules.view(1, -1, 1).expand(1, *messages.shape)).squeeze(0)  # (Q E, C)
+                messages = law * speak.unsqueeze(-1) + messages * found.rest
             return messages.view(q, len(self.first), dynamics.channels)
 
         sums = states.new_zeros(q, n, dynamics.channels)

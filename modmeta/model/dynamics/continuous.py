@@ -314,7 +314,8 @@ class ContinuousDynamics(Dynamics):
     def _acting(self, relations: Tensor, types: Tensor) -> "_Acts":
         """What acts in scenes of edge and node modules (Q, N, S), (Q, N)."""
         alone = not torch.is_grad_enabled() and not relations.is_cuda  # sizes of blocks would wait for a GPU
-        if alone and self.features.mutual and self.num_edge_modules > 1 and self.found is None:
+        mutual = self.features.mutual and (self.found is None or self.found.mutual)
+        if alone and mutual and self.num_edge_modules > 1:
             return Acting(self, relations, types)
         return _Weighed(self, relations, types)
 

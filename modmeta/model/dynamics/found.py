@@ -73,12 +73,23 @@ class FoundAccelerations(nn.Module):
     def pairs(self, states: Float[Tensor, "B N X D"]) -> Float[Tensor, "B N S K X P"]:
         """Accelerations (B, N, S, K, X, P) by every sender at states (B, N, X, D)."""
         seen, n = self._seen(states), states.shape[1]
-        if self.family.right == "across" and self.kind.coordinates == 3:  # both vectors turn round, and so nothing does
+        if not self.mutual:  # both vectors turn round, and so nothing does
             return self._sent(*pair_states(seen)).to(states.dtype).permute(0, 1, 2, 5, 3, 4)
         first, second, pair, sign = undirected_pairs(n, states.device)
         sent = self._sent(seen[:, first], seen[:, second]).to(states.dtype).movedim(-1, 2)  # (B, E, K, X, P)
         both = sent.index_select(1, pair.flatten()).unflatten(1, pair.shape)
         return both * sign.view(n, n - 1, 1, 1, 1).to(both)
+
+    @property
+    def mutual(self) -> bool:
+        """Whether what a pair sends to one entity is opposite to what it sends to the other."""
+        return self.family.right != "across" or self.kind.coordinates != 3
+
+    def between(
+        self, receiver: Float[Tensor, "*pair D"], sender: Float[Tensor, "*pair D"]
+    ) -> Float[Tensor, "K *pair P"]:
+        """Accelerations of receivers by senders."""
+        return self._sent(self._seen(receiver), self._seen(sender)).to(receiver.dtype).movedim(-1, 0)
 
     def _sent(self, receiver: Tensor, sender: Tensor) -> Tensor:
         """(..., D) and (..., D) to (..., P, K)."""

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from modmeta.data.loading.batches import TaskDataset, by_size
-from modmeta.evaluation.calibration import TASKS, calibrate
+from modmeta.evaluation.calibration import calibrate, enough
 from modmeta.keys import RELATIONS, STATES
 from modmeta.model.sight import counted
 from modmeta.training.bouncegrad import BounceGrad
@@ -56,14 +56,15 @@ class Calibrate(pl.Callback):
 
 
 def _calibration(module: BounceGrad, splits: Mapping[str, TaskDataset]) -> dict[str, Any]:
-    scenes = _scenes(module, splits["valid"], TASKS)
+    most = enough(splits["valid"].states.shape[1])
+    scenes = _scenes(module, splits["valid"], most)
     if not scenes or module.search.horizon > 1 or module.model.noise:
         return {}
     if module.groups is not None:
         found = module.groups.calibrated([batch for _, batch in scenes], module.module_to_relation)
     else:
         labelled = [(states, batch.get(RELATIONS)) for states, batch in scenes]
-        few = 0 if RELATIONS in scenes[0][1] else TASKS - sum(len(states) for states, _ in scenes)
+        few = 0 if RELATIONS in scenes[0][1] else most - sum(len(states) for states, _ in scenes)
         more = [states for states, _ in _scenes(module, splits["train"], few)]
         found = calibrate(module.model, module.search, labelled, module.module_to_relation, module.seed, more=more)
     return {"calibration": found.state_dict()}

@@ -8,7 +8,8 @@ from modmeta.data.units import Units, robust_scales
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import FoundLaws, Kind, family_named
-from modmeta.model.dynamics.continuous import ContinuousDynamics
+from modmeta.model.dynamics.acting import Acting
+from modmeta.model.dynamics.continuous import ContinuousDynamics, _Weighed
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import Gaussian
 from modmeta.model.model import RelationalModel
@@ -77,3 +78,21 @@ def test_laws_of_simulators_whose_velocities_lag() -> None:
     found, true = infer(start, states[30:]).structures, from_matrix(relations[30:])
     assert float((found == true).double().mean()) in (0.0, 1.0), "all are right, by either name"
     assert start.gain > 3
+
+
+@pytest.mark.parametrize(("family", "g", "null"), [("springs", 1, False), ("along and across the line", 2, True)])
+def test_only_the_law_of_an_edge_need_be_evaluated(family: str, g: int, null: bool) -> None:
+    """Also where the two edges of a pair differ, and a perceptron has learned something beside the law."""
+    torch.manual_seed(0)
+    dynamics = ContinuousDynamics(
+        4, 2, IsotropicFeatures(2), num_node_modules=g, hidden=8, null_module=null, family=family
+    )
+    assert dynamics.found is not None
+    for part in (dynamics.edge_modules.layers[-1].weight, dynamics.found.edges):
+        torch.nn.init.normal_(part)  # type: ignore[arg-type]
+    states, relations = torch.randn(20, 5, 4), torch.randint(2, (20, 5, 4))
+    types, some = torch.randint(g, (20, 5)), torch.tensor([3, 17])
+    with torch.no_grad():
+        alone, every = (of(dynamics, relations, types).of(some).received(states[some]) for of in (Acting, _Weighed))
+        torch.testing.assert_close(alone, every)
+    assert every.abs().mean() > 0.1

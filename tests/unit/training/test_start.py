@@ -9,9 +9,11 @@ import torch
 from omegaconf import OmegaConf
 
 from modmeta.cli.train import hydra_words
+from modmeta.data.generation import generate
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
 from modmeta.graph.relations import from_matrix
+from modmeta.simulators import Springs
 from modmeta.training.resume import settle
 from modmeta.training.start import CHOSEN, as_recorded, begun, found_mutual, kinds_of
 from tests.runs import compose, configured
@@ -98,6 +100,19 @@ def test_what_was_chosen_is_taken_from_the_record(tmp_path: Path) -> None:
     assert (search.symmetric, search.slow, config.search.symmetric) == (True, "path", None)
     assert (filled.num_edge_modules, filled.family, filled.constants) == (3, "stored", False)
     assert OmegaConf.select(config, "model.family") is None, "the given configuration stays"
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs"),
+    [(("search.start=random",), 16), (("trainer.max_epochs=3",), 3), (("+trainer.max_steps=7",), None), ((), 4)],
+)
+def test_a_run_is_short_where_laws_are_found(tmp_path: Path, words: tuple[str, ...], epochs: int | None) -> None:
+    """And longer where they are to be learned; what is given stays."""
+    made = generate(Springs(num_entities=3, box=100.0), {"train": (12, 20)}, seed=0, progress=False)
+    path = tmp_path / "a.npz"
+    np.savez(path, states=made["train"].states)
+    words = ("experiment=moving", "data=files", f"data.path={path}", "data.positions=2", "model.family=springs", *words)
+    assert begun(filled_from_file(compose(tmp_path / "run", *words))).trainer.max_epochs == epochs
 
 
 @pytest.mark.parametrize(
