@@ -25,7 +25,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 import modmeta
 from modmeta.cli.infer import several
-from modmeta.io import write_json
+from modmeta.io import interruptible, write_json
 from modmeta.machine import commit, hardware
 from modmeta.search.infer import Inferred
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
@@ -126,7 +126,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.alone:
         (tasks,), (devices,) = arguments.tasks, arguments.devices
-        run = measure(arguments.file, tasks, arguments.way, devices)
+        with interruptible():
+            run = measure(arguments.file, tasks, arguments.way, devices)
         if run is not None:
             name = f"{run['file']}_{run['way']}_{tasks}tasks_{devices}processes.json"
             write_json(arguments.out / name, run)
@@ -136,7 +137,8 @@ def main() -> None:
     for tasks, devices in product(arguments.tasks, arguments.devices):
         words = ["--tasks", tasks, "--devices", devices, "--way", arguments.way, "--out", arguments.out, "--alone"]
         command = [sys.executable, "-m", "benchmarks.pooled", str(arguments.file), *map(str, words)]
-        subprocess.run(command, check=True)
+        with interruptible():
+            subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

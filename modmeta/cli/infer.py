@@ -123,5 +123,5 @@ def several(number: int) -> Iterator[Any]:
     from modmeta.training.distributed import own_processes
     from modmeta.training.processes import Processes
 
-    with own_processes():
-        yield Processes(number)
+    with own_processes(), Processes(number) as processes:
+        yield processes

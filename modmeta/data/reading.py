@@ -8,6 +8,7 @@ from modmeta.errors import DataError
 
 TASK, GROUP = "task", "group"  # default names of columns, which a table may lack
 ALL = "all"  # one group of all tasks
+MASKED = "missing=mask (--missing mask; of modmeta train data.reading.missing=mask)"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from modmeta.data.bounds import LABELS, LARGE, NAME_LENGTH
+from modmeta.data.reading import MASKED
 from modmeta.errors import DataError
 from modmeta.text import encodable
 
@@ -232,7 +233,7 @@ class Trajectories:
                 if np.isfinite(value):
                     raise DataError(f"{place}; the limit is {LARGE:g}, so correct it, or choose larger units")
                 raise DataError(
-                    f"{place}; states must be finite numbers, so correct it, or mask such frames with missing=mask"
+                    f"{place}; states must be finite numbers, so correct it, or mask such frames with {MASKED}"
                 )
             low, high = np.minimum(low, part.min((0, 1, 2))), np.maximum(high, part.max((0, 1, 2)))
         small = (high > low) & (high - low < 1 / LARGE)

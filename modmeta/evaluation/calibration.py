@@ -25,7 +25,7 @@ WINDOWS = (10, 20, 49)  # frames
 TEMPERATURES = np.geomspace(1, 3000, 61)  # candidates; at least 1, so never sharper than the likelihood
 WIDE = np.geomspace(0.1, 3000, 78)  # candidates where laws may be too weak
 COARSE = TEMPERATURES[::4]
-TASKS, FEWEST, EDGES = 100, 20, 10_000  # at most; and at least, if they have so many edges
+TASKS, LEAST, EDGES = 100, 20, 10_000  # at most; and at least, if they have so many edges
 STEP = float(TEMPERATURES[2] / TEMPERATURES[0])  # between temperatures that foretell
 BETTER = 1e-5  # nats a number by which the next one must
 FAR = 8  # times the observed frames, up to where temperatures are extrapolated
@@ -77,7 +77,7 @@ class Tempered(NamedTuple):
 
 def enough(entities: int) -> int:
     """Tasks of so many entities that tell temperatures and verdicts."""
-    return max(FEWEST, min(TASKS, EDGES // max(1, entities * (entities - 1))))
+    return max(LEAST, min(TASKS, EDGES // max(1, entities * (entities - 1))))
 
 
 @torch.no_grad()

@@ -128,15 +128,14 @@ def _told(tell: Tell, scenes: list[tuple[Tensor, Tensor | None]], groups: Tensor
     ]
 
 
-def in_groups(find: FindShared, model: RelationalModel, groups: Tensor) -> Tell:
-    """Halves are the first and the last tasks of every group (B,), which share a structure.
+def in_groups(find: FindShared, model: RelationalModel, groups: Tensor, judges: Tensor | None = None) -> Tell:
+    """Halves are the first and the last tasks of every group (B,), which share a structure, or those that judge (B,).
 
     Raises:
-        ValueError: a group has a single task.
+        ValueError: a group has no tasks in one of them.
     """
-    place = _places(groups)
-    later = place >= (groups.bincount()[groups] + 1) // 2
-    if not bool(torch.equal(groups[later].unique(), groups.unique())):
+    later = places(groups) >= (groups.bincount()[groups] + 1) // 2 if judges is None else judges
+    if not all(bool(torch.equal(groups[half].unique(), groups.unique())) for half in (later, ~later)):
         raise ValueError("a group of a single task has no halves")
 
     def tell(states: Tensor, mask: Tensor | None) -> Halves:
@@ -167,6 +166,7 @@ def compare(
     mask: Tensor | None = None,
     groups: Tensor | None = None,
     draws: int = 2,
+    judges: Tensor | None = None,
 ) -> Compared | None:
     """Compares structures with both nulls; None where tasks or frames are too few, or errors are no numbers.
 
@@ -178,13 +178,17 @@ def compare(
         mask: how well steps are known, (B, N, T - 1); None for all observed.
         groups: group of every task, (B,), from 0; partners are exchanged within groups. None without groups.
         draws: number of exchanges.
+        judges: tasks that it was not trained on, (B,), where the others were, whose partners are exchanged apart; None
+            for all.
     """
     b, n, t, _ = states.shape
-    if b < FEWEST or t < SHORTEST or (mask is not None and groups is None and _shown(mask) < SHOWN):
+    judges = torch.ones(b, dtype=torch.bool, device=states.device) if judges is None else judges
+    apart = groups if groups is None else 2 * groups + judges
+    if judges.sum() < FEWEST or t < SHORTEST or (mask is not None and groups is None and _shown(mask) < SHOWN):
         return None
     dynamics = model.dynamics
     targets, everyone = dynamics.targets(states), torch.arange(n, device=states.device)
-    origins = [exchange(b, n, generator, groups).to(states.device) for _ in range(draws)]
+    origins = [exchange(b, n, generator, apart).to(states.device) for _ in range(draws)]
     shown = [None if mask is None else mask[origin, everyone] for origin in origins]
     scenes = [(states, mask)]
     scenes += [(states[origin, everyone], steps) for origin, steps in zip(origins, shown, strict=True)]
@@ -193,8 +197,8 @@ def compare(
     without = alone(
         targets, dynamics.scaled(states[:, :, :-1]), counts, dynamics.has_constants, dynamics.beside(states)
     )
-    none, over, kappas = gains(real.error, without, without, targets, counts), [], []
-    apart = _distances(model, states)
+    none, over, kappas = gains(*(part[judges] for part in (real.error, without, without, targets, counts))), [], []
+    between = _distances(model, states)
     for origin, steps, other in zip(origins, shown, others, strict=True):
         error, shared = torch.empty_like(targets), counts
         error[origin, everyone] = other.error
@@ -202,8 +206,8 @@ def compare(
             shared = torch.empty_like(targets)
             shared[origin, everyone] = counted(steps).unsqueeze(-1).expand_as(targets).to(targets)
             shared = shared * counts
-        over.append(gains(real.error, error, without, targets, shared))
-        kappas.append(_agreement(other, apart))
+        over.append(gains(*(part[judges] for part in (real.error, error, without, targets, shared))))
+        kappas.append(_agreement(other, between))
     by_draw = torch.stack(over)  # (draws, B)
     if not bool(by_draw.isfinite().all() and none.isfinite().all()):
         return None
@@ -211,7 +215,7 @@ def compare(
     if groups is not None and draws > 1:  # tasks share what is random in structures; draws do not
         spread = float(by_draw.mean(1).var() * (1 + 1 / draws))
         exchanged = Gain(exchanged.mean, (exchanged.error**2 + spread) ** 0.5, min(exchanged.freedom, draws - 1))
-    return Compared(mean_gain(none), exchanged, _agreement(real, apart), sum(kappas) / draws, b)
+    return Compared(mean_gain(none), exchanged, _agreement(real, between), sum(kappas) / draws, len(none))
 
 
 def _shown(mask: Tensor) -> float:
@@ -302,10 +306,10 @@ def _level(values: Tensor, counts: Tensor) -> Tensor:
     return (values * counts).sum(2, keepdim=True) / counts.sum(2, keepdim=True).clamp_min(1)
 
 
-def in_pieces(states: Tensor, mask: Tensor | None, groups: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Tasks that share structures, cut so that there are `PIECES` of them, if they are long enough."""
+def in_pieces(states: Tensor, mask: Tensor | None, groups: Tensor, judges: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Tasks that share structures, cut so that there are `PIECES` of those that judge, if they are long enough."""
     b, n, t, d = states.shape
-    number = min(-(-PIECES // b), t // PIECE)
+    number = min(-(-PIECES // judges), t // PIECE)
     if number < 2:
         return states, mask, groups
     size = t // number
@@ -331,7 +335,7 @@ def exchange(tasks: int, entities: int, generator: torch.Generator, groups: Tens
     return origin
 
 
-def _places(groups: Tensor) -> Tensor:
+def places(groups: Tensor) -> Tensor:
     """Place of every task within its group, (B,)."""
     place = torch.empty_like(groups)
     for group in groups.unique():

@@ -158,7 +158,8 @@ def _columns(model: RelationalModel, states: Tensor, products: bool) -> Columns:
     own = torch.cat([ones, x, x**2, x**3], -1)
     own = torch.einsum("bnlg,cd->bnlcdg", own, torch.eye(targets.shape[-1]).to(own)).flatten(-2)
     weight = (1 / targets.square().mean((0, 1, 2)).clamp_min(1e-30)).expand_as(targets)
-    beside = torch.cat([ones, x], -1).flatten(0, 1) if dynamics.has_slopes else None
+    beside = dynamics.beside(states)
+    beside = None if beside is None else beside.flatten(0, 1).transpose(1, 2)
     sent, own, targets, weight = (part.flatten(0, 1) for part in (torch.cat(pair, -1), own, targets, weight))
     columns = Columns(sent.unsqueeze(3), own, targets, weight, apart=True, alone=beside)
     return centred(columns, columns.weight) if dynamics.has_constants else columns
@@ -190,7 +191,8 @@ def _gains(
     targets = torch.cat([dynamics.targets(states) for states in halves], 2)
     states = torch.cat([dynamics.scaled(part[:, :, :-1]) for part in halves], 2)
     every = torch.ones_like(targets)
-    without = alone(targets, states, every, dynamics.has_constants, dynamics.has_slopes)
+    parts = [one for part in halves if (one := dynamics.beside(part)) is not None]
+    without = alone(targets, states, every, dynamics.has_constants, torch.cat(parts, 3) if parts else None)
     return gains(torch.cat(list(theirs), 2), torch.cat(list(errors), 2), without, targets, every)
 
 

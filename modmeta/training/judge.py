@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from modmeta.data.loading.batches import TaskDataset, by_size
-from modmeta.evaluation.calibration import FEWEST, WINDOWS, Calibration, calibrate, enough
-from modmeta.evaluation.nulls import Compared, compare, in_groups, in_pieces, in_time
+from modmeta.evaluation.calibration import LEAST, TASKS, WINDOWS, Calibration, calibrate, enough
+from modmeta.evaluation.nulls import Compared, compare, in_groups, in_pieces, in_time, places
 from modmeta.evaluation.verdict import (
     NOTHING,
     UNFIT,
@@ -19,30 +19,33 @@ from modmeta.evaluation.verdict import (
     quality,
 )
 from modmeta.graph.bank import Structure
+from modmeta.keys import OBSERVED
 from modmeta.model.sight import counted
 from modmeta.search.infer import Inferred
-from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
+from modmeta.search.pooled import Batch, PooledProblem, in_batches, infer_pooled
 from modmeta.training.trained import Trained
 
 SOME = 10  # tasks of a file that are compared, at least; as many as are inferred at once
 DRAWS, DRAWS_OF_GROUPS = 2, 6  # exchanges of partners
 
 
-def judge(module: Trained, valid: TaskDataset) -> Judged:
+def judge(module: Trained, valid: TaskDataset, train: TaskDataset | None = None) -> Judged:
     """Compares what a module finds in validation tasks with both nulls, and notes how well it explains them.
 
     Args:
         module: trained, in evaluation mode.
         valid: tasks that it was not trained on.
+        train: tasks that it was trained on; where tasks share structures, these tell them.
     """
     device = module.module_to_relation.device
     ids = max(by_size(torch.arange(len(valid)), valid.counts), key=len)  # tasks of one size
     n = valid.states.shape[1] if valid.counts is None else int(valid.counts[ids[0]])
-    ids = ids[: enough(n) if module.search.horizon == 1 else FEWEST]  # rollouts take long
+    ids = ids[: enough(n) if module.search.horizon == 1 else LEAST]  # rollouts take long
     states = valid.states[ids, :n, : module.observed_frames].to(device)
     mask = None if valid.mask is None else valid.mask[ids, :n, : states.shape[2] - 1].to(device)
     groups = None if valid.groups is None else valid.groups[ids].to(device)
-    verdict = decide(compared(module, states, mask, groups))
+    others = None if train is None or groups is None else _others(train, groups, n, states.shape[2], device)
+    verdict = decide(compared(module, states, mask, groups, others=others))
     prior: tuple[float, ...] = ()
     if valid.relations is not None:
         labels = valid.relations[ids, :n, : n - 1].flatten().long()
@@ -51,8 +54,9 @@ def judge(module: Trained, valid: TaskDataset) -> Judged:
 
 
 def compared(
-    module: Trained, states: Tensor, mask: Tensor | None, groups: Tensor | None, draws: int | None = None
-) -> Compared | None:
+    module: Trained, states: Tensor, mask: Tensor | None, groups: Tensor | None, draws: int | None = None,
+    others: Batch | None = None,
+) -> Compared | None:  # fmt: skip
     """What a module finds in tasks of one size, compared with both nulls; see `modmeta.evaluation.nulls.compare`.
 
     Args:
@@ -61,24 +65,59 @@ def compared(
         mask: how well steps are known, (B, N, T - 1); None for all observed.
         groups: of tasks, (B,), where those of a group share a structure.
         draws: number of exchanges; None for the usual.
+        others: tasks that it was trained on, of the same groups, which tell the structures; None: halves of the tasks
+            tell them.
     """
     model = module.model
     generator = torch.Generator(states.device).manual_seed(module.seed)
     if groups is None:
         tell = in_time(lambda seen, steps: module.infer(seen, None, False, steps), model)
         return compare(tell, model, states, generator, mask, draws=draws or DRAWS)
-    states, mask, groups = in_pieces(states, mask, groups)
-    several = (groups.bincount()[groups] > 1).nonzero().squeeze(1)
-    if not len(several):
-        return None
-    states, mask = states[several], None if mask is None else mask[several]
-    groups = groups[several].unique(return_inverse=True)[1]
+    judges = torch.ones(len(states), dtype=torch.bool, device=states.device)
+    if others is not None:
+        states, groups, mask = _joined(others, Batch(states, groups, mask))
+        judges = torch.arange(len(states), device=states.device) >= len(others.states)
+    before = len(states)
+    states, mask, groups = in_pieces(states, mask, groups, int(judges.sum()))
+    judges = judges.repeat_interleave(len(states) // before)
+    if others is None:
+        several = (groups.bincount()[groups] > 1).nonzero().squeeze(1)
+        if not len(several):
+            return None
+        states, mask = states[several], None if mask is None else mask[several]
+        groups, judges = groups[several].unique(return_inverse=True)[1], judges[several]
 
     def find(seen: Tensor, steps: Tensor | None, of: Tensor) -> Inferred:
         return pooled(module, seen, steps, of)
 
-    tell = in_groups(find, model, groups)
-    return compare(tell, model, states, generator, mask, groups, draws or DRAWS_OF_GROUPS)
+    tell = in_groups(find, model, groups, None if others is None else judges)
+    return compare(tell, model, states, generator, mask, groups, draws or DRAWS_OF_GROUPS, judges)
+
+
+def _others(train: TaskDataset, groups: Tensor, n: int, frames: int, device: torch.device) -> Batch | None:
+    """Training tasks of the groups (B,) of others, a few of each; None where a group has none."""
+    if train.groups is None:
+        return None
+    of, known = groups.unique(), train.groups.to(device)
+    few = (places(train.groups) < max(n, -(-TASKS // len(of)))).to(device)  # n, so that all partners differ
+    ids = (torch.isin(known, of) & few).nonzero().squeeze(1)
+    if not bool(torch.isin(of, known[ids]).all()):
+        return None
+    ids = ids.cpu()
+    mask = None if train.mask is None else train.mask[ids, :n, : frames - 1].to(device)
+    return Batch(train.states[ids, :n, :frames].to(device), train.groups[ids].to(device), mask)
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    """Tasks of both, their groups numbered from 0."""
+    masks = [
+        torch.full((*of.states.shape[:2], of.states.shape[2] - 1), OBSERVED, dtype=torch.int8, device=of.states.device)
+        if of.mask is None else of.mask
+        for of in (first, second)
+    ]  # fmt: skip
+    groups = torch.cat((first.groups, second.groups)).unique(return_inverse=True)[1]
+    mask = None if first.mask is None and second.mask is None else torch.cat(masks)
+    return Batch(torch.cat((first.states, second.states)), groups, mask)
 
 
 def pooled(module: Trained, states: Tensor, mask: Tensor | None, groups: Tensor) -> Inferred:

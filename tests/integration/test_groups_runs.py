@@ -197,6 +197,26 @@ def test_recordings_of_a_group_may_be_spread_over_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["halfway", "map", "diffusion"])
+def test_steps_that_tell_a_group_may_be_spread_over_processes(way: str, file: Path, tmp_path: Path) -> None:
+    """From training to the test, two processes find what one does."""
+    words = [word for word in SHORT if "devices" not in word]
+    words += ["callbacks.pictures=null", f"search.slow={way}", "model.family=difference"]
+    for number in (1, 2):
+        several = (f"trainer.devices={number}", "+trainer.strategy=ddp") if number > 1 else ("trainer.devices=1",)
+        run = ("-m", "modmeta", "train", str(file), "-o", str(tmp_path / str(number)))
+        done = command(*run, *words, *several, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, bank = (checkpoint(tmp_path / name)["modmeta"]["bank"] for name in ("1", "2"))
+    assert torch.equal(bank["relations"], one["relations"])
+    mine, theirs = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("1", "2"))
+    assert mine["config"]["search"]["slow"] == theirs["config"]["search"]["slow"] == way
+    for name in ("test/auroc", "test/edge_accuracy", "val/energy"):
+        assert theirs[name] == pytest.approx(mine[name], rel=1e-3), name
+    assert mine["verdict"] == theirs["verdict"]
+
+
+@pytest.mark.slow
 def test_whole_groups_are_held_out_and_told_from_their_own_recordings(tmp_path: Path) -> None:
     """Twelve networks; the last of them is not among those of training."""
     truth, groups = graphs(12, 8), np.repeat(np.arange(12), 4)

@@ -90,7 +90,7 @@ def test_positions_alone_and_missing_frames(springs: Trajectories, tmp_path: Pat
     words = [f"data.path={table}", "data.velocities=estimated", "data.reading.missing=mask", "model=continuous"]
     measures = run(tmp_path / "run", "data=files", *words, *quick)
     assert np.isfinite(measures["val/energy"])
-    with pytest.raises(DataError, match="missing=mask"):
+    with pytest.raises(DataError, match=r"data\.reading\.missing=mask"):
         run(tmp_path / "again", "data=files", f"data.path={table}", *quick)
 
 

@@ -123,6 +123,31 @@ def test_inference_by_several_processes_is_that_of_one(words: tuple[str, ...], p
                     np.testing.assert_array_equal(several[key], one[key], err_msg=key)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("all_of_them", [False, True])  # `kill`, and Ctrl-C in a terminal or a scheduler
+def test_inference_by_several_processes_ends_on_signals(number: int, all_of_them: bool, tmp_path: Path) -> None:
+    """At once, with one line, nobody left and nothing written."""
+    states = generate(Springs(), {"test": (100, 49)}, seed=7, progress=False)["test"].states
+    np.savez(tmp_path / "file.npz", states=np.repeat(states, 100, 0), features=np.array(["x", "y", "vx", "vy"]))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "modmeta", "infer", "springs5", "file.npz", "-o", "out", "--devices", "2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, cwd=tmp_path, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert running.stderr is not None
+    assert "inferring" in running.stderr.readline()
+    (os.killpg if all_of_them else os.kill)(running.pid, number)
+    out, said = running.communicate(timeout=30)
+    assert running.returncode == 128 + number
+    lines = [line for line in said.splitlines() if "inferring" not in line]
+    assert lines == ["interrupted" if number == signal.SIGINT else "ended by SIGTERM"]
+    assert not out
+    assert [path.name for path in tmp_path.iterdir()] == ["file.npz"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)
+
+
 def _until_epoch(directory: Path, epoch: int, *words: str) -> "subprocess.CompletedProcess[str]":
     """A run in processes of its own, asked to go (SIGTERM) once that epoch is saved."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -21,7 +21,7 @@ from modmeta.data.formats.columns import Table, as_table, write_columns
 from modmeta.data.formats.relations import names_of
 from modmeta.data.formats.roles import SPLIT, Source
 from modmeta.data.names import plain_name
-from modmeta.data.reading import GROUP, Reading
+from modmeta.data.reading import GROUP, MASKED, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import filled, resampled
 from modmeta.errors import DataError
@@ -285,7 +285,7 @@ def _trajectories(source: Source, layout: _Layout, states: np.ndarray, seen: np.
         raise DataError(
             f"{where}: task {data.task_name(task)}, entity {data.entity_name(task, entity)}, frame "
             f"{_moment(layout, rows[task], frame):g}, column {source.features[feature]!r} is "
-            f"{states[task, entity, frame, feature]}; correct it, or mask such frames with missing=mask"
+            f"{states[task, entity, frame, feature]}; correct it, or mask such frames with {MASKED}"
         )
     if not mask.any(axis=(1, 2)).all():
         task = int((~mask.any(axis=(1, 2))).argmax())
@@ -376,14 +376,14 @@ def _moment(layout: _Layout, row: int, frame: int) -> float:
 def _check_complete(data: Trajectories, where: str, layout: _Layout, rows: np.ndarray) -> None:
     """Rejects missing frames, and tasks with fewer frames than others."""
     assert data.mask is not None
-    advice = "add it, or mask such frames with missing=mask"
+    advice = f"add it, or mask such frames with {MASKED}"
     frames = np.asarray(data.mask.any(axis=1))
     last = frames.shape[1] - frames[:, ::-1].argmax(axis=1)
     if last.min() < last.max():
         few, many = int(last.argmin()), int(last.argmax())
         raise DataError(
             f"{where}: task {data.task_name(few)} has {last[few]} frames but task {data.task_name(many)} has "
-            f"{last[many]}; allow it with missing=mask"
+            f"{last[many]}; allow it with {MASKED}"
         )
     if not frames.all():
         task, frame = np.argwhere(~frames)[0].tolist()

@@ -40,7 +40,7 @@ class Calibrate(pl.Callback):
             return
         splits, training = trainer.datamodule.splits, module.training  # type: ignore[attr-defined]
         module.eval()
-        judged = judge(module, splits["valid"])
+        judged = judge(module, splits["valid"], splits["train"])
         added: dict[str, Any] = {
             "judged": judged.state_dict(),
             **_calibration(module, splits),

@@ -137,13 +137,14 @@ def test_gain_grows_with_strength() -> None:
     assert 0 < weak < strong
 
 
+def together(seen: Tensor, mask: Tensor | None, of: Tensor) -> Inferred:
+    """The structure that all tasks share."""
+    problem = PooledProblem(right(), seen.new_zeros(1, 4, 1, 1), batches=in_batches(seen, of, mask))
+    return infer_pooled(SEARCH, problem, torch.Generator().manual_seed(0))
+
+
 def test_a_shared_graph_is_found_by_its_tasks_together() -> None:
     states, model, groups = coupled(0.15, 24, shared=True), right(), torch.zeros(24, dtype=torch.long)
-
-    def together(seen: Tensor, mask: Tensor | None, of: Tensor) -> Inferred:
-        problem = PooledProblem(model, seen.new_zeros(1, 4, 1, 1), batches=in_batches(seen, of, mask))
-        return infer_pooled(SEARCH, problem, torch.Generator().manual_seed(0))
-
     for of, found in ((states, True), (strangers(states), False)):
         tell = in_groups(together, model, groups)
         result = compare(tell, model, of, torch.Generator().manual_seed(0), None, groups, 6)
@@ -151,6 +152,27 @@ def test_a_shared_graph_is_found_by_its_tasks_together() -> None:
         assert decide(result).found == found
     with pytest.raises(ValueError, match="single task"):
         in_groups(together, model, torch.tensor([0, 0, 1]))
+
+
+def test_some_tasks_judge_what_others_tell() -> None:
+    """Strangers, mixed among themselves in both, tell nothing."""
+    states, model, judges = coupled(0.15, 24, shared=True), right(), torch.arange(24) >= 16
+    groups = torch.zeros(24, dtype=torch.long)
+    mixed = states.clone()
+    mixed[~judges], mixed[judges] = strangers(states[~judges]), strangers(states[judges])
+    for of, found in ((states, True), (mixed, False)):
+        tell = in_groups(together, model, groups, judges)
+        result = compare(tell, model, of, torch.Generator().manual_seed(0), None, groups, 6, judges)
+        assert result is not None
+        assert result.tasks == 8
+        assert decide(result).found == found
+    first = tell(states, None).error
+    moved = states.clone()
+    moved[judges] += drawn(*moved[judges].shape)
+    torch.testing.assert_close(tell(moved, None).structures[0], tell(states, None).structures[0])
+    assert not torch.equal(tell(moved, None).error[judges], first[judges])
+    with pytest.raises(ValueError, match="no halves"):
+        in_groups(together, model, groups, judges & False)
 
 
 @pytest.mark.parametrize("groups", [None, torch.tensor([0, 1] * 10)])
@@ -166,7 +188,7 @@ def test_pieces_hold_the_frames_in_order() -> None:
     states = torch.arange(2 * 3 * 50).view(2, 3, 50, 1).float()
     mask = torch.full((2, 3, 49), OBSERVED)
     mask[1, :, 10] = 0
-    cut, steps, groups = in_pieces(states, mask, torch.tensor([0, 1]))
+    cut, steps, groups = in_pieces(states, mask, torch.tensor([0, 1]), 2)
     assert cut.shape == (12, 3, 8, 1)
     assert groups.tolist() == [0] * 6 + [1] * 6
     torch.testing.assert_close(cut[7, 2], states[1, 2, 8:16])
