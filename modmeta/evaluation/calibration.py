@@ -17,7 +17,7 @@ from modmeta.evaluation.verdict import CHANCE
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
-from modmeta.search.cold_start.certainty import together
+from modmeta.search.cold_start.certainty import kappa, together
 from modmeta.search.infer import infer
 from modmeta.search.search import Search
 
@@ -232,7 +232,8 @@ def _by_rival(
     ]
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
-    if share < CHANCE:
+    mine = kappa(*(end.chances(fitted.at(middle)).argmax(-1) for end in ends), k)
+    if share < CHANCE or (share < 1 - CHANCE and other.agreement < mine):  # perhaps as good, and telling nothing
         return fitted
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
 
