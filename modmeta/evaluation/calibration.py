@@ -232,7 +232,8 @@ def _by_rival(
     ]
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
-    mine = kappa(*(end.chances(fitted.at(middle)).argmax(-1) for end in ends), k)
+    first, last = (end.chances(fitted.at(middle)).argmax(-1) for end in ends)
+    mine = kappa(first, last, k)
     if share < CHANCE or (share < 1 - CHANCE and other.agreement < mine):  # perhaps as good, and telling nothing
         return fitted
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
