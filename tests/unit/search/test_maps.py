@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from modmeta.model.basis import families
 from modmeta.search import halfway, maps
 from modmeta.search.cold_start import Kind, cold_start
 from modmeta.search.cold_start.data import Data
@@ -85,7 +86,9 @@ def _frames(tasks: int, graph: torch.Tensor) -> torch.Tensor:
 def test_a_cold_start_takes_relations_of_maps_where_laws_tell_none() -> None:
     graph, groups, generator = _graph(6, 1), torch.zeros(30, dtype=torch.long), torch.Generator()
     states = _frames(30, graph)
-    start = cold_start(states, Kind(0, (False,) * 2), num_kinds=2, groups=groups, starts=1)
+    kind, settings = Kind(0, (False,) * 2), {"num_kinds": 2, "groups": groups, "starts": 1, "constants": False}
+    (family,) = [family for family in families(kind, False) if family.name == "rich sender"]
+    start = cold_start(states, kind, family=family, **settings)
     assert _right(2.0 * start.answer.structures[0] - 1, graph) in (0.0, 1.0)  # the laws tell all relations
     lost, data = start._replace(kinds=start.kinds._replace(laws=0 * start.kinds.laws)), Data(states, None, groups)
     assert isinstance(halfway.law_of(halfway.ends(states)), maps.Maps)
