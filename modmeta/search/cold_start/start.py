@@ -15,17 +15,7 @@ from torch import Tensor
 from modmeta.search.cold_start.answers import halves, infer, nothing
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import Clusters, clusterings
-from modmeta.search.cold_start.data import (
-    Data,
-    Sum,
-    changes_of,
-    numbered,
-    split_sums_of,
-    steps_of,
-    sums_of,
-    table_of,
-    with_others,
-)
+from modmeta.search.cold_start.data import Data, Sum, changes_of, numbered, split_sums_of, steps_of, sums_of, table_of
 from modmeta.search.cold_start.far import better_halfway, may_be_far, rate_of, refitted, told, way_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, families, finer, fit_basis
 from modmeta.search.cold_start.finish import finish
@@ -445,8 +435,6 @@ def _problem(form: Form, search: Data | None, judges: Data) -> _Problem:
     """Laws are searched on the judging tasks' own frames that fit where no others are given."""
     fit, judge = split_sums_of(judges, form)
     sums, tasks = (fit, judges.number) if search is None else (sums_of(search, form), search.number)
-    if search is not None and search is not judges:
-        fit = with_others(fit, judges, sums, search)
     few = judges.groups is not None and judges.number < MANY
     square = changes_of(judges, form)
     counts = square.sqrt().sqrt() + 1e-30
