@@ -43,8 +43,8 @@ Written by `python -m benchmarks.groups --table`. `modmeta train FILE data.group
 `modmeta infer RUN FILE --group all`, on the same recordings: nothing was held out but the graph. Scored by directed
 pairs; which edge type is the edge, or none, is read off the graph; precision is at the true number of edges.
 Priors: {priors}.
-Seconds of the CPU, of both commands, {machines}, and a thousandth of one for every ordered pair. One recording is
-trained on and told without any option but the file: how many edge types there are is chosen as well.
+Seconds of the CPU, of both commands, {machines}, and a thousandth of one for every ordered pair.
+One recording is trained on and told without any option but the file: how many edge types there are is chosen as well.
 
 """
 STEPS = """
@@ -67,7 +67,8 @@ a sparse penalty has 0.75, 0.82, 0.90, 0.98, 1.00, 1.00, ridge regression 0.70, 
 pairs are related (`_10`: 30%), frames 0.1 apart.
 `recording`: one recording of six springs driven by noise; `least-squares` is told that changes of velocity are linear
 in the own position and velocity and in the differences of positions to all others. Where the verdict is
-`nothing found`, as from 500 frames, probabilities are those before anything is observed, and AUROC is 0.5.
+`nothing found`, probabilities are those before anything is observed, and AUROC is 0.5. From 500 frames that is so: a
+fifth of them judges, in which gains are no larger than chance may give.
 
 """
 FAMILIES_HEAD = """

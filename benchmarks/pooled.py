@@ -38,7 +38,8 @@ HEAD = """
 `python -m benchmarks.pooled FILE --way WAY`: {nodes} springs, one graph, {frames} frames a recording, told from all
 recordings together by the packaged model `springs5` (`grams`: a pass over all recordings, and draws from its sums, as
 in a search step of training) or by steps alone (`halfway`: regression on the first 10,000 steps). Memory is what the
-search of a process takes beyond the recordings; seconds are of the CPU, of the busiest process.
+search of a process takes beyond the recordings, of which a thousand take 10 MB; it is that of the tasks met at once.
+Seconds are of the CPU, of the busiest process.
 
 | way | recordings | processes | AUROC | structure as of one process | memory, MB | seconds |
 |---|---|---|---|---|---|---|

@@ -228,8 +228,8 @@ def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts:
     """Nats a number of every task, (B,), by which errors are smaller than others.
 
     The logarithm of the ratio of root mean squares, of entities and features that count by the roots of those without
-    relations, as in `modmeta.evaluation.gain`: their mean over tasks is that over all. A task in which nothing happens
-    counts for nothing, for without relations it is foretold to the last digit.
+    relations, as in `modmeta.evaluation.gain`, and by how often they were seen: their mean over tasks is that over all.
+    A task in which nothing happens counts for nothing, for without relations it is foretold to the last digit.
 
     Args:
         error: of predicted changes, (B, N, L, D).
@@ -244,7 +244,7 @@ def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts:
     def size(of: Tensor) -> Tensor:
         return ((of.double().square() * counts).sum(2) / counts.sum(2).clamp_min(1) + small).sqrt()
 
-    weight = size(without).sqrt() * (counts.sum(2) > 0)
+    weight = size(without).sqrt() * counts.double().mean(2)  # a single step tells a ratio badly
     each = (weight * (size(than) / size(error)).log()).sum((1, 2))
     return each / weight.sum((1, 2)).mean().clamp_min(1e-30)
 

@@ -11,7 +11,7 @@ from modmeta.graph.bank import Structure
 from modmeta.model.dynamics.base import Dynamics, summed
 from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
-from modmeta.model.sight import counted, left_out, with_variance
+from modmeta.model.sight import counted, left_out, widened, with_variance
 
 # Bound of the scale of errors drawn in forecasts, in units of `change_scale`. Larger learned scales reflect an
 # uncertain path within a frame rather than an uncertain next state.
@@ -97,7 +97,7 @@ class RelationalModel(nn.Module):
     ) -> Tensor:
         """Messages of every module along every edge, (B, N, S, K, T - 1, C), as `scorer` takes their sums.
 
-        With a mask, messages of unseen senders are left out, and additive dynamics have channels of variances, 2 C
+        With a mask, messages of unseen senders are left out, and additive dynamics have channels of variances, 3 C
         in all (`modmeta.model.sight`).
 
         Args:
@@ -195,10 +195,10 @@ class RelationalModel(nn.Module):
             if self.noise is not None:
                 error, constant = self.noise(error)
             if mask is not None and self.dynamics.additive:
-                variance = received[..., len(self.dynamics.change_scale) :]
+                doubt = received[..., len(self.dynamics.change_scale) :]
                 mobility = self.dynamics.mobilities(types)
-                variance = variance if mobility is None else variance * mobility[..., None, None].square()
-                spread = ((2 * scale).exp() + variance).log() / 2
+                doubt = doubt if mobility is None else doubt * mobility[..., None, None].square()
+                spread = widened(scale, doubt)
             energy = self.likelihood.energy(error, spread)
             if mask is not None:
                 energy = energy * counted(mask)[:, :, None, :, None]

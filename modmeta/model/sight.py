@@ -2,8 +2,10 @@
 
 A step of a receiver counts where the receiver was observed at both of its frames. Messages of senders that were not
 seen are left out of sums. What is left out is uncertain: a message of module k is taken as normal around zero, with the
-mean square of that module's messages as its variance. So summed messages have twice the channels, values and variances,
-and a module that sends nothing leaves no doubt. A pair that is never seen together is told by no step of its own.
+mean square of that module's messages as its variance. What is slow is left out of many steps alike: neighbouring errors
+agree as far as it is their larger part, and count as so much fewer. So summed messages have thrice the channels:
+values, variances, and covariances with the step before. A module that sends nothing leaves no doubt. A pair that is
+never seen together is told by no step of its own.
 
 Masks are (B, N, T - 1), see `modmeta.keys.UNKNOWN`. Letters: B tasks, N entities, S senders, K modules, L steps.
 """
@@ -15,7 +17,7 @@ from modmeta.graph.relations import senders
 from modmeta.keys import OBSERVED, UNKNOWN
 from modmeta.shapes import Bool, Float, Int
 
-__all__ = ["complete", "counted", "left_out", "never_together", "sent", "with_variance"]
+__all__ = ["complete", "counted", "left_out", "never_together", "sent", "widened", "with_variance"]
 
 
 def counted(mask: Int[Tensor, "B N L"]) -> Bool[Tensor, "B N L"]:
@@ -42,17 +44,29 @@ def left_out(messages: Float[Tensor, "B N S K L C"], mask: Int[Tensor, "B N L"] 
 
 
 def with_variance(messages: Float[Tensor, "B N S K L C"], mask: Int[Tensor, "B N L"] | None) -> Tensor:
-    """Messages with channels of their variances behind them, (B, N, S, K, L, 2 C); as they are without a mask."""
+    """Messages with channels of variances and covariances, (B, N, S, K, L, 3 C); as they are without a mask."""
     if mask is None:
         return messages
     known = sent(mask)[:, :, :, None, :, None]
     square, over = messages.square(), (1, 2, 4)  # of every module and channel
     size = square.mean(over, keepdim=True)
-    if messages.shape[4] > 1:  # neighbouring frames say the same: noise as strong as what is slowest of messages
+    alike = torch.zeros_like(size)
+    if messages.shape[4] > 1:
         near = (messages[..., 1:, :] * messages[..., :-1, :]).sum(over, keepdim=True)
-        alike = (near / ((square[..., 1:, :] + square[..., :-1, :]).sum(over, keepdim=True) / 2 + 1e-30)).clamp(0, 1)
-        size = size * ((1 + alike) / (1 - alike).clamp_min(1 / messages.shape[4]))
-    return torch.cat((messages * known, size * ~known), -1)
+        alike = near / ((square[..., 1:, :] + square[..., :-1, :]).sum(over, keepdim=True) / 2 + 1e-30)
+    alike = alike.clamp(0, 1 - 1 / messages.shape[4])
+    return torch.cat((messages * known, size * ~known, size * alike * ~known), -1)
+
+
+def widened(log_scale: Tensor, left_out: Tensor) -> Tensor:
+    """Log scale of errors (..., C) with what is left out of messages, variances and covariances (..., 2 C).
+
+    Noise as strong as the slowest of errors whose neighbours agree; noise of the model's own makes them agree less.
+    """
+    variance, covariance = left_out.chunk(2, -1)
+    whole = (2 * log_scale).exp() + variance
+    alike = covariance / whole
+    return (whole * (1 + alike) / (1 - alike)).log() / 2
 
 
 def never_together(mask: Int[Tensor, "B N L"]) -> Bool[Tensor, "B N S"]:

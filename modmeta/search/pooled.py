@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from modmeta.errors import UserError
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.model.dynamics.base import summed
-from modmeta.model.sight import counted
+from modmeta.model.sight import counted, widened
 from modmeta.search import halfway
 from modmeta.search.candidates import every_row, marginals, sampled_rows, take
 from modmeta.search.infer import LARGEST, Inferred
@@ -187,8 +187,7 @@ class PooledProblem(Problem):
                 error = left - summed(messages, structure.edge_modules[groups].unsqueeze(2)).squeeze(2)
                 if mask is not None:  # what is left out of the structure's messages
                     rows = structure.edge_modules[groups].unsqueeze(2)
-                    variance = summed(known[..., left.shape[-1] :], rows).squeeze(2)
-                    scale = ((2 * scale).exp() + variance).log() / 2
+                    scale = widened(scale, summed(known[..., left.shape[-1] :], rows).squeeze(2))
             weight = model.likelihood.weight(error, scale) if structure is not None else (-2 * scale).exp()
             if mask is not None:
                 weight = weight * counted(mask).unsqueeze(-1)

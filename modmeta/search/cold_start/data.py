@@ -27,7 +27,6 @@ __all__ = [
     "table_of",
     "tables_of",
     "weighed",
-    "with_others",
 ]
 
 CHUNK = 64  # tasks whose features are held at once, and fewer where those of all pairs, frames and features are more
@@ -39,15 +38,11 @@ class Data(NamedTuple):
     seen: Tensor | None
     groups: Tensor | None  # of every task, (B,), from 0; None where every task has a structure of its own
     receivers: Tensor | None = None  # whose rows are looked at; None for all
-    names: Tensor | None = None  # numbers of groups before they were numbered anew, (G,)
 
     def part(self, tasks: Tensor | slice) -> "Data":
         """Some of the tasks; their groups are numbered anew."""
-        groups, names, seen = self.groups, self.names, self.seen
-        if groups is not None:
-            there, groups = groups[tasks].unique(return_inverse=True)
-            names = there if names is None else names[there]
-        return Data(self.states[tasks], None if seen is None else seen[tasks], groups, self.receivers, names)
+        groups = None if self.groups is None else self.groups[tasks].unique(return_inverse=True)[1]
+        return Data(self.states[tasks], None if self.seen is None else self.seen[tasks], groups, self.receivers)
 
     def parts(self) -> "list[slice]":
         """Few tasks at a time, for memory."""
@@ -140,17 +135,6 @@ def split_sums_of(data: Data, form: Form) -> tuple[Grams, Grams]:
         fitting.add(grams(_some(table._replace(weight=fit), ~judges)), tasks)
         judging.add(grams(_some(table, judges)), tasks)
     return fitting.total, judging.total
-
-
-def with_others(sums: Grams, data: Data, others: Grams, beside: Data) -> Grams:
-    """Sums over tasks, added those over other tasks of the same groups."""
-    if data.names is None or beside.names is None:
-        return sums
-    mine, theirs = (data.names.unsqueeze(1) == beside.names).nonzero().unbind(1)
-    each = torch.arange(len(sums.own) // data.number, device=mine.device)
-    to, of = ((groups.unsqueeze(1) * len(each) + each).flatten() for groups in (mine, theirs))
-    ways = zip((1, 0, 0, 0), sums, others, strict=True)
-    return Grams(*(part.index_add(dim, to, other.index_select(dim, of)) for dim, part, other in ways))
 
 
 def _some(table: Columns, intervals: Tensor) -> Columns:

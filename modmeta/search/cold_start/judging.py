@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modmeta.search.cold_start.certainty import kappa
 from modmeta.search.cold_start.cluster import Clusters, clusterings
-from modmeta.search.cold_start.data import Data, changes_of, split_sums_of, sums_of, with_others
+from modmeta.search.cold_start.data import Data, changes_of, split_sums_of, sums_of
 from modmeta.search.cold_start.grams import Grams
 from modmeta.search.cold_start.records import Form, Trial
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
@@ -49,8 +49,6 @@ def problem_of(form: Form, search: Data | None, judges: Data) -> Problem:
     """Laws are searched on the judging tasks' own frames that fit where no others are given."""
     fit, judge = split_sums_of(judges, form)
     sums, tasks = (fit, judges.number) if search is None else (sums_of(search, form), search.number)
-    if search is not None and search is not judges:
-        fit = with_others(fit, judges, sums, search)
     few = judges.groups is not None and judges.number < MANY
     square = changes_of(judges, form)
     counts = square.sqrt().sqrt() + 1e-30

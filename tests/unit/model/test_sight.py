@@ -6,7 +6,7 @@ import torch
 from modmeta.graph.bank import random_structure
 from modmeta.graph.relations import senders
 from modmeta.keys import BRIDGED, OBSERVED, UNKNOWN
-from modmeta.model.sight import complete, counted, never_together, with_variance
+from modmeta.model.sight import complete, counted, never_together, widened, with_variance
 from tests.conftest import make_model
 
 
@@ -42,9 +42,19 @@ def test_energies_of_partly_seen_steps_are_those_of_a_loop(kind: str) -> None:
                     error = respond(received.unsqueeze(2), types)[b, i, 0, t] - targets[b, i, t]
                     wide = scale[b, i, t]
                     if model.dynamics.additive:
-                        wide = ((2 * wide).exp() + variance).log() / 2
+                        whole_error, shared = (2 * wide).exp() + variance[:4], variance[4:]
+                        wide = (whole_error * (whole_error + shared) / (whole_error - shared)).log() / 2
                     total = total + model.likelihood.energy(error, wide).sum()
                 torch.testing.assert_close(energies[b, i, 0], total, rtol=1e-4, atol=1e-4)
+
+
+def test_slow_messages_beside_noise_leave_little_more_doubt_than_their_variance() -> None:
+    """Of an error that is nearly all slow the mean of many steps says as much as one; beside noise they tell apart."""
+    slow = torch.sin(torch.arange(400) / 60).view(1, 1, 1, 1, -1, 1).expand(1, 2, 1, 1, -1, 1)
+    doubt = with_variance(slow, torch.full((1, 2, 400), UNKNOWN))[0, 0, 0, 0, 0, 1:]
+    alone, beside = (float(widened(torch.tensor(scale), doubt)) for scale in (-9.0, 2.0))
+    assert 2 * alone > float(doubt[0].log()) + 5
+    assert beside == pytest.approx(2.0, abs=0.02)
 
 
 def test_a_mask_of_observed_steps_changes_nothing() -> None:

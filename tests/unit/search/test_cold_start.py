@@ -13,7 +13,6 @@ from modmeta.model.basis import cartesian, families, family_named, polar
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
-from modmeta.search.cold_start.data import Data, with_others
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, residuals
 from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
@@ -395,24 +394,6 @@ def test_sums_of_tasks_that_weigh_channels_alike_join_those_that_do_not() -> Non
     each = [part.squares(coefficients) for part in parts]
     torch.testing.assert_close(joined(parts).squares(torch.cat([coefficients] * 2)), torch.cat(each))
     torch.testing.assert_close(added(*parts).squares(coefficients), each[0] + each[1])
-
-
-def test_sums_of_a_group_are_told_by_its_other_tasks() -> None:
-    """Two tasks each of groups 0, 1, 2; group 1 has none among the others, and group 2 another number there."""
-    g = torch.Generator().manual_seed(0)
-    data = Data(torch.zeros(6, 2, 3, 1), None, torch.arange(3).repeat(2))
-    mine, others = data.part(torch.tensor([0, 1, 2])), data.part(torch.tensor([5, 3]))
-    sums, theirs = (
-        Grams(*(torch.rand(*shape, generator=g) for shape in ((1, e, 1, 1, 2, 2), (e, 1, 2, 2), (e, 2, 2), (e,))))
-        for e in (6, 4)
-    )
-    whole, place = with_others(sums, mine, theirs, others), {0: 0, 2: 1}
-    for group in range(3):
-        for i in range(2):
-            at = 2 * group + i
-            for dim, part, one, more in zip((1, 0, 0, 0), whole, sums, theirs, strict=True):
-                extra = more.select(dim, 2 * place[group] + i) if group in place else 0.0
-                torch.testing.assert_close(part.select(dim, at), one.select(dim, at) + extra)
 
 
 def test_kinds_given_the_structure_are_plain_least_squares(oscillators: tuple[Tensor, Tensor]) -> None:
