@@ -90,7 +90,8 @@ def calibrate(
     Without labels, windows of up to half of the frames at either end of a recording must agree as well as they claim
     to, see `disagreement`, and foretell each other's changes by mean messages as well as any surer or less sure ones;
     and windows of all lengths must find structures that are exchanged as well as they claim to, see
-    `modmeta.evaluation.exchange`.
+    `modmeta.evaluation.exchange`. Laws that foretell held-out frames as well as the model's, or better, then say how
+    often it names the right ones, see `modmeta.evaluation.rival`.
 
     Args:
         model: trained model.
