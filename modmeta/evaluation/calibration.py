@@ -228,7 +228,7 @@ def _by_rival(
     ]
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
-    if share < CHANCE:
+    if not share >= CHANCE:  # nor where errors overflow
         return fitted
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
 
