@@ -29,6 +29,7 @@ TASKS = 100  # at most
 STEP = float(TEMPERATURES[2] / TEMPERATURES[0])  # between temperatures that foretell
 BETTER = 1e-5  # nats a number by which the next one must
 FAR = 8  # times the observed frames, up to where temperatures are extrapolated
+LASTING = 2.0  # frames from which errors of a rival are not white
 AHEAD = 20  # steps of forecasts whose bands are fitted
 
 
@@ -211,7 +212,8 @@ def _by_rival(
     Laws of another form, fitted to the same states (B, N, T, D), count by the probability that they foretell held-out
     frames better than the model. Of how sure they may be their own two halves tell, as ends do of the model, and for
     how long their errors last. All frames, not only those of a window, tell them who acts on whom. Temperatures fall
-    only where they are better by more than chance: below 1, if the model's laws are too weak.
+    only where they are better by more than chance: below 1, if the model's laws are too weak. Laws that are as good and
+    leave white errors say nothing: the model's likelihood is right, too.
     """
     b, n, t, _ = states.shape
     k = model.dynamics.num_edge_modules
@@ -228,14 +230,15 @@ def _by_rival(
     ]
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
-    if not share >= CHANCE:  # nor where errors overflow
+    doubtful = share < 1 - CHANCE
+    if not share >= CHANCE or (doubtful and other.lasting < LASTING):  # nor where errors overflow
         return fitted
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
 
     def told(part: Tempered, window: int) -> float:
         return _least(likeness(part.chances, fitted.at(window), beliefs, share), WIDE)
 
-    if share < 1 - CHANCE:
+    if doubtful:
         more = max(1.0, told(whole, t) / fitted.at(t))
         return fitted._replace(temperatures=tuple(more * of for of in fitted.temperatures))
     windows = sorted({*(window for window in fitted.frames if window < t), t})
