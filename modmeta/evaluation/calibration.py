@@ -17,7 +17,7 @@ from modmeta.evaluation.verdict import CHANCE
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
-from modmeta.search.cold_start.certainty import kappa, together
+from modmeta.search.cold_start.certainty import together
 from modmeta.search.infer import infer
 from modmeta.search.search import Search
 
@@ -29,6 +29,7 @@ TASKS, LEAST, EDGES = 100, 20, 10_000  # at most; and at least, if they have so 
 STEP = float(TEMPERATURES[2] / TEMPERATURES[0])  # between temperatures that foretell
 BETTER = 1e-5  # nats a number by which the next one must
 FAR = 8  # times the observed frames, up to where temperatures are extrapolated
+LASTING = 2.0  # frames from which errors of a rival are not white
 AHEAD = 20  # steps of forecasts whose bands are fitted
 
 
@@ -95,7 +96,8 @@ def calibrate(
     Without labels, windows of up to half of the frames at either end of a recording must agree as well as they claim
     to, see `disagreement`, and foretell each other's changes by mean messages as well as any surer or less sure ones;
     and windows of all lengths must find structures that are exchanged as well as they claim to, see
-    `modmeta.evaluation.exchange`.
+    `modmeta.evaluation.exchange`. Laws that foretell held-out frames as well as the model's, or better, then say how
+    often it names the right ones, see `modmeta.evaluation.rival`.
 
     Args:
         model: trained model.
@@ -215,7 +217,8 @@ def _by_rival(
     Laws of another form, fitted to the same states (B, N, T, D), count by the probability that they foretell held-out
     frames better than the model. Of how sure they may be their own two halves tell, as ends do of the model, and for
     how long their errors last. All frames, not only those of a window, tell them who acts on whom. Temperatures fall
-    only where they are better by more than chance: below 1, if the model's laws are too weak.
+    only where they are better by more than chance: below 1, if the model's laws are too weak. Laws that are as good and
+    leave white errors say nothing: the model's likelihood is right, too.
     """
     b, n, t, _ = states.shape
     k = model.dynamics.num_edge_modules
@@ -232,16 +235,15 @@ def _by_rival(
     ]
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
-    first, last = (end.chances(fitted.at(middle)).argmax(-1) for end in ends)
-    mine = kappa(first, last, k)
-    if share < CHANCE or (share < 1 - CHANCE and other.agreement < mine):  # perhaps as good, and telling nothing
+    doubtful = share < 1 - CHANCE
+    if not share >= CHANCE or (doubtful and other.lasting < LASTING):  # nor where errors overflow
         return fitted
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
 
     def told(part: Tempered, window: int) -> float:
         return _least(likeness(part.chances, fitted.at(window), beliefs, share), WIDE)
 
-    if share < 1 - CHANCE:
+    if doubtful:
         more = max(1.0, told(whole, t) / fitted.at(t))
         return fitted._replace(temperatures=tuple(more * of for of in fitted.temperatures))
     windows = sorted({*(window for window in fitted.frames if window < t), t})
