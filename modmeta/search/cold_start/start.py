@@ -199,7 +199,7 @@ class _Attempts:
         self.trials: list[Trial] = []
         self.found: list[Found] = []
         self._sure: Believed | None = None
-        self._looked: Found | None = None  # the best that was looked at with functions of entities' own
+        self._varied: list[Found] = []  # the best of families, with functions of entities' own
         self._sloped: bool | None = None
 
     @property
@@ -258,9 +258,9 @@ class _Attempts:
             self.trials.append(rival.trial)
             best = simpler(best, rival)
         if self.vary and not self.enough:
-            varying = varied(best, self.search, self.judges)
-            self.trials += [varying.trial] if varying is not best else []
-            best = varying
+            rivals = [one for one in self._varied if one.number == best.number]
+            best = min([varied(best, self.search, self.judges), *rivals], key=lambda one: one.score)
+            self.trials.append(best.trial)
         if self.ready.units.usual is not None:
             best = usual_and_large(best, self.found, self.judges)
             self.trials.append(best.trial)
@@ -301,21 +301,26 @@ class _Attempts:
         return self._sloped
 
     def _try_varied(self) -> None:
-        """Keeps the best with functions of entities' own if no dearer law can better it then.
+        """Looks at the best of the last family with functions of entities' own.
 
-        What is less says nothing yet: such functions may stand in for laws of another family.
+        It is no rival of other families before all were tried, unless no dearer law can better it: such functions may
+        stand in for their laws.
         """
-        best = min(self.found, key=lambda one: one.score)
-        if not self.vary or best is self._looked:
+        last = self.trials[-1].form.basis.family
+        mine = [one for one in self.found if one.trial.form.basis.family == last]
+        if not (self.vary and mine):
             return
-        self._looked, varying = best, varied(best, self.search, self.judges)
+        best = min(mine, key=lambda one: one.score)
+        varying = varied(best, self.search, self.judges)
+        if varying is not best:
+            self._varied.append(varying)
         if varying.trial.without - varying.score > 2 * ENOUGH:
             self.found.append(varying)
             self.trials.append(varying.trial)
 
     def _judge_certainty(self) -> None:
         """Structures are sure where two parts of the frames tell the best ones alike, and the law gains much."""
-        best = min(self.found, key=lambda one: one.score)
+        best = min([*self.found, *self._varied], key=lambda one: one.score)
         alike = best.alike > AGREE and not best.trial.form.slopes  # which bend alike in both parts
         sure = alike and float(best.gains.mean()) > MUCH and self.judges.groups is None
         if sure and (self._sure is None or self._sure.of is not best):
