@@ -99,14 +99,12 @@ def cold_start(
         constants: whether entities have constants of their own; None to try both.
         slopes: whether they have slopes of their own in their state beside; None to try both of plain states, if slopes
             explain more than chance would where nothing acts on anything.
-        shapes: whether they have sizes of their own of a function of plain states that all share; otherwise than false
-            if that explains more with the structures found.
+        shapes: false for no function of plain states whose sizes are their own; else one if that explains more.
         smooth: whether paths are smooth between frames; None to measure it.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, apart = (torch.Generator().manual_seed(seed) for _ in range(2))  # apart: of slopes
     data, ready = _ready(Data(straightened(states, kind), seen, numbered(groups)), kind, frame_step, smooth)
     search, judges = _drawn(data, search_tasks, generator)
-    apart = torch.Generator().manual_seed(seed)  # what is tried with slopes changes nothing of the rest
     ways, vary = _ways_of_own(constants, slopes), _may_vary(data, kind, constants, shapes)
     attempts = _Attempts(ready, search, judges, num_kinds, ways, vary, starts, generator, apart)
     for one in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
@@ -119,9 +117,8 @@ def cold_start(
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
     start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, nothing(), number, trials, best.gains, scales)
     if groups is None:
-        start = start._replace(
-            temperature=temperature_of_halves(halves(start, data.part(data.parts()[0])), temperature)
-        )
+        of_halves = halves(start, data.part(data.parts()[0]))
+        start = start._replace(temperature=temperature_of_halves(of_halves, temperature))
     start = start._replace(answer=infer(start, states, seen, groups))
     # steps of many groups are fitted one by one, which takes minutes
     if data.groups is None or data.number > 1 or num_kinds not in (None, 2):
