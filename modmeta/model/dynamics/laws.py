@@ -505,7 +505,8 @@ def _check_features(num_features: int, coordinates: int, angles: Sequence[bool])
         raise ValueError(f"model.angles has {len(angles)} values for {num_features} features")
     if coordinates not in (0, num_features):
         raise ValueError(
-            f"model.coordinates={coordinates} must be 0 or all {num_features} features; velocities need model=continuous"
+            f"model.coordinates={coordinates} must be 0 or all {num_features} features; "
+            "velocities need model=continuous"
         )
 
 
