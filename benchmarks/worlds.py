@@ -48,7 +48,8 @@ and whether relations go both ways, and names the likeliest row. Seconds of the 
 beside other work that took more than half of the machine: by the clock they are upper bounds. The exact law is tried on
 25 of the scored tasks of the first seed. Runs are of several commits; every file in results/worlds names its own. The
 steep finish was developed on the very tasks of lennard_jones that its row scores; when slopes of entities count was
-settled after a row of flock (seed 1) and of amplitudes (seed 0, 300 tasks) had failed.
+settled after a row of flock (seed 1) and of amplitudes (seed 0, 300 tasks) had failed, when functions of their own
+count after one of dampings (seed 1).
 
 """
 COLUMNS = (

@@ -110,18 +110,8 @@ class LawDynamics(Dynamics):
         angles = tuple(angles) if angles else (False,) * d
         if family is None:
             raise ValueError("model.family=null is chosen by a cold start; add search.start=laws")
-        if len(angles) != d:
-            raise ValueError(f"model.angles has {len(angles)} values for {d} features")
-        if coordinates not in (0, d):
-            raise ValueError(
-                f"model.coordinates={coordinates} must be 0 or all {d} features; velocities need model=continuous"
-            )
-        if (slopes or shapes) and not constants:
-            raise ValueError(
-                f"model.{'slopes' if slopes else 'shapes'}=true has constants, too; add model.constants=true"
-            )
-        if shapes and coordinates:
-            raise ValueError("model.shapes=true is of plain states; leave it out, or model.coordinates")
+        _check_features(d, coordinates, angles)
+        _check_own(coordinates, constants, slopes, shapes)
         super().__init__(
             features, d, k, g, d, [hidden] * edge_layers, [node_hidden or hidden] * node_layers, additive=True,
             linear_path=False, activation=activation, null_module=null_module,
@@ -504,3 +494,28 @@ class LawDynamics(Dynamics):
             ValueError: always.
         """
         raise ValueError("method.model.noise=true needs model=continuous, which knows how noise propagates")
+
+
+def _check_features(num_features: int, coordinates: int, angles: Sequence[bool]) -> None:
+    """
+    Raises:
+        ValueError: features, coordinates and angles do not go together.
+    """
+    if len(angles) != num_features:
+        raise ValueError(f"model.angles has {len(angles)} values for {num_features} features")
+    if coordinates not in (0, num_features):
+        raise ValueError(
+            f"model.coordinates={coordinates} must be 0 or all {num_features} features; "
+            "velocities need model=continuous"
+        )
+
+
+def _check_own(coordinates: int, constants: bool, slopes: bool | None, shapes: bool | None) -> None:
+    """
+    Raises:
+        ValueError: what entities have of their own does not go together.
+    """
+    if (slopes or shapes) and not constants:
+        raise ValueError(f"model.{'slopes' if slopes else 'shapes'}=true has constants, too; add model.constants=true")
+    if shapes and coordinates:
+        raise ValueError("model.shapes=true is of plain states; leave it out, or model.coordinates")

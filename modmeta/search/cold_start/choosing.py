@@ -22,7 +22,7 @@ from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
-RESHAPES = 4  # of functions of entities' own, structures told anew under each
+RESHAPES = 8  # of functions of entities' own, structures told anew under each
 
 
 class Believed(NamedTuple):

@@ -99,14 +99,12 @@ def cold_start(
         constants: whether entities have constants of their own; None to try both.
         slopes: whether they have slopes of their own in their state beside; None to try both of plain states, if slopes
             explain more than chance would where nothing acts on anything.
-        shapes: whether they have sizes of their own of a function of plain states that all share; otherwise than false
-            if that explains more with the structures found.
+        shapes: false for no function of plain states whose sizes are their own; else one if that explains more.
         smooth: whether paths are smooth between frames; None to measure it.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, apart = (torch.Generator().manual_seed(seed) for _ in range(2))  # apart: of slopes
     data, ready = _ready(Data(straightened(states, kind), seen, numbered(groups)), kind, frame_step, smooth)
     search, judges = _drawn(data, search_tasks, generator)
-    apart = torch.Generator().manual_seed(seed)  # what is tried with slopes changes nothing of the rest
     ways, vary = _ways_of_own(constants, slopes), _may_vary(data, kind, constants, shapes)
     attempts = _Attempts(ready, search, judges, num_kinds, ways, vary, starts, generator, apart)
     for one in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
@@ -119,9 +117,8 @@ def cold_start(
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
     start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, nothing(), number, trials, best.gains, scales)
     if groups is None:
-        start = start._replace(
-            temperature=temperature_of_halves(halves(start, data.part(data.parts()[0])), temperature)
-        )
+        of_halves = halves(start, data.part(data.parts()[0]))
+        start = start._replace(temperature=temperature_of_halves(of_halves, temperature))
     start = start._replace(answer=infer(start, states, seen, groups))
     # steps of many groups are fitted one by one, which takes minutes
     if data.groups is None or data.number > 1 or num_kinds not in (None, 2):
@@ -199,7 +196,7 @@ class _Attempts:
         self.trials: list[Trial] = []
         self.found: list[Found] = []
         self._sure: Believed | None = None
-        self._looked: Found | None = None  # the best that was looked at with functions of entities' own
+        self._varied: list[Found] = []  # the best of families, with functions of entities' own
         self._sloped: bool | None = None
 
     @property
@@ -258,9 +255,9 @@ class _Attempts:
             self.trials.append(rival.trial)
             best = simpler(best, rival)
         if self.vary and not self.enough:
-            varying = varied(best, self.search, self.judges)
-            self.trials += [varying.trial] if varying is not best else []
-            best = varying
+            rivals = [one for one in self._varied if one.number == best.number]
+            best = min([varied(best, self.search, self.judges), *rivals], key=lambda one: one.score)
+            self.trials.append(best.trial)
         if self.ready.units.usual is not None:
             best = usual_and_large(best, self.found, self.judges)
             self.trials.append(best.trial)
@@ -301,21 +298,26 @@ class _Attempts:
         return self._sloped
 
     def _try_varied(self) -> None:
-        """Keeps the best with functions of entities' own if no dearer law can better it then.
+        """Looks at the best of the last family with functions of entities' own.
 
-        What is less says nothing yet: such functions may stand in for laws of another family.
+        It is no rival of other families before all were tried, unless no dearer law can better it: such functions may
+        stand in for their laws.
         """
-        best = min(self.found, key=lambda one: one.score)
-        if not self.vary or best is self._looked:
+        last = self.trials[-1].form.basis.family
+        mine = [one for one in self.found if one.trial.form.basis.family == last]
+        if not (self.vary and mine):
             return
-        self._looked, varying = best, varied(best, self.search, self.judges)
+        best = min(mine, key=lambda one: one.score)
+        varying = varied(best, self.search, self.judges)
+        if varying is not best:
+            self._varied.append(varying)
         if varying.trial.without - varying.score > 2 * ENOUGH:
             self.found.append(varying)
             self.trials.append(varying.trial)
 
     def _judge_certainty(self) -> None:
         """Structures are sure where two parts of the frames tell the best ones alike, and the law gains much."""
-        best = min(self.found, key=lambda one: one.score)
+        best = min([*self.found, *self._varied], key=lambda one: one.score)
         alike = best.alike > AGREE and not best.trial.form.slopes  # which bend alike in both parts
         sure = alike and float(best.gains.mean()) > MUCH and self.judges.groups is None
         if sure and (self._sure is None or self._sure.of is not best):
