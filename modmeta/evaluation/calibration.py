@@ -21,7 +21,7 @@ from modmeta.search.search import Search
 WINDOWS = (10, 20, 49)  # frames
 TEMPERATURES = np.geomspace(1, 3000, 61)  # candidates; at least 1, so never sharper than the likelihood
 COARSE = TEMPERATURES[::4]
-TASKS, FEWEST, EDGES = 100, 20, 10_000  # at most; and at least, if they have so many edges
+TASKS, FEWEST, EDGES = 100, 20, 5_000  # at most; and at least, if they have so many edges
 STEP = float(TEMPERATURES[2] / TEMPERATURES[0])  # between temperatures that foretell
 BETTER = 1e-5  # nats a number by which the next one must
 FAR = 8  # times the observed frames, up to where temperatures are extrapolated

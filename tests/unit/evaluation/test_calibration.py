@@ -47,4 +47,4 @@ def test_structures_that_foretell_nothing_are_not_sure() -> None:
 
 
 def test_of_many_entities_fewer_tasks_are_enough() -> None:
-    assert [enough(entities) for entities in (1, 5, 10, 15, 30)] == [100, 100, 100, 47, 20]
+    assert [enough(entities) for entities in (1, 5, 10, 15, 30)] == [100, 100, 55, 23, 20]
