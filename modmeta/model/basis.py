@@ -95,6 +95,11 @@ class Family(NamedTuple):
     shifts: int = SHIFTS
     saturating: bool = False
 
+    @property
+    def of_distances(self) -> bool:
+        """Whether its shifted functions are functions of the distance."""
+        return self.right == "steep" or (self.right == "line" and self.shifts > SHIFTS)
+
 
 class FoundLaws(NamedTuple):
     """Laws that were found, with the units of their functions.
@@ -153,7 +158,7 @@ PLAIN = (
 FINE = tuple(
     family._replace(name=f"fine {family.name}", shifts=2 * SHIFTS)
     for family in (*VECTORS, *PLAIN)
-    if family.rich and family.right in ("difference", "sender", "steep")
+    if family.rich and family.right in ("difference", "sender", "line", "steep")
 )  # to finish with; a search from random laws would get lost in them
 
 
@@ -268,6 +273,8 @@ def _vectors(family: Family, kind: Kind, places: Tensor, widths: Tensor, receive
         sizes = _steep_sizes(squared, places, widths, family.rich)
     elif family.rich:
         sizes = _sizes(squared)
+        if family.of_distances:
+            sizes = torch.cat([sizes, _reaches(squared, places)], -1)
     sizes = sizes.unsqueeze(-2)
     parts = [apart.unsqueeze(-1) * sizes]
     if family.right == "across":
@@ -287,6 +294,12 @@ def _sizes(squared: Tensor) -> Tensor:
     poles = [near, near.square(), near**3, 1 / (squared + 0.1), 1 / (squared + 1.0)]
     hills = [torch.exp(-squared / (2 * width**2)) for width in (0.3, 0.7, 1.5)]
     return torch.stack([torch.ones_like(squared), *poles, *hills]).movedim(0, -1)
+
+
+def _reaches(squared: Tensor, places: Tensor) -> Tensor:
+    """Forces over the distance that end at a place and grow evenly on the way in, (...) to (..., shifts)."""
+    distance = squared.sqrt().clamp_min(1e-6).unsqueeze(-1)
+    return (places[0] / distance - 1).clamp_min(0)
 
 
 def _steep_sizes(squared: Tensor, places: Tensor, widths: Tensor, rich: bool) -> Tensor:

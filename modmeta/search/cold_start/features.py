@@ -34,7 +34,7 @@ class Basis(NamedTuple):
 
     Attributes:
         family: what a message depends on.
-        places: centres of shifted functions, (D, shifts); of steep ones distances, (1, shifts).
+        places: centres of shifted functions, (D, shifts); or distances, (1, shifts).
         widths: theirs, of the same shape.
         left: whitening of left features, (H', H).
         right: whitening of right features, (V', V).
@@ -79,10 +79,10 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
 def _arguments(family: Family, kind: Kind, nodes: Tensor) -> Tensor:
     """What functions are of, (samples, D): states, their differences, or distances."""
     argument = nodes.mean(2).flatten(0, 2)
-    if family.right in ("difference", "steep"):
+    if family.right == "difference" or family.of_distances:
         receiver, sender = _ends(nodes)
         argument = (sender - receiver)[:, :, :, 0].flatten(0, -2)
-    if family.right == "steep":
+    if family.of_distances:
         argument = argument[:, : kind.coordinates].norm(dim=-1, keepdim=True)
         argument = argument[argument[:, 0] > 0]
     return argument[:: max(1, len(argument) // 50_000)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modmeta.evaluation.calibration import TEMPERATURES, Tempered, disagreement, foretelling, nll
+from modmeta.evaluation.calibration import TEMPERATURES, Tempered, disagreement, enough, foretelling, nll
 from modmeta.graph.bank import Structure
 from tests.unit.evaluation.test_exchange import made
 from tests.unit.evaluation.test_verdict import right
@@ -44,3 +44,7 @@ def test_structures_that_foretell_nothing_are_not_sure() -> None:
         found = Structure(structure, torch.zeros(structure.shape[:2], dtype=torch.long))
         told = [[Tempered(end, found, lambda at, z=one_hot: (3 * z / at).softmax(-1))] for end in ends]  # type: ignore[misc]
         assert (foretelling(right(), *told, 1.0) < 2) == surer
+
+
+def test_of_many_entities_fewer_tasks_are_enough() -> None:
+    assert [enough(entities) for entities in (1, 5, 10, 15, 30)] == [100, 100, 55, 23, 20]

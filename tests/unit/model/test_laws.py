@@ -72,6 +72,7 @@ CASES = [
     (Kind(0, (False,)), "growth, rich sender", True),
     (Kind(0, (False, False)), "saturating, rich sender", True),
     (Kind(0, (False,)), "fine rich sender", True),
+    (Kind(2, (False, False)), "fine along the line", True),
     (Kind(0, (True,)), "difference", True),
     (Kind(2, (False, False)), "along and across the line", True),
     (Kind(3, (False,) * 3), "along the line", False),

@@ -424,10 +424,11 @@ def test_long_rows_are_inferred_whatever_the_start(g: int) -> None:
     torch.testing.assert_close(found.structure.node_modules, truth.node_modules)
 
 
-def test_inference_ends_where_a_step_changes_nothing(states: Tensor) -> None:
+@pytest.mark.parametrize("enumerate_up_to", [8, 1])
+def test_inference_ends_where_a_step_changes_nothing(states: Tensor, enumerate_up_to: int) -> None:
     """Then every receiver has its best row under the messages of its own structure, which are handed on."""
     model = make_model("continuous")
-    found = infer(Search(gibbs, sweeps=20), model, None, states, seeded())
+    found = infer(Search(gibbs, sweeps=20, enumerate_up_to=enumerate_up_to), model, None, states, seeded())
     messages = model.messages(states, found.structure)
     assert found.messages is not None
     torch.testing.assert_close(found.messages, messages)
