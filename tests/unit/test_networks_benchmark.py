@@ -36,10 +36,10 @@ def test_a_tree_branches_in_two_and_few_genes_regulate_many() -> None:
 def test_directed_networks_act_on_receivers() -> None:
     """The second of two entities sends, and nothing acts on it."""
     a, generator = np.array([[0.0, 1.0], [0.0, 0.0]]), np.random.default_rng(0)
-    x = recorded("netsims", a, 2, 6, generator)[..., 0]
+    x = recorded("netsims", a, 2, 6, 0.1, generator)[..., 0]
     step = expm(0.1 * (a - np.eye(2)))
     np.testing.assert_allclose(x[:, :, 1:], np.einsum("ij,bjt->bit", step, x[:, :, :-1]), atol=1e-6)
-    speed = np.diff(recorded("springs", a, 2, 6, generator)[..., 2:], axis=2)
+    speed = np.diff(recorded("springs", a, 2, 6, 0.1, generator)[..., 2:], axis=2)
     assert abs(speed[:, 0]).max() > 1e-4
     assert abs(speed[:, 1]).max() < 1e-9
 
@@ -47,7 +47,7 @@ def test_directed_networks_act_on_receivers() -> None:
 def test_diffusion_is_the_matrix_exponential() -> None:
     generator = np.random.default_rng(0)
     a = graph("ba", 8, 0.3, generator)
-    states, root = recorded("diffusion", a, 2, 6, generator)[..., 0], np.sqrt(a.sum(1))
+    states, root = recorded("diffusion", a, 2, 6, 0.1, generator)[..., 0], np.sqrt(a.sum(1))
     step = expm(0.1 * (a / np.outer(root, root) - np.eye(8)))
     np.testing.assert_allclose(states[:, :, 1:], np.einsum("ij,bjt->bit", step, states[:, :, :-1]), atol=1e-6)
 
@@ -55,7 +55,7 @@ def test_diffusion_is_the_matrix_exponential() -> None:
 @pytest.mark.parametrize("dynamics", DYNAMICS)
 def test_seeds_decide(dynamics: str) -> None:
     one, same, other = (
-        recorded(dynamics, np.ones((4, 4)) - np.eye(4), 2, 5, np.random.default_rng(seed)) for seed in (0, 0, 1)
+        recorded(dynamics, np.ones((4, 4)) - np.eye(4), 2, 5, 0.1, np.random.default_rng(seed)) for seed in (0, 0, 1)
     )
     assert one.shape[:3] == (2, 4, 5)
     np.testing.assert_array_equal(one, same)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modmeta.graph.relations import undirected_pairs
 from modmeta.model.basis import (
+    STEPS,
     Family,
     Kind,
     coarser,
@@ -28,6 +29,8 @@ from modmeta.search.cold_start.weak_form import Steps
 
 __all__ = ["Basis", "Family", "coarser", "columns", "families", "finer", "fit_basis"]
 
+MANY = 4000  # intervals of all receivers, from which on own functions are steep
+
 
 class Basis(NamedTuple):
     """A family with its functions' places, as the data have them, and its whitening.
@@ -39,6 +42,8 @@ class Basis(NamedTuple):
         left: whitening of left features, (H', H).
         right: whitening of right features, (V', V).
         spread: root mean squares of the unwhitened principal components, (V,), largest first.
+        steep: whether entities' own functions have steep steps, too (`modmeta.model.basis.STEPS`). Fitted to few
+            intervals these foretell others badly.
     """
 
     family: Family
@@ -47,6 +52,7 @@ class Basis(NamedTuple):
     left: Tensor
     right: Tensor
     spread: Tensor
+    steep: bool = True
 
 
 def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
@@ -73,7 +79,8 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
         whiten_left = one
     if not kind.coordinates:
         whiten_left = torch.block_diag(*[whiten_left] * c)
-    return raw._replace(left=whiten_left, right=whiten_right, spread=spread)
+    steep = steps.targets[..., 0].numel() >= MANY
+    return raw._replace(left=whiten_left, right=whiten_right, spread=spread, steep=steep)
 
 
 def _arguments(family: Family, kind: Kind, nodes: Tensor) -> Tensor:
@@ -128,6 +135,8 @@ def columns(
         left = left @ basis.left[:h, : basis.left.shape[1] // c]  # every channel has the same
         pair = _average((left.unsqueeze(-1) * right.unsqueeze(-2)).flatten(-2), steps.quadrature).unsqueeze(-2)
     own = _average(own_functions(kind, steps.nodes[:, some]), steps.quadrature, 2)
+    if not (basis.steep or kind.coordinates):
+        own[..., own.shape[-1] - len(STEPS) * kind.angles.count(False) :] = 0
     alone = _alone(kind, steps, some, own, slopes, shapes).flatten(0, 1) if slopes or shapes is not None else None
     if not kind.coordinates:
         own = torch.einsum("bnlg,cd->bnlcdg", own, torch.eye(c, dtype=own.dtype, device=own.device)).flatten(-2)
