@@ -41,7 +41,7 @@ def with_laws(
     units = measure_units(states, kind, step)
     link = link_of(family, kind)
     ready = steps(unwrap(states, kind.angles), kind, units, smooth=is_smooth, growth=family.growth, link=link)
-    basis = fit_basis(family, kind, ready)
+    basis = fit_basis(family, kind, ready)._replace(steep=True)  # whatever the number of steps
     table = columns(basis, kind, ready)
     generator = torch.Generator().manual_seed(1)
     laws = torch.randn(K, basis.left.shape[1] * basis.right.shape[1], generator=generator, dtype=torch.float64)
