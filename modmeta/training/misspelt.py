@@ -120,6 +120,8 @@ def _check_values(given: Sequence[Override], config: DictConfig, root: Path) -> 
 
 def _types(target: Any, name: str) -> set[type]:
     """Types that a class, given by its name, takes for one of its settings; empty where it does not say."""
+    if not isinstance(target, str):  # Hydra logs an error for what is no name
+        return set()
     try:
         made = [get_type_hints(vars(one)["__init__"]) for one in get_class(target).__mro__ if "__init__" in vars(one)]
     except Exception:  # of a function, or with names that only type checkers see

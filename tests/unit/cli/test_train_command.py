@@ -205,10 +205,13 @@ def test_presets_for_trials_take_files_of_few_tasks(preset: str, tmp_path: Path)
     ],
 )
 def test_what_does_not_exist_is_told_in_a_line(
-    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert train(words) == 2
+    with caplog.at_level("ERROR"):
+        assert train(words) == 2
+    assert not caplog.records
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {told}")
     assert not list(tmp_path.iterdir())
