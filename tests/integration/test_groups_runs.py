@@ -199,7 +199,7 @@ def test_recordings_of_a_group_may_be_spread_over_processes(
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["halfway", "map", "diffusion"])
 def test_steps_that_tell_a_group_may_be_spread_over_processes(way: str, file: Path, tmp_path: Path) -> None:
-    """From training to the test, two processes find what one does."""
+    """From training to the test, two find what one does; energies differ, since their batches are other ones."""
     words = [word for word in SHORT if "devices" not in word]
     words += ["callbacks.pictures=null", f"search.slow={way}", "model.family=difference"]
     for number in (1, 2):
@@ -211,7 +211,7 @@ def test_steps_that_tell_a_group_may_be_spread_over_processes(way: str, file: Pa
     assert torch.equal(bank["relations"], one["relations"])
     mine, theirs = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("1", "2"))
     assert mine["config"]["search"]["slow"] == theirs["config"]["search"]["slow"] == way
-    for name in ("test/auroc", "test/edge_accuracy", "val/energy"):
+    for name in ("test/auroc", "test/edge_accuracy"):
         assert theirs[name] == pytest.approx(mine[name], rel=1e-3), name
     assert mine["verdict"] == theirs["verdict"]
 
