@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modmeta.model.basis import STEPS
 from modmeta.model.dynamics.base import Dynamics
 from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.features import PairFeatures
@@ -27,11 +28,14 @@ def shipped(group: str) -> list[str]:
 def random_weights(dynamics: Dynamics) -> Dynamics:
     """Small ones everywhere: perceptrons beside a linear path start at zero. Scales are not 1.
 
-    Those of fifth powers among functions of own states are smaller, or states run away and rounding errors with them.
+    Steep steps among own functions are ten times smaller, or states run away and rounding errors with them.
     """
     dynamics.set_scales(random_scales())
     for name, parameter in dynamics.named_parameters():
-        torch.nn.init.normal_(parameter, std=0.01 if name == "own_laws" else 0.05)
+        torch.nn.init.normal_(parameter, std=0.05)
+        if name == "own_laws":
+            with torch.no_grad():
+                parameter[..., -len(STEPS) * dynamics.centre.numel() :] *= 0.1
     return dynamics
 
 

@@ -47,8 +47,14 @@ def test_lasting_errors_ask_for_more_in_more_frames() -> None:
     assert whole > 2 * short
 
 
-def test_beyond_the_observed_frames_temperatures_go_on_growing() -> None:
-    states, _ = made(0.9)
+@pytest.mark.parametrize(("lasting", "rivals"), [(0.97, False), (0.9, True)])
+def test_beyond_the_observed_frames_temperatures_go_on_growing(
+    lasting: float, rivals: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that exchanged structures ask for; of errors that last long rivals ask for the highest there is."""
+    if not rivals:
+        monkeypatch.setattr("modmeta.evaluation.calibration._by_rival", lambda fitted, *_: fitted)
+    states, _ = made(lasting)
     told = calibrate(right(), SEARCH, [(states, None)], torch.arange(2), windows=(10, FRAMES))
     assert told.at(FRAMES) < told.at(2 * FRAMES) <= 2 * told.at(FRAMES) * (1 + 1e-6)
 

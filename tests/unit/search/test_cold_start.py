@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.textbook import make
 from modmeta.graph.relations import from_matrix
-from modmeta.model.basis import cartesian, families, family_named, polar
+from modmeta.model.basis import STEPS, cartesian, families, family_named, polar
 from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
@@ -606,3 +606,12 @@ def test_temperature_of_halves_is_how_much_too_steep_likelihoods_are(steepness: 
         logs.append(steepness * torch.stack([-seen, seen], -1))
     found = temperature_of_halves(lambda t: ((logs[0] / t).softmax(-1), (logs[1] / t).softmax(-1)), 1.0)
     assert found == pytest.approx(steepness, rel=0.1)
+
+
+@pytest.mark.parametrize(("tasks", "steep"), [(8, False), (90, True)])
+def test_own_functions_are_steep_where_data_are_many(tasks: int, steep: bool) -> None:
+    kind, states = Kind(0, (False,)), torch.randn(tasks, 3, 20, 1, generator=torch.Generator().manual_seed(0)).double()
+    ready = steps(states, kind, measure_units(states, kind, 1.0), smooth=False)
+    own = columns(fit_basis(family_named("difference"), kind, ready), kind, ready).own
+    assert bool((own[..., -len(STEPS) :] != 0).any()) == steep
+    assert bool((own[..., : -len(STEPS)] != 0).any((0, 1, 2)).all())
