@@ -72,7 +72,7 @@ def settle(config: DictConfig) -> DictConfig:
     if config.resume:
         raise UserError(_nothing_to_resume(Path(config.resume)))
     with open_dict(config):
-        config.run_id = secrets.token_hex(4)
+        config.run_id = f"r{secrets.token_hex(4)}"  # a letter first: 123e4567 is a number to many readers of YAML
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
         write_durably(record.with_name("overrides.yaml"), OmegaConf.to_yaml(HydraConfig.get().overrides.task).encode())
