@@ -9,7 +9,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 if TYPE_CHECKING:
-    from modmeta.api import Forecasts, Model, Relations, fit, load, models
+    from modmeta.answers import Forecasts, Relations
+    from modmeta.api import Model, fit, load, models
     from modmeta.training.checkpoints.trust import trust
 
 __version__ = "0.1.0"

@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 import torch
 
+from modmeta.answers import Forecasts, Relations
 from modmeta.data.formats.columns import as_table, write_columns
 from modmeta.data.formats.relations import names_of, pairs_of
 from modmeta.data.trajectories import Trajectories
@@ -16,15 +17,15 @@ from modmeta.report.page import write_pages
 from modmeta.text import plain
 
 if TYPE_CHECKING:
-    from modmeta.api import Forecasts, Model, Relations
+    from modmeta.api import Model
 
 
 def write(
     directory: Path,
     model: "Model",
     data: Trajectories,
-    found: "Relations",
-    ahead: "Forecasts",
+    found: Relations,
+    ahead: Forecasts,
     truth: np.ndarray | None,
     notes: Sequence[str],
     title: str | None,
@@ -59,7 +60,7 @@ def write(
     return facts
 
 
-def write_relations(directory: Path, data: Trajectories, found: "Relations") -> None:
+def write_relations(directory: Path, data: Trajectories, found: Relations) -> None:
     """Writes `relations.csv`, `relations.parquet` and `relations.npz`."""
     tasks, receivers, senders = pairs_of(data)
     relation = found.relations[tasks, receivers, senders]
@@ -83,7 +84,7 @@ def write_relations(directory: Path, data: Trajectories, found: "Relations") -> 
     np.savez(directory / "relations.npz", allow_pickle=False, **arrays)
 
 
-def write_verdict(directory: Path, data: Trajectories, found: "Relations") -> None:
+def write_verdict(directory: Path, data: Trajectories, found: Relations) -> None:
     """Writes `verdict.json`: the verdict, what it follows from, and the tasks that the model does not fit."""
     content = {"verdict": found.verdict.name} | found.verdict.state_dict()
     del content["name"]
@@ -94,12 +95,12 @@ def write_verdict(directory: Path, data: Trajectories, found: "Relations") -> No
     write_json(directory / "verdict.json", content)
 
 
-def _named(found: "Relations", columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _named(found: Relations, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Columns of names, the first called `group` where tasks of a group share relations."""
     return columns if found.groups is None else {"group": columns.pop("task"), **columns}
 
 
-def write_types(directory: Path, data: Trajectories, found: "Relations") -> None:
+def write_types(directory: Path, data: Trajectories, found: Relations) -> None:
     """Writes `entities.csv`, the type of every entity, if the model has several types."""
     if found.types is None:
         return
@@ -110,7 +111,7 @@ def write_types(directory: Path, data: Trajectories, found: "Relations") -> None
     write_columns(directory / "entities.csv", as_table(columns), False)
 
 
-def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ...], ahead: "Forecasts") -> None:
+def write_forecasts(directory: Path, data: Trajectories, features: tuple[str, ...], ahead: Forecasts) -> None:
     """Writes `forecasts.csv` and `forecasts.npz`; step 1 is the frame after the last observed one."""
     there = np.ones(data.states.shape[:2], bool) if data.mask is None else np.asarray(data.mask.any(axis=2))
     tasks, entities, steps = np.nonzero(np.repeat(there[:, :, None], ahead.mean.shape[2], axis=2))
@@ -131,7 +132,7 @@ def _present(data: Trajectories, task: int) -> list[int]:
     return np.flatnonzero(data.there[task]).tolist()
 
 
-def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
+def graph(data: Trajectories, found: Relations, task: int) -> nx.DiGraph:
     """Graph of a task, or of a group; edges from sender to receiver have attributes `relation` and `probability`."""
     out = nx.DiGraph(**{"task" if found.groups is None else "group": plain(data.task_name(task))})
     there = _present(data, task)
@@ -149,7 +150,7 @@ def graph(data: Trajectories, found: "Relations", task: int) -> nx.DiGraph:
     return out
 
 
-def write_graphs(directory: Path, data: Trajectories, found: "Relations", advance: Callable[[int], object]) -> None:
+def write_graphs(directory: Path, data: Trajectories, found: Relations, advance: Callable[[int], object]) -> None:
     """Writes `graphs/TASK.graphml` for every task, by its number in the file."""
     (directory / "graphs").mkdir()
     for task in range(data.num_tasks):
@@ -158,7 +159,7 @@ def write_graphs(directory: Path, data: Trajectories, found: "Relations", advanc
 
 
 def facts_of(
-    model: "Model", data: Trajectories, scenes: Trajectories, found: "Relations", ahead: "Forecasts",
+    model: "Model", data: Trajectories, scenes: Trajectories, found: Relations, ahead: Forecasts,
     truth: np.ndarray | None,
 ) -> list[tuple[str, str]]:  # fmt: skip
     """Summary in numbers: pairs of name and value; `scenes` are the tasks, or one of every group."""

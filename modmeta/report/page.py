@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from modmeta.answers import Forecasts, Relations
 from modmeta.data.formats.relations import pairs_of
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import UserError
@@ -26,7 +27,7 @@ from modmeta.evaluation.verdict import FOUND, UNRESOLVED
 from modmeta.text import plain
 
 if TYPE_CHECKING:
-    from modmeta.api import Forecasts, Model, Relations
+    from modmeta.api import Model
 
 COLOURS = ("#9aa0a6", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2")
 ROOM = 4_400_000  # characters of data on a page, beside the 4.8 MB of plotly.js
@@ -41,8 +42,8 @@ def write_pages(
     notes: Sequence[str],
     model: "Model",
     data: Trajectories,
-    found: "Relations",
-    ahead: "Forecasts",
+    found: Relations,
+    ahead: Forecasts,
     truth: np.ndarray | None,
 ) -> None:
     """Writes `report.html`, and `report_2.html` and so on where tasks are too many for one page.
@@ -117,7 +118,7 @@ def _features(model: "Model") -> int:
 
 
 def _task(
-    model: "Model", data: Trajectories, found: "Relations", ahead: "Forecasts", truth: np.ndarray | None, task: int
+    model: "Model", data: Trajectories, found: Relations, ahead: Forecasts, truth: np.ndarray | None, task: int
 ) -> dict[str, Any]:
     """What a page holds of a task."""
     there = np.flatnonzero(data.there[task])
@@ -195,7 +196,7 @@ def _short(values: np.ndarray) -> list[float | None]:
     return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
 
 
-def _reliability(data: Trajectories, found: "Relations") -> dict[str, Any] | None:
+def _reliability(data: Trajectories, found: Relations) -> dict[str, Any] | None:
     if data.relations is None:
         return None
     pairs = pairs_of(data)

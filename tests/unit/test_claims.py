@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import modmeta
-from modmeta.api import claimed
+from modmeta.answers import claimed
 from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.evaluation.calibration import Calibration
