@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 TRIM, TOP_PAD, MMAP = -1, -2, -3  # parameters of glibc's mallopt
 FROM_SYSTEM, KEPT, AHEAD = 2**25, 2**31 - 1, 2**26  # bytes; the first is the largest value that glibc accepts
@@ -26,6 +27,15 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for parameter, value in ((MMAP, FROM_SYSTEM), (TRIM, KEPT), (TOP_PAD, AHEAD)):
             mallopt(parameter, value)
+
+
+def waits(values: Tensor) -> bool:
+    """Whether Python would wait for a device to see these values.
+
+    If so, no shape and no branch of a step may depend on them: the wait costs more than work that is not needed, and a
+    step that is recorded as a CUDA graph cannot wait at all.
+    """
+    return values.is_cuda
 
 
 def available_memory() -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from modmeta import machine
 from modmeta.data import formats
 from modmeta.data.formats.columns import write_columns
 from modmeta.data.formats.relations import relations_table
@@ -71,6 +72,12 @@ def make_model(kind: str = "additive", likelihood: str = "student_t", k: int = 2
 def _same_numbers_each_time() -> None:
     """Tests draw the same random numbers in whatever order they run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def either_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps written for the CPU, whose shapes depend on structures, and those for a GPU, on the CPU."""
+    monkeypatch.setattr(machine, "waits", lambda values: request.param == "gpu")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta import machine
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import all_rows
 from modmeta.search.problem import Candidates, Problem, Propose, ProposeOf, Searched
@@ -50,7 +51,7 @@ def propose_rows(
     if samples:
         flat = relations.new_zeros(b * n * s, k, dtype=torch.float32) if logits is None else logits.reshape(-1, k)
         weights = flat.softmax(-1)
-        if weights.is_cuda:  # does not wait for the GPU
+        if machine.waits(weights):
             found = drawn(weights.repeat_interleave(samples, dim=0), generator)
         else:
             found = torch.multinomial(weights, samples, replacement=True, generator=generator)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta import machine
 from modmeta.graph.bank import Structure
 from modmeta.model.grouped import Kept
 from modmeta.search.candidates import take
@@ -43,8 +44,7 @@ class Wholes(NamedTuple):
 
     def of(self, chosen: Tensor) -> Tensor:
         """Energies (B, 1) of the chosen structures (B, 1). Gradients are restricted to these."""
-        self.kept.tasks = torch.zeros(int(self.place.max()) + 1, dtype=torch.bool, device=chosen.device)
-        self.kept.tasks[self.place.gather(1, chosen)] = True
+        self.kept.choose(self.place.gather(1, chosen).flatten().sort().values)
         return self.energies.gather(1, chosen)
 
 
@@ -89,15 +89,37 @@ def score_wholes(
     moves = moving.unsqueeze(2)  # (B, N, 1)
     rows = torch.where(moves.unsqueeze(3), candidates.rows, structure.edge_modules.unsqueeze(2))  # (B, N, M, S)
     types = torch.where(moves, candidates.types, structure.node_modules.unsqueeze(2))
-    same = (rows == structure.edge_modules.unsqueeze(2)).all(-1) & (types == structure.node_modules.unsqueeze(2))
-    task, other = (~same.all(1)).nonzero(as_tuple=True)  # a proposal that changes nothing needs no rollout
-    structures = Structure(
-        torch.cat((structure.edge_modules, rows.transpose(1, 2)[task, other])),
-        torch.cat((structure.node_modules, types.transpose(1, 2)[task, other])),
-    )
-    every = torch.arange(len(moving), device=moving.device)
-    kept, place = Kept(), every.unsqueeze(1).repeat(1, rows.shape[2])
-    place[task, other] = len(moving) + torch.arange(len(task), device=moving.device)
-    energies = problem.rollouts(torch.cat((every, task)), structures, kept)
+    kept, wholes = Kept(), Structure(rows.transpose(1, 2), types.transpose(1, 2))  # (B, M, N, S), (B, M, N)
+    tasks, structures, place = (_all if machine.waits(rows) else _different)(structure, wholes)
+    energies = problem.rollouts(tasks, structures, kept)
     with torch.set_grad_enabled(problem.gradients):
         return Wholes(energies[place], place, kept)
+
+
+def _different(structure: Structure, wholes: Structure) -> tuple[Tensor, Structure, Tensor]:
+    """Tasks and structures to roll out: the current ones, and those of M candidates that differ from them.
+
+    A proposal that changes nothing needs no rollout.
+
+    Args:
+        structure: current structures (B, N, S), (B, N).
+        wholes: structures of the candidates (B, M, N, S), (B, M, N).
+
+    Returns:
+        Task (Q,) and structure of every rollout, and the rollout of every candidate, (B, M).
+    """
+    same = (wholes.edge_modules == structure.edge_modules.unsqueeze(1)).all(-1)
+    same &= wholes.node_modules == structure.node_modules.unsqueeze(1)
+    task, other = (~same.all(2)).nonzero(as_tuple=True)
+    every = torch.arange(len(same), device=same.device)
+    place = every.unsqueeze(1).repeat(1, same.shape[1])
+    place[task, other] = len(same) + torch.arange(len(task), device=same.device)
+    both = (torch.cat((old, new[task, other])) for old, new in zip(structure, wholes, strict=True))
+    return torch.cat((every, task)), Structure(*both), place
+
+
+def _all(structure: Structure, wholes: Structure) -> tuple[Tensor, Structure, Tensor]:
+    """As `_different`, without looking at structures: all candidates, the current one among them."""
+    b, m = wholes.edge_modules.shape[:2]
+    place = torch.arange(b * m, device=wholes.edge_modules.device).view(b, m)
+    return place.flatten() // m, Structure(*(part.flatten(0, 1) for part in wholes)), place

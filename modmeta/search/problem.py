@@ -11,11 +11,10 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from modmeta.errors import UserError
 from modmeta.graph.bank import Structure
-from modmeta.model.dynamics.base import summed
+from modmeta.model.dynamics.base import one_hot, summed
 from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel, Score
 from modmeta.shapes import Bool, Float, Int
@@ -210,7 +209,8 @@ def prior_energies(prior: Float[Tensor, "#B #N #S K"], rows: Int[Tensor, "#B #N 
     Returns:
         (B or 1, N or 1, M).
     """
-    chosen = F.one_hot(rows, prior.shape[-1]).to(prior.dtype)  # (B, N, M, S, K)
+    k = prior.shape[-1]
+    chosen = one_hot(rows, k, prior.dtype).unflatten(-1, (-1, k))  # (B, N, M, S, K)
     return (chosen * prior.unsqueeze(2)).sum((-1, -2))
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from modmeta import machine
 from modmeta.shapes import Float, Int
 
 Selection = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
@@ -38,7 +39,7 @@ def drawn(weights: Float[Tensor, "Q M"], generator: torch.Generator) -> Int[Tens
     `torch.multinomial` would wait for a GPU to look at the weights. This is its algorithm without looking: the same
     numbers are drawn from a generator.
     """
-    if not weights.is_cuda:
+    if not machine.waits(weights):
         return torch.multinomial(weights, 1, generator=generator).squeeze(1)
     return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(-1)
 

@@ -38,7 +38,7 @@ def one_hot(
     rows: Int[Tensor, "*rest S"], num_modules: int, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*rest SK"]:
     """Message weights (..., S K) of the modules on incoming edges (..., S)."""
-    return F.one_hot(rows, num_modules).flatten(-2).to(dtype)
+    return (rows.unsqueeze(-1) == torch.arange(num_modules, device=rows.device)).flatten(-2).to(dtype)
 
 
 def summed(messages: Float[Tensor, "B N S K T C"], rows: Int[Tensor, "#B #N M S"]) -> Float[Tensor, "B N M T C"]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modmeta import machine
 from modmeta.data.units import Scales
 from modmeta.errors import UserError
 from modmeta.graph.bank import Structure
@@ -313,7 +314,7 @@ class ContinuousDynamics(Dynamics):
 
     def _acting(self, relations: Tensor, types: Tensor) -> "_Acts":
         """What acts in scenes of edge and node modules (Q, N, S), (Q, N)."""
-        alone = not torch.is_grad_enabled() and not relations.is_cuda  # sizes of blocks would wait for a GPU
+        alone = not torch.is_grad_enabled() and not machine.waits(relations)
         mutual = self.features.mutual and (self.found is None or self.found.mutual)
         if alone and mutual and self.num_edge_modules > 1:
             return Acting(self, relations, types)

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modmeta import machine
 from modmeta.data.units import Scales
 from modmeta.graph.relations import senders
-from modmeta.model.dynamics.base import Dynamics
+from modmeta.model.dynamics.base import Dynamics, one_hot
 from modmeta.model.features import PairFeatures
-from modmeta.model.grouped import Kept
+from modmeta.model.grouped import Blocks, Kept
 from modmeta.model.noise import ObservationNoise
 from modmeta.shapes import Float, Int
+
+BLOCKS = 16  # of every module, into which edges are sorted on a GPU; few are padding then, and all work side by side
 
 
 @final
@@ -135,53 +138,105 @@ class ModularDynamics(Dynamics):
             types: node modules (B, N).
             kept: tasks that have gradients; None for all.
         """
-        features = self.features
-        if not features.direct:  # the last layer cannot be moved behind the sum
+        if not self.features.direct:  # the last layer cannot be moved behind the sum
 
             def step_of_pairs(states: Tensor) -> Tensor:
                 change = self.change(states, self.pair_law(states), relations.unsqueeze(2), types.unsqueeze(2))
                 return states + change.squeeze(2) * self.change_scale
 
             return step_of_pairs
-        b, n, s = relations.shape
-        receiver = torch.arange(b * n, device=relations.device).repeat_interleave(s)
-        sender = (senders(n, relations.device) + n * torch.arange(b, device=relations.device).view(-1, 1, 1)).flatten()
-        task = torch.arange(b, device=relations.device)
-        ends, degrees = [], []  # per sending module: receivers and senders of its edges, in-degree of every entity
-        last = self.edge_modules.affine[-1]
-        sending = range(int(self.null_module), self.num_edge_modules)
-        for module in sending:
-            chosen = (relations.flatten() == module).nonzero().squeeze(1)
-            ends.append((receiver[chosen], sender[chosen]))
-            degrees.append(types.new_zeros(b * n).index_add(0, receiver[chosen], torch.ones_like(chosen)))
-        degree = torch.stack(degrees, dim=-1).unsqueeze(1).to(last.weight.dtype)  # (B N, 1, K)
-        networks, kept = [self.edge_modules.hidden_layers(module) for module in sending], kept or Kept()
-        lead = [last.weight[sending.start :].flatten(0, 1), last.bias[sending.start :].squeeze(1)]
+        (b, n, _), kept = relations.shape, kept or Kept()
+        last, first = self.edge_modules.affine[-1], int(self.null_module)  # that sends
+        every = one_hot(relations, self.num_edge_modules, last.weight.dtype).unflatten(-1, (-1, self.num_edge_modules))
+        degree = every[..., first:].sum(2).flatten(0, 1).unsqueeze(1)  # incoming edges of every module, (B N, 1, K)
+        # the number of edges of a module would wait for a GPU
+        sums_of = self._sums_of_blocks if machine.waits(relations) else self._sums_of_modules
+        received_by = sums_of(relations, kept)
+        lead = [last.weight[first:].flatten(0, 1), last.bias[first:].squeeze(1)]
         if self.edge_modules.linear is not None:
             linear = self.edge_modules.linear
-            lead[0] = torch.cat((lead[0], linear.weight[sending.start :].flatten(0, 1)))
-            lead[1] = lead[1] + linear.bias[sending.start :].squeeze(1)
+            lead[0] = torch.cat((lead[0], linear.weight[first:].flatten(0, 1)))
+            lead[1] = lead[1] + linear.bias[first:].squeeze(1)
         joined = torch.cat(lead)  # maps sums of hidden layers, sums of pair features, and degrees to messages, (L, C)
         nodes = self.node_modules.composed(self.centre.numel(), joined) if not self.additive else None
 
         def step(states: Tensor) -> Tensor:
             scaled, t = self.scaled(states).flatten(0, 1), states.shape[2]  # (B N, T, D)
-            hidden, seen = [], []
-            for (to, by), network in zip(ends, networks, strict=True):
-                pairs = features(scaled[to], scaled[by])  # (E, T, F)
-                h = network(pairs.flatten(0, 1), kept.rows(to // n, t)).unflatten(0, pairs.shape[:2])
-                hidden.append(h.new_zeros(b * n, *h.shape[1:]).index_add(0, to, h))
-                if self.edge_modules.linear is not None:
-                    seen.append(pairs.new_zeros(b * n, *pairs.shape[1:]).index_add(0, to, pairs))
-            degree_here = degree.expand(-1, t, -1)
-            sums = torch.cat((*hidden, *seen, degree_here.to(hidden[0].dtype)), dim=-1)  # (B N, T, L)
+            parts = received_by(scaled)
+            parts.append(degree.expand(-1, t, -1).to(parts[0].dtype))
             if nodes is None:
+                sums = torch.cat(parts, dim=-1)  # (B N, T, L)
                 received = (sums @ joined).unflatten(0, (b, n)).unsqueeze(2)  # (B, N, 1, T, C)
                 change = self.responder(states)(received, types.unsqueeze(2)).squeeze(2)
             else:
-                seen_by = torch.cat((scaled.to(sums.dtype), sums), dim=-1).flatten(0, 1)
-                changes = nodes(seen_by, kept.rows(task, n * t)).unflatten(1, (b, n, 1, t))
+                seen_by = torch.cat((scaled.to(parts[0].dtype), *parts), dim=-1).flatten(0, 1)  # (B N T, D + L)
+                changes = nodes(seen_by, kept.rows(n * t)).unflatten(1, (b, n, 1, t))
                 change = self.of_node_modules(changes, types.unsqueeze(2)).squeeze(2)
             return states + change * self.change_scale
 
         return step
+
+    def _sums_of_modules(self, relations: Tensor, kept: Kept) -> Callable[[Tensor], list[Tensor]]:
+        """Returns a function of scaled states (B N, T, D) to what entities receive, module by module.
+
+        These are sums over senders of hidden layers, (B N, T, hidden) of every module, then, beside an affine map, of
+        pair features, (B N, T, F) of every module.
+
+        Args:
+            relations: edge modules (B, N, S).
+            kept: tasks that have gradients.
+        """
+        (b, n, _), (receiver, sender) = relations.shape, _ends(relations)
+        sending, ends = range(int(self.null_module), self.num_edge_modules), []
+        for module in sending:
+            chosen = (relations.flatten() == module).nonzero().squeeze(1)
+            ends.append((receiver[chosen], sender[chosen]))
+        networks = [self.edge_modules.hidden_layers(module) for module in sending]
+
+        def sums(scaled: Tensor) -> list[Tensor]:
+            hidden, seen = [], []
+            for (to, by), network in zip(ends, networks, strict=True):
+                pairs = self.features(scaled[to], scaled[by])  # (E, T, F)
+                rows = kept.rows_of(to // n, b, pairs.shape[1])
+                h = network(pairs.flatten(0, 1), rows).unflatten(0, pairs.shape[:2])
+                hidden.append(h.new_zeros(b * n, *h.shape[1:]).index_add(0, to, h))
+                if self.edge_modules.linear is not None:
+                    seen.append(pairs.new_zeros(b * n, *pairs.shape[1:]).index_add(0, to, pairs))
+            return [*hidden, *seen]
+
+        return sums
+
+    def _sums_of_blocks(self, relations: Tensor, kept: Kept) -> Callable[[Tensor], list[Tensor]]:
+        """As `_sums_of_modules`, in shapes that depend on no structure, and in one product for all modules.
+
+        Edges are sorted by module, padded to blocks of one module each.
+        """
+        b, n, s = relations.shape
+        first, nobody = int(self.null_module), b * n  # nobody receives what padding and silent modules send
+        module, modules = relations.flatten() - first, self.num_edge_modules - first
+        size = max(1, -(-len(module) // (BLOCKS * modules)))
+        blocks = Blocks(module.clamp_min(0), modules, size)
+        to, by, of = (F.pad(part, (0, 1), value=nobody)[blocks.inputs] for part in (*_ends(relations), module))
+        place = torch.where((of < 0) | (to == nobody), nobody * modules, to * modules + of)
+        hidden = self.edge_modules.hidden_in_blocks(first, blocks, kept.rows(n * s))
+
+        def summed_up(values: Tensor) -> tuple[Tensor, ...]:
+            sums = values.new_zeros(nobody * modules + 1, *values.shape[1:]).index_add(0, place, values)
+            return sums[:-1].unflatten(0, (nobody, modules)).unbind(1)
+
+        def sums(scaled: Tensor) -> list[Tensor]:
+            states = F.pad(scaled, (0, 0, 0, 0, 0, 1))  # and that of nobody
+            pairs = self.features(states[to], states[by])  # (slots, T, F)
+            h = hidden(pairs.view(len(blocks.of_block), -1, pairs.shape[2])).view(*pairs.shape[:2], -1)
+            seen = () if self.edge_modules.linear is None else summed_up(pairs)
+            return [*summed_up(h), *seen]
+
+        return sums
+
+
+def _ends(relations: Tensor) -> tuple[Tensor, Tensor]:
+    """Receiver and sender (E,) of every edge of (B, N, S), as indices of B N entities."""
+    (b, n, s), device = relations.shape, relations.device
+    receiver = torch.arange(b * n, device=device).unsqueeze(1).expand(-1, s)
+    sender = senders(n, device) + n * torch.arange(b, device=device).view(-1, 1, 1)
+    return receiver.flatten(), sender.flatten()
