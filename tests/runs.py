@@ -23,7 +23,9 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modmeta.cli.train import train as train_command
+from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.callbacks import record
+from modmeta.training.capture import Recorder
 from modmeta.training.run import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,6 +103,22 @@ def run(directory: Path, *overrides: str, drawn: bool = False) -> dict[str, floa
     with nullcontext() if drawn else undrawn(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("modmeta.training.run.commit", lambda: "a commit")  # tests run in trees that are being edited
         return train(config)
+
+
+def fitted(directory: Path, *overrides: str, record: Recorder | None = None, precision: Any = "32-true") -> BounceGrad:
+    """The module of a run that only trains, whose steps are recorded so (`modmeta/training/capture.py`)."""
+    config = compose(directory / "run", *overrides)
+    pl.seed_everything(0, verbose=False)
+    data, module = hydra.utils.instantiate(config.data), hydra.utils.instantiate(config.method)
+    trainer = pl.Trainer(
+        max_epochs=config.trainer.max_epochs, accelerator=config.trainer.accelerator, devices=1, precision=precision,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        limit_val_batches=0, use_distributed_sampler=False,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modmeta.training.bouncegrad.recorder", lambda device: record)
+        trainer.fit(module, data)
+    return module
 
 
 @contextmanager

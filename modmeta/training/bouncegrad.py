@@ -29,6 +29,7 @@ from modmeta.search.temperature import Temperature
 from modmeta.search.weights import RealWeights, Weights, centres
 from modmeta.training.banked import BankedModule
 from modmeta.training.callbacks.checkpoints import Checkpoints
+from modmeta.training.capture import Recorded, recorder
 from modmeta.training.distributed import gather, over_processes
 from modmeta.training.groups import Groups, check_groups
 from modmeta.training.module import Scheduler
@@ -58,6 +59,27 @@ class Beginning(NamedTuple):
     relations: Tensor
     laws: FoundLaws
     temperature: float
+
+
+class Taken(NamedTuple):
+    """What a step found, without gradients; those are in the parameters.
+
+    Attributes:
+        structure: new structures.
+        energies, changed, worse, accepted: see `Info`.
+        logits: of the proposal network, (B, N, S, K).
+        loss: energy per observed number.
+        proposal_loss: of the proposal network.
+    """
+
+    structure: Structure
+    energies: Tensor
+    changed: Tensor
+    worse: Tensor
+    accepted: Tensor
+    logits: Tensor
+    loss: Tensor
+    proposal_loss: Tensor
 
 
 class BounceGrad(Trained, BankedModule):
@@ -137,6 +159,7 @@ class BounceGrad(Trained, BankedModule):
         self.groups: Groups | None = None
         self.norms: list[Tensor] = []  # of the gradients that were not looked at yet
         self.verdict: Verdict | None = None  # at the end of training
+        self.steps: Recorded[Taken] | None = None  # made in on_fit_start
 
     def begin_with(self, beginning: Beginning) -> None:
         """Gives the module what a cold start found, before it is fitted."""
@@ -196,6 +219,11 @@ class BounceGrad(Trained, BankedModule):
         if grouped:
             frames, bank = self.observed_frames, self._made(self.bank)
             self.groups = Groups(data, self.model, self.search, bank, frames, self.seed, self.device)
+        record = recorder(self.device) if self.trainer.world_size == 1 else None
+        self.steps = Recorded(self._take, list(self.parameters()), self._made(self.generator), record)
+
+    def on_fit_end(self) -> None:
+        self._made(self.steps).forget()
 
     @staticmethod
     def _check_split(searched: int, frames: int, grouped: bool) -> None:
@@ -224,32 +252,54 @@ class BounceGrad(Trained, BankedModule):
             if self.done < self._weighed_steps:
                 return self._weigh(batch, self.relaxed)
             self._settle(bank, self.relaxed)
-        temperature = self._temperature()
-        logits = self.proposal(states)
         structure = clamped(self._begin(bank, tasks, states.shape[1], generator), batch.get(KNOWN))
-        support = query = slice(0, states.shape[2])  # frames
-        if self.searched_frames is not None:
-            support, query = slice(0, self.searched_frames), slice(self.searched_frames - 1, states.shape[2])
-        problem = self._problem(batch, structure, logits, support)
-        stays = self._holds or self.groups is not None
-        kernel = self.search.holding() if stays else self.search.kernel(self.model, states.shape[1])
+        given = {"edges": structure.edge_modules, "nodes": structure.node_modules, "temperature": self._temperature()}
+        given |= {name: batch[name] for name in (STATES, MASK, KNOWN) if name in batch}
+        for optimizer in self.all_optimizers():
+            optimizer.zero_grad()
         try:
-            new, info = kernel(generator, structure, _detached(problem), temperature)
+            taken = self._made(self.steps)((self._refines, self._stays), given)
         except RuntimeError as error:  # nothing can be drawn from, or solved for, where energies are not numbers
             broken = "probability" in str(error) or isinstance(error, torch.linalg.LinAlgError)
             raise (self._not_finite(tasks, "energies are") if broken else error) from None
-        self.temperature.observe(over_processes(info.worse), over_processes(info.accepted))
-        bank.put(tasks, new, info.energies)
+        self.temperature.observe(over_processes(taken.worse), over_processes(taken.accepted))
+        bank.put(tasks, taken.structure, taken.energies)
+        self._descend(taken.loss, tasks)
+        self._log_step(batch, taken)
+
+    def _take(self, given: dict[str, Tensor]) -> Taken:
+        """The part of a step that needs tensors alone: search, then gradients of modules and proposal network.
+
+        It may be recorded (`modmeta.training.capture`), so that nothing in it depends on the number of the step.
+
+        Args:
+            given: states, mask and known relations as in a batch, edge and node modules, temperature.
+        """
+        states, structure = given[STATES], Structure(given["edges"], given["nodes"])
+        logits, temperature = self.proposal(states), given["temperature"]
+        support = query = slice(0, states.shape[2])  # frames
+        if self.searched_frames is not None:
+            support, query = slice(0, self.searched_frames), slice(self.searched_frames - 1, states.shape[2])
+        problem = self._problem(given, structure, logits, support)
+        kernel = self.search.holding() if self._stays else self.search.kernel(self.model, states.shape[1])
+        new, info = kernel(self._made(self.generator), structure, _detached(problem), temperature)
+        found = info.energies.detach()
         if query != support:
-            problem = self._problem(batch, structure, logits, query)
+            problem = self._problem(given, structure, logits, query)
             if problem.horizon > 1:
                 info = info._replace(
-                    energies=problem.rollouts(torch.arange(len(tasks), device=states.device), new, Kept())
+                    energies=problem.rollouts(torch.arange(len(states), device=states.device), new, Kept())
                 )
         loss = self._energy(problem, new, info, temperature) / _numbers(problem.states, problem.mask)
         proposal_loss = self._proposal_loss(logits, new, info)
-        self._descend(loss, proposal_loss, tasks)
-        self._log_step(batch, new, info, logits, loss, proposal_loss)
+        self.backward_everywhere(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
+        losses = loss.detach(), proposal_loss.detach()
+        return Taken(new, found, info.changed, info.worse, info.accepted, logits.detach(), *losses)
+
+    @property
+    def _stays(self) -> bool:
+        """Whether steps search no structures."""
+        return self._holds or self.groups is not None
 
     @property
     def _weighed_steps(self) -> int:
@@ -260,7 +310,10 @@ class BounceGrad(Trained, BankedModule):
         states, mask = batch[STATES], batch.get(MASK)
         energies, _ = relaxed(self.model, states, _first_modules(states), mask)
         loss = energies.sum() / _numbers(states, mask)
-        self._descend(loss, torch.zeros_like(loss), batch[TASK])
+        for optimizer in self.all_optimizers():
+            optimizer.zero_grad()
+        self.backward_everywhere(loss)
+        self._descend(loss, batch[TASK])
         self.keep_means({"train/loss": loss.detach() + self.model.unit}, len(states))
 
     @torch.no_grad()
@@ -314,7 +367,7 @@ class BounceGrad(Trained, BankedModule):
         return Problem(
             model,
             states,
-            messages=model.messages(states, structure if self._late else None, mask) if alone else None,
+            messages=model.messages(states, structure if self._refines else None, mask) if alone else None,
             score=model.scorer(states, mask=mask) if alone else None,
             horizon=search.horizon,
             known=batch.get(KNOWN),
@@ -335,6 +388,11 @@ class BounceGrad(Trained, BankedModule):
     def _late(self) -> bool:
         return self.done >= LATE * self.total_steps
 
+    @property
+    def _refines(self) -> bool:
+        """Whether steps see the paths of close pairs."""
+        return self._late and self.search.horizon == 1
+
     def _energy(self, problem: Problem, structure: Structure, info: Info, temperature: Tensor) -> Tensor:
         """Energy of the batch under its new structures, with gradients; rollouts of the search serve again."""
         if problem.horizon > 1:
@@ -353,11 +411,9 @@ class BounceGrad(Trained, BankedModule):
             return (each * weight).sum() / (weight.sum() * each[0].numel()).clamp_min(1)
         return each.mean()
 
-    def _descend(self, loss: Tensor, proposal_loss: Tensor, tasks: Tensor) -> None:
+    def _descend(self, loss: Tensor, tasks: Tensor) -> None:
+        """A step of both optimisers along the gradients of the loss."""
         modules, proposal = self.all_optimizers()
-        modules.zero_grad()
-        proposal.zero_grad()
-        self.backward_everywhere(loss + proposal_loss)  # disjoint parameters; one backward pass is what DDP expects
         if self._late or self.beginning is not None or self.relaxed is not None:
             self.model.likelihood.follow()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
@@ -394,22 +450,19 @@ class BounceGrad(Trained, BankedModule):
             "in these tasks"
         )
 
-    def _log_step(
-        self, batch: dict[str, Tensor], structure: Structure, info: Info, logits: Tensor, loss: Tensor,
-        proposal_loss: Tensor,
-    ) -> None:  # fmt: skip
+    def _log_step(self, batch: dict[str, Tensor], taken: Taken) -> None:
         size = len(batch[TASK])
         values = {
-            "train/loss": loss.detach() + self.model.unit,
-            "train/proposal_loss": proposal_loss.detach(),
-            "train/changed": info.changed,
-            "train/accepted_worse": info.accepted / info.worse.clamp_min(1),
+            "train/loss": taken.loss + self.model.unit,
+            "train/proposal_loss": taken.proposal_loss,
+            "train/changed": taken.changed,
+            "train/accepted_worse": taken.accepted / taken.worse.clamp_min(1),
             "train/temperature": self.temperature.value,
         }
         if RELATIONS in batch:
             asked = _asked(batch)
-            self.searched.update(structure.edge_modules, batch[RELATIONS], asked)
-            self.proposed.update(logits.detach().argmax(-1), batch[RELATIONS], asked)
+            self.searched.update(taken.structure.edge_modules, batch[RELATIONS], asked)
+            self.proposed.update(taken.logits.argmax(-1), batch[RELATIONS], asked)
         self.keep_means(values, size)
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -11,9 +11,11 @@ from modmeta.data.generation import generate
 from modmeta.graph.bank import random_structure
 from modmeta.graph.relations import to_matrix
 from modmeta.simulators import Springs
+from modmeta.training.capture import cuda_graph
 from modmeta.training.run import train
 from tests.conftest import make_model
-from tests.runs import QUICK, KilledAt, Stop, accompanied, checkpoint, compose, undrawn
+from tests.integration.test_recorded_runs import KINDS as RECORDED
+from tests.runs import QUICK, KilledAt, Stop, accompanied, checkpoint, compose, fitted, undrawn
 
 pytestmark = [
     pytest.mark.gpu,
@@ -69,6 +71,17 @@ def test_trains_and_resumes(kind: str, tmp_path: Path) -> None:
             if value.is_floating_point() and name.startswith("model."):
                 torch.testing.assert_close(value, other["state_dict"][name], rtol=0.05, atol=0.02, equal_nan=True)
     assert all(part.device.type == "cpu" for part in one["modmeta"].get("bank", {}).values())
+
+
+@pytest.mark.parametrize("kind", ["paper", "springs5", "default"])
+def test_recorded_steps(kind: str, tmp_path: Path) -> None:
+    """Steps repeated by a graph end like steps started one by one; in double precision, for runs are chaotic."""
+    words = (*RECORDED[kind], *ON_GPU)
+    plain, repeated = (fitted(tmp_path, *words, record=record, precision="64-true") for record in (None, cuda_graph))
+    assert repeated.steps is not None
+    assert repeated.steps.recorded, repeated.steps.refused
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(value, repeated.state_dict()[name], rtol=1e-5, atol=1e-7, equal_nan=True)
 
 
 def test_bfloat16(tmp_path: Path) -> None:
