@@ -14,10 +14,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import hydra
 import pytest
@@ -29,12 +31,16 @@ from benchmarks import published_step, scale, step, target
 from modmeta.evaluation.matching import Confusion, match_labels, matched_accuracy
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
+from modmeta.model.grouped import row_products
+from modmeta.training import bouncegrad
 from modmeta.training.bouncegrad import BounceGrad
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 465.0  # seconds of a whole run
 WARM = 12  # steps before a rate is measured
 RATES = {"springs5": (100, 1000, 4000), "charged5": (1000,), "paper/springs5": (128, 1024)}  # batch sizes
+UNRECORDED = {"springs5": (100,), "paper/springs5": (128,)}  # of these, also without graphs
+ROWS = 2**20  # of a product of rows, as gradients of weights are
 MEMORY = (100, 250)  # entities
 PAPER_BATCH = 512
 
@@ -116,6 +122,9 @@ class Bench:
             a, b = (torch.randn(size, size, device=self.device, dtype=kind) for _ in range(2))
             figures[f"{name}_tflop_s"] = 2 * size**3 / step.seconds(lambda a=a, b=b: a @ b, 3, self.device) / 1e12
         torch.set_float32_matmul_precision("highest")
+        x, grad = (torch.randn(2, ROWS // 256 if self.dry else ROWS, 32, device=self.device) for _ in range(2))
+        figures["rows_whole_ms"] = 1e3 * step.seconds(lambda: x.mT @ grad, 3, self.device)
+        figures["rows_parts_ms"] = 1e3 * step.seconds(lambda: row_products(x, grad), 3, self.device)
         return figures
 
     def equal(self) -> Figures:
@@ -130,24 +139,33 @@ class Bench:
         return {"tests_status": int(pytest.main([file, "-q", "-m", "gpu", "--tb=short", *plain]))}
 
     def rates(self) -> Figures:
-        """Tasks a second of whole training steps, by batch size and precision; lines that wait for the GPU."""
+        """Tasks a second of whole training steps, by batch size and precision; lines that wait for the GPU.
+
+        With graphs, and for some sizes without; how many graphs there were, or why there were none.
+        """
         figures: Figures = {}
-        for name, sizes in RATES.items():
-            for batch in (4,) if self.dry else sizes:
-                for precision in ("32-true", "bf16-mixed") if not self.dry else ("32-true",):
-                    rate = Rate(0.1 if self.dry else 1.0)
-                    tasks = (f"data.num_tasks={8 if self.dry else 8000}", f"data.batch_size={batch}")
-                    try:
-                        fitted(rate, self.device, f"experiment={name}", *tasks, precision=precision)
-                    except Exception as error:
-                        console.print(f"{name} {batch} {precision}: {error}")
-                        console.print(traceback.format_exc(limit=-4))
-                        continue
-                    label = f"{name.replace('/', '_')}_{batch}_{precision}"
-                    figures[f"{label}_tasks_s"] = rate.rate
-                    figures[f"{label}_waits"] = rate.waits
-                    console.print(f"{label}: {rate.rate:,.0f} tasks/s; waits {rate.waits}")
+        kinds = ("32-true",) if self.dry else ("32-true", "bf16-mixed")
+        rows = [(name, batch, kind, True) for name, sizes in RATES.items() for batch in sizes for kind in kinds]
+        rows = [row for row in rows if not self.dry or row[1] == RATES[row[0]][0]]
+        rows += [(name, batch, kind, False) for name, sizes in UNRECORDED.items() for batch in sizes for kind in kinds]
+        for name, batch, kind, graphs in rows:
+            label = f"{name.replace('/', '_')}_{batch}_{kind}{'' if graphs else '_unrecorded'}"
+            try:
+                figures |= {f"{label}_{what}": value for what, value in self.rate(name, batch, kind, graphs).items()}
+            except Exception as error:
+                console.print(f"{label}: {error}")
+                console.print(traceback.format_exc(limit=-4))
         return figures
+
+    def rate(self, name: str, batch: int, precision: str, graphs: bool) -> Figures:
+        """Of an experiment; `graphs`: whether steps may be recorded."""
+        rate, batch = Rate(0.1 if self.dry else 1.0), 4 if self.dry else batch
+        tasks = (f"data.num_tasks={8 if self.dry else 8000}", f"data.batch_size={batch}")
+        with nullcontext() if graphs else patch.object(bouncegrad, "recorder", lambda device: None):
+            module = fitted(rate, self.device, f"experiment={name}", *tasks, precision=precision)
+        assert module.steps is not None
+        found = {"graphs": len(module.steps.recorded), "refused": sorted(module.steps.refused.values())}
+        return {"tasks_s": rate.rate, "waits": rate.waits, **found}
 
     def step(self) -> Figures:
         """Share of a step's parts that are matrix products, by size of the batch."""
