@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 Out = TypeVar("Out")
 WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-LOOKING = ("aten::multinomial", "aten::_linalg_check_errors")  # at values on a GPU, though nothing says so
+# Tags do not say so: some look at values on a GPU, and tensors made of Python's numbers are copied to it.
+LOOKING = ("aten::multinomial", "aten::_linalg_check_errors", "aten::lift")
 
 
 class Tape(TorchDispatchMode):
