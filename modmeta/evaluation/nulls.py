@@ -21,7 +21,7 @@ from modmeta.model.sight import counted, never_together
 from modmeta.search.infer import Inferred
 
 FEWEST = 4  # tasks
-SHORTEST = 5  # frames
+SHORTEST, SHORTEST_OF_GROUP = 5, 3  # frames; where tasks tell structures together, halves are not of frames
 SHOWN = 0.9  # share of edges that both halves show, from which on they are compared
 AT_ONCE = 2000  # pairs of entities up to which several searches are one: many small ones cost calls
 PIECES, PIECE = 16, 8  # of tasks that share structures, at least; frames of a piece, at least
@@ -184,7 +184,8 @@ def compare(
     b, n, t, _ = states.shape
     judges = torch.ones(b, dtype=torch.bool, device=states.device) if judges is None else judges
     apart = groups if groups is None else 2 * groups + judges
-    if judges.sum() < FEWEST or t < SHORTEST or (mask is not None and groups is None and _shown(mask) < SHOWN):
+    shortest = SHORTEST if groups is None else SHORTEST_OF_GROUP
+    if judges.sum() < FEWEST or t < shortest or (mask is not None and groups is None and _shown(mask) < SHOWN):
         return None
     dynamics = model.dynamics
     targets, everyone = dynamics.targets(states), torch.arange(n, device=states.device)
@@ -229,6 +230,7 @@ def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts:
 
     The logarithm of the ratio of root mean squares, of entities and features that count by the roots of those without
     relations, as in `modmeta.evaluation.gain`, and by how often they were seen: their mean over tasks is that over all.
+    Features are in units of their own changes, so that rare large changes of one do not drown all others.
     A task in which nothing happens counts for nothing, for without relations it is foretold to the last digit.
 
     Args:
@@ -238,13 +240,16 @@ def gains(error: Tensor, than: Tensor, without: Tensor, targets: Tensor, counts:
         targets: the changes.
         counts: 1 for steps that count, else 0.
     """
-    typical = (targets.abs() * counts).sum() / counts.sum().clamp_min(1)
-    small = (SMALL * typical).double().square().clamp_min(torch.finfo(targets.dtype).tiny)
+    seen = counts.sum((0, 1, 2)).clamp_min(1).double()
+    typical = (targets.abs() * counts).double().sum((0, 1, 2)) / seen
+    unit = ((targets.double().square() * counts).sum((0, 1, 2)) / seen).sqrt()  # (D,)
+    small = (SMALL * typical).square().clamp_min(torch.finfo(targets.dtype).tiny)
 
     def size(of: Tensor) -> Tensor:
         return ((of.double().square() * counts).sum(2) / counts.sum(2).clamp_min(1) + small).sqrt()
 
-    weight = size(without).sqrt() * counts.double().mean(2)  # a single step tells a ratio badly
+    share = torch.where(unit > 0, size(without) / unit.clamp_min(1e-300), 0.0)
+    weight = share.sqrt() * counts.double().mean(2)  # a single step tells a ratio badly
     each = (weight * (size(than) / size(error)).log()).sum((1, 2))
     return each / weight.sum((1, 2)).mean().clamp_min(1e-30)
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 __all__ = [
     "BOOLE",
+    "MAPPED",
     "PLACES",
     "SHIFTS",
     "VECTORS",
+    "WAVES",
     "Family",
     "FoundLaws",
     "Kind",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 SHIFTS = 12  # shifted tanh of each feature in a rich family
+WAVES = 60  # of all features of a sender together, where steps are maps
 STEPS = (-1.5, -1.0, -0.5, 0.5, 1.0, 1.5)  # of an entity's own functions of plain states, in standard deviations
 SATURATED = 0.9999  # share of the bound beyond which a rate says no more
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the nodes of a frame, and Boole's weights
@@ -75,10 +78,11 @@ class Family(NamedTuple):
 
     Attributes:
         name: in words.
-        right: `sender`, `difference`, or for coordinates `line` (along the line), `steep` (along it, by
-            powers of the inverse distance; if rich also by functions placed where distances are), `across` (also
-            across it; in three dimensions across it and the relative velocity), `moving` (also velocities relative to
-            the receiver's, along all directions).
+        right: `sender`, `difference`, `waves` of all features of the sender together (slopes in place of the places of
+            shifted functions, and phases in the first row of their widths; a constant comes last), or for coordinates
+            `line` (along the line), `steep` (along it, by powers of the inverse distance; if rich also by functions
+            placed where distances are), `across` (also across it; in three dimensions across it and the relative
+            velocity), `moving` (also velocities relative to the receiver's, along all directions).
         rich: many functions of each argument instead of one.
         power: the highest power of the receiver's state on the left, or multiple of an angle; above 0 a constant comes
             last on the right.
@@ -155,6 +159,8 @@ PLAIN = (
     Family("receiver x rich sender", "sender", True, 1),
     Family("rich difference", "difference", True),
 )
+# Where steps are maps, whose structures are told first (`search.maps`): the first edge module sends nothing.
+MAPPED = Family("waves of the sender", "waves", shifts=WAVES)
 FINE = tuple(
     family._replace(name=f"fine {family.name}", shifts=2 * SHIFTS)
     for family in (*VECTORS, *PLAIN)
@@ -183,10 +189,10 @@ def family_named(name: str) -> Family:
     Raises:
         ValueError: there is none of that name.
     """
-    for family in (*VECTORS, *PLAIN, *FINE):
+    for family in (*VECTORS, *PLAIN, MAPPED, *FINE):
         if family.name == name:
             return family
-    names = ", ".join(repr(family.name) for family in (*VECTORS, *PLAIN, *FINE))
+    names = ", ".join(repr(family.name) for family in (*VECTORS, *PLAIN, MAPPED, *FINE))
     raise ValueError(f"model.family is {name!r}; it must be one of {names}, or null for the one that fits best")
 
 
@@ -248,6 +254,9 @@ def right_functions(
     """
     if kind.coordinates:
         return _vectors(family, kind, places, widths, receiver, sender)
+    if family.right == "waves":
+        waves = torch.cos(sender @ places.to(sender) + widths[0].to(sender))
+        return torch.cat([sender[..., kind.changing], waves, torch.ones_like(waves[..., :1])], -1)
     angles = torch.tensor(kind.angles, device=receiver.device)
     argument = sender - receiver if family.right == "difference" else sender
     plain = [at for at in kind.changing if not kind.angles[at]]

@@ -21,12 +21,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.model.basis import WAVES
 from modmeta.search import sparse
 from modmeta.shapes import Float
 
-__all__ = ["BETTER", "Maps", "Steps", "gain_of", "log_odds", "told"]
+__all__ = ["BETTER", "Maps", "Steps", "gain_of", "log_odds", "told", "waves"]
 
-POWERS, WAVES = 3, 60  # highest of own functions; waves
+POWERS = 3  # highest of own functions
 STEEP = (0.5, 1.0, 2.0, 4.0)  # spread of their slopes, in standard deviations of a feature
 REACH, FAR = 6.0, 5.0  # standard deviations beyond which functions, usual sizes beyond which what is left is flat
 ROUNDS, FEW = 10, 4  # of weights and f in turn; where functions are compared
@@ -205,11 +206,17 @@ def _powers(u: Tensor, highest: int) -> Tensor:
     return torch.stack(powers, -1)
 
 
-def _waves(u: Tensor, steep: Sequence[float]) -> Tensor:
-    """Waves (M, N, F), the same ones in every call but for how steep they are."""
+def waves(steep: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Slopes (D, F) and phases (F,) of waves, the same ones in every call but for how steep they are."""
     generator = torch.Generator().manual_seed(0)
     slopes = torch.randn(len(steep), WAVES, generator=generator, dtype=torch.float64) * torch.tensor(steep).view(-1, 1)
     phases = 2 * torch.pi * torch.rand(WAVES, generator=generator, dtype=torch.float64)
+    return slopes, phases
+
+
+def _waves(u: Tensor, steep: Sequence[float]) -> Tensor:
+    """Waves (M, N, F) of states."""
+    slopes, phases = waves(steep)
     return torch.cos(u @ slopes.to(u) + phases.to(u))
 
 

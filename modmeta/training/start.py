@@ -24,7 +24,7 @@ from modmeta.data.units import Units
 from modmeta.errors import UserError
 from modmeta.graph.relations import MUTUAL, reciprocity
 from modmeta.io import write_durably
-from modmeta.model.basis import VECTORS, FoundLaws, Kind, family_named
+from modmeta.model.basis import MAPPED, VECTORS, FoundLaws, Kind, family_named
 from modmeta.model.sight import counted
 from modmeta.search.cold_start import (
     Form,
@@ -34,6 +34,7 @@ from modmeta.search.cold_start import (
     infer,
     looks_like_angles,
     never_changing,
+    steepness_of_maps,
     with_circles,
 )
 from modmeta.terminal import Terminal, doing
@@ -273,11 +274,16 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     n = _sizes(tasks)[0]
     ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
+    kinds, given = kinds_of(config.model, data.positions, states[ids, :n], seen), _given(config.model)
     with doing("searching for laws") as say:
-        for kind in kinds_of(config.model, data.positions, states[ids, :n], seen):
+        if data.num_groups == 1 and _may_be_maps(given, number):
+            steep = steepness_of_maps(states[ids, :n], kinds[-1], seen)
+            if steep is not None:
+                kinds, given = [kinds[-1]._replace(coordinates=0)], given | {"smooth": False, "steep": steep}
+        for kind in kinds:
             start = cold_start(
                 states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, groups=_groups(tasks, ids),
-                seed=config.seed, announce=say, **_given(config.model),
+                seed=config.seed, announce=say, **given,
             )  # fmt: skip
             best = start if best is None or _better(start, best) else best
             told = start.trials[0].gain > SURE * start.trials[0].gain_error
@@ -285,6 +291,13 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
                 break  # coordinates by name are not read otherwise if they tell anything
     assert best is not None
     return best
+
+
+def _may_be_maps(given: dict[str, Any], num_kinds: int | None) -> bool:
+    """Whether choices leave open that steps are those of maps, of no relation and of one."""
+    if given.get("smooth", True) or given["slopes"] or given["shapes"]:
+        return False
+    return given["family"] in (None, MAPPED) and num_kinds in (None, 2)
 
 
 def _better(other: Start, first: Start) -> bool:

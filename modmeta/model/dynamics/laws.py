@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from modmeta.data.units import Scales
 from modmeta.model.basis import (
     BOOLE,
+    MAPPED,
     FoundLaws,
     Kind,
     cartesian,
@@ -72,7 +73,7 @@ class LawDynamics(Dynamics):
         node_layers: hidden layers of a node module.
         node_hidden: their width; none for `hidden`.
         activation: elementwise function of the hidden layers.
-        null_module: module 0 sends nothing.
+        null_module: module 0 sends nothing, as always where the family is that of maps.
         constant: which features never change; none for no feature.
         circles: pairs of features that are an angle's cosine and sine, the first among `angles`, the second `constant`;
             none for no pair.
@@ -114,7 +115,7 @@ class LawDynamics(Dynamics):
         _check_own(coordinates, constants, slopes, shapes)
         super().__init__(
             features, d, k, g, d, [hidden] * edge_layers, [node_hidden or hidden] * node_layers, additive=True,
-            linear_path=False, activation=activation, null_module=null_module,
+            linear_path=False, activation=activation, null_module=null_module or family_named(family) == MAPPED,
         )  # fmt: skip
         self.family, self.kind = (
             family_named(family),

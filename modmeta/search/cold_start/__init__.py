@@ -1,6 +1,7 @@
 """A cold start of the search: laws first, then structures; pure functions on tensors."""
 
 from modmeta.search.cold_start.answers import infer
+from modmeta.search.cold_start.far import steepness_of_maps
 from modmeta.search.cold_start.noise import driven_by_noise
 from modmeta.search.cold_start.records import Answer, Form, Start, Trial
 from modmeta.search.cold_start.scales import Scales
@@ -19,5 +20,6 @@ __all__ = [
     "infer",
     "looks_like_angles",
     "never_changing",
+    "steepness_of_maps",
     "with_circles",
 ]

@@ -17,7 +17,17 @@ from modmeta.search.cold_start.records import Form
 from modmeta.search.cold_start.refine import Laws, laws_of, refine
 from modmeta.search.cold_start.saturation import link_columns
 from modmeta.search.cold_start.shapes import shapes_of
-from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, rounds_of, united
+from modmeta.search.cold_start.structures import (
+    WAVY,
+    Kinds,
+    Posterior,
+    as_told,
+    explain,
+    fit_kinds,
+    fit_known,
+    rounds_of,
+    united,
+)
 
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
@@ -115,7 +125,7 @@ def under(sure: Believed, form: Form, search: Data | None, judges: Data) -> tupl
     problem = problem_of(form, search, judges)
     kinds = fit_kinds(problem.sums, sure.beliefs, sure.pairs)
     kinds = rounds_of(problem.sums, kinds, sure.beliefs, problem.tasks)
-    laws = refine(problem.sums, _shared(kinds, sure.of.trial.laws, form.basis), 12, form.ridge)
+    laws = refine(problem.sums, _shared(kinds, sure.of.trial.laws.right.shape[1], form.basis), 12, form.ridge)
     found = explained(problem, judged(problem, laws, form.ridge), kinds)
     return found, explain(problem.sums, kinds, problem.tasks)[0].slots.argmax(-1)
 
@@ -127,9 +137,17 @@ def usual_and_large(best: Found, found: list[Found], judges: Data) -> Found:
     for basis in {basis.family: basis for basis in bases}.values():
         problem = problem_of(form._replace(units=form.units._replace(usual=None), basis=basis), None, judges)
         kinds = fit_kinds(problem.sums, told.beliefs, told.pairs)
-        laws = _shared(kinds, best.trial.laws, basis)
+        laws = _shared(kinds, best.trial.laws.right.shape[1], basis)
         ways.append(scored(problem, judged(problem, laws, form.ridge), kinds, told.beliefs))
     return chosen(ways)
+
+
+def given(form: Form, data: Data) -> Found:
+    """How laws of waves do where structures are known."""
+    assert data.slots is not None
+    problem = problem_of(form, None, data)
+    kinds = fit_known(problem.sums, data.slots, WAVY)
+    return scored(problem, judged(problem, _shared(kinds, 1, form.basis), form.ridge), kinds, as_told(problem.fit))
 
 
 def _relinked(best: Found, search: Data) -> Form:
@@ -160,9 +178,9 @@ def _shaped(best: Found, search: Data) -> Form | None:
     return None if shapes is None else plain._replace(shapes=shapes)
 
 
-def _shared(kinds: Kinds, laws: Laws, basis: Basis) -> Laws:
-    """As many shared laws as before, those that the kinds' laws vary along most."""
-    count, h = laws.right.shape[1], basis.left.shape[1]
+def _shared(kinds: Kinds, count: int, basis: Basis) -> Laws:
+    """So many shared laws, those that the kinds' laws vary along most."""
+    h = basis.left.shape[1]
     most = torch.linalg.svd(kinds.laws, full_matrices=False)[2][:count].view(-1, h, basis.right.shape[1])
     left, _, right = torch.linalg.svd(most)
     return laws_of(left[None, :, :, 0], right[None, :, 0], kinds.own)

@@ -38,11 +38,15 @@ class Data(NamedTuple):
     seen: Tensor | None
     groups: Tensor | None  # of every task, (B,), from 0; None where every task has a structure of its own
     receivers: Tensor | None = None  # whose rows are looked at; None for all
+    slots: Tensor | None = None  # kinds of senders, (G, N, S, K), whose columns are then summed; None if unknown
 
     def part(self, tasks: Tensor | slice) -> "Data":
         """Some of the tasks; their groups are numbered anew."""
-        groups = None if self.groups is None else self.groups[tasks].unique(return_inverse=True)[1]
-        return Data(self.states[tasks], None if self.seen is None else self.seen[tasks], groups, self.receivers)
+        seen, groups, slots = None if self.seen is None else self.seen[tasks], None, None
+        if self.groups is not None:
+            of, groups = self.groups[tasks].unique(return_inverse=True)
+            slots = None if self.slots is None else self.slots[of]
+        return Data(self.states[tasks], seen, groups, self.receivers, slots)
 
     def parts(self) -> "list[slice]":
         """Few tasks at a time, for memory."""
@@ -86,7 +90,12 @@ def steps_of(data: Data, form: Form) -> Steps:
 
 
 def table_of(data: Data, form: Form) -> Columns:
-    return columns(form.basis, form.kind, steps_of(data, form), data.receivers, form.slopes, form.shapes)
+    """Columns of senders; where structures are known, of kinds of senders together."""
+    table = columns(form.basis, form.kind, steps_of(data, form), data.receivers, form.slopes, form.shapes)
+    if data.slots is None or data.groups is None:
+        return table
+    slots = data.slots if data.receivers is None else data.slots[:, data.receivers]
+    return table._replace(pair=torch.einsum("eslcf,esk->eklcf", table.pair, slots[data.groups].flatten(0, 1)))
 
 
 def held_out(length: int, device: torch.device) -> Tensor:

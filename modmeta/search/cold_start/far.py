@@ -11,21 +11,23 @@ from torch import Tensor
 
 from modmeta.search import halfway
 from modmeta.search.cold_start.data import Data, held_out, split_sums_of, sums_of
-from modmeta.search.cold_start.features import columns
+from modmeta.search.cold_start.features import MAPPED, columns
 from modmeta.search.cold_start.finish import NUMBERS
 from modmeta.search.cold_start.grams import residuals
 from modmeta.search.cold_start.records import Form, Start
 from modmeta.search.cold_start.refine import solve_own
-from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels
+from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, fit_known, from_labels
 from modmeta.search.cold_start.weak_form import Kind, Steps
 from modmeta.search.maps import Maps, gain_of
 from modmeta.search.slow import LONG, WAYS, fit, foretold_at_best, log_odds, moments, parted, scaled, sizes
 
-__all__ = ["better_halfway", "may_be_far", "rate_of", "refitted", "told", "way_of"]
+__all__ = ["better_halfway", "known", "may_be_far", "rate_of", "refitted", "steepness_of_maps", "told", "way_of"]
 
 MARGIN = 0.005  # nats a number by which a way must be ahead
+MAPS = 0.2  # nats a number that maps gain, from which on steps are taken for those of maps
 TASKS = 5  # from as many on, a fifth of the tasks judges instead of a fifth of the steps
 SUBSTEPS = 4  # of a frame
+ROOM = 10_000_000  # numbers of all senders' columns, which are summed
 
 
 def _judges(tasks: int, steps: int) -> Tensor:
@@ -66,6 +68,18 @@ def way_of(
     laws = (math.log(max(square, 1e-24)) + 1) / 2
     best = min(costs, key=lambda way: costs[way])
     return best if costs[best] < min(laws, without) - MARGIN else None
+
+
+def steepness_of_maps(states: Tensor, kind: Kind, seen: Tensor | None = None) -> tuple[float, ...] | None:
+    """How steep functions of senders are along every feature, where steps of one group (B, N, T, D) are clearly maps.
+
+    No law that integrates paths between frames, or has functions of one feature only, is worth trying then. None where
+    laws halfway between frames say more, and for angles.
+    """
+    if any(kind.angles):
+        return None
+    law = halfway.law_of(halfway.ends(states, None if seen is None else _steps(seen)))
+    return tuple(law.steep) if isinstance(law, Maps) and law.gain > MAPS else None
 
 
 def better_halfway(start: Start, data: Data, generator: torch.Generator) -> bool:
@@ -169,9 +183,15 @@ def rate_of(start: Start, groups: Tensor) -> Callable[[Tensor], Tensor]:
 
 def refitted(start: Start, data: Data, related: Tensor, generator: torch.Generator) -> Kinds:
     """Laws of no relation and of a relation, structures (G, N, S) given: what forecasts begin with."""
-    form = start.form
-    data = data.few(NUMBERS // (4 * start.kinds.laws.shape[1] ** 2), generator)
-    rows = related if data.receivers is None else related[:, data.receivers]
-    beliefs = from_labels(torch.nn.functional.one_hot(rows.long(), 2).flatten(0, 1).to(data.states))
-    share = beliefs.slots.mean((0, 1)).clamp_min(1e-6)
-    return fit_kinds(sums_of(data, form), beliefs, torch.outer(share, share))
+    data = known(data, start.form, related, generator)
+    assert data.slots is not None
+    return fit_known(sums_of(data, start.form), data.slots)
+
+
+def known(data: Data, form: Form, related: Tensor, generator: torch.Generator) -> Data:
+    """The same with structures (G, N, S) given, and as many receivers as memory has room for."""
+    n, t = data.states.shape[1:3]
+    columns = data.parts()[0].stop * (n - 1) * t * form.basis.right.shape[1]
+    few = data.few(ROOM // columns * data.number * (n - 1) ** 2, generator)
+    slots = torch.nn.functional.one_hot(related.long(), 2).to(data.states)
+    return few._replace(slots=slots[..., 1:] if form.basis.family == MAPPED else slots)  # no relation sends nothing

@@ -7,6 +7,7 @@ Letters: B tasks, N entities, S senders, Q nodes, L intervals, D features of a s
 and V right features, G own features.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from modmeta.graph.relations import undirected_pairs
 from modmeta.model.basis import (
+    MAPPED,
     STEPS,
     Family,
     Kind,
@@ -26,9 +28,11 @@ from modmeta.model.basis import (
 )
 from modmeta.search.cold_start.grams import Columns
 from modmeta.search.cold_start.weak_form import Steps
+from modmeta.search.maps import waves
 
-__all__ = ["Basis", "Family", "coarser", "columns", "families", "finer", "fit_basis"]
+__all__ = ["MAPPED", "Basis", "Family", "coarser", "columns", "families", "finer", "fit_basis"]
 
+LEAST, SMOOTH = 1e-9, 1e-6  # share of the largest variance that functions have; of waves, which are much alike
 MANY = 4000  # intervals of all receivers, from which on own functions are steep
 
 
@@ -55,10 +59,21 @@ class Basis(NamedTuple):
     steep: bool = True
 
 
-def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
-    """Places the functions of a family where the data are, and whitens them."""
+def fit_basis(family: Family, kind: Kind, steps: Steps, steepness: Sequence[float] | None = None) -> Basis:
+    """Places the functions of a family where the data are, and whitens them.
+
+    Args:
+        family: of functions.
+        kind: what features are.
+        steps: the data.
+        steepness: of waves along every feature; None for one turn in about six standard deviations.
+    """
     nodes, c = steps.nodes, steps.targets.shape[-1]
-    places, widths = _places(_arguments(family, kind, nodes), family.shifts)
+    if family.right == "waves":
+        places, phases = (part.to(nodes) for part in waves(steepness or (1.0,) * nodes.shape[-1]))
+        widths = phases.expand_as(places)
+    else:
+        places, widths = _places(_arguments(family, kind, nodes), family.shifts)
     one = torch.eye(1, dtype=nodes.dtype, device=nodes.device)
     raw = Basis(family, places, widths, one, one, one[0])
     receiver, sender = _ends(nodes)
@@ -69,11 +84,15 @@ def fit_basis(family: Family, kind: Kind, steps: Steps) -> Basis:
         right = _between(raw, kind, steps, None)
     else:
         right = _average(right_functions(family, kind, places, widths, receiver, sender), steps.quadrature)
-    if family.power:
+    constant = family.power > 0 or family.right == "waves"
+    if constant:
         right = right[..., :-1]
-    right = right - right.mean(3, keepdim=True)
-    whiten_right, spread = _whitening(right.flatten(0, -2))
-    if family.power:
+    mean = right.mean((0, 1, 2, 3)) if family.right == "waves" else right.mean(3, keepdim=True)
+    least = SMOOTH if family.right == "waves" else LEAST
+    whiten_right, spread = _whitening((right - mean).flatten(0, -2), least)
+    if family.right == "waves":  # of mean zero: what many senders send together would be a constant
+        whiten_right = torch.cat([whiten_right, -(mean @ whiten_right).unsqueeze(0)])
+    elif constant:
         whiten_right, spread = torch.block_diag(whiten_right, one), torch.cat([spread, spread[:1]])
     if h == 1:
         whiten_left = one
@@ -196,10 +215,10 @@ def _average(features: Tensor, quadrature: Tensor, at: int = 3) -> Tensor:
     return torch.tensordot(features.movedim(at, 0), quadrature, ([0], [0]))
 
 
-def _whitening(rows: Tensor) -> tuple[Tensor, Tensor]:
+def _whitening(rows: Tensor, least: float = LEAST) -> tuple[Tensor, Tensor]:
     second = rows.mT @ rows / max(len(rows), 1)
     size = second.diagonal().clamp_min(1e-30).sqrt()
     values, vectors = torch.linalg.eigh(second / size / size.unsqueeze(1))
-    keep = values > values[-1] * 1e-9
+    keep = values > values[-1] * least
     values, vectors = values[keep].flip(0), vectors[:, keep].flip(1)
     return vectors / size.unsqueeze(1) / values.sqrt(), values.sqrt()

@@ -13,7 +13,16 @@ from modmeta.search.cold_start.grams import Columns, Grams, centred, grams, own_
 from modmeta.search.cold_start.records import Form
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.scales import BINS, Scales, importance, log_activity, measure_scales
-from modmeta.search.cold_start.structures import Kinds, Posterior, explain, fit_kinds, rounds_of
+from modmeta.search.cold_start.structures import (
+    WAVY,
+    Kinds,
+    Posterior,
+    as_told,
+    explain,
+    fit_kinds,
+    fit_known,
+    rounds_of,
+)
 
 __all__ = ["NUMBERS", "finish", "gain_by_frames"]
 
@@ -46,7 +55,8 @@ def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> 
             most = min(most, max(FEWEST, PER * (k * f + len(kinds.own)) // (n * t * form.kind.coordinates)))
         data = data.part(slice(max(1, most)))
     else:
-        data = data.part(slice(MOST_PARTS * data.parts()[0].stop)).few(NUMBERS // (4 * f**2), generator)
+        data = data.part(slice(MOST_PARTS * data.parts()[0].stop))
+        data = data if data.slots is not None else data.few(NUMBERS // (4 * f**2), generator)
     tables = tables_of(data, form)
     without = _without(form, tables)
     best = _finished(form, kinds, data, tables, without, steep=False)
@@ -70,8 +80,12 @@ def _finished(
             total.add(grams(table), part)
         sums = total.total
         heat = 1 + HEAT * COOL**step if steep else 1.0
-        kinds = _from_sure(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
-        slots = by_task(explain(sums, kinds, tasks, temperature=heat)[0].slots, data).split(sizes)
+        if data.slots is not None:
+            kinds, beliefs = fit_known(sums, data.slots, WAVY), as_told(sums)
+        else:
+            kinds = _from_sure(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
+            beliefs = explain(sums, kinds, tasks, temperature=heat)[0]
+        slots = by_task(beliefs.slots, data).split(sizes)
         lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
         left = torch.cat(lefts) * weight.sqrt()
         activity = torch.cat([log_activity(table, kinds) for table in tables])

@@ -5,7 +5,7 @@ Letters: B tasks, N entities, T frames, D features.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from modmeta.search.cold_start.choosing import (
     Believed,
     believed,
     chosen,
+    given,
     merged,
     polished,
     reformed,
@@ -27,8 +28,8 @@ from modmeta.search.cold_start.choosing import (
     varied,
 )
 from modmeta.search.cold_start.data import Data, numbered, table_of
-from modmeta.search.cold_start.far import better_halfway, may_be_far, rate_of, refitted, told, way_of
-from modmeta.search.cold_start.features import Basis, Family, coarser, families, fit_basis
+from modmeta.search.cold_start.far import better_halfway, known, may_be_far, rate_of, refitted, told, way_of
+from modmeta.search.cold_start.features import MAPPED, Basis, Family, coarser, families, fit_basis
 from modmeta.search.cold_start.finish import finish
 from modmeta.search.cold_start.grams import centred, own_sums
 from modmeta.search.cold_start.judging import Found, problem_of, structured, tried
@@ -36,7 +37,7 @@ from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothed, 
 from modmeta.search.cold_start.records import Form, Start, Trial
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.saturation import measure_link, saturates
-from modmeta.search.cold_start.structures import MOST_ROWS
+from modmeta.search.cold_start.structures import MOST_ROWS, with_none
 from modmeta.search.cold_start.weak_form import (
     Kind,
     Units,
@@ -81,6 +82,7 @@ def cold_start(
     slopes: bool | None = None,
     shapes: bool | None = None,
     smooth: bool | None = None,
+    steep: Sequence[float] | None = None,
 ) -> Start:
     """Finds laws, weights and structures of unlabelled trajectories.
 
@@ -101,9 +103,12 @@ def cold_start(
             explain more than chance would where nothing acts on anything.
         shapes: false for no function of plain states whose sizes are their own; else one if that explains more.
         smooth: whether paths are smooth between frames; None to measure it.
+        steep: waves of senders where steps are those of maps, see `far.steepness_of_maps`; their laws alone are tried.
     """
     generator, apart = (torch.Generator().manual_seed(seed) for _ in range(2))  # apart: of slopes
     data, ready = _ready(Data(straightened(states, kind), seen, numbered(groups)), kind, frame_step, smooth)
+    if steep is not None:
+        return _mapped(ready, data, states, steep, constants, generator, announce)
     search, judges = _drawn(data, search_tasks, generator)
     ways, vary = _ways_of_own(constants, slopes), _may_vary(data, kind, constants, shapes)
     attempts = _Attempts(ready, search, judges, num_kinds, ways, vary, starts, generator, apart)
@@ -340,6 +345,31 @@ def _slowly(
         start = _by_steps(start, data, states, way, generator)
         announce(f"frames far apart: {way}")
     return start
+
+
+def _mapped(
+    ready: _Ready, data: Data, states: Tensor, steep: Sequence[float], constants: bool | None,
+    generator: torch.Generator, announce: Callable[[str], None],
+) -> Start:  # fmt: skip
+    """Structures told by steps that are those of maps, and the laws that go with them."""
+    assert data.groups is not None
+    announce("maps between frames far apart")
+    related = told(data.states, data.seen, data.groups, data.number, "halfway") > 0
+    few = data.part(data.parts()[0])
+    ends = steps(few.states, ready.kind, ready.units, smooth=ready.smooth, seen=few.seen)
+    basis, found = fit_basis(MAPPED, ready.kind, ends, steep), []
+    for own in (False, True) if constants is None else (constants,):
+        form = ready.form(basis, own, False, None)
+        found.append(given(form, known(data, form, related, generator)))
+        announce(f"{MAPPED.name}{form.own_in_words}, gain {found[-1].trial.gain:.2f}")
+    best = chosen(found)
+    form, trial = best.trial.form, best.trial
+    kinds, temperature, scales = finish(form, best.kinds, known(data, form, related, generator), generator)
+    trials = [trial, *(one.trial for one in found if one is not best)]
+    start = Start(
+        form, trial.laws, trial.mean, with_none(kinds), temperature, nothing(), 2, trials, best.gains, scales, "halfway"
+    )
+    return start._replace(answer=infer(start, states, data.seen, data.groups))
 
 
 def _by_steps(start: Start, data: Data, states: Tensor, way: str, generator: torch.Generator) -> Start:

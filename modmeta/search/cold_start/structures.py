@@ -16,19 +16,24 @@ from modmeta.search.relax import decoded
 
 __all__ = [
     "MOST_ROWS",
+    "WAVY",
     "Kinds",
     "Posterior",
     "all_rows",
+    "as_told",
     "explain",
     "fit_kinds",
+    "fit_known",
     "from_labels",
     "requantised",
     "rounds_of",
     "united",
+    "with_none",
 ]
 
 SWEEPS, SETTLED = 4, 1e-6  # over slots, and the change of probabilities at which they end
-LESS = 0.01  # by which ridge pulls the own part, whose functions are many and much alike
+SLIGHT, LESS = 1e-8, 0.01  # ridge; by which it pulls the own part less, whose functions are many and much alike
+WAVY = 1e-3  # ridge of waves: some combinations may be of states that hardly any sender was in
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
 
 
@@ -78,8 +83,27 @@ def from_labels(slots: Tensor) -> Posterior:
     return Posterior(slots, second, slots.clamp_min(1e-12).log(), slots.new_zeros(e))
 
 
-def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = 1e-8) -> Kinds:
-    """Laws of all kinds and the own part by least squares, beliefs given."""
+def as_told(sums: Grams) -> Posterior:
+    """Beliefs where senders of a receiver are the kinds themselves, as structures are known (`Data.slots`)."""
+    e, k = sums.cross.shape[:2]
+    return from_labels(torch.eye(k, dtype=sums.own.dtype, device=sums.own.device).expand(e, k, k))
+
+
+def fit_known(sums: Grams, slots: Tensor, ridge: float = SLIGHT) -> Kinds:
+    """Laws of kinds, structures known: sums of senders by kind, slots (G, N, S, K)."""
+    share = slots.mean((0, 1, 2)).clamp_min(1e-6)
+    return fit_kinds(sums, as_told(sums), torch.outer(share, share), ridge)
+
+
+def with_none(kinds: Kinds) -> Kinds:
+    """The same with a first kind that sends nothing, as frequent as pairs of the others leave it."""
+    share = torch.cat([1 - kinds.pairs.sum().sqrt().unsqueeze(0), kinds.pairs.diagonal().sqrt()]).clamp_min(1e-6)
+    laws = torch.cat([torch.zeros_like(kinds.laws[:1]), kinds.laws])
+    return kinds._replace(laws=laws, pairs=torch.outer(share, share) / share.sum() ** 2)
+
+
+def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = SLIGHT) -> Kinds:
+    """Laws of all kinds, pulled to zero by ridge, and the own part by least squares, beliefs given."""
     e, s, k = beliefs.slots.shape
     f, g = grams.cross.shape[2], grams.own.shape[-1] - 1
     moments = beliefs.second.view(e, s, k, s, k).permute(2, 4, 0, 1, 3).reshape(k * k, -1)
@@ -89,7 +113,7 @@ def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = 1e
     normal = torch.cat([torch.cat([laws, cross[:, :g]], 1), torch.cat([cross[:, :g].mT, own[:g, :g]], 1)])
     right = torch.cat([cross[:, g], own[:g, g]])
     size = normal.diagonal().clamp_min(0)
-    pull = ridge * torch.cat([size[: k * f], LESS * size[k * f :]])
+    pull = torch.cat([ridge * size[: k * f], SLIGHT * LESS * size[k * f :]])
     found = torch.linalg.solve(normal + torch.diag(pull + 1e-12 * size.max()), right)
     left = own[g, g] - 2 * found @ right + found @ normal @ found
     variance = (left / grams.targets.sum()).clamp_min(own[g, g] / grams.targets.sum() * 1e-14)

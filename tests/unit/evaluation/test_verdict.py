@@ -228,6 +228,15 @@ def test_gains_are_logarithms_of_ratios() -> None:
     assert float(found.mean()) == pytest.approx(math.log(2), rel=0.2), "tasks in which nothing happens count for little"
 
 
+def test_rare_large_changes_of_a_feature_do_not_drown_the_others() -> None:
+    counts, better = torch.ones(5, 3, 40, 2), drawn(5, 3, 40, 2)
+    targets = 10 * drawn(5, 3, 40, 2, seed=1)
+    targets[:, :, 7, 1] = 1e5
+    without = targets.clone()
+    other = better * torch.tensor([2.0, 1.0])
+    assert float(gains(better, other, without, targets, counts).mean()) > math.log(2) / 4
+
+
 GAIN, NONE = Gain(0.1, 0.01, 30), Gain(0.01, 0.01, 30)
 
 

@@ -7,9 +7,11 @@ import torch
 
 from modmeta.model.basis import families
 from modmeta.search import halfway, maps
-from modmeta.search.cold_start import Kind, cold_start
-from modmeta.search.cold_start.data import Data
+from modmeta.search.cold_start import Kind, cold_start, steepness_of_maps
+from modmeta.search.cold_start.data import Data, table_of
 from modmeta.search.cold_start.far import better_halfway
+from modmeta.search.cold_start.features import MAPPED
+from modmeta.search.cold_start.grams import residuals
 from tests.unit.search.test_slow import _graph, _right
 
 TURN = 2.0  # radians a frame
@@ -70,16 +72,41 @@ def test_few_steps_and_states_that_stay_tell_nothing(number: int) -> None:
     assert maps.told(before, before).gain == 0.0
 
 
-def _frames(tasks: int, graph: torch.Tensor) -> torch.Tensor:
-    """The same plane for ten frames, (B, N, 10, 2)."""
+def _frames(tasks: int, graph: torch.Tensor, kicks: float = 0.0) -> torch.Tensor:
+    """The same plane for ten frames, (B, N, 10, 2); where there are kicks across, it shrinks by half."""
     generator = torch.Generator().manual_seed(0)
-    cos, sin = math.cos(TURN), math.sin(TURN)
-    x, y = 3 * torch.randn(2, tasks, len(graph), generator=generator, dtype=torch.float64)
+    kept, size = (0.5, 1.0) if kicks else (1.0, 3.0)
+    cos, sin = kept * math.cos(TURN), kept * math.sin(TURN)
+    x, y = size * torch.randn(2, tasks, len(graph), generator=generator, dtype=torch.float64)
     frames = []
     for _ in range(10):
         frames.append(torch.stack([x, y], -1))
-        x, y = cos * x - sin * y + x.sin() @ graph.mT, sin * x + cos * y
+        kick = kicks * torch.randn(tasks, len(graph), generator=generator, dtype=torch.float64)
+        x, y = cos * x - sin * y + x.sin() @ graph.mT, sin * x + cos * y + kick
     return torch.stack(frames, 2)
+
+
+def test_laws_of_maps_follow_their_structures() -> None:
+    graph, groups, kind = _graph(6, 1), torch.zeros(30, dtype=torch.long), Kind(0, (False,) * 2)
+    states, others = _frames(38, graph, 2.0).split([30, 8])
+    steep = steepness_of_maps(states, kind)
+    assert steep is not None
+    start = cold_start(states, kind, groups=groups, smooth=False, constants=False, steep=steep)
+    assert (start.form.basis.family, start.slow) == (MAPPED, "halfway")
+    assert _right(2.0 * start.answer.structures[0] - 1, graph) == 1.0
+    assert not start.kinds.laws[0].any(), "no relation sends nothing"
+    table = table_of(Data(others, None, groups[:8]), start.form)
+    rows = start.answer.structures[0].repeat(8, 1)
+    left = [residuals(table, start.kinds.laws[some], start.kinds.own)[..., 0].std() for some in (rows, 0 * rows)]
+    assert float(left[0]) < 0.2 * float(left[1]), "new tasks are foretold by the law of relations"
+
+
+def test_strangers_are_no_maps() -> None:
+    states = _frames(30, _graph(6, 1), 2.0)
+    assert steepness_of_maps(states, Kind(0, (False,) * 2)) is not None
+    strangers = torch.stack([states[:, i].roll(i, 0) for i in range(6)], 1)
+    assert steepness_of_maps(strangers, Kind(0, (False,) * 2)) is None
+    assert steepness_of_maps(states, Kind(0, (True, False))) is None, "turns of angles have no slope"
 
 
 @pytest.mark.slow
