@@ -129,7 +129,10 @@ def _told(tell: Tell, scenes: list[tuple[Tensor, Tensor | None]], groups: Tensor
 
 
 def in_groups(find: FindShared, model: RelationalModel, groups: Tensor, judges: Tensor | None = None) -> Tell:
-    """Halves are the first and the last tasks of every group (B,), which share a structure, or those that judge (B,).
+    """Halves are the first and the last tasks of every group (B,), which share a structure.
+
+    Where some tasks judge (B,), the others tell: errors are of those that judge, and halves of the others, as far as
+    these are two or more of every group, are compared.
 
     Raises:
         ValueError: a group has no tasks in one of them.
@@ -138,17 +141,31 @@ def in_groups(find: FindShared, model: RelationalModel, groups: Tensor, judges: 
     if not all(bool(torch.equal(groups[half].unique(), groups.unique())) for half in (later, ~later)):
         raise ValueError("a group of a single task has no halves")
 
+    halves = (~later, later) if judges is None else _halved(groups, ~later)
+
+    def told(tasks: Tensor, states: Tensor, mask: Tensor | None) -> Inferred:
+        return find(states[tasks], None if mask is None else mask[tasks], groups[tasks])
+
     def tell(states: Tensor, mask: Tensor | None) -> Halves:
-        found, error = [], torch.empty_like(model.dynamics.targets(states))
-        for half in (~later, later):
-            found.append(find(states[half], None if mask is None else mask[half], groups[half]))
-            of = groups[~half]
-            structure = Structure(*(part[of] for part in found[-1].structure))
-            mine = found[-1]._replace(structure=structure, probabilities=found[-1].probabilities[of])
-            error[~half] = _errors(model, states[~half], mine, None if mask is None else mask[~half])
+        error, found = torch.zeros_like(model.dynamics.targets(states)), [told(half, states, mask) for half in halves]
+        of_others = [(found[0], later), (found[1], ~later)] if judges is None else [(told(~later, states, mask), later)]
+        for one, rest in of_others:
+            of = groups[rest]
+            structure = Structure(*(part[of] for part in one.structure))
+            mine = one._replace(structure=structure, probabilities=one.probabilities[of])
+            error[rest] = _errors(model, states[rest], mine, None if mask is None else mask[rest])
         return Halves(error, (found[0].structure, found[1].structure))
 
     return tell
+
+
+def _halved(groups: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the last of some tasks (B,) of every group (B,); these and all others where a group has one."""
+    mine, second = groups[tasks], torch.zeros_like(tasks)
+    if not bool((mine.bincount()[mine] > 1).all()):
+        return tasks, ~tasks
+    second[tasks] = places(mine) >= (mine.bincount()[mine] + 1) // 2
+    return tasks & ~second, second
 
 
 def _errors(model: RelationalModel, states: Tensor, told: Inferred, mask: Tensor | None) -> Tensor:

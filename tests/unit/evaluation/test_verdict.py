@@ -171,6 +171,10 @@ def test_some_tasks_judge_what_others_tell() -> None:
     moved[judges] += drawn(*moved[judges].shape)
     torch.testing.assert_close(tell(moved, None).structures[0], tell(states, None).structures[0])
     assert not torch.equal(tell(moved, None).error[judges], first[judges])
+    broken = states.clone()
+    broken[8:16] = strangers(states[8:16])
+    halves = tell(broken, None).structures
+    assert not torch.equal(*(half.edge_modules for half in halves)), "halves are of the tasks that tell"
     with pytest.raises(ValueError, match="no halves"):
         in_groups(together, model, groups, judges & False)
 
