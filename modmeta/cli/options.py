@@ -13,7 +13,10 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     add_group(group)
     group.add_argument("--features", metavar="A,B,...", help="columns to use, coordinates first; default: all others")
     group.add_argument(
-        "--missing", choices=("error", "mask"), default="error", help="refuse missing frames, or leave them out (mask)"
+        "--missing",
+        choices=("unseen", "error", "mask"),
+        default="unseen",
+        help="leave out entities that a frame has no value of (unseen) or all that is missing (mask), or refuse (error)",
     )
     group.add_argument(
         "--mask-below", metavar="COLUMN=VALUE,...", help="leave out states whose confidence in COLUMN is below VALUE"

@@ -8,6 +8,7 @@ from modmeta.errors import DataError
 
 TASK, GROUP = "task", "group"  # default names of columns, which a table may lack
 ALL = "all"  # one group of all tasks
+MISSING = ("unseen", "error", "mask")
 MASKED = "missing=mask (--missing mask; of modmeta train data.reading.missing=mask)"
 
 
@@ -26,7 +27,8 @@ class Reading:
             such a column; None ignores groups.
         mask_below: least value of columns, such as `{"likelihood": 0.6}`; states of rows with less are masked, which
             implies `missing="mask"`.
-        missing: `error` rejects missing frames and values; `mask` masks them.
+        missing: `unseen` masks an entity in frames that have it but no value of it, with a note, and rejects other
+            missing frames and values; `error` rejects all, `mask` masks all.
         resample: time between frames to interpolate to; None to keep the frames.
         frame_step: time units between two frames; None to use the value in the file.
 
@@ -39,7 +41,7 @@ class Reading:
     entity: str = "entity"
     features: tuple[str, ...] | None = None
     relations: str | None = None
-    missing: str = "error"
+    missing: str = "unseen"
     resample: float | None = None
     frame_step: float | None = None
     group: str | None = GROUP
@@ -57,8 +59,8 @@ class Reading:
             object.__setattr__(self, "missing", "mask")
         if self.features is not None:  # configs pass lists
             object.__setattr__(self, "features", tuple(str(name) for name in self.features))
-        if self.missing not in ("error", "mask"):
-            raise DataError(f"missing={self.missing!r} is unknown; choose 'error' or 'mask'")
+        if self.missing not in MISSING:
+            raise DataError(f"missing={self.missing!r} is unknown; choose one of {', '.join(map(repr, MISSING))}")
         for name in ("resample", "frame_step"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last, masked, resampled, with_absent
+from modmeta.data.transforms.gaps import absent_last, masked, resampled, with_absent, without_unseen
 from modmeta.errors import DataError
 from modmeta.io import write_file
 
@@ -158,7 +158,7 @@ def _with_options(data: Trajectories, how: Reading, where: str) -> Trajectories:
             raise DataError(f"{where}: no feature {missing[0]!r} among {list(data.features)}")
         chosen = [data.features.index(name) for name in how.features]
         data = replace(data, states=data.states[..., chosen], features=how.features)
-    data = masked(data) if how.missing == "mask" else with_absent(data)
+    data = {"mask": masked, "unseen": without_unseen, "error": with_absent}[how.missing](data)
     if how.resample is not None:
         data = absent_last(data).validate(where)
         data = resampled(data, np.tile(step * np.arange(data.num_frames), (data.num_tasks, 1)), how.resample, where)

@@ -13,7 +13,7 @@ from modmeta.data.formats.columns import Table
 from modmeta.data.names import ENTITIES, FRAMES, TASKS, first_of
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last, masked
+from modmeta.data.transforms.gaps import absent_last, masked, without_unseen
 from modmeta.errors import DataError
 
 FEATURES = ("feature", "features", "variable", "space", "axis", "axes", "component", "channel", "dimension", "coord")
@@ -99,4 +99,6 @@ def _of_axes(value: Any, how: Reading) -> Trajectories:
         states, None, features, step, task_names=names(task, states.shape[0]),
         entity_names=None if entities is None else np.repeat(entities[None], len(states), axis=0),
     )  # fmt: skip
-    return masked(data) if how.missing == "mask" or np.isnan(states).all(axis=(2, 3)).any() else data
+    if how.missing == "mask" or np.isnan(states).all(axis=(2, 3)).any():
+        return masked(data)
+    return without_unseen(data) if how.missing == "unseen" else data

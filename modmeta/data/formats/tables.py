@@ -8,7 +8,7 @@ execute, such as `'=x`, is removed (`modmeta.text.for_sheet`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from modmeta.data.formats.roles import SPLIT, Source
 from modmeta.data.names import plain_name
 from modmeta.data.reading import GROUP, MASKED, Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import filled, resampled
+from modmeta.data.transforms.gaps import filled, resampled, unseen
 from modmeta.errors import DataError
 
 
@@ -276,12 +276,15 @@ def _trajectories(source: Source, layout: _Layout, states: np.ndarray, seen: np.
         states, None, source.features, how.frame_step or layout.step or 1.0, {}, seen, names, entities,
         group_names=None if layout.groups is None else layout.groups[rows], notes=layout.notes,
     )  # fmt: skip
-    if how.missing == "error":
+    if how.missing != "mask":
         _check_complete(data, where, layout, rows)
-    whole = np.isfinite(states).all(-1)
-    mask = seen & whole
-    if how.missing == "error" and (seen & ~whole).any():
-        task, entity, frame, feature = np.argwhere(seen[..., None] & ~np.isfinite(states))[0].tolist()
+    mask = seen & np.isfinite(states).all(-1)
+    lost = seen & np.isnan(states).all(-1) if how.missing == "unseen" else np.zeros_like(seen)
+    if lost.any():
+        data = replace(data, notes=(*data.notes, unseen(lost.sum() / seen.sum())))
+    wrong = seen & ~mask & ~lost
+    if how.missing != "mask" and wrong.any():
+        task, entity, frame, feature = np.argwhere(wrong[..., None] & ~np.isfinite(states))[0].tolist()
         raise DataError(
             f"{where}: task {data.task_name(task)}, entity {data.entity_name(task, entity)}, frame "
             f"{_moment(layout, rows[task], frame):g}, column {source.features[feature]!r} is "

@@ -21,6 +21,24 @@ def masked(data: Trajectories) -> Trajectories:
     return data if seen.all() else replace(data, states=filled(data.states, seen), mask=seen)
 
 
+def without_unseen(data: Trajectories) -> Trajectories:
+    """Masks entities in frames without any value of them, and notes how many; absent ones are marked as such."""
+    data = with_absent(data)
+    if data.states.ndim != 4:
+        return data  # validation reports the error
+    mask = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
+    seen = mask & ~np.isnan(data.states).all(axis=-1)
+    if (seen == mask).all() or (seen.any(axis=2) != mask.any(axis=2)).any():
+        return data
+    data = replace(data, notes=(*data.notes, unseen(1 - seen.sum() / mask.sum())))
+    return replace(data, states=np.where(seen[..., None], data.states, filled(data.states, seen)), mask=seen)
+
+
+def unseen(share: float) -> str:
+    """A note on the share of states of entities that frames do not show."""
+    return f"{share:.2%} of all states are of entities that a frame does not show; they are left out"
+
+
 def with_absent(data: Trajectories) -> Trajectories:
     """Marks entities whose states are all NaN as absent from the task, by masking all their frames."""
     mask = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask

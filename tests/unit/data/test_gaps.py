@@ -1,9 +1,15 @@
 """Frames that are not seen: which are bridged, and by what."""
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from modmeta.data import formats
+from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import known_steps, masked, steps_seen
+from modmeta.errors import DataError
 from modmeta.keys import BRIDGED, OBSERVED, UNKNOWN
 
 
@@ -35,3 +41,31 @@ def test_frames_of_walks_are_not() -> None:
     known = known_steps(gap_in_turn(walk))
     assert known is not None
     assert set(np.unique(known)) == {UNKNOWN, OBSERVED}
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv"])
+def test_entities_that_a_frame_does_not_show_are_left_out_with_a_note(suffix: str, tmp_path: Path) -> None:
+    """A value that is lost beside others is refused, and everything is where that is asked for."""
+    states, path = np.random.default_rng(0).normal(size=(3, 4, 9, 2)), tmp_path / f"a.{suffix}"
+
+    def written(lost: np.ndarray) -> Path:
+        if suffix == "npz":
+            np.savez(path, states=lost)
+            return path
+        rows = [(task, t, i, *lost[task, i, t]) for task, i, t in np.ndindex(lost.shape[:3])]
+        lines = [",".join("" if np.isnan(value) else f"{value:.17g}" for value in row) for row in rows]
+        path.write_text("\n".join(["task,frame,entity,x,y", *lines]))
+        return path
+
+    lost = states.copy()
+    lost[1, 2, 3] = np.nan
+    (data,) = formats.load(written(lost)).values()
+    assert data.mask is not None
+    assert np.argwhere(~data.mask).tolist() == [[1, 2, 3]]
+    assert [note for note in data.notes if "0.93% of all states" in note]
+    np.testing.assert_allclose(data.states[data.mask], states[data.mask])
+    with pytest.raises(DataError, match="missing=mask"):
+        formats.load(path, how=Reading(missing="error"))
+    lost[0, 0, 0, 1] = np.nan
+    with pytest.raises(DataError, match=r"task 0, entity 0, frame 0.*missing=mask"):
+        formats.load(written(lost))

@@ -89,7 +89,7 @@ def test_an_entity_that_is_nan_throughout_is_not_there(missing: str, tmp_path: P
         file["states"] = states
     if missing == "error":
         with pytest.raises(DataError, match=r"task 2, entity 0, frame 5.*missing=mask"):
-            formats.load(tmp_path / "b.h5")
+            formats.load(tmp_path / "b.h5", how=Reading(missing=missing))
         return
     back = formats.load(tmp_path / "b.h5", how=Reading(missing=missing))["test"]
     assert (known_steps(back) == OBSERVED).sum((1, 2)).tolist() == [44, 44, 42]
