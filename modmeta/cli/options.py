@@ -16,7 +16,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         "--missing",
         choices=("unseen", "error", "mask"),
         default="unseen",
-        help="leave out entities that a frame has no value of (unseen) or all that is missing (mask), or refuse (error)",
+        help="leave out entities that a frame has no value of (unseen) or all that is missing (mask), or refuse",
     )
     group.add_argument(
         "--mask-below", metavar="COLUMN=VALUE,...", help="leave out states whose confidence in COLUMN is below VALUE"
