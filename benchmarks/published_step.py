@@ -144,7 +144,7 @@ def run(device: str = "cpu") -> dict[str, float]:
         ways["bfloat16"] = ways["float32"]
     record, repeats = recorder(torch.device(device)), REPEATS
     if record is not None:
-        repeats += WARM
+        repeats += WARM + 1  # and the one that is compared
         for name in ("float32", "bfloat16"):  # each has a graph of its own
             step = Recorded(lambda _: ours(module, states, current, proposed, threshold), [*module.parameters()],
                             generator, record)  # fmt: skip

@@ -220,7 +220,8 @@ class BounceGrad(Trained, BankedModule):
             frames, bank = self.observed_frames, self._made(self.bank)
             self.groups = Groups(data, self.model, self.search, bank, frames, self.seed, self.device)
         record = recorder(self.device) if self.trainer.world_size == 1 else None
-        self.steps = Recorded(self._take, list(self.parameters()), self._made(self.generator), record)
+        parameters, buffers = list(self.parameters()), list(self.buffers())
+        self.steps = Recorded(self._take, parameters, self._made(self.generator), record, buffers)
 
     def on_fit_end(self) -> None:
         self._made(self.steps).forget()

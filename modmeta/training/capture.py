@@ -4,7 +4,8 @@ A step of small batches is thousands of operations, each of which the processor 
 A graph (Nguyen et al., *Accelerating PyTorch with CUDA Graphs*, 2021) replays what a step did, on the same memory: its
 inputs are copied to where they were, and results and gradients come to where they were. So a step can be recorded if
 neither shapes nor branches depend on values (`machine.waits`); one that waits for the GPU is not. Random numbers are
-drawn anew, since graphs know the generators. Nothing of this happens on a CPU.
+drawn anew, since graphs know the generators. Before a graph counts, it repeats a step of other inputs, which is done
+anew as well: what a graph gets wrong would be silent. Nothing of this happens on a CPU.
 """
 
 import warnings
@@ -17,11 +18,13 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 Out = TypeVar("Out")
 Given = dict[str, Tensor]
 
 WARM = 3  # steps of one kind before it is recorded, in which libraries choose and load what they need
+ALIKE = 0.1  # relative difference up to which a repeated step is the step: sums on a GPU have no fixed order
 
 
 class Recorder(Protocol):
@@ -72,6 +75,7 @@ class Recorded(Generic[Out]):
         parameters: of the work.
         generator: that the work draws from, beside the device's own.
         record: see `recorder`; None for steps that are never recorded.
+        buffers: that the work may change, such as running means of batch normalisation.
     """
 
     def __init__(
@@ -80,11 +84,13 @@ class Recorded(Generic[Out]):
         parameters: Sequence[nn.Parameter],
         generator: torch.Generator,
         record: Recorder | None,
+        buffers: Sequence[Tensor] = (),
     ) -> None:
         self.work, self.parameters, self.generator, self.record = work, parameters, generator, record
+        self.buffers = buffers
         self.graphs: dict[Hashable, _Graph] = {}  # by kind of step, until they are forgotten
         self.steps: Counter[Hashable] = Counter()  # before a kind was recorded
-        self.recorded: set[Hashable] = set()
+        self.recorded: set[Hashable] = set()  # kinds whose graphs do what steps do
         self.refused: dict[Hashable, str] = {}  # kinds that are not recorded, and why
 
     def __call__(self, kind: Hashable, given: Given) -> Out:
@@ -95,8 +101,10 @@ class Recorded(Generic[Out]):
             given: tensors by name.
         """
         kind = (kind, *((name, value.shape, value.dtype) for name, value in given.items()))
-        if kind in self.graphs:
+        if kind in self.recorded and kind in self.graphs:
             return self._repeated(self.graphs[kind], given)
+        if kind in self.graphs:
+            return self._compared(kind, given)
         if self.record is None or kind in self.refused:
             return self.work(given)
         self.steps[kind] += 1
@@ -112,9 +120,7 @@ class Recorded(Generic[Out]):
             self.graphs[kind] = self._graph(self.record, given)
         except RuntimeError as error:
             self._refuse(kind, str(error).splitlines()[0])
-            return self.work(given)
-        self.recorded.add(kind)
-        return self._repeated(self.graphs[kind], given)
+        return self.work(given)
 
     def forget(self) -> None:
         """Frees the memory of graphs, and gradients, which are in it."""
@@ -141,6 +147,33 @@ class Recorded(Generic[Out]):
             parameter.grad = gradient
         out: Out = graph.out
         return out
+
+    def _compared(self, kind: Hashable, given: Given) -> Out:
+        """Does a step, and sees whether the graph of its kind would have done the same."""
+        drawn, kept = _generators(self.generator), [buffer.clone() for buffer in self.buffers]
+        states = [one.get_state() for one in drawn]
+        repeated = self._numbers(self._repeated(self.graphs[kind], given))
+        for one, state in zip(drawn, states, strict=True):
+            one.set_state(state)
+        with torch.no_grad():
+            for buffer, before in zip(self.buffers, kept, strict=True):
+                buffer.copy_(before)
+        for parameter in self.parameters:
+            parameter.grad = None
+        out = self.work(given)
+        if _alike(repeated, self._numbers(out)):
+            self.recorded.add(kind)
+        else:
+            del self.graphs[kind]
+            self._refuse(kind, "repeated, it does not do what it did")
+        return out
+
+    def _numbers(self, out: Out) -> list[Tensor]:
+        """Every result as a vector, and all gradients as one."""
+        gradients = [parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None]
+        results = [value for value in tree_leaves(out) if isinstance(value, Tensor) and value.is_floating_point()]
+        vectors = [value.flatten() for value in results] + ([torch.cat(gradients)] if gradients else [])
+        return [vector.to(torch.float64, copy=True) for vector in vectors]
 
     def _refuse(self, kind: Hashable, why: str) -> None:
         self.refused[kind] = why
@@ -169,9 +202,7 @@ def _waits(device: torch.device) -> Iterator[set[str]]:
 @contextmanager
 def _restored_after_errors(generator: torch.Generator) -> Iterator[None]:
     """After an error in recording, generators draw as before: they would wait for the graph that there is not."""
-    drawn = []
-    if generator.device.type == "cuda":
-        drawn = [generator, torch.cuda.default_generators[generator.device.index or 0]]
+    drawn = _generators(generator) if generator.device.type == "cuda" else []
     before = [one.clone_state() for one in drawn]
     try:
         yield
@@ -179,3 +210,17 @@ def _restored_after_errors(generator: torch.Generator) -> Iterator[None]:
         for one, state in zip(drawn, before, strict=True):
             one.graphsafe_set_state(state)
         raise
+
+
+def _generators(generator: torch.Generator) -> list[torch.Generator]:
+    """A generator and its device's own."""
+    of = torch.cuda.default_generators[generator.device.index or 0] if generator.device.type == "cuda" else None
+    return [generator, of or torch.default_generator]
+
+
+def _alike(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether vectors are as long as others and alike; what is no number in both is alike."""
+    if [len(one) for one in some] != [len(other) for other in others]:
+        return False
+    pairs = [(one.nan_to_num(), other.nan_to_num()) for one, other in zip(some, others, strict=True)]
+    return all(bool((one - other).norm() <= ALIKE * other.norm()) for one, other in pairs)

@@ -1,6 +1,8 @@
 """Steps that are recorded once and repeated (`modmeta/training/capture.py`), on a tape in place of a CUDA graph."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +41,28 @@ def test_repeated_steps_are_steps(kind: str, tmp_path: Path, monkeypatch: pytest
     assert not repeated.steps.graphs
     for one, other in zip(plain.state_dict().values(), repeated.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_what_a_graph_gets_wrong_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Here it forgets its inputs: the first ones come again and again."""
+    weight = torch.nn.Parameter(torch.ones(4))
+
+    def work(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        (weight * given["x"]).sum().backward()
+        return given["x"] * 2
+
+    def forgetful(todo: Callable[[], Any], generators: Any) -> tuple[Any, Callable[[], None]]:
+        out = todo()
+        return out, lambda: None
+
+    steps = {record: Recorded(work, [weight], torch.Generator(), record) for record in (forgetful, taped)}
+    for record, step in steps.items():
+        for number in range(3 * WARM):
+            weight.grad, x = None, torch.arange(4.0) + number
+            assert torch.equal(step(None, {"x": x}), 2 * x)
+            assert torch.equal(weight.grad, x)
+        assert bool(step.graphs) == bool(step.recorded) == (record is taped)
+    assert capsys.readouterr().out.count("repeated, it does not do what it did") == 1
 
 
 def test_a_step_that_cannot_be_recorded_is_done_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
