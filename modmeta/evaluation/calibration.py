@@ -17,7 +17,7 @@ from modmeta.evaluation.verdict import CHANCE
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import normalised
-from modmeta.search.cold_start.certainty import together
+from modmeta.search.cold_start.certainty import kappa, together
 from modmeta.search.infer import infer
 from modmeta.search.search import Search
 
@@ -29,7 +29,6 @@ TASKS, LEAST, EDGES = 100, 20, 5_000  # at most; and at least, if they have so m
 STEP = float(TEMPERATURES[2] / TEMPERATURES[0])  # between temperatures that foretell
 BETTER = 1e-5  # nats a number by which the next one must
 FAR = 8  # times the observed frames, up to where temperatures are extrapolated
-LASTING = 2.0  # frames from which errors of a rival are not white
 AHEAD = 20  # steps of forecasts whose bands are fitted
 
 
@@ -135,7 +134,8 @@ def calibrate(
     fitted = Calibration(windows, tuple(found))
     if truth is None:
         fitted = _no_surer(fitted, model, search, states, module_to_relation, generator)
-        fitted = _by_rival(fitted, model, search, max(states, key=len), generator)
+        size = max(states, key=len).shape[1:]
+        fitted = _by_rival(fitted, model, search, torch.cat([of for of in states if of.shape[1:] == size]), generator)
 
     def weighed(seen: Tensor) -> Tensor:
         return tempered(model, search, seen, generator).chances(fitted.at(seen.shape[2]))
@@ -216,9 +216,9 @@ def _by_rival(
 
     Laws of another form, fitted to the same states (B, N, T, D), count by the probability that they foretell held-out
     frames better than the model. Of how sure they may be their own two halves tell, as ends do of the model, and for
-    how long their errors last. All frames, not only those of a window, tell them who acts on whom. Temperatures fall
-    only where they are better by more than chance: below 1, if the model's laws are too weak. Laws that are as good and
-    leave white errors say nothing: the model's likelihood is right, too.
+    how long their errors last. All frames, not only those of a window, tell them who acts on whom. Temperatures may
+    fall below 1, if the model's laws are too weak. Laws that may be better by chance alone count only if halves agree
+    on who acts on whom as well as the model's: laws as good at forecasts may yet not tell who.
     """
     b, n, t, _ = states.shape
     k = model.dynamics.num_edge_modules
@@ -235,17 +235,15 @@ def _by_rival(
     ]
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
-    doubtful = share < 1 - CHANCE
-    if not share >= CHANCE or (doubtful and other.lasting < LASTING):  # nor where errors overflow
+    first, last = (end.chances(fitted.at(middle)).argmax(-1) for end in ends)
+    doubtful = share <= 1 - CHANCE and other.agreement < kappa(first, last, k)
+    if doubtful or not share >= CHANCE:  # nor where errors overflow
         return fitted
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
 
     def told(part: Tempered, window: int) -> float:
         return _least(likeness(part.chances, fitted.at(window), beliefs, share), WIDE)
 
-    if doubtful:
-        more = max(1.0, told(whole, t) / fitted.at(t))
-        return fitted._replace(temperatures=tuple(more * of for of in fitted.temperatures))
     windows = sorted({*(window for window in fitted.frames if window < t), t})
     seen = [tempered(model, search, states[:, :, :window], generator) for window in windows[:-1]]
     return _extrapolated(windows, [told(*pair) for pair in zip((*seen, whole), windows, strict=True)])

@@ -28,6 +28,7 @@ from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from
 FITTED = 30  # tasks from which laws are fitted
 STARTS = 2  # random ones
 ROUNDS, MORE = 10, 40  # of every start, and of the best one
+REDRAWN, AGAIN = 12, 5  # laws of tasks drawn with replacement, and rounds of each
 MOST_NUMBERS = 100_000  # of Gram matrices of a task, beyond which no rival is fitted
 
 Chances = Callable[[float], Tensor]  # of a temperature to probabilities of edge modules, (B, N, S, K)
@@ -41,7 +42,7 @@ class Rival(NamedTuple):
         agreement: of the structures that either half of the frames tells (kappa).
         lasting: frames for which an error lasts: (1 + r) / (1 - r) for correlation r of neighbouring ones, at least 1.
         halves: function of a temperature to beliefs (E, S, R) of either half of the frames.
-        beliefs: the same of all frames.
+        beliefs: the same of all frames, a mean over laws of other tasks: laws of few tasks are not known for sure.
     """
 
     gains: Tensor
@@ -127,8 +128,31 @@ def _rival(
     each = _gains(model, halves, theirs, errors)
     rest = [residuals(part, end @ kinds.laws, kinds.own) for part, end in zip(columns, ends, strict=True)]
     return Rival(
-        each, alike, _lasting(rest), lambda at: (told(parts[0], at), told(parts[1], at)), lambda at: told(whole, at)
-    )
+        each, alike, _lasting(rest), lambda at: (told(parts[0], at), told(parts[1], at)),
+        lambda at: _unsure(whole, kinds, b, at, generator),
+    )  # fmt: skip
+
+
+def _unsure(sums: Grams, kinds: Kinds, tasks: int, temperature: float, generator: torch.Generator) -> Tensor:
+    """Beliefs (E, S, R) under laws fitted to tasks drawn with replacement, of every task by those that lack it."""
+    n, few = len(sums.targets) // tasks, min(tasks, FITTED)
+    beliefs = explain(sums, kinds, tasks, temperature=temperature)[0].slots
+    weight = torch.full_like(sums.targets[:, None, None], 1e-6)  # of tasks that all have drawn
+    beliefs = weight * beliefs
+    for _ in range(REDRAWN):
+        drawn = torch.randint(few, (few,), generator=generator, device=generator.device)
+        of = (drawn.unsqueeze(1) * n + torch.arange(n, device=drawn.device)).flatten()
+        some = _some(sums, of)
+        posterior, pairs = explain(some, kinds, few)
+        laws = rounds_of(some, kinds._replace(pairs=pairs), posterior, few, AGAIN)
+        lacks = torch.ones_like(weight).index_fill_(0, of, 0)
+        beliefs = beliefs + lacks * explain(sums, laws, tasks, temperature=temperature)[0].slots
+        weight = weight + lacks
+    return beliefs / weight
+
+
+def _some(sums: Grams, receivers: Tensor) -> Grams:
+    return Grams(sums.pairs[:, receivers], *(part[receivers] for part in sums[1:]))
 
 
 def _lasting(errors: Sequence[Tensor]) -> float:
@@ -169,7 +193,7 @@ def _fitted(sums: Grams, found: Tensor, generator: torch.Generator) -> Kinds:
     """The laws of kinds that explain some of the tasks best, of several starts."""
     b, n, s, k = found.shape
     few = min(b, FITTED)
-    sums = Grams(sums.pairs[:, : few * n], *(part[: few * n] for part in sums[1:]))
+    sums = _some(sums, torch.arange(few * n, device=found.device))
     given = found[:few].double().flatten(0, 1)
     drawn = torch.randn(STARTS, few * n, s, k, generator=generator, device=generator.device).to(given)
     share = given.mean((0, 1)).clamp_min(1e-3)
