@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from modmeta.evaluation.exchange import Exchanged, temperatures
 from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
-from modmeta.evaluation.nulls import FEWEST, SHORTEST
+from modmeta.evaluation.nulls import FEWEST, SHORTEST, mean_gain
 from modmeta.evaluation.posterior import enumerable, exact_of, scorer, table
 from modmeta.evaluation.rival import affordable, likeness, strongest
 from modmeta.evaluation.verdict import CHANCE
@@ -39,11 +39,13 @@ class Calibration(NamedTuple):
         frames: numbers of observed frames, increasing.
         temperatures: one for each.
         bands: widths of 90% bands of forecasts in standard deviations, at steps 1, 2, ..., for each feature.
+        outdone: nats a number by which a rival foretells held-out frames better, beyond chance; 0 if it does not.
     """
 
     frames: tuple[int, ...] = (2,)
     temperatures: tuple[float, ...] = (1.0,)
     bands: Bands = ((NORMAL,),)
+    outdone: float = 0.0
 
     def at(self, frames: int) -> float:
         """Temperature for a window of `frames` frames."""
@@ -52,13 +54,14 @@ class Calibration(NamedTuple):
     def state_dict(self) -> dict[str, Any]:
         """State in plain types."""
         bands = [list(row) for row in self.bands]
-        return {"frames": list(self.frames), "temperatures": list(self.temperatures), "bands": bands}
+        lists = {"frames": list(self.frames), "temperatures": list(self.temperatures), "bands": bands}
+        return lists | {"outdone": self.outdone}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Calibration":
-        """Restores from `state_dict`; older states lack bands."""
+        """Restores from `state_dict`; older states lack bands, or whether a rival is better."""
         bands = tuple(tuple(row) for row in state.get("bands", [[NORMAL]]))
-        return cls(tuple(state["frames"]), tuple(state["temperatures"]), bands)
+        return cls(tuple(state["frames"]), tuple(state["temperatures"]), bands, float(state.get("outdone", 0.0)))
 
 
 class Tempered(NamedTuple):
@@ -246,7 +249,8 @@ def _by_rival(
 
     windows = sorted({*(window for window in fitted.frames if window < t), t})
     seen = [tempered(model, search, states[:, :, :window], generator) for window in windows[:-1]]
-    return _extrapolated(windows, [told(*pair) for pair in zip((*seen, whole), windows, strict=True)])
+    found = _extrapolated(windows, [told(*pair) for pair in zip((*seen, whole), windows, strict=True)])
+    return found._replace(outdone=mean_gain(other.gains).mean if share > 1 - CHANCE else 0.0)
 
 
 @torch.no_grad()

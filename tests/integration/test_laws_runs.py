@@ -1,6 +1,7 @@
 """A file of unknown laws: `modmeta train FILE` finds them, and the run resumes, infers and forecasts."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,39 @@ def test_hidden_entities_are_refused(
 ) -> None:
     assert main(["unseen", str(whole), str(file), "-o", str(tmp_path / "out"), "--hide", "0"]) == 2
     assert "model=laws" in capsys.readouterr().err
+
+
+def spreading(tasks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """States (B, N, T, 1) of entities that approach those that act on them, and who does (B, N, N)."""
+    generator = np.random.default_rng(seed)
+    relations = generator.integers(0, 2, (tasks, 5, 5)) * (1 - np.eye(5, dtype=int))
+    states = [generator.normal(size=(tasks, 5))]
+    for _ in range(29):
+        apart = states[-1][:, None] - states[-1][:, :, None]
+        states.append(states[-1] + 0.05 * (relations * apart).sum(2) + 0.01 * generator.normal(size=(tasks, 5)))
+    return np.stack(states, 2)[..., None], relations
+
+
+@pytest.mark.slow
+def test_modules_that_laws_outdo_are_advised_to_begin_with_laws(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And the advice, followed, finds more."""
+    path, rest = tmp_path / "states.npz", [word for word in SHORT if not word.startswith("model.")]
+    np.savez(path, states=spreading(40, 0)[0])
+    states, relations = spreading(20, 1)
+
+    def run(name: str, *words: str) -> tuple[str, float]:
+        with undrawn():
+            assert main(["train", str(path), "-o", str(tmp_path / name), *words, *rest]) in (0, None)
+        said = next((line for line in capfd.readouterr().err.splitlines() if "in closed form" in line), "")
+        found = from_matrix(torch.as_tensor(modmeta.load(tmp_path / name).infer(states).modules).argmax(-1))
+        right = float((found == from_matrix(torch.as_tensor(relations))).double().mean())
+        return said, max(right, 1 - right)
+
+    said, before = run("modules", "model=default", "model.num_edge_modules=2")
+    command = shlex.split(said.partition("settings of data: ")[2])
+    assert command[:3] == ["modmeta", "train", str(path)]
+    said, after = run("laws", *command[3:])
+    assert not said
+    assert after > max(0.9, before + 0.1)

@@ -1,5 +1,7 @@
 """Calibration of edge probabilities and the verdict at the end of training, stored in the checkpoint."""
 
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +14,27 @@ from torch import Tensor
 from modmeta.data.loading.batches import TaskDataset, by_size
 from modmeta.evaluation.calibration import calibrate, enough
 from modmeta.keys import RELATIONS, STATES
+from modmeta.model.dynamics.laws import LawDynamics
 from modmeta.model.sight import counted
 from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.checkpoints.loading import read_checkpoint
 from modmeta.training.checkpoints.plugin import DurableCheckpoints
 from modmeta.training.judge import judge
+
+OUTDONE = (
+    "warning: laws fitted in closed form foretell held-out frames better than the modules, by {:.2g} nats a number. "
+    "A run of laws may find more, with your settings of data: {}"
+)
+
+
+def advice(module: BounceGrad, better: float) -> str | None:
+    """A warning where a rival is better than modules that are no laws, by so many nats a number; else None."""
+    dynamics, path = module.model.dynamics, module.run_config["data"].get("path")
+    if not better > 0 or isinstance(dynamics, LawDynamics):
+        return None
+    words = [] if path is None else [str(path)]
+    number = f"model.num_edge_modules={dynamics.num_edge_modules}"
+    return OUTDONE.format(better, shlex.join(["modmeta", "train", *words, "experiment=laws", number]))
 
 
 class Calibrate(pl.Callback):
@@ -45,6 +63,8 @@ class Calibrate(pl.Callback):
             "judged": judged.state_dict(),
             **_calibration(module, splits),
         }
+        if said := advice(module, added.get("calibration", {}).get("outdone", 0.0)):
+            print(said, file=sys.stderr)
         module.train(training)
         module.verdict = judged.verdict
         content = read_checkpoint(self.file)

@@ -363,6 +363,8 @@ def check_description(data: Any, calibration: Any, reciprocity: Any, where: str)
     rows = bands if isinstance(bands, list) and 0 < len(bands) < NODES else [None]
     if not all(isinstance(row, list) and len(row) > 0 and _numbers(row, len(row)) and min(row) >= 0 for row in rows):
         raise refuse("calibration.bands", bands)
+    if not _numbers([calibration.get("outdone", 0.0)], 1):
+        raise refuse("calibration.outdone", calibration["outdone"])
 
 
 def check_judged(judged: Any, where: str) -> None:

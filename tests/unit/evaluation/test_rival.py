@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from modmeta.evaluation.calibration import calibrate, tempered
-from modmeta.evaluation.rival import likeness, strongest
+from modmeta.evaluation import rival as rivals
+from modmeta.evaluation.calibration import Calibration, calibrate, tempered
+from modmeta.evaluation.rival import Rival, likeness, strongest
 from modmeta.model.model import RelationalModel
 from tests.unit.evaluation.test_exchange import made
 from tests.unit.evaluation.test_verdict import SEARCH, Pull, drawn, right
@@ -26,43 +27,61 @@ class Half(Pull):
         return super().messages(states) / 2
 
 
-def told(model: RelationalModel) -> tuple[float, float, float]:
-    """Claimed, right, and temperature of all frames, of the structures that a model tells without labels."""
+def told(model: RelationalModel) -> tuple[float, float, Calibration]:
+    """Claimed, right, and calibration, of the structures that a model tells without labels."""
     states, relations = made(0.0)
     found = calibrate(model, SEARCH, [(states, None)], torch.arange(2))
     with torch.no_grad():
         chances = tempered(model, SEARCH, states, torch.Generator().manual_seed(0)).chances(found.at(states.shape[2]))
     share = float((chances.argmax(-1) == relations).double().mean())
-    return float(chances.amax(-1).mean()), max(share, 1 - share), found.at(states.shape[2])
+    return float(chances.amax(-1).mean()), max(share, 1 - share), found
 
 
 def test_modules_that_tell_no_relations_claim_little() -> None:
-    claimed, accuracy, _ = told(right(Pushes))
+    claimed, accuracy, found = told(right(Pushes))
     assert accuracy < 0.7
     assert claimed < accuracy + 0.05
+    assert found.outdone > 0
+    assert Calibration.from_state(found.state_dict()) == found
+    assert told(right(Pull))[2].outdone == 0
 
 
 def test_laws_that_are_too_weak_are_surer_than_their_likelihood() -> None:
-    claimed, accuracy, temperature = told(right(Half))
+    claimed, accuracy, found = told(right(Half))
     assert accuracy > 0.7
-    assert temperature < 1
+    assert found.temperatures[-2] < 1  # of all frames
     assert claimed == pytest.approx(accuracy, abs=0.06)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("kind", "better"), [(Pull, False), (Pushes, True)])
-def test_a_rival_is_better_than_wrong_laws_only(kind: type[Pull], better: bool) -> None:
-    states, _ = made(0.0)
-    model, generator = right(kind), torch.Generator().manual_seed(0)
-    halves = states[:, :, :20], states[:, :, 19:]
+def rival_of(model: RelationalModel, states: Tensor) -> Rival:
+    generator, middle = torch.Generator().manual_seed(0), states.shape[2] // 2
+    halves = states[:, :, :middle], states[:, :, middle - 1 :]
     whole, *ends = (tempered(model, SEARCH, part, generator) for part in (states, *halves))
     errors = [
         model.errors(of.states, of.structure, chances=other.chances(1.0))
         for of, other in zip(ends, ends[::-1], strict=True)
     ]
-    rival = strongest(model, halves, errors, whole.chances(1.0), generator)
+    return strongest(model, halves, errors, whole.chances(1.0), generator)
+
+
+@pytest.mark.parametrize(("kind", "better"), [(Pull, False), (Pushes, True)])
+def test_a_rival_is_better_than_wrong_laws_only(kind: type[Pull], better: bool) -> None:
+    rival = rival_of(right(kind), made(0.0)[0])
     assert (rival.better > 0.99) == better
     assert rival.lasting < 1.5
+
+
+def test_laws_of_few_tasks_are_less_sure_than_if_they_were_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, relations = (part[:6] for part in made(0.0))
+    sure = {}
+    for redrawn in (0, rivals.REDRAWN):
+        monkeypatch.setattr(rivals, "REDRAWN", redrawn)
+        beliefs = rival_of(right(), states[:, :, :20]).beliefs(1.0)
+        assert beliefs.shape[-1] == 2
+        share = float((beliefs.argmax(-1).view(relations.shape) == relations).double().mean())
+        sure[redrawn] = float(beliefs.amax(-1).mean()) - max(share, 1 - share)
+    assert 0 < sure[12] < sure[0] - 0.03  # nearer to how often they are right
 
 
 def test_likeness_asks_for_as_many_right_as_claimed() -> None:
