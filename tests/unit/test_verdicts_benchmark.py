@@ -4,9 +4,11 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.verdicts import COSTS, PAGE, REFUSED, RESULTS, measure, page, picture
+from benchmarks.verdicts import COSTS, PAGE, REFUSED, RESULTS, measure, page, picture, scores
 from modmeta.evaluation.verdict import FOUND, NOTHING, UNRESOLVED
+from modmeta.graph.relations import to_matrix
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +24,19 @@ def test_nulls_are_not_found(rows: list[dict[str, Any]]) -> None:
     null = [row["trained"]["name"] for row in rows if not row["real"]]
     assert len(null) >= 40
     assert sum(name in (FOUND, UNRESOLVED) for name in null) <= 2
+
+
+@pytest.mark.parametrize("tasks", [1, 7])
+def test_types_are_named_by_the_labels_of_other_tasks(tasks: int) -> None:
+    """Modules that swap two types between the halves are right in neither; those that swap them everywhere, in all."""
+    relations = torch.randint(2, (tasks, 4, 3), generator=torch.Generator().manual_seed(0))
+    half = torch.arange(tasks).view(-1, 1, 1) < (tasks + 1) // 2
+    for named, right in ((1 - relations, 1.0), (torch.where(half, relations, 1 - relations), float(tasks == 1))):
+        chances = torch.nn.functional.one_hot(named, 2) * 0.8 + 0.1
+        modules = torch.nn.functional.one_hot(to_matrix(named), 2)
+        told = scores(chances, modules, relations)
+        assert told["right"] == right
+        assert told["calibration_error"] == pytest.approx(abs(right - 0.9))
 
 
 def test_nulls_take_few_of_the_seconds() -> None:
