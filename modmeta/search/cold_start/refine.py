@@ -123,8 +123,8 @@ def _solve(grams: Grams, laws: Laws, ridge: float, mean: Tensor | None = None) -
     e, s = grams.cross.shape[:2]
     sent = grams.through(a.view(p * r, f)).view(p, r, e, s, s, f)
     both = torch.einsum("prestf,pqf->pesqtr", sent, a).reshape(p, e, s * r, s * r)
-    rest = (grams.cross.transpose(-1, -2).reshape(-1, f) @ a.view(p * r, f).mT).view(e, s, -1, p, r)
-    cross = rest.permute(3, 0, 1, 4, 2).reshape(p, e, s * r, -1)
+    rest = (a.view(p * r, f) @ grams.cross).view(e, s, p, r, -1)
+    cross = rest.permute(2, 0, 1, 3, 4).reshape(p, e, s * r, -1)
     own = torch.cat([-laws.own, torch.ones_like(laws.own[:, :1])], -1)
     right = (cross @ own.view(p, 1, -1, 1)).squeeze(-1)
     penalty = ridge * both.diagonal(dim1=-2, dim2=-1).mean((-2, -1)) + 1e-30
@@ -151,15 +151,15 @@ def _step(grams: Grams, laws: Laws, solved: _Solved) -> Laws:
     e, s = grams.cross.shape[:2]
     w, cross = solved.weights, solved.cross
     own = torch.cat([-laws.own, torch.ones_like(laws.own[:, :1])], -1)
-    # residual with features of pairs and with own features
-    unexplained = torch.einsum("esfx,px->pesf", grams.cross, own)
-    unexplained = unexplained - torch.einsum("prestf,petr->pesf", solved.sent, w)
-    slope = torch.einsum("pesr,pesf->prf", w, unexplained).reshape(p, r * f)
-    slope_own = own @ grams.own.sum(0)[:, :g] - torch.einsum("pek,pekg->pg", w.flatten(2), cross[..., :g])
     # Gauss-Newton matrix of coefficients and own part, messages projected out
     products = torch.einsum("pesr,petq->prqest", w, w).reshape(p * r * r, -1)
     second = grams.within(products).view(p, r, r, f, f).transpose(2, 3).reshape(p, r * f, r * f)
-    mixed = (w.permute(0, 3, 1, 2).reshape(p * r, e * s) @ grams.cross[..., :g].reshape(e * s, f * g)).view(p, r * f, g)
+    mixed = w.permute(0, 3, 1, 2).reshape(p * r, e * s) @ grams.cross.reshape(e * s, -1)  # a slice is copied
+    mixed = mixed.view(p, r * f, g + 1)
+    # residual with features of pairs and with own features
+    slope = (mixed @ own.unsqueeze(-1) - second @ laws.coefficients.view(p, r * f, 1)).squeeze(-1)
+    mixed = mixed[..., :g]
+    slope_own = own @ grams.own.sum(0)[:, :g] - torch.einsum("pek,pekg->pg", w.flatten(2), cross[..., :g])
     inner = torch.einsum("pesr,pqestf->petqrf", w, solved.sent).reshape(p, e, s * r, r, h, v)
     by_left = torch.einsum("pekrhv,prv->pekrh", inner, laws.right).flatten(3)
     by_right = torch.einsum("pekrhv,prh->pekrv", inner, laws.left).flatten(3)
