@@ -178,6 +178,14 @@ def _central(force: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Ten
     return rate
 
 
+def _masses(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Stars in a soft trap, each of a mass of its own, of which some pairs attract each other."""
+    x, v = s[..., :3], s[..., 3:]
+    line, distance = _lines(x)
+    pull = z * torch.exp(0.5 * own).unsqueeze(1) * 0.8 / (distance.square() + 0.2) ** 1.5
+    return torch.cat([v, (pull.unsqueeze(-1) * line).sum(2) - 0.2 * x], -1)
+
+
 def _lennard_jones(r: Tensor) -> Tensor:
     r = r.clamp_min(0.5)
     return -1.2 * (2 * r**-13 - r**-7)
@@ -213,6 +221,12 @@ def _contagion(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
     """Susceptible, infected: the share of a town that is ill."""
     ill = s[..., 0]
     return ((1 - ill) * (0.3 * ill + 0.4 * (z * ill.unsqueeze(1)).sum(2)) - 0.6 * ill).unsqueeze(-1)
+
+
+def _susceptible(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
+    """Susceptible, infected, susceptible: every town catches the disease at a rate of its own."""
+    ill = s[..., 0]
+    return ((1 - ill) * torch.exp(0.4 * own) * 0.6 * (z * ill.unsqueeze(1)).sum(2) - 0.5 * ill).unsqueeze(-1)
 
 
 def _brusselators(s: Tensor, z: Tensor, own: Tensor) -> Tensor:
@@ -286,5 +300,7 @@ WORLDS: dict[str, World] = {
     "dampings": World(2, 0, PAIR, 0.15, False, _normal(2), _dampings),
     "pulses": World(2, 0, PAIR, 0.15, False, _on_circle, _pulses),
     "clocks": World(2, 0, THREE, 0.3, False, _positive(0.5, 1.5, 3), _clocks),
+    "masses": World(2, 3, (False,) * 6, 0.1, True, _apart(3, True), _masses),
+    "susceptible": World(2, 0, PLAIN, 0.2, False, _positive(0.05, 0.45), _susceptible),
     "traffic": World(2, 1, PAIR, 0.1, False, _normal(2, 1.0), _traffic),
 }

@@ -177,11 +177,11 @@ def _check(model: DictConfig, num_features: int) -> None:
 def _given(model: DictConfig) -> dict[str, Any]:
     """Choices of the configuration, for the cold start."""
     family = model.get("family")
-    choices: dict[str, Any] = (
-        {"constants": False, "slopes": False, "shapes": False} if "family" in model else {}
-    )  # models hold no others
+    choices: dict[str, Any] = {"strengths": False}  # of which modules have one each
+    if "family" in model:
+        choices |= {"constants": False, "slopes": False, "shapes": False}  # models hold no others
     if _of_laws(model):
-        choices = {name: model.get(name) for name in ("constants", "slopes", "shapes", "smooth")}
+        choices |= {name: model.get(name) for name in ("constants", "slopes", "shapes", "smooth")}
         if choices["shapes"]:  # which have constants, too
             choices["constants"] = True
     return choices | {"family": family_named(family) if family else None}

@@ -52,12 +52,12 @@ def _infer(start: Start, data: Data) -> Answer:
     structures = posterior.slots.argmax(-1)
     constants = torch.zeros_like(table.target[:, 0])
     if form.constants:
-        chosen = torch.nn.functional.one_hot(structures, len(kinds.laws)).to(shared)
         weight = table.weight * u
-        left = residuals(table, _padded(chosen, shared), reduced.own) * weight
+        left = residuals(table, _padded(posterior.likeliest, shared), reduced.own) * weight
         constants = left.sum(1) / weight.sum(1).clamp_min(1e-12)
     by_entity = (
-        weights, posterior.slots, structures, posterior.slots.amax(-1), constants, u, kinds.laws[structures],
+        weights, posterior.slots, structures, posterior.slots.amax(-1), constants, u,
+        posterior.likeliest @ kinds.laws,
     )  # fmt: skip
     return Answer(*(part.view(b, n, *part.shape[1:]) for part in by_entity))
 
@@ -123,7 +123,7 @@ def _explained(start: Start, data: Data) -> tuple[Columns, Tensor, Grams, Poster
         sums = grams(weighed(table, form, u))
         posterior, _ = explain(sums, reduced, len(data.states), temperature=start.temperature)
         if step < 3:
-            left = residuals(weighed(table, form, u), _padded(posterior.slots, shared), reduced.own)
+            left = residuals(weighed(table, form, u), _padded(posterior.sent, shared), reduced.own)
             u = importance(start.scales, left * table.weight.sqrt(), activity)
     return table, u, sums, posterior
 

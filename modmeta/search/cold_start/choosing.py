@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.search.cold_start.cluster import cluster
 from modmeta.search.cold_start.data import Data, Sum, split_sums_of, steps_of, sums_of
 from modmeta.search.cold_start.features import Basis, Family, columns, finer, fit_basis
 from modmeta.search.cold_start.grams import centred, grams
 from modmeta.search.cold_start.judging import Found, explained, judged, problem_of, scored
 from modmeta.search.cold_start.records import Form
-from modmeta.search.cold_start.refine import Laws, laws_of, refine
+from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_weights
 from modmeta.search.cold_start.saturation import link_columns
 from modmeta.search.cold_start.shapes import shapes_of
 from modmeta.search.cold_start.structures import (
@@ -25,6 +26,7 @@ from modmeta.search.cold_start.structures import (
     explain,
     fit_kinds,
     fit_known,
+    from_weights,
     rounds_of,
     united,
 )
@@ -33,6 +35,7 @@ ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the e
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
 RESHAPES = 8  # of functions of entities' own, structures told anew under each
+MUCH, ROUNDS = 0.5, 3  # nats a number that unequal strengths explain more; structures are told anew so often
 
 
 class Believed(NamedTuple):
@@ -97,6 +100,46 @@ def varied(best: Found, search: Data, judges: Data) -> Found:
             break
         best = moved
     return best
+
+
+def unequal(best: Found, equal: Found, search: Data, judges: Data, generator: torch.Generator) -> Found:
+    """Structures found where strengths of edges of a kind differ, as of entities of unlike mass; else `equal`.
+
+    Strengths of their own explain some more of any law that is not quite right, and may stand in for another. They are
+    believed where they explain much more, and either half of the frames tells structures at least as alike.
+
+    Args:
+        best: whose law and weights these begin with.
+        equal: the best of those whose strengths do not differ.
+        search: tasks on which laws are searched.
+        judges: tasks that judge them.
+        generator: of clusters.
+    """
+    moved = _from_clusters(best, search, judges, generator)
+    if not _much_more(moved, best):
+        return equal
+    for _ in range(ROUNDS):
+        again = reformed(moved, moved.trial.form, search, judges)
+        if again.score >= moved.score - ALIKE:
+            break
+        moved = again
+    return moved if _much_more(moved, equal) and moved.alike >= equal.alike else equal
+
+
+def _much_more(moved: Found, other: Found) -> bool:
+    return float((moved.gains - other.gains).mean()) > MUCH
+
+
+def _from_clusters(best: Found, search: Data, judges: Data, generator: torch.Generator) -> Found:
+    """Kinds of unequal strengths from clusters, each of its own width, of weights on the best laws."""
+    trial = best.trial._replace(form=best.trial.form._replace(strengths=True))
+    problem = problem_of(trial.form, search, judges)
+    weights = solve_weights(problem.sums, trial.laws, trial.form.ridge, trial.mean)[0][0]
+    mixture = cluster(weights.flatten(0, 1), best.number, generator)
+    slots = mixture.probability.view(*weights.shape[:2], best.number)
+    beliefs = from_weights(slots, weights)
+    kinds = fit_kinds(problem.sums, beliefs, torch.outer(mixture.share, mixture.share))
+    return explained(problem, trial, rounds_of(problem.sums, kinds, beliefs, problem.tasks))
 
 
 def simpler(one: Found, other: Found) -> Found:
@@ -172,9 +215,8 @@ def _shaped(best: Found, search: Data) -> Form | None:
     """A form with functions of entities' own that residuals ask for, structures kept; None if they ask for none."""
     form, kinds = best.trial.form, best.kinds
     beliefs = explain(sums_of(search, form), kinds, search.number)[0]
-    chosen = torch.nn.functional.one_hot(beliefs.slots.argmax(-1), len(kinds.laws)).to(kinds.laws)
     plain = form._replace(constants=True, shapes=None)
-    shapes = shapes_of(sums_of(search, plain), chosen @ kinds.laws, kinds.own, len(form.kind.changing))
+    shapes = shapes_of(sums_of(search, plain), beliefs.likeliest @ kinds.laws, kinds.own, len(form.kind.changing))
     return None if shapes is None else plain._replace(shapes=shapes)
 
 

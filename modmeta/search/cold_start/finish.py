@@ -30,6 +30,7 @@ STEEP_ROUNDS, HEAT, COOL = 20, 300.0, 0.6  # of the annealing that finishes stee
 SMALL = 1e-3  # of a typical change, not worth explaining
 NUMBERS = 100_000_000  # in Gram matrices of what laws are finished on, at most
 FEWEST, PER = 50, 500  # tasks, and numbers to explain for every coefficient, that finish steep laws as well as more
+ROWS = 4  # numbers for every row, module and pair of senders, where strengths differ, at most
 MOST_PARTS = 20  # of groups, from which laws are finished
 
 
@@ -50,7 +51,8 @@ def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> 
     """
     (n, t), (k, f), steep = data.states.shape[1:3], kinds.laws.shape, form.basis.family.right == "steep"
     if data.groups is None:
-        most = NUMBERS // (n * numbers_of(n, form.kind, form.basis))
+        each = numbers_of(n, form.kind, form.basis)
+        most = NUMBERS // (n * (max(each, ROWS * k**n * (n - 1) ** 2) if form.strengths else each))
         if steep:
             most = min(most, max(FEWEST, PER * (k * f + len(kinds.own)) // (n * t * form.kind.coordinates)))
         data = data.part(slice(max(1, most)))
@@ -85,8 +87,8 @@ def _finished(
         else:
             kinds = _from_sure(sums, kinds, tasks, heat) if steep else _more_rounds(sums, kinds, tasks)
             beliefs = explain(sums, kinds, tasks, temperature=heat)[0]
-        slots = by_task(beliefs.slots, data).split(sizes)
-        lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, slots, strict=True)]
+        sent = by_task(beliefs.sent, data).split(sizes)
+        lefts = [residuals(table, q @ kinds.laws, kinds.own) for table, q in zip(weighted, sent, strict=True)]
         left = torch.cat(lefts) * weight.sqrt()
         activity = torch.cat([log_activity(table, kinds) for table in tables])
         scales = measure_scales(left, needed, activity, BINS if steep else 1)
@@ -133,7 +135,7 @@ def _from_sure(sums: Grams, kinds: Kinds, tasks: int, heat: float) -> Kinds:
 def _counted(sums: Grams, beliefs: Posterior, by: Tensor) -> tuple[Grams, Posterior]:
     """Receivers that count more or less, `by` (E,); products of pairs, which are many, stay as they are."""
     square = by.view(-1, 1, 1)
-    beliefs = beliefs._replace(slots=beliefs.slots * square, second=beliefs.second * square)
+    beliefs = beliefs._replace(sent=beliefs.sent * square, second=beliefs.second * square)
     return sums._replace(own=sums.own * square, targets=sums.targets * by), beliefs
 
 

@@ -98,8 +98,7 @@ def explained(problem: Problem, trial: Trial, kinds: Kinds) -> Found:
 def scored(problem: Problem, trial: Trial, kinds: Kinds, beliefs: Posterior) -> Found:
     """The same, structures given."""
     number, labels = len(kinds.laws), beliefs.slots.argmax(-1)
-    chosen = torch.nn.functional.one_hot(labels, number).to(kinds.laws)
-    left = _log_residual(problem, chosen @ kinds.laws, kinds.own)
+    left = _log_residual(problem, beliefs.likeliest @ kinds.laws, kinds.own)
     gains = (_log_residual(problem, None, problem.own) - left) / 2
     held_out = explain(problem.judge, kinds, problem.judges)[0]
     alike = kappa(labels, held_out.slots.argmax(-1), number)

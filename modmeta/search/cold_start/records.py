@@ -31,6 +31,7 @@ class Form(NamedTuple):
         ridge: pull of weights to their mean.
         smoothing: frames to either side over which noise of observation is averaged.
         link: leak and size of every channel of a saturating family, (C, D + 2).
+        strengths: whether edges of a kind differ in strength.
     """
 
     kind: Kind
@@ -43,17 +44,19 @@ class Form(NamedTuple):
     link: Tensor | None = None
     slopes: bool = False
     shapes: Tensor | None = None
+    strengths: bool = False
 
     @property
     def own_in_words(self) -> str:
         """What entities have of their own, behind a comma."""
         more = [word for word, has in (("slopes", self.slopes), ("functions", self.shapes is not None)) if has]
-        return f", own {' and '.join(more)}" if more else ", own constants" if self.constants else ""
+        own = f", own {' and '.join(more)}" if more else ", own constants" if self.constants else ""
+        return f"{own}, unequal strengths" if self.strengths else own
 
     @property
     def freedoms(self) -> int:
         """How many sorts of numbers entities have of their own."""
-        return self.constants + self.slopes + (self.shapes is not None)
+        return self.constants + self.slopes + (self.shapes is not None) + self.strengths
 
 
 class Trial(NamedTuple):

@@ -24,6 +24,7 @@ from modmeta.search.cold_start.choosing import (
     reformed,
     simpler,
     under,
+    unequal,
     usual_and_large,
     varied,
 )
@@ -37,7 +38,7 @@ from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothed, 
 from modmeta.search.cold_start.records import Form, Start, Trial
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.saturation import measure_link, saturates
-from modmeta.search.cold_start.structures import MOST_ROWS, with_none
+from modmeta.search.cold_start.structures import MOST_ROWS, MOST_UNEQUAL, with_none
 from modmeta.search.cold_start.weak_form import (
     Kind,
     Units,
@@ -81,6 +82,7 @@ def cold_start(
     constants: bool | None = None,
     slopes: bool | None = None,
     shapes: bool | None = None,
+    strengths: bool | None = None,
     smooth: bool | None = None,
     steep: Sequence[float] | None = None,
 ) -> Start:
@@ -102,6 +104,7 @@ def cold_start(
         slopes: whether they have slopes of their own in their state beside; None to try both of plain states, if slopes
             explain more than chance would where nothing acts on anything.
         shapes: false for no function of plain states whose sizes are their own; else one if that explains more.
+        strengths: false where edges of a kind have one strength; else strengths that differ if that explains more.
         smooth: whether paths are smooth between frames; None to measure it.
         steep: waves of senders where steps are those of maps, see `far.steepness_of_maps`; their laws alone are tried.
     """
@@ -116,7 +119,7 @@ def cold_start(
         attempts.add(one, announce, given=family is not None, sloped=slopes)
         if attempts.enough:
             break
-    best = attempts.best(family, reform=constants is None and slopes is not True)
+    best = attempts.best(family, reform=constants is None and slopes is not True, differ=strengths is not False)
     trial, number = best.trial, best.number
     kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
@@ -241,12 +244,13 @@ class _Attempts:
         self._try_varied()
         self._judge_certainty()
 
-    def best(self, family: Family | None, *, reform: bool) -> Found:
+    def best(self, family: Family | None, *, reform: bool, differ: bool) -> Found:
         """What explains held-out frames best.
 
         Args:
             family: that was given; None where there were others.
             reform: whether the other choice of what entities have of their own is tried.
+            differ: whether strengths may.
         """
         best = min(self.found, key=lambda one: one.score)
         if self.more and not self.enough:
@@ -259,10 +263,18 @@ class _Attempts:
             rival = reformed(best, _with_less(best.trial.form), self.search, self.judges)
             self.trials.append(rival.trial)
             best = simpler(best, rival)
+        ways = [best]
         if self.vary and not self.enough:
-            rivals = [one for one in self._varied if one.number == best.number]
-            best = min([varied(best, self.search, self.judges), *rivals], key=lambda one: one.score)
-            self.trials.append(best.trial)
+            ways += [varied(best, self.search, self.judges), *self._varied]
+            ways = [one for one in ways if one.number == best.number]
+        best = min(ways, key=_score)
+        rows = best.number ** (self.search.states.shape[1] - 1)
+        if differ and not self.enough and self.search.groups is None and rows <= MOST_UNEQUAL:
+            # slopes and functions of entities' own may stand in for strengths
+            plain = [one for one in self.found if one.number == best.number and one.trial.form.freedoms < 2]
+            few = {id(one): one for one in (best, min(plain, key=_score, default=best))}.values()
+            best = min([unequal(one, best, self.search, self.judges, self.apart) for one in few], key=_score)
+        self.trials.append(best.trial)
         if self.ready.units.usual is not None:
             best = usual_and_large(best, self.found, self.judges)
             self.trials.append(best.trial)
@@ -405,6 +417,10 @@ def _with_less(form: Form) -> Form:
     if form.shapes is not None:
         return form._replace(shapes=None)
     return form._replace(slopes=False) if form.slopes else form._replace(constants=not form.constants)
+
+
+def _score(found: Found) -> float:
+    return found.score
 
 
 def _worth(tried: list[Found], found: list[Found]) -> list[Found]:

@@ -16,6 +16,7 @@ from modmeta.search.relax import decoded
 
 __all__ = [
     "MOST_ROWS",
+    "MOST_UNEQUAL",
     "WAVY",
     "Kinds",
     "Posterior",
@@ -25,6 +26,7 @@ __all__ = [
     "fit_kinds",
     "fit_known",
     "from_labels",
+    "from_weights",
     "requantised",
     "rounds_of",
     "united",
@@ -35,6 +37,9 @@ SWEEPS, SETTLED = 4, 1e-6  # over slots, and the change of probabilities at whic
 SLIGHT, LESS = 1e-8, 0.01  # ridge; by which it pulls the own part less, whose functions are many and much alike
 WAVY = 1e-3  # ridge of waves: some combinations may be of states that hardly any sender was in
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
+MOST_UNEQUAL = 256  # of edges whose strengths differ; more are told as if these were alike
+MOST_SPREAD = 0.36  # variance of strengths: more would make a relation of what is nearly none
+FAINT, FAINTNESS = 0.04, 0.01  # of the squares of the strongest messages: those of nothing, and the most they vary by
 
 
 class Kinds(NamedTuple):
@@ -45,12 +50,15 @@ class Kinds(NamedTuple):
         own: coefficients of the own part, (G,).
         variance: of a residual.
         pairs: probability of the kinds of an edge and of the edge back, (K, K), symmetric.
+        spread: variance of the strengths of edges of a kind, which are normal around 1, (K,); None where all are 1.
+            Of a kind that sends next to nothing: of what is sent beside, in strengths of the strongest kind.
     """
 
     laws: Tensor
     own: Tensor
     variance: Tensor
     pairs: Tensor
+    spread: Tensor | None = None
 
 
 class Posterior(NamedTuple):
@@ -58,15 +66,21 @@ class Posterior(NamedTuple):
 
     Attributes:
         slots: probability of every kind for every edge, (E, S, K).
-        second: expected products of indicators, (E, S K, S K).
+        sent: expected coefficients of the laws of kinds, (E, S, K); the same where strengths do not differ.
+        second: expected products of these, (E, S K, S K).
         evidence: of the receiver's own frames on each slot, the prior divided out, (E, S, K), logarithms.
         squares: expected sum of squared residuals, (E,).
+        likeliest: coefficients of the laws of kinds, the kind being the likeliest, (E, S, K).
+        spread: expected squares of strengths less 1, of every kind, (K,); None where strengths do not differ.
     """
 
     slots: Tensor
+    sent: Tensor
     second: Tensor
     evidence: Tensor
     squares: Tensor
+    likeliest: Tensor
+    spread: Tensor | None = None
 
 
 def all_rows(kinds: int, senders: int, device: torch.device | None = None) -> Tensor:
@@ -76,11 +90,44 @@ def all_rows(kinds: int, senders: int, device: torch.device | None = None) -> Te
 
 def from_labels(slots: Tensor) -> Posterior:
     """Beliefs in slots (E, S, K) that are independent of one another."""
-    e, s, k = slots.shape
-    flat = slots.flatten(1)
-    apart = (1 - torch.eye(s, dtype=slots.dtype, device=slots.device)).repeat_interleave(k, 0).repeat_interleave(k, 1)
-    second = flat.unsqueeze(-1) * flat.unsqueeze(-2) * apart + torch.diag_embed(flat)
-    return Posterior(slots, second, slots.clamp_min(1e-12).log(), slots.new_zeros(e))
+    evidence, none = slots.clamp_min(1e-12).log(), slots.new_zeros(len(slots))
+    return Posterior(slots, slots, _independent(slots, torch.diag_embed(slots)), evidence, none, _hard(slots))
+
+
+def from_weights(slots: Tensor, weights: Tensor) -> Posterior:
+    """The same of edges whose strengths are their weights (E, S, R) along the mean of those of a kind."""
+    centre = torch.einsum("esk,esr->kr", slots, weights) / slots.sum((0, 1)).clamp_min(1e-9).unsqueeze(1)
+    toward = _toward(centre.square().sum(-1))
+    along = toward @ centre  # (K, R)
+    more = ((weights.unsqueeze(2) - centre) * along).sum(-1) / along.square().sum(-1).clamp_min(1e-30)
+    each = torch.eye(len(centre)).to(slots) + more.unsqueeze(-1) * toward  # of every kind, (E, S, K, K)
+    sent = torch.einsum("esk,eskl->esl", slots, each)
+    second = _independent(sent, torch.einsum("esk,eskl,eskm->eslm", slots, each, each))
+    spread = (slots * more.square()).sum((0, 1)) / slots.sum((0, 1)).clamp_min(1e-9)
+    return from_labels(slots)._replace(sent=sent, second=second, spread=spread)
+
+
+def _hard(slots: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(slots.argmax(-1), slots.shape[-1]).to(slots)
+
+
+def _toward(power: Tensor) -> Tensor:
+    """What is added to messages that are stronger than usual (K, K): of themselves, or of the strongest if faint.
+
+    Args:
+        power: mean squares of the messages of kinds, (K,).
+    """
+    kinds = torch.arange(len(power), device=power.device)
+    toward = torch.where(power < FAINT * power.max(), power.argmax(), kinds)
+    return torch.nn.functional.one_hot(toward, len(power)).to(power)
+
+
+def _independent(sent: Tensor, square: Tensor) -> Tensor:
+    """Expected products (E, S K, S K) of slots that are independent: means (E, S, K), squares (E, S, K, K)."""
+    e, s, k = sent.shape
+    both = sent.flatten(1).unsqueeze(-1) * sent.flatten(1).unsqueeze(-2)
+    same = torch.eye(s, dtype=sent.dtype, device=sent.device).view(s, 1, s, 1)
+    return (both.view(e, s, k, s, k) * (1 - same) + square.unsqueeze(3) * same).view(e, s * k, s * k)
 
 
 def as_told(sums: Grams) -> Posterior:
@@ -103,12 +150,12 @@ def with_none(kinds: Kinds) -> Kinds:
 
 
 def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = SLIGHT) -> Kinds:
-    """Laws of all kinds, pulled to zero by ridge, and the own part by least squares, beliefs given."""
+    """Laws of all kinds, pulled to zero by ridge, and the own part by least squares, and the spread of strengths."""
     e, s, k = beliefs.slots.shape
     f, g = grams.cross.shape[2], grams.own.shape[-1] - 1
     moments = beliefs.second.view(e, s, k, s, k).permute(2, 4, 0, 1, 3).reshape(k * k, -1)
     laws = grams.within(moments).view(k, k, f, f).transpose(1, 2).reshape(k * f, k * f)
-    cross = torch.einsum("esk,esfx->kfx", beliefs.slots, grams.cross).reshape(k * f, g + 1)
+    cross = torch.einsum("esk,esfx->kfx", beliefs.sent, grams.cross).reshape(k * f, g + 1)
     own = grams.own.sum(0)
     normal = torch.cat([torch.cat([laws, cross[:, :g]], 1), torch.cat([cross[:, :g].mT, own[:g, :g]], 1)])
     right = torch.cat([cross[:, g], own[:g, g]])
@@ -117,7 +164,7 @@ def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = SL
     found = torch.linalg.solve(normal + torch.diag(pull + 1e-12 * size.max()), right)
     left = own[g, g] - 2 * found @ right + found @ normal @ found
     variance = (left / grams.targets.sum()).clamp_min(own[g, g] / grams.targets.sum() * 1e-14)
-    return Kinds(found[: k * f].view(k, f), found[k * f :], variance, pairs)
+    return Kinds(found[: k * f].view(k, f), found[k * f :], variance, pairs, beliefs.spread)
 
 
 def explain(
@@ -144,7 +191,9 @@ def explain(
     alone = torch.einsum("x,exy,y->e", own, grams.own, own)
     scale = 2 * kinds.variance * temperature
     rows: Callable[[Tensor], Posterior]
-    if k**s <= MOST_ROWS:
+    if kinds.spread is not None and k**s <= MOST_UNEQUAL:
+        rows = _Unequal(linear, square, alone, scale, kinds.spread)
+    elif k**s <= MOST_ROWS:
         rows = _Enumerated(linear, square, alone, scale)
     else:
         unit = scale / 2
@@ -196,7 +245,63 @@ class _Enumerated:
         slots = (probability @ self.chosen).view(e, s, k)
         evidence = (slots.clamp_min(1e-30).log() - prior).clamp_min(-60.0)
         second = (probability @ self.products).view(e, s * k, s * k)
-        return Posterior(slots, second, evidence, (probability * self.energy).sum(-1).clamp_min(0))
+        squares = (probability * self.energy).sum(-1).clamp_min(0)
+        return Posterior(slots, slots, second, evidence, squares, _hard(slots))
+
+
+class _Unequal:
+    """The same where strengths differ, 1 + spread x normal, and are integrated out of every row.
+
+    With b what residuals and a row's additions have in common, each times its spread, and A = v + the products of
+    additions, a row's energy falls by b A^-1 b and rises by v log det(A / v).
+    """
+
+    def __init__(self, linear: Tensor, square: Tensor, alone: Tensor, scale: Tensor, spread: Tensor) -> None:
+        e, s, k = linear.shape
+        rows, unit = all_rows(k, s, linear.device), scale / 2
+        square = square.view(e, s, k, s, k)
+        power = torch.einsum("esksk->k", square)
+        toward = _toward(power)
+        faint = power < FAINT * power.max()
+        spread = spread.clamp(1e-9, MOST_SPREAD).where(~faint, spread.clamp(1e-9, FAINTNESS)).sqrt()
+        self.chosen = torch.nn.functional.one_hot(rows, k).to(linear)  # (M, S, K)
+        self.more = spread[rows].unsqueeze(-1) * toward[rows]
+        half = torch.einsum("esktl,msk->emtl", square, self.chosen)
+        plain = torch.einsum("esk,msk->em", linear, self.chosen)
+        common = torch.einsum("esk,msk->ems", linear, self.more) - torch.einsum("emtl,mtl->emt", half, self.more)
+        inner = torch.einsum("esktl,msk,mtl->emst", square, self.more, self.more) / unit
+        root = torch.linalg.cholesky(inner + torch.eye(s, dtype=linear.dtype, device=linear.device))
+        self.cover = torch.cholesky_inverse(root)
+        self.mean = (self.cover @ common.unsqueeze(-1)).squeeze(-1) / unit  # of the normals, (E, M, S)
+        energy = alone.unsqueeze(1) - 2 * plain + torch.einsum("emtl,mtl->em", half, self.chosen)
+        determinant = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        self.energy = energy - (common * self.mean).sum(-1) + unit * determinant
+        self.scale, self.spread, self.toward = scale, spread, toward
+
+    def __call__(self, prior: Tensor) -> Posterior:
+        e, s, k = prior.shape
+        flat = self.chosen.flatten(1)
+        probability = (prior.flatten(1) @ flat.mT - self.energy / self.scale).softmax(-1)
+        slots = (probability @ flat).view(e, s, k)
+        evidence = (slots.clamp_min(1e-30).log() - prior).clamp_min(-60.0)
+        of = torch.einsum("em,ems,msk->esk", probability, self.mean, self.chosen) / slots.clamp_min(1e-30)
+        square = self.mean.square() + self.cover.diagonal(dim1=-2, dim2=-1)
+        square = torch.einsum("em,ems,msk->k", probability, square, self.chosen)
+        each = self.chosen + self.mean.unsqueeze(-1) * self.more  # (E, M, S, K)
+        weighed = each * probability.view(e, -1, 1, 1)
+        second = weighed.flatten(2).mT @ each.flatten(2)
+        beside = torch.einsum("em,emst,msk->emskt", probability, self.cover, self.more)
+        second = second + torch.einsum("emskt,mtl->esktl", beside, self.more).reshape(e, s * k, s * k)
+        hard = _hard(slots)
+        return Posterior(
+            slots,
+            weighed.sum(1),
+            second,
+            evidence,
+            (probability * self.energy).sum(-1).clamp_min(0),
+            hard + (hard * of * self.spread) @ self.toward,
+            self.spread.square() * square / slots.sum((0, 1)).clamp_min(1e-9),
+        )
 
 
 def _slot_by_slot(
@@ -219,7 +324,8 @@ def _slot_by_slot(
             q[:, j] = new
         if float((q - before).abs().max()) < SETTLED:
             break
-    return Posterior(q, from_labels(q).second, field.clamp_min(-60.0), _energy(linear, square, alone, q).clamp_min(0))
+    squares = _energy(linear, square, alone, q).clamp_min(0)
+    return Posterior(q, q, from_labels(q).second, field.clamp_min(-60.0), squares, _hard(q))
 
 
 def _energy(linear: Tensor, square: Tensor, alone: Tensor, q: Tensor) -> Tensor:

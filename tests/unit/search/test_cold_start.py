@@ -139,6 +139,28 @@ def test_a_damping_of_entities_own_is_found() -> None:
     assert right(without.answer.structures, relations) < 0.95, "the world needs them"
 
 
+def conducting(tasks: int) -> tuple[Tensor, Tensor]:
+    """Entities that take up what others lose each at a speed of its own, (B, N, T, 1), and relations (B, N, S)."""
+    speed = (0.4 * torch.randn(tasks, 4, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).exp()
+
+    def law(x: Tensor, z: Tensor) -> Tensor:
+        return (0.6 * speed * z * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2) - 0.2 * x
+
+    return integrated(tasks, law, -2.0, 2.0)
+
+
+@pytest.mark.parametrize("differ", [None, False])
+def test_strengths_of_edges_may_differ(differ: bool | None) -> None:
+    """Where they may not, structures are wrong: the world needs them."""
+    states, relations = conducting(40)
+    found = cold_start(
+        states, PLAIN, num_kinds=2, starts=4, search_tasks=20, family=family_named("difference"), constants=False,
+        shapes=False, strengths=differ,
+    )  # fmt: skip
+    assert found.form.strengths == (differ is None)
+    assert (right(found.answer.structures, relations) > 0.95) == (differ is None)
+
+
 def test_number_of_kinds_is_found_from_held_out_frames(oscillators: tuple[Tensor, Tensor]) -> None:
     states, relations = oscillators
     start = cold_start(states, PHASE, frame_step=0.1)
@@ -485,6 +507,35 @@ def test_two_kinds_of_one_law_are_made_one() -> None:
     beliefs, table = explain(sums, found[1, 2], 100)
     torch.testing.assert_close(beliefs.slots.argmax(-1), relations.flatten(0, 1))
     assert table.diagonal().sum() > 0.95, "what is mutual stays so"
+
+
+def test_unequal_strengths_are_integrated_out_of_rows() -> None:
+    """Against sums over a fine grid of the strengths of two senders."""
+    _, sums = mutual(3, 1.0)
+    double = {"dtype": torch.float64}
+    laws, variance = torch.tensor([[0.1], [1.0]], **double), torch.tensor(0.7, **double)
+    spread = torch.tensor([0.005, 0.2], **double)
+    kinds = Kinds(laws, torch.zeros(1, **double), variance, torch.full((2, 2), 0.25, **double), spread)
+    found, _ = explain(sums, kinds, 3, rounds=0)
+    grid = torch.linspace(-6, 6, 121, **double)
+    more = torch.cartesian_prod(grid, grid)  # of both senders, normal
+    for e in range(len(sums.own)):
+        weights, coefficients, chosen = [], [], []
+        for row in torch.cartesian_prod(torch.arange(2), torch.arange(2)):
+            each = torch.nn.functional.one_hot(row, 2).double().expand(len(more), 2, 2).clone()
+            each[..., 1] += more * spread[row].sqrt()  # what is faint has additions of the other kind's law
+            sent = (each @ laws).squeeze(-1)  # (grid, S)
+            squares = torch.einsum("gs,st,gt->g", sent, sums.pairs[0, e, :, :, 0, 0], sent)
+            squares = squares - 2 * sent @ sums.cross[e, :, 0, -1] + sums.own[e, -1, -1]
+            weights.append(-squares / (2 * variance) - more.square().sum(-1) / 2)
+            coefficients.append(each)
+            chosen.append(torch.nn.functional.one_hot(row, 2).double().expand_as(each))
+        share = torch.cat(weights).softmax(0)
+        each = torch.cat(coefficients)
+        torch.testing.assert_close(found.slots[e], torch.einsum("g,gsk->sk", share, torch.cat(chosen)))
+        torch.testing.assert_close(found.sent[e], torch.einsum("g,gsk->sk", share, each))
+        second = torch.einsum("g,gx,gy->xy", share, each.flatten(1), each.flatten(1))
+        torch.testing.assert_close(found.second[e], second)
 
 
 def test_mutual_relations_share_what_both_ends_say() -> None:
