@@ -40,6 +40,7 @@ class Relations:
         misfit: whether the model does not fit a task (or group), (B,) bool; None if unknown.
         apart: pairs that no frames show together, (B, N, N) bool: their probabilities are those before anything is
             observed; None if there are none.
+        roles: whether entities have the roles of training tasks, which are a prior then; None where these had none.
     """
 
     probabilities: Any
@@ -55,6 +56,7 @@ class Relations:
     verdict: Verdict = NOT_JUDGED
     misfit: Any | None = None
     apart: Any | None = None
+    roles: bool | None = None
 
 
 @dataclass(frozen=True)

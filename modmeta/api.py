@@ -34,7 +34,7 @@ from modmeta.model.sight import counted
 from modmeta.search.infer import Inferred, infer
 from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
 from modmeta.training.checkpoints.loading import composed, model_of, read_checkpoint
-from modmeta.training.judge import judge_file, recalibrated
+from modmeta.training.judge import judge_file, of_roles, recalibrated
 from modmeta.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -114,20 +114,27 @@ class Model:
         data, given, steps = self._given(states, mask)
         data = _grouped(data, groups)
         tensors, index = isinstance(states, Tensor), None
+        counts = None if data.counts is None else torch.from_numpy(data.counts)
+        roles = None if data.group_names is not None else of_roles(self.module, self.calibration, given, steps, counts)
+        if roles is False:
+            free = self._without_roles().infer(states, mask, sampling, advance, groups, nulls, processes)
+            return replace(free, roles=False)
         if data.group_names is not None:
             index = torch.from_numpy(data.group_index())
             found = self._infer_groups(data, given, steps, tensors, advance, processes)
         else:
             found = self._infer_tasks(data, given, steps, sampling, self.calibration, advance, tensors, processes)
         misfits = 0.0 if found.misfit is None else float(np.mean(np.asarray(found.misfit)))
-        counts = None if data.counts is None else torch.from_numpy(data.counts)
         verdict = judge_file(self.module, self.judged, given, steps, index, counts, misfits, nulls)
         other = misfits > 0.5 or self.judged.few  # errors are not those of validation tasks, or these told too little
         if verdict.found and other and index is None:
             again = recalibrated(self.module, self.judged, self.calibration, given, steps, counts)
             found = self._infer_tasks(data, given, steps, sampling, again, None, tensors, processes)
         apart = None if steps is None else apart_pairs(steps, index, tensors)
-        return claimed(replace(found, verdict=verdict, apart=apart), self.judged.prior)
+        return claimed(replace(found, verdict=verdict, apart=apart, roles=roles), self.judged.prior)
+
+    def _without_roles(self) -> "Model":
+        return Model(self.module.without_roles(), self.data, self.calibration, self.judged)
 
     def _infer_tasks(
         self, data: Trajectories, given: Tensor, steps: Tensor | None, sampling: bool, calibration: Calibration,
@@ -323,6 +330,14 @@ class Model:
         from modmeta.evaluation.protocol import ProtocolMeasures  # imports torchmetrics, which takes seconds
 
         module, dataset = self.module, as_dataset(data, self.units)
+        if (
+            data.group_names is None
+            and of_roles(
+                module, self.calibration, dataset.states[:, :, : module.observed_frames], dataset.mask, dataset.counts
+            )
+            is False
+        ):
+            return self._without_roles().evaluate(data, advance)
         measures = ProtocolMeasures(
             module.model.dynamics.num_edge_modules, module.num_relations, module.observed_frames,
             module.forecast_steps, module.num_types,

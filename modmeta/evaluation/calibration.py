@@ -323,8 +323,9 @@ def tempered(model: RelationalModel, search: Search, states: Tensor, generator: 
     rows = structure.edge_modules[:, :, None, None].repeat(1, 1, s, k, 1)  # (B, N, S, K, S)
     slots = torch.arange(s).view(s, 1, 1).expand(s, k, 1).expand(b, n, s, k, 1)
     rows = rows.scatter(-1, slots, torch.arange(k).view(k, 1).expand(b, n, s, k, 1))
-    slotwise = score(rows.flatten(2, 3)).unflatten(2, (s, k))
-    return Tempered(states, structure, lambda temperature: (-slotwise / temperature).softmax(-1))
+    slotwise, roles = score(rows.flatten(2, 3)).unflatten(2, (s, k)), search.of_roles(n, states)
+    prior = torch.zeros_like(slotwise) if roles is None else roles
+    return Tempered(states, structure, lambda temperature: (-slotwise / temperature - prior).softmax(-1))
 
 
 def to_relations(probabilities: Tensor, module_to_relation: Tensor) -> Tensor:

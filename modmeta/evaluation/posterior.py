@@ -19,6 +19,7 @@ from modmeta.graph.relations import all_rows, from_matrix, to_matrix
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, marginals, normalised
 from modmeta.search.gibbs import draw_slots
+from modmeta.search.problem import prior_energies
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
 
@@ -120,8 +121,29 @@ def check_weighable(energies: Tensor) -> Tensor:
 
 
 def exact_of(search: Search) -> Callable[[Tensor, Structure, int, float], Tensor]:
-    """`exact` as a search has it: `exact_mutual` where relations are mutual."""
-    return exact_mutual if search.symmetric else exact
+    """`exact` as a search has it: `exact_mutual` where relations are mutual; with the prior of roles."""
+    weigh = exact_mutual if search.symmetric else exact
+
+    def weighed(energies: Tensor, structure: Structure, num_modules: int, temperature: float) -> Tensor:
+        n, s = structure.edge_modules.shape[1:]
+        if (roles := search.of_roles(n, energies)) is not None:  # evidence alone has a temperature
+            rows = all_rows(s, num_modules, energies.device).expand(1, 1, -1, -1)
+            energies = energies + temperature * prior_energies(roles.unsqueeze(0), rows)
+        return weigh(energies, structure, num_modules, temperature)
+
+    return weighed
+
+
+def same_roles(roles: Tensor, beliefs: Tensor) -> bool:
+    """Whether what tasks tell fits roles at least as well as it fits the mean of these over pairs.
+
+    Args:
+        roles: prior energies of modules on every edge, (N, S, K).
+        beliefs: probabilities of modules without that prior, (B, N, S, K).
+    """
+    chances = (-roles).softmax(-1).to(beliefs)
+    fits, fits_mean = ((beliefs * prior).sum(-1).log().sum() for prior in (chances, chances.mean((0, 1))))
+    return bool(fits >= fits_mean)
 
 
 @torch.no_grad()
@@ -150,7 +172,8 @@ def of_edges(
     if enumerable(states.shape[1], k, search.enumerate_up_to) and not sampling:
         energies, weighed = table(scorer(model, states, structure, mask, messages), structure, k), exact_of(search)
         return weighed(energies, structure, k, temperature), None
-    return sample(model, states, structure, temperature, generator, mask)
+    roles = search.of_roles(states.shape[1], states)
+    return sample(model, states, structure, temperature, generator, mask, roles=roles)
 
 
 @torch.no_grad()
@@ -163,6 +186,7 @@ def sample(
     mask: Tensor | None = None,
     chains: int = 4,
     sweeps: int = 40,
+    roles: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gibbs sampling of one block of slots of every receiver at a time (`draw_slots`).
 
@@ -174,6 +198,7 @@ def sample(
         mask: how well steps are known, (B, N, T - 1); None for all observed.
         chains: number of chains.
         sweeps: sweeps over all slots; the first quarter is discarded.
+        roles: prior energies of modules on every edge, (N, S, K); None for none.
 
     Returns:
         Probabilities of every edge module on every edge, (B, N, S, K), and split R-hat of every edge, (B, N, S), the
@@ -187,7 +212,7 @@ def sample(
     messages = many(model.messages(states, structure, mask))
     score = model.scorer(many(states), mask=None if mask is None else many(mask))
     now = Structure(*map(many, structure))
-    prior, one = messages.new_zeros(1, 1, 1, k), messages.new_ones(())
+    prior, one = messages.new_zeros(1, 1, 1, k) if roles is None else roles.unsqueeze(0), messages.new_ones(())
     kept = []
 
     def weighed(scores: Tensor) -> Tensor:

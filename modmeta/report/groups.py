@@ -24,6 +24,7 @@ BESIDES = ("callbacks", "trainer.default_root_dir", "trainer.plugins", "data.num
 ADDED = {
     "method.soft": False, "method.persist": True, "method.decoded": None, "method.searched_frames": None,
     "model.family": None, "proposal.published": False, "restart_likelihood": None, "search.slow": None,
+    "model.smooth": True, "search.roles": False,
 }  # fmt: skip
 # The configuration holds these twice: as config groups, and as parts of the method.
 COPIES = tuple(
@@ -49,6 +50,8 @@ def settings_of(run: Run) -> tuple[tuple[str, str], ...]:
     kept = ADDED | kept
     if kept.get("ckpt_path"):
         kept["ckpt_path"] = "a run"  # of the same seed
+    if kept["search.roles"]:
+        kept["search.roles"] = "those of its training tasks"
     if not run.settings.get("method.adapt_steps"):
         kept.pop("method.adapt_rate", None)  # has no effect
     return tuple(sorted((key, json.dumps(value, sort_keys=True)) for key, value in kept.items()))

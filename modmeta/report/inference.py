@@ -19,6 +19,8 @@ from modmeta.text import plain
 if TYPE_CHECKING:
     from modmeta.api import Model
 
+ROLES = {True: "those of training tasks, a prior", False: "not those of training tasks, which are no prior here"}
+
 
 def write(
     directory: Path,
@@ -175,6 +177,7 @@ def facts_of(
         *([("laws in closed form beside the model", said)] if better > 0 else []),
         ("tasks", str(data.num_tasks)),
         *([] if found.groups is None else [("groups", str(scenes.num_tasks))]),
+        *([] if found.roles is None else [("roles of entities", ROLES[found.roles])]),
         ("pairs", str(len(tasks))),
         *([("pairs never seen together, not told", str(int(apart.sum())))] if apart.any() else []),
         *((f"relation {r}", f"{(relation == r).mean():.1%} of pairs") for r in range(model.num_relations)),

@@ -77,8 +77,9 @@ def infer(
     needs = proposal is not None and search.needs_proposal(model, n)
     logits = proposal(states).nan_to_num() if needs and proposal is not None else None
     problem = Problem(
-        model, states, horizon=search.horizon, known=known, mask=mask, logits=logits, edge_cost=search.edge_cost
-    )
+        model, states, horizon=search.horizon, known=known, mask=mask, logits=logits, edge_cost=search.edge_cost,
+        roles=search.of_roles(n, states),
+    )  # fmt: skip
     if search.horizon == 1:
         problem = replace(problem, score=bounded(model.scorer(states, mask=mask)))
     temperatures = torch.empty(0)

@@ -86,6 +86,7 @@ class Problem:
         logits: logits of the proposal network (B, N, S, K); None for uniform proposals.
         edge_cost: prior energy in nats of every edge whose module is not module 0.
         gradients: whether energies of whole structures have gradients.
+        roles: prior energies in nats of every module on every edge, (N, S, K); None for none.
         scope: what a structure is shared by; `task` means that every task has its own.
     """
 
@@ -100,6 +101,7 @@ class Problem:
     edge_cost: float = 0.0
     gradients: bool = False
     scope: str = TASK
+    roles: Float[Tensor, "N S K"] | None = None
 
     def __post_init__(self) -> None:
         """Checks the combination of settings.
@@ -127,6 +129,8 @@ class Problem:
         """Prior energy of every module on every edge, (B or 1, N or 1, S or 1, K) nats."""
         modules = torch.arange(self.num_edge_modules, device=self.states.device)
         prior = self.edge_cost * (modules != 0).float().view(1, 1, 1, -1)
+        if self.roles is not None:
+            prior = prior + self.roles
         if self.known is None:
             return prior
         given = self.known.unsqueeze(-1)

@@ -5,7 +5,12 @@ and how one is selected. `conf/search` holds the paper's (one random receiver, o
 rollouts of ten steps, Metropolis) and ours (all receivers, all rows, horizon 1, Gibbs).
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import and_relaxed, current_row, every_row, sampled_rows
@@ -17,6 +22,7 @@ from modmeta.search.problem import Kernel, Propose, every_receiver, one_receiver
 from modmeta.search.selection import Selection
 from modmeta.search.slow import WAYS
 
+Roles = Sequence[Sequence[Sequence[float]]]
 STARTS = ("laws", "random", "weights")
 RECEIVERS = {"all": every_receiver, "one": one_receiver}
 
@@ -43,6 +49,8 @@ class Search:
             `weights`, from clusters of real weights, which edges have in the first part of the run (`search.weights`).
         slow: way in which relations of groups follow from steps as a whole (`search.slow`, `search.halfway`), in place
             of the modules' energies; None where frames are close enough.
+        roles: prior probabilities of modules on every edge of tasks whose entities have the same places, (N, S, K);
+            false for none, None until a cold start says whether entities have roles.
     """
 
     selection: Selection
@@ -57,6 +65,7 @@ class Search:
     edge_cost: float = 0.0
     start: str = "random"
     slow: str | None = None
+    roles: Roles | bool | None = False
 
     def __post_init__(self) -> None:
         """
@@ -76,12 +85,23 @@ class Search:
             )
         if self.symmetric and (self.receivers != "all" or self.horizon > 1):
             raise ValueError("search.symmetric=true needs search.receivers=all and search.horizon=1")
+        object.__setattr__(self, "roles", _checked(self.roles))
 
     @property
     def priors(self) -> list[str]:
         """Structural priors in force, for whoever reports a figure."""
         priors = ["symmetric"] if self.symmetric else []
+        priors += ["roles of entities"] if self.roles else []
         return priors + ([f"edge cost {self.edge_cost:g} nats"] if self.edge_cost else [])
+
+    def of_roles(self, num_entities: int, like: Tensor) -> Tensor | None:
+        """Prior energies (N, S, K) of modules in tasks of so many entities, nats; None for none.
+
+        Where relations are mutual, each end of a pair has half.
+        """
+        if not isinstance(self.roles, tuple) or len(self.roles) != num_entities:
+            return None
+        return -torch.tensor(self.roles, dtype=like.dtype, device=like.device).log() / (2 if self.symmetric else 1)
 
     def enumerates(self, model: RelationalModel, num_entities: int) -> bool:
         """Whether every row of a receiver is a candidate."""
@@ -142,3 +162,21 @@ class Search:
         if self.by_blocks(model, num_entities):
             return block_gibbs(and_relaxed(propose) if relax and model.dynamics.additive else propose, select)
         return receiver_rows(propose, select, RECEIVERS[self.receivers])
+
+
+def _checked(roles: Roles | bool | None) -> tuple[tuple[tuple[float, ...], ...], ...] | None:
+    """Probabilities as tuples; none where there are none.
+
+    Raises:
+        ValueError: they are no probabilities of modules on every edge.
+    """
+    if roles is None or roles is False:
+        return None
+    if roles is True:
+        raise ValueError("search.roles=true says no probabilities; null lets a cold start find them")
+    told = tuple(tuple(tuple(map(float, edge)) for edge in row) for row in roles)
+    edges = [edge for row in told for edge in row]
+    sizes = {len(row) for row in told} == {len(told) - 1} and len({len(edge) for edge in edges}) == 1
+    if not sizes or not all(min(edge) > 0 and math.isclose(sum(edge), 1, abs_tol=1e-3) for edge in edges):
+        raise ValueError("search.roles must be false, null, or positive probabilities of modules, (N, N - 1, K)")
+    return told

@@ -376,6 +376,7 @@ class BounceGrad(Trained, BankedModule):
             logits=logits.detach() if search.needs_proposal(model, states.shape[1]) else None,
             edge_cost=search.edge_cost,
             gradients=True,
+            roles=search.of_roles(states.shape[1], states),
         )
 
     def _begin(self, bank: StructureBank, tasks: Tensor, entities: int, generator: torch.Generator) -> Structure:

@@ -6,6 +6,7 @@ from torch import Tensor
 from modmeta.data.loading.batches import TaskDataset, by_size
 from modmeta.evaluation.calibration import LEAST, TASKS, WINDOWS, Calibration, calibrate, enough
 from modmeta.evaluation.nulls import Compared, compare, in_groups, in_pieces, in_time, places
+from modmeta.evaluation.posterior import of_edges, same_roles
 from modmeta.evaluation.verdict import (
     NOTHING,
     UNFIT,
@@ -181,6 +182,28 @@ def judge_file(
     n = states.shape[1] if counts is None else int(counts[ids[0]])
     part = (states[ids, :n], None if mask is None else mask[ids, :n], None if groups is None else groups[ids])
     return of_file(judged.verdict, decide(compared(module, *part, draws=None if nulls or far else 1), misfits))
+
+
+def of_roles(
+    module: Trained, calibration: Calibration, states: Tensor, mask: Tensor | None, counts: Tensor | None
+) -> bool | None:
+    """Whether entities of a file have the roles of training tasks; None where these, or tasks of that size, have none.
+
+    Some tasks tell, without that prior. Other roles, or another order of entities, would bias what others do not show.
+    """
+    n = len(module.search.roles) if isinstance(module.search.roles, tuple) else 0
+    ids = (torch.full((len(states),), states.shape[1]) if counts is None else counts).eq(n).nonzero().squeeze(1)
+    if not len(ids):
+        return None
+    ids = ids[sample_of(len(ids), None, SOME)]
+    seen, steps = states[ids, :n], None if mask is None else mask[ids, :n]
+    roles = module.search.of_roles(n, seen)
+    assert roles is not None
+    free, generator = module.without_roles(), torch.Generator(states.device).manual_seed(module.seed)
+    found = free.infer(seen, None, False, steps)
+    temperature = calibration.at(seen.shape[2])
+    beliefs, _ = of_edges(free.search, module.model, seen, found.structure, temperature, generator, steps)
+    return same_roles(roles, beliefs)
 
 
 def sample_of(tasks: int, counts: Tensor | None, least: int | None) -> Tensor:

@@ -34,6 +34,7 @@ from modmeta.search.cold_start import (
     infer,
     looks_like_angles,
     never_changing,
+    roles,
     steepness_of_maps,
     with_circles,
 )
@@ -50,6 +51,7 @@ ENOUGH = 3.0
 FEWEST_KINDS = 2  # of edges, where no law says how many
 EPOCHS, FEW_EPOCHS = 16, 4  # of a run whose laws are to be learned, and of one whose laws are found already
 SURE = 5.0  # standard errors
+MOST_ROLES = 5_000  # probabilities
 LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
 CHOSEN = (
@@ -93,6 +95,8 @@ def begun(config: DictConfig) -> DictConfig:
         Terminal().print("no law gains anything over no relations on held-out frames: the search begins at random")
         if config.model.num_edge_modules is None:
             config.model.num_edge_modules = FEWEST_KINDS
+        if config.model.get("smooth", True) is None:
+            config.model.smooth = True
         return _lasting(config, EPOCHS)
     relations = _structures(start, data.splits["train"], states, data.num_groups)
     path = Path(config.directory) / FILE
@@ -103,6 +107,13 @@ def begun(config: DictConfig) -> DictConfig:
         config.search.symmetric = found_mutual(config, relations, data.num_groups)
         if config.search.symmetric:
             Terminal().print("relations are mutual in all tasks; search.symmetric=false does without that prior")
+    if "roles" in config.search and config.search.roles is None:
+        config.search.roles = found_roles(start, data)
+        if config.search.roles:
+            Terminal().print(
+                "entities have roles: who acts on whom is much the same in all tasks, which is a prior; "
+                "search.roles=false does without it"
+            )
     _show(start, time.perf_counter() - began)
     if other := otherwise(config, start):
         Terminal().print(f"to choose otherwise, for example the next best: {for_console(other)}", soft_wrap=True)
@@ -181,9 +192,11 @@ def _given(model: DictConfig) -> dict[str, Any]:
     if "family" in model:
         choices |= {"constants": False, "slopes": False, "shapes": False}  # models hold no others
     if _of_laws(model):
-        choices |= {name: model.get(name) for name in ("constants", "slopes", "shapes", "smooth")}
+        choices |= {name: model.get(name) for name in ("constants", "slopes", "shapes")}
         if choices["shapes"]:  # which have constants, too
             choices["constants"] = True
+    if "smooth" in model:
+        choices["smooth"] = model.smooth
     return choices | {"family": family_named(family) if family else None}
 
 
@@ -197,7 +210,7 @@ def as_recorded(config: DictConfig, stored: dict[str, Any]) -> DictConfig:
     config, search = config.copy(), stored.get("search") or {}
     _fill_from(config, stored.get("model") or {})
     config = _lasting(config, (stored.get("trainer") or {}).get("max_epochs"))
-    for name in ("slow", "symmetric"):
+    for name in ("slow", "symmetric", "roles"):
         if name in (config.get("search") or {}) and config.search[name] is None:
             config.search[name] = search.get(name)
     return config
@@ -372,6 +385,19 @@ def found_mutual(config: DictConfig, relations: Tensor, groups: int | None) -> b
     every = config.search.receivers == "all" and config.search.horizon == 1 and rows <= config.search.enumerate_up_to
     found = reciprocity(relations) if every and groups is None and not config.method.get("soft", False) else None
     return found is not None and found >= MUTUAL
+
+
+def found_roles(start: Start, data: TrajectoryDataModule) -> list[Any] | bool:
+    """Probabilities (N, S, K) of modules on every edge where entities have roles; false where they have none.
+
+    Structures of groups have all recordings of these, and tasks of many sizes no places that are the same. Many numbers
+    are too long for a configuration.
+    """
+    chances = start.answer.probabilities
+    if data.num_groups is not None or len(_sizes(data.splits["train"])) > 1 or chances[0].numel() > MOST_ROLES:
+        return False
+    found = roles(chances)
+    return False if found is None else [[[float(f"{p:.4g}") for p in edge] for edge in row] for row in found.tolist()]
 
 
 def name_of(form: Form) -> str:

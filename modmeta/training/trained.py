@@ -1,6 +1,8 @@
 """What a trained module is without Lightning, which takes seconds to import: its state, and the search with it."""
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -107,6 +109,12 @@ class Trained(Progress):
         """Structural priors in force."""
         silent = ["module 0 sends nothing"] if self.model.dynamics.null_module else []
         return self.search.priors + silent + ([f"known relations: {self.known:.0%}"] if self.known else [])
+
+    def without_roles(self) -> "Trained":
+        """The same for entities in another order, or of other roles: modules are shared."""
+        other = copy(self)
+        other.search = replace(self.search, roles=False)
+        return other
 
     def infer(
         self, states: Tensor, known: Tensor | None = None, proposal: bool = True, mask: Tensor | None = None

@@ -6,6 +6,7 @@ from modmeta.search.cold_start.noise import driven_by_noise
 from modmeta.search.cold_start.records import Answer, Form, Start, Trial
 from modmeta.search.cold_start.scales import Scales
 from modmeta.search.cold_start.start import cold_start
+from modmeta.search.cold_start.structures import roles
 from modmeta.search.cold_start.weak_form import Kind, looks_like_angles, never_changing, with_circles
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "infer",
     "looks_like_angles",
     "never_changing",
+    "roles",
     "steepness_of_maps",
     "with_circles",
 ]

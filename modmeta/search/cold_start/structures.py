@@ -27,7 +27,9 @@ __all__ = [
     "fit_known",
     "from_labels",
     "from_weights",
+    "of_edges",
     "requantised",
+    "roles",
     "rounds_of",
     "united",
     "with_none",
@@ -36,6 +38,7 @@ __all__ = [
 SWEEPS, SETTLED = 4, 1e-6  # over slots, and the change of probabilities at which they end
 SLIGHT, LESS = 1e-8, 0.01  # ridge; by which it pulls the own part less, whose functions are many and much alike
 WAVY = 1e-3  # ridge of waves: some combinations may be of states that hardly any sender was in
+FEWEST, ERRORS = 5, 2.0  # tasks that tell roles; standard deviations by which tables of pairs differ beyond chance
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
 MOST_UNEQUAL = 256  # of edges whose strengths differ; more are told as if these were alike
 MOST_SPREAD = 0.36  # variance of strengths: more would make a relation of what is nearly none
@@ -49,7 +52,8 @@ class Kinds(NamedTuple):
         laws: coefficients of every kind, (K, F).
         own: coefficients of the own part, (G,).
         variance: of a residual.
-        pairs: probability of the kinds of an edge and of the edge back, (K, K), symmetric.
+        pairs: probability of the kinds of an edge and of the edge back, (K, K), symmetric; where entities have roles,
+            of every pair its own, (N, S, K, K).
         spread: variance of the strengths of edges of a kind, which are normal around 1, (K,); None where all are 1.
             Of a kind that sends next to nothing: of what is sent beside, in strengths of the strongest kind.
     """
@@ -200,8 +204,7 @@ def explain(
         begin = decoded(square[None] / unit, linear.flatten(1)[None] / unit, k)[0]
         rows = functools.partial(_slot_by_slot, linear, square, alone, scale, begin)
     pairs = kinds.pairs
-    incoming = pairs.sum(1).log().expand(e, s, k)
-    posterior = rows(incoming)
+    posterior = rows(of_edges(pairs, tasks, e).sum(-1).log().expand(e, s, k))
     for _ in range(rounds):
         if e != tasks * (s + 1):  # edges back are not among the receivers
             share = posterior.slots.mean((0, 1)).clamp_min(1e-6)
@@ -209,13 +212,48 @@ def explain(
             posterior = rows((share / share.sum()).log().expand(e, s, k))
             continue
         back = _transposed(posterior.evidence, tasks)
-        joint = (posterior.evidence.unsqueeze(-1) + back.unsqueeze(-2) + pairs.log()).flatten(-2).softmax(-1)
-        table = joint.mean((0, 1)).view(k, k)
-        pairs = ((table + table.mT) / 2).clamp_min(1e-6)
-        pairs = pairs / pairs.sum()
-        incoming = (pairs.log() + back.unsqueeze(-2)).logsumexp(-1)
+        prior = of_edges(pairs, tasks, e).log()
+        joint = (posterior.evidence.unsqueeze(-1) + back.unsqueeze(-2) + prior).flatten(-2).softmax(-1)
+        pairs = tables(joint.view(tasks, s + 1, s, k, k))
+        incoming = (of_edges(pairs, tasks, e).log() + back.unsqueeze(-2)).logsumexp(-1)
         posterior = rows(incoming.log_softmax(-1))
     return posterior, pairs
+
+
+def tables(joint: Tensor) -> Tensor:
+    """Probability of the kinds of an edge and of the edge back, from beliefs in them, (B, N, S, K, K).
+
+    One table (K, K) for all pairs, unless they differ from it over tasks by more than chance: then entities have roles,
+    as a sun has and its planets, and every pair a table of its own (N, S, K, K), drawn towards the common one. By how
+    much follows from the spread of tables about it, as in the Dirichlet-multinomial distribution (Mosimann 1962). What
+    a task does not show of a pair others tell.
+    """
+    b, n, s, k = joint.shape[:4]
+    each = joint.mean(0)
+    each = (each + _transposed(each, 1).mT) / 2
+    common = each.mean((0, 1)).clamp_min(1e-6)
+    common = common / common.sum()
+    freedom = n * s * (k * k - 1) / 2
+    spread = float(((each - common).square() / (common + 1 / b)).sum()) / 2 * b / freedom  # 1 by chance, at most b
+    if b < FEWEST or spread < 1 + ERRORS * (2 / freedom) ** 0.5:
+        return common
+    common_counts = max(1.0, (b - spread) / (spread - 1))
+    return (b * each + common_counts * common) / (b + common_counts)
+
+
+def roles(slots: Tensor) -> Tensor | None:
+    """Probabilities (N, S, K) of kinds of edges, from beliefs (B, N, S, K) in tasks; None without roles."""
+    back = _transposed(slots.flatten(0, 1), len(slots)).view_as(slots)
+    found = tables(slots.unsqueeze(-1) * back.unsqueeze(-2))
+    return None if found.dim() == 2 else found.sum(-1)
+
+
+def of_edges(pairs: Tensor, tasks: int, receivers: int) -> Tensor:
+    """Tables of the edges of receivers, (E, S, K, K), or the one of all, (K, K), also where there are other pairs."""
+    if pairs.dim() == 2:
+        return pairs
+    same = receivers == tasks * len(pairs) and pairs.shape[1] == len(pairs) - 1
+    return pairs.repeat(tasks, 1, 1, 1) if same else pairs.mean((0, 1))
 
 
 def _transposed(slots: Tensor, tasks: int) -> Tensor:

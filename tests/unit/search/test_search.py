@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modmeta.errors import UserError
 from modmeta.evaluation.calibration import tempered
-from modmeta.evaluation.posterior import enumerable
+from modmeta.evaluation.posterior import enumerable, exact_of, same_roles
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.graph.relations import all_rows, from_matrix, to_matrix
 from modmeta.keys import OBSERVED, UNKNOWN
@@ -365,6 +365,43 @@ def test_an_edge_cost_that_outweighs_the_evidence_leaves_no_edges(states: Tensor
     dear, free = Search(gibbs, edge_cost=1e6), Search(gibbs)
     assert (infer(dear, model, None, states, seeded()).structure.edge_modules == 0).all()
     assert (infer(free, model, None, states, seeded()).structure.edge_modules != 0).any()
+
+
+def test_roles_that_outweigh_the_evidence_decide(states: Tensor) -> None:
+    """In tasks of as many entities alone; the evidence has a temperature, and they have none."""
+    model, n = make_model(), states.shape[1]
+    wanted = torch.randint(2, (n, n - 1), generator=seeded())
+    sure = torch.where(torch.nn.functional.one_hot(wanted, 2) > 0, 1.0, 1e-30).tolist()
+    search = Search(gibbs, roles=sure)
+    told, free = (infer(of, model, None, states, seeded()).structure.edge_modules for of in (search, Search(gibbs)))
+    assert (told == wanted).float().mean() > (free == wanted).float().mean()
+    assert search.of_roles(n + 1, states) is None
+    assert search.priors == ["roles of entities"]
+    fair = Search(gibbs, roles=[[[0.25, 0.75]] * (n - 1)] * n)
+    flat = states.new_zeros(len(states), n, 2 ** (n - 1))
+    structure = Structure(told, torch.zeros_like(told[..., 0]))
+    for temperature in (1.0, 100.0):
+        assert torch.allclose(exact_of(fair)(flat, structure, 2, temperature)[..., 1], torch.tensor(0.75), atol=1e-5)
+
+
+def test_entities_in_another_order_have_other_roles() -> None:
+    """Also where most pairs are not told; tasks that tell nothing speak for nothing."""
+    roles = torch.tensor([[0.9, 0.1]]).repeat(4, 3, 1).view(4, 3, 2)
+    roles[2] = roles[2].flip(-1)  # which alone is acted on
+    told, g = torch.full((10, 4, 3, 2), 0.5), seeded()
+    labels = (torch.rand(10, 4, 3, generator=g) < roles[..., 1]).long()
+    seen = torch.rand(10, 4, 3, generator=g) < 0.4
+    told[seen] = torch.nn.functional.one_hot(labels, 2)[seen].float()
+    assert same_roles(-roles.log(), told)
+    assert not same_roles(-roles.log(), told[:, [0, 2, 1, 3]])
+    one = told[:, torch.arange(4).roll(1)]
+    assert not same_roles(-roles.log(), one)
+
+
+@pytest.mark.parametrize("roles", [True, [[[0.5, 0.5]]], [[[1.0, 0.0]], [[0.5, 0.5]]], [[[0.5, 0.6]], [[0.5, 0.5]]]])
+def test_roles_must_be_probabilities(roles: Any) -> None:
+    with pytest.raises(ValueError, match=r"search\.roles"):
+        Search(gibbs, roles=roles)
 
 
 def test_a_null_module_sends_nothing(states: Tensor) -> None:

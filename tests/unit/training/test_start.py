@@ -95,9 +95,10 @@ def test_other_runs_are_left_alone(tmp_path: Path) -> None:
 def test_what_was_chosen_is_taken_from_the_record(tmp_path: Path) -> None:
     config = compose(tmp_path / "run", "experiment=laws", "model.constants=false")
     stored = {name: 3 if name == "num_edge_modules" else "stored" for name in CHOSEN}
-    recorded = as_recorded(config, {"model": stored, "search": {"symmetric": True, "slow": "path"}})
+    recorded = as_recorded(config, {"model": stored, "search": {"symmetric": True, "slow": "path", "roles": False}})
     filled, search = recorded.model, recorded.search
-    assert (search.symmetric, search.slow, config.search.symmetric) == (True, "path", None)
+    assert (search.symmetric, search.slow, search.roles) == (True, "path", False)
+    assert (config.search.symmetric, config.search.roles) == (None, None)
     assert (filled.num_edge_modules, filled.family, filled.constants) == (3, "stored", False)
     assert OmegaConf.select(config, "model.family") is None, "the given configuration stays"
 
