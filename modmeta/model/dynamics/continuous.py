@@ -51,6 +51,9 @@ class ContinuousDynamics(Dynamics):
     If the data show reflecting walls (`Scales.walls`), a path that touches one is continued into its mirror image, and
     forces there are mirrored; forecasts reflect.
 
+    Where frames are steps of a simulator, nothing happens between them: accelerations at a frame change velocities by
+    the next one, and coordinates by 1/2 + `lag` times as much, 1 if they move by the new velocities, 0 if by the old.
+
     After a cold start a module is the law that it found plus what the perceptron learns, zero at first and measured in
     what the law leaves unexplained: exact laws stay exact.
 
@@ -71,6 +74,7 @@ class ContinuousDynamics(Dynamics):
         null_module: whether edge module 0 always sends zero messages.
         node_hidden: width of the hidden layers of node modules; None for `hidden`.
         family: of laws that a cold start found, a name in `modmeta.model.basis`; None without.
+        smooth: paths between frames are smooth, or every frame decides the next one; None is true.
 
     Raises:
         ValueError: `num_features` is odd, or `nodes` is below 2.
@@ -103,6 +107,7 @@ class ContinuousDynamics(Dynamics):
         null_module: bool = False,
         node_hidden: int | None = None,
         family: str | None = None,
+        smooth: bool | None = True,
     ) -> None:
         if num_features % 2:
             raise UserError(
@@ -118,7 +123,8 @@ class ContinuousDynamics(Dynamics):
             [node_hidden or hidden] * node_layers, additive=True, linear_path=True, activation=activation,
             null_module=null_module,
         )  # fmt: skip
-        self.pieces, self.reach, self.substeps = pieces, reach, substeps
+        self.smooth = smooth is not False
+        self.pieces, self.reach, self.substeps = pieces if self.smooth else 0, reach, substeps
         self.found = None if family is None else FoundAccelerations(family, self.positions, num_edge_modules)
         if self.found is not None:
             self.decay = None  # what the law leaves does not tell a power of the distance
@@ -154,7 +160,11 @@ class ContinuousDynamics(Dynamics):
         """Takes laws that were found, after `set_scales`."""
         if self.found is None:
             return
-        self.found.begin(laws, self.change_scale[self.positions :])
+        p = self.positions
+        if not self.smooth:  # by which coordinates move, exactly
+            self.step_scale.copy_(laws.step * laws.span[p] / laws.span[0])
+            self.change_scale[:p] = self.step_scale * self.change_scale[p:]
+        self.found.begin(laws, self.change_scale[p:])
         self.lag.copy_(laws.lag)
         for modules in (self.edge_modules, self.node_modules):
             for layer in (modules.affine[-1], modules.linear):
@@ -242,6 +252,9 @@ class ContinuousDynamics(Dynamics):
 
     def _integrated(self, states: Tensor, law: Callable[[Tensor], Tensor]) -> Tensor:
         """Changes (..., T - 1, D) by accelerations (..., Q, P), a law of states (B, N, Q, D), on cubic paths."""
+        if not self.smooth:
+            sent = law(states[:, :, :-1])
+            return torch.cat(((0.5 + self.lag) * sent, sent), -1)
         t = states.shape[2]
         ends, reflected = self._unfold(states)
         between, beyond = self._between(states, ends)
@@ -388,12 +401,23 @@ class ContinuousDynamics(Dynamics):
         b, n, t, d = states.shape
         relations, types = relations.repeat_interleave(t, 0), types.repeat_interleave(t, 0)  # of Q = B T scenes
         states, acting = states.transpose(1, 2).reshape(b * t, n, d), self._acting(relations, types)
+        if not self.smooth:
+            return self._stepped(states, types, acting).view(b, t, n, d).transpose(1, 2)
         own, (x, v) = self._own(states, types), self._kicked(states, acting)
         left = states.new_ones(b * t)  # remaining fraction of the frame
         while (going := (left > MOMENT).nonzero().squeeze(-1)).numel():
             x1, v1, rest = self._substep(x[going], v[going], left[going], acting.of(going))
             x, v, left = x.index_copy(0, going, x1), v.index_copy(0, going, v1), left.index_copy(0, going, rest)
         return self._landed(x, v, own, acting).view(b, t, n, d).transpose(1, 2)
+
+    def _stepped(self, states: Tensor, types: Tensor, acting: "_Acts") -> Tensor:
+        """States (Q, N, D) at the next frame, which those of this one decide."""
+        x, v = states.split(self.positions, dim=-1)
+        own, gained = self._own(states, types), self._accelerations(x, v, acting)
+        moved = self.step_scale * (v - self.rest + (0.5 + self.lag) * gained)
+        ended = torch.cat((x + moved, v + gained), dim=-1) + own * self.change_scale
+        x, v, _ = self._reflect(*ended.split(self.positions, dim=-1))
+        return torch.cat((x, v), dim=-1).clamp(-FORECAST_BOUND, FORECAST_BOUND)
 
     @torch.no_grad()
     def disturbed(
@@ -406,6 +430,8 @@ class ContinuousDynamics(Dynamics):
         drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Float[Tensor, "B N {steps} D"]:
         """See `Dynamics.disturbed`. A task whose pairs are close falls frames behind; the others do not wait for it."""
+        if not self.smooth:
+            return super().disturbed(states, relations, types, steps, disturb, drive)
         (b, n, d), acting = states.shape, self._acting(relations, types)
         x, v = (part.clone() for part in states.split(self.positions, dim=-1))
         own, frames = torch.zeros_like(states), states.new_empty(b, steps, n, d)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from modmeta.search.cold_start.cluster import cluster
 from modmeta.search.cold_start.data import Data, Sum, split_sums_of, steps_of, sums_of
-from modmeta.search.cold_start.features import Basis, Family, columns, finer, fit_basis
+from modmeta.search.cold_start.features import Basis, Family, coarser, columns, family_named, finer, fit_basis
 from modmeta.search.cold_start.grams import centred, grams
 from modmeta.search.cold_start.judging import Found, explained, judged, problem_of, scored
+from modmeta.search.cold_start.knots import knotted
 from modmeta.search.cold_start.records import Form
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_weights
 from modmeta.search.cold_start.saturation import link_columns
@@ -33,6 +34,9 @@ from modmeta.search.cold_start.structures import (
 
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
+ENDING = family_named("fine along the line")
+ENDS = 4.0  # logarithms by which forces that end must be ahead of laws of another family
+REKNOTS = 3  # times that functions are moved to where forces end
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
 RESHAPES = 8  # of functions of entities' own, structures told anew under each
 MUCH, ROUNDS = 0.5, 3  # nats a number that unequal strengths explain more; structures are told anew so often
@@ -85,10 +89,41 @@ def polished(best: Found, search: Data, judges: Data, family: Family | None) -> 
         best = moved
     fine = finer(best.trial.form.basis.family)
     if fine and family in (None, fine):
-        few = search.part(search.parts()[0])
-        basis = fit_basis(fine, best.trial.form.kind, steps_of(few, best.trial.form))
-        best = simpler(best, reformed(best, best.trial.form._replace(basis=basis), search, judges))
+        best = simpler(best, reformed(best, _with(best.trial.form, fine, search), search, judges))
     return best
+
+
+def stepped(best: Found, search: Data, judges: Data) -> Found:
+    """The same where every frame decides the next one, if that explains more."""
+    moved = reformed(best, best.trial.form._replace(smooth=False), search, judges)
+    return moved if moved.score < best.score - ALIKE else best
+
+
+def ended(best: Found, search: Data, judges: Data, family: Family | None) -> Found:
+    """The same under functions that end where forces do, if these explain more; a family that was given stays.
+
+    Whatever family told structures: coarse functions of one that has such functions may tell them worse. But functions
+    that bend anywhere stand in for steep laws, too, whose weak tails they tell worse.
+    """
+    if not best.trial.form.kind.coordinates or family not in (None, ENDING):
+        return best
+    more = ALIKE if best.trial.form.basis.family in (ENDING, coarser(ENDING)) else ENDS
+    for _ in range(REKNOTS):
+        beliefs = explain(sums_of(search, best.trial.form), best.kinds, search.number)[0]
+        form = knotted(_with(best.trial.form, ENDING, search), search, beliefs)
+        moved = None if form is None else reformed(best, form, search, judges)
+        if moved is None or moved.score >= best.score - more:
+            break
+        best, more = moved, ALIKE
+    return best
+
+
+def _with(form: Form, family: Family, search: Data) -> Form:
+    """A form with functions of another family, placed where the data are."""
+    if form.basis.family == family:
+        return form
+    few = search.part(search.parts()[0])
+    return form._replace(basis=fit_basis(family, form.kind, steps_of(few, form)))
 
 
 def varied(best: Found, search: Data, judges: Data) -> Found:

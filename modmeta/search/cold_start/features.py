@@ -21,6 +21,7 @@ from modmeta.model.basis import (
     Kind,
     coarser,
     families,
+    family_named,
     finer,
     left_functions,
     own_functions,
@@ -30,7 +31,7 @@ from modmeta.search.cold_start.grams import Columns
 from modmeta.search.cold_start.weak_form import Steps
 from modmeta.search.maps import waves
 
-__all__ = ["MAPPED", "Basis", "Family", "coarser", "columns", "families", "finer", "fit_basis"]
+__all__ = ["MAPPED", "Basis", "Family", "coarser", "columns", "families", "family_named", "finer", "fit_basis"]
 
 LEAST, SMOOTH = 1e-9, 1e-6  # share of the largest variance that functions have; of waves, which are much alike
 MANY = 4000  # intervals of all receivers, from which on own functions are steep
@@ -59,7 +60,13 @@ class Basis(NamedTuple):
     steep: bool = True
 
 
-def fit_basis(family: Family, kind: Kind, steps: Steps, steepness: Sequence[float] | None = None) -> Basis:
+def fit_basis(
+    family: Family,
+    kind: Kind,
+    steps: Steps,
+    steepness: Sequence[float] | None = None,
+    places: Tensor | None = None,
+) -> Basis:
     """Places the functions of a family where the data are, and whitens them.
 
     Args:
@@ -67,13 +74,15 @@ def fit_basis(family: Family, kind: Kind, steps: Steps, steepness: Sequence[floa
         kind: what features are.
         steps: the data.
         steepness: of waves along every feature; None for one turn in about six standard deviations.
+        places: of functions, (A, F); None for where the data are.
     """
     nodes, c = steps.nodes, steps.targets.shape[-1]
     if family.right == "waves":
-        places, phases = (part.to(nodes) for part in waves(steepness or (1.0,) * nodes.shape[-1]))
-        widths = phases.expand_as(places)
+        usual, phases = (part.to(nodes) for part in waves(steepness or (1.0,) * nodes.shape[-1]))
+        widths = phases.expand_as(usual)
     else:
-        places, widths = _places(_arguments(family, kind, nodes), family.shifts)
+        usual, widths = _places(_arguments(family, kind, nodes), family.shifts)
+    places = usual if places is None else places
     one = torch.eye(1, dtype=nodes.dtype, device=nodes.device)
     raw = Basis(family, places, widths, one, one, one[0])
     receiver, sender = _ends(nodes)

@@ -18,11 +18,13 @@ from modmeta.search.cold_start.choosing import (
     Believed,
     believed,
     chosen,
+    ended,
     given,
     merged,
     polished,
     reformed,
     simpler,
+    stepped,
     under,
     unequal,
     usual_and_large,
@@ -119,7 +121,9 @@ def cold_start(
         attempts.add(one, announce, given=family is not None, sloped=slopes)
         if attempts.enough:
             break
-    best = attempts.best(family, reform=constants is None and slopes is not True, differ=strengths is not False)
+    best = attempts.best(
+        family, reform=constants is None and slopes is not True, step=smooth is None, differ=strengths is not False
+    )
     trial, number = best.trial, best.number
     kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
@@ -244,11 +248,12 @@ class _Attempts:
         self._try_varied()
         self._judge_certainty()
 
-    def best(self, family: Family | None, *, reform: bool, differ: bool) -> Found:
+    def best(self, family: Family | None, *, reform: bool, step: bool, differ: bool) -> Found:
         """What explains held-out frames best.
 
         Args:
             family: that was given; None where there were others.
+            step: whether frames that decide the next ones are tried where paths look smooth.
             reform: whether the other choice of what entities have of their own is tried.
             differ: whether strengths may.
         """
@@ -258,7 +263,9 @@ class _Attempts:
             self.found += structured(problem, best.trial, self.more, self.generator)
         if not self.num_kinds:
             self.found += merged(min(self.found, key=lambda one: one.score), self.search, self.judges)
-        best = polished(chosen(self.found), self.search, self.judges, family)
+        best = self._polished(coarse := chosen(self.found), family, step=step)
+        if not self.num_kinds and best is not coarse:  # errors of coarse laws are no kinds
+            best = chosen([best, *merged(best, self.search, self.judges)])
         if reform:
             rival = reformed(best, _with_less(best.trial.form), self.search, self.judges)
             self.trials.append(rival.trial)
@@ -279,6 +286,16 @@ class _Attempts:
             best = usual_and_large(best, self.found, self.judges)
             self.trials.append(best.trial)
         return best
+
+    def _polished(self, best: Found, family: Family | None, *, step: bool) -> Found:
+        """The best under finer functions, those that end among them, and of frames that decide the next one."""
+        step &= self.ready.units.stepped and self.ready.smooth
+        if step:
+            best = stepped(best, self.search, self.judges)
+        best = polished(best, self.search, self.judges, family)
+        if step and best.trial.form.smooth:  # errors of coarse functions may hide it
+            best = stepped(best, self.search, self.judges)
+        return best if self.enough else ended(best, self.search, self.judges, family)
 
     def _placed(self, family: Family, given: bool) -> tuple[Basis, Tensor | None] | None:
         """Its functions where the data are, and how rates saturate; None where it is not to be tried."""

@@ -34,6 +34,7 @@ AGREES = 0.01  # relative difference up to which the time between frames is the 
 ON_CIRCLE = 1e-4  # by which squares of cosine and sine may add up to more or less than 1: a float's rounding errors
 HEAVY = 30.0  # mean over median squared change, from which a few large ones are nearly all
 USUAL = 10.0  # times the median squared change, from which changes are large
+EXACT = 1e-3  # of changes of velocities, up to which coordinates are exact
 LEAST = 1e-2  # of the largest change, from which on an entity's changes are worth explaining
 
 
@@ -44,6 +45,8 @@ class Units(NamedTuple):
     after these have changed.
     `usual` is the size of a change from which on squared residuals weigh less, by the square of what it is larger; None
     where large changes are not rare.
+    `stepped` is whether coordinates move by the velocities of frames and nothing between, as in simulators whose frames
+    are steps.
     `entities` is how much squared residuals of every entity weigh, (N,), where they differ; None where all are alike.
     """
 
@@ -53,6 +56,7 @@ class Units(NamedTuple):
     entities: Tensor | None = None
     lag: float = 0.0
     usual: float | None = None
+    stepped: bool = False
 
 
 class Steps(NamedTuple):
@@ -149,7 +153,25 @@ def measure_units(states: Tensor, kind: Kind, frame_step: float) -> Units:
         centre[p:], scale[p:] = 0.0, scale[p:].square().mean().sqrt()
     angles = torch.tensor(kind.angles, device=states.device)
     centre, scale = centre.where(~angles, torch.zeros_like(centre)), scale.where(~angles, torch.ones_like(scale))
+    if kind.second_order and (by := _by_frames(states, kind)):
+        return Units(centre, scale, by[0], lag=by[1], stepped=True)
     return Units(centre, scale, step, lag=_lag(states, kind, step) if kind.second_order else 0.0)
+
+
+def _by_frames(states: Tensor, kind: Kind) -> tuple[float, float] | None:
+    """Time between frames and lag, if coordinates move by the velocities of one of two frames, and by nothing else.
+
+    Not by both alike, as they do on circles.
+    """
+    x, v = states.split(kind.coordinates, -1)
+    moved, change = x.diff(dim=2).flatten(), v.diff(dim=2).flatten()
+    columns = torch.stack([v[:, :, :-1].flatten(), change], -1)
+    step, gained = torch.linalg.lstsq(columns.mT @ columns, (columns.mT @ moved).unsqueeze(1))[0].flatten().tolist()
+    off = (moved - columns @ columns.new_tensor([step, gained])).square().mean().sqrt()
+    exact = step > 0 and off <= EXACT * step * change.square().mean().sqrt()
+    if not exact or abs(abs(gained / step - 0.5) - 0.5) > EXACT:
+        return None
+    return step, gained / step - 0.5
 
 
 def _lag(states: Tensor, kind: Kind, step: float) -> float:

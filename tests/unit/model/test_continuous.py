@@ -66,6 +66,41 @@ def test_the_exact_law_explains_and_forecasts_the_simulation(nodes: int) -> None
         assert (forecast - states[:, :, 1:11]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("lag", [0.5, -0.5])
+def test_the_exact_law_of_steps_explains_and_forecasts_them(lag: float) -> None:
+    """Frames that are steps of a simulator, whose coordinates move by the new velocities, or by the old ones."""
+    rng = np.random.default_rng(0)
+    signs = rng.choice((-1, 1), (8, 1, 4, 1))
+    x, v = rng.uniform(-3, 3, (8, 4, 2)), rng.normal(0, 0.3, (8, 4, 2))
+    path = []
+    for _ in range(12):
+        path.append(np.concatenate((x, v), -1))
+        apart = x[:, None] - x[:, :, None]
+        far = np.linalg.norm(apart, axis=-1, keepdims=True) + np.eye(4)[..., None]
+        kicked = v - 0.1 * (signs * signs.transpose(0, 2, 1, 3) * apart / far**3).sum(2)
+        x, v = x + 0.1 * (kicked if lag > 0 else v), kicked
+    raw = np.stack(path, 2).astype(np.float32)
+    units = Units.of_range(raw.min((0, 1, 2)), raw.max((0, 1, 2)), 2)
+    states = units.normalised(raw)
+    attracts = from_matrix(torch.from_numpy((signs * signs.transpose(0, 2, 1, 3) < 0)[..., 0].astype(int)))
+    structure = Structure(attracts, torch.zeros(8, 4).long())
+    dynamics = ContinuousDynamics(4, 2, IsotropicFeatures(2), smooth=False)
+    dynamics.set_scales(robust_scales(states, 2, units, 0.1))
+    dynamics.walls[0], dynamics.walls[1], dynamics.limit[:] = -torch.inf, torch.inf, torch.inf
+    dynamics.step_scale.fill_(0.1 * units.scale[2] / units.scale[0])
+    dynamics.change_scale[:2] = dynamics.step_scale * dynamics.change_scale[2:]
+    dynamics.edge_modules = ExactCharges(dynamics, units)
+    torch.nn.init.zeros_(dynamics.node_modules.linear.weight)
+    dynamics.lag.data.fill_(lag)
+    with torch.no_grad():
+        rows, types = structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)
+        change = dynamics.change(states[:, :, :-1], dynamics.messages(states), rows, types).squeeze(2)
+        error = change - dynamics.targets(states)
+        assert error.square().mean() < 1e-8 * dynamics.targets(states).square().mean()
+        forecast = dynamics.rollout(states[:, :, :1], *structure, 6).squeeze(2)
+        assert (forecast - states[:, :, 1:7]).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize(("k", "g", "null"), [(3, 1, False), (2, 2, True)])
 def test_only_the_module_of_an_edge_need_be_evaluated(k: int, g: int, null: bool) -> None:
     """Also where the two edges of a pair differ, on more pairs than a block holds, and on none."""

@@ -10,13 +10,14 @@ from torch import Tensor
 from benchmarks.textbook import make
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import STEPS, cartesian, families, family_named, polar
-from modmeta.search.cold_start import Kind, cold_start, infer, looks_like_angles
+from modmeta.search.cold_start import Form, Kind, cold_start, infer, looks_like_angles, roles
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.data import Data, split_sums_of, sums_of
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, residuals
 from modmeta.search.cold_start.judging import problem_of
+from modmeta.search.cold_start.knots import knotted
 from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import measure_link, saturates
@@ -681,3 +682,79 @@ def test_own_functions_are_steep_where_data_are_many(tasks: int, steep: bool) ->
     own = columns(fit_basis(family_named("difference"), kind, ready), kind, ready).own
     assert bool((own[..., -len(STEPS) :] != 0).any()) == steep
     assert bool((own[..., : -len(STEPS)] != 0).any((0, 1, 2)).all())
+
+
+def pushes(tasks: int, reach: float, old: bool = False) -> tuple[Tensor, Tensor]:
+    """Three bodies (B, N, T, 4) some of which push others within a reach, frames being steps, and relations (B, N, S).
+
+    Coordinates move by the new velocities, or by the old ones.
+    """
+    g = torch.Generator().manual_seed(0)
+    relations = torch.randint(2, (tasks, 3, 3), generator=g) * (1 - torch.eye(3, dtype=torch.long))
+    x = 3 * torch.rand(tasks, 3, 2, generator=g, dtype=torch.float64) - 1.5
+    v = 0.03 * torch.randn(tasks, 3, 2, generator=g, dtype=torch.float64) - 0.03 * x
+    path = []
+    for _ in range(40):
+        path.append(torch.cat([x, v], -1))
+        apart = x.unsqueeze(1) - x.unsqueeze(2)
+        size = (relations * 0.05 * (1 / apart.norm(dim=-1).clamp_min(1e-9) - 1 / reach)).clamp_min(0)
+        pushed = v - (size.unsqueeze(-1) * apart).sum(2)
+        x, v = x + (v if old else pushed), pushed
+    return torch.stack(path, 2), from_matrix(relations)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_coordinates_that_move_by_the_velocities_of_frames_are_told(old: bool) -> None:
+    kind = Kind(2, (False,) * 4)
+    units = measure_units(pushes(20, 0.8, old)[0].float().double(), kind, 1.0)
+    assert units.stepped
+    assert units.lag == pytest.approx(-0.5 if old else 0.5, abs=1e-4)
+    t = 0.3 * torch.arange(30, dtype=torch.float64)
+    circle = torch.stack([t.cos(), t.sin(), -0.3 * t.sin(), 0.3 * t.cos()], -1)
+    assert not measure_units(circle.expand(2, 3, -1, -1), kind, 1.0).stepped, "this moves between frames, too"
+
+
+def test_the_distance_at_which_a_force_ends_is_found() -> None:
+    """Functions that end at others leave a hundred times as much."""
+    states, relations = pushes(30, 0.8)
+    kind, data = Kind(2, (False,) * 4), Data(states, None, None)
+    units = measure_units(states, kind, 1.0)
+    basis = fit_basis(family_named("fine along the line"), kind, steps(states, kind, units, smooth=False))
+    form = Form(kind, units, False, basis, False, 0.0)
+    beliefs = from_labels(torch.nn.functional.one_hot(relations, 2).flatten(0, 1).double())
+    beliefs.slots[0] = beliefs.slots[0].flip(-1)  # a receiver whose structure is wrong
+    ended = knotted(form, data, beliefs)
+    assert ended is not None
+    found = ended.basis.places[0] * units.scale[0]
+    assert float((found - 0.8).abs().min()) < 1e-3
+    beliefs = from_labels(torch.nn.functional.one_hot(relations, 2).flatten(0, 1).double())
+    flat = torch.full((2, 2), 0.25, dtype=torch.float64)
+    left = [fit_kinds(sums_of(data, one), beliefs, flat).variance for one in (form, ended)]
+    assert left[1] < left[0] / 1e4
+
+
+@pytest.mark.slow
+def test_forces_that_end_of_steps_are_found() -> None:
+    states, relations = pushes(60, 0.8)
+    start = cold_start(states, Kind(2, (False,) * 4), num_kinds=2)
+    assert (start.form.basis.family.name, start.form.smooth) == ("fine along the line", False)
+    met = torch.cdist(*[states[..., :2].transpose(1, 2)] * 2).amin(1) < 0.7
+    told = start.answer.structures
+    told = told if float(start.kinds.laws[0].norm()) < float(start.kinds.laws[1].norm()) else 1 - told
+    assert bool((told == relations)[from_matrix(met)].all())
+
+
+def test_entities_with_roles_tell_what_a_task_does_not_show() -> None:
+    """Of random structures all pairs have one table."""
+    g = torch.Generator().manual_seed(0)
+    same = torch.tensor([[0, 1, 0], [1, 1, 0], [0, 0, 0], [1, 0, 1]])
+    for labels in (same.expand(40, -1, -1), torch.randint(2, (40, 4, 3), generator=g)):
+        slots = torch.nn.functional.one_hot(labels, 2).double()
+        slots[torch.rand(40, 4, 3, generator=g) < 0.6] = 0.5
+        found = roles(slots)
+        if labels[0].equal(same):
+            assert found is not None
+            assert found.argmax(-1).equal(same)
+            assert torch.allclose(found.sum(-1), torch.ones(4, 3).double())
+        else:
+            assert found is None
