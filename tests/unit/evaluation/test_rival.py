@@ -72,6 +72,26 @@ def test_a_rival_is_better_than_wrong_laws_only(kind: type[Pull], better: bool) 
     assert rival.lasting < 1.5
 
 
+@pytest.mark.parametrize(("agreement", "counts"), [(0.0, False), (1.0, True)])
+def test_a_doubtful_rival_counts_if_it_knows_who_as_well(
+    agreement: float, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One as good at forecasts by chance, which holds either module for likely."""
+
+    def as_good(model: RelationalModel, halves: list[Tensor], *_: object) -> Rival:
+        b, n = halves[0].shape[:2]
+        gains, beliefs = torch.linspace(-1, 1, b), torch.full((b * n, n - 1, 2), 0.5)
+        return Rival(gains, agreement, 1.0, lambda at: (beliefs, beliefs), lambda at: beliefs)
+
+    monkeypatch.setattr("modmeta.evaluation.calibration._by_rival", lambda fitted, *_: fitted)
+    claimed, _, without = told(right())
+    monkeypatch.undo()
+    monkeypatch.setattr("modmeta.evaluation.calibration.strongest", as_good)
+    doubted, _, found = told(right())
+    assert (found.temperatures != without.temperatures) == counts
+    assert doubted < claimed - 0.1 if counts else doubted == claimed
+
+
 def test_laws_of_few_tasks_are_less_sure_than_if_they_were_known(monkeypatch: pytest.MonkeyPatch) -> None:
     states, relations = (part[:6] for part in made(0.0))
     sure = {}
