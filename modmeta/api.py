@@ -115,8 +115,7 @@ class Model:
         data = _grouped(data, groups)
         tensors, index = isinstance(states, Tensor), None
         counts = None if data.counts is None else torch.from_numpy(data.counts)
-        roles = None if data.group_names is not None else of_roles(self.module, self.calibration, given, steps, counts)
-        if roles is False:
+        if (roles := self._roles(data, given, steps, counts)) is False:
             free = self._without_roles().infer(states, mask, sampling, advance, groups, nulls, processes)
             return replace(free, roles=False)
         if data.group_names is not None:
@@ -132,6 +131,13 @@ class Model:
             found = self._infer_tasks(data, given, steps, sampling, again, None, tensors, processes)
         apart = None if steps is None else apart_pairs(steps, index, tensors)
         return claimed(replace(found, verdict=verdict, apart=apart, roles=roles), self.judged.prior)
+
+    def _roles(self, data: Trajectories, states: Tensor, steps: Tensor | None, counts: Tensor | None) -> bool | None:
+        """See `of_roles`; None where tasks have groups, whose recordings tell enough."""
+        if data.group_names is not None:
+            return None
+        with renumbered([data.task_name(task) for task in range(data.num_tasks)]):
+            return of_roles(self.module, self.calibration, states, steps, counts)
 
     def _without_roles(self) -> "Model":
         return Model(self.module.without_roles(), self.data, self.calibration, self.judged)
@@ -330,13 +336,9 @@ class Model:
         from modmeta.evaluation.protocol import ProtocolMeasures  # imports torchmetrics, which takes seconds
 
         module, dataset = self.module, as_dataset(data, self.units)
-        if (
-            data.group_names is None
-            and of_roles(
-                module, self.calibration, dataset.states[:, :, : module.observed_frames], dataset.mask, dataset.counts
-            )
-            is False
-        ):
+        t = module.observed_frames
+        steps = None if dataset.mask is None else dataset.mask[..., : t - 1]
+        if self._roles(data, dataset.states[:, :, :t], steps, dataset.counts) is False:
             return self._without_roles().evaluate(data, advance)
         measures = ProtocolMeasures(
             module.model.dynamics.num_edge_modules, module.num_relations, module.observed_frames,

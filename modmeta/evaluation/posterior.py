@@ -25,6 +25,7 @@ from modmeta.search.selection import gibbs
 
 MESSAGES = 8  # from an edge to the edge back, and on
 FLOOR = 0.01  # standard deviation of a probability below which R-hat sees no difference
+ROUNDED = 1e-9  # relative error of sums in double precision, at most
 
 OVERFLOWN = (
     "the model's errors overflow, so relations cannot be inferred; its states are too far from those that the model "
@@ -141,9 +142,9 @@ def same_roles(roles: Tensor, beliefs: Tensor) -> bool:
         roles: prior energies of modules on every edge, (N, S, K).
         beliefs: probabilities of modules without that prior, (B, N, S, K).
     """
-    chances = (-roles).softmax(-1).to(beliefs)
+    chances = (-roles.double()).softmax(-1)
     fits, fits_mean = ((beliefs * prior).sum(-1).log().sum() for prior in (chances, chances.mean((0, 1))))
-    return bool(fits >= fits_mean)
+    return bool(fits >= fits_mean * (1 + ROUNDED))  # of what tells nothing, both are the same number
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from modmeta.data.loading.batches import TaskDataset, by_size
+from modmeta.errors import renumbered
 from modmeta.evaluation.calibration import LEAST, TASKS, WINDOWS, Calibration, calibrate, enough
 from modmeta.evaluation.nulls import Compared, compare, in_groups, in_pieces, in_time, places
 from modmeta.evaluation.posterior import of_edges, same_roles
@@ -190,6 +191,9 @@ def of_roles(
     """Whether entities of a file have the roles of training tasks; None where these, or tasks of that size, have none.
 
     Some tasks tell, without that prior. Other roles, or another order of entities, would bias what others do not show.
+
+    Raises:
+        TaskError: errors of a task overflow.
     """
     n = len(module.search.roles) if isinstance(module.search.roles, tuple) else 0
     ids = (torch.full((len(states),), states.shape[1]) if counts is None else counts).eq(n).nonzero().squeeze(1)
@@ -202,7 +206,8 @@ def of_roles(
     free, generator = module.without_roles(), torch.Generator(states.device).manual_seed(module.seed)
     found = free.infer(seen, None, False, steps)
     temperature = calibration.at(seen.shape[2])
-    beliefs, _ = of_edges(free.search, module.model, seen, found.structure, temperature, generator, steps)
+    with renumbered(ids.tolist()):
+        beliefs, _ = of_edges(free.search, module.model, seen, found.structure, temperature, generator, steps)
     return same_roles(roles, beliefs)
 
 

@@ -1,0 +1,54 @@
+"""Models of tasks whose entities have roles: files with gaps, with errors that overflow, and that tell nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from modmeta.api import Model, load
+from modmeta.data.generation import generate
+from modmeta.data.trajectories import Trajectories
+from modmeta.errors import TaskError
+from modmeta.evaluation.posterior import same_roles
+from modmeta.simulators import Springs
+from modmeta.training import judge
+
+
+@pytest.fixture
+def model() -> Model:
+    """Of three entities, the first of which acts on all."""
+    one = load("springs5")
+    one.module.search = replace(one.module.search, roles=[[[0.1, 0.9], [0.9, 0.1]]] * 3)
+    return one
+
+
+@pytest.fixture(scope="module")
+def tasks() -> Trajectories:
+    return generate(Springs(num_entities=3), {"test": (4, 60)}, seed=1, progress=False)["test"]
+
+
+def test_longer_recordings_with_gaps_are_evaluated(model: Model, tasks: Trajectories) -> None:
+    mask = np.ones(tasks.states.shape[:3], bool)
+    mask[:, 1, 10:13] = False
+    assert model.module.observed_frames < tasks.num_frames
+    assert np.isfinite(model.evaluate(replace(tasks, mask=mask))["test/mse_1"])
+
+
+def test_the_task_whose_errors_overflow_is_named(
+    model: Model, tasks: Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflown(*args: object) -> None:
+        raise TaskError(1, "errors overflow")
+
+    monkeypatch.setattr(judge, "of_edges", overflown)
+    monkeypatch.setattr(judge, "SOME", 2)
+    with pytest.raises(TaskError, match="task c: errors overflow"):
+        model.infer(replace(tasks, task_names=np.array(list("abcd"))))
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_tasks_that_tell_nothing_have_these_roles(k: int) -> None:
+    """Sums of many numbers are rounded."""
+    roles = -torch.rand(200, 5, 4, k, generator=torch.Generator().manual_seed(0)).log()
+    assert all(same_roles(one, torch.full((10, 5, 4, k), 1 / k)) for one in roles)
