@@ -130,11 +130,13 @@ class Recorded(Generic[Out]):
 
     def _graph(self, record: Recorder, given: Given) -> _Graph:
         mine = {name: value.clone() for name, value in given.items()}
+        torch.clear_autocast_cache()  # weights in lower precision from before would stay as they are
         with _restored_after_errors(self.generator):
             try:
                 out, replay = record(lambda: self.work(mine), [self.generator])
                 gradients = [parameter.grad for parameter in self.parameters]
             finally:
+                torch.clear_autocast_cache()  # those of the graph have no values before it is replayed
                 for parameter in self.parameters:
                     parameter.grad = None
         return _Graph(mine, out, gradients, replay)

@@ -78,3 +78,28 @@ def test_a_step_that_cannot_be_recorded_is_done_all_the_same(capsys: pytest.Capt
         assert torch.equal(step(None, {"x": x}), 2 * x)
         assert torch.equal(weight.grad, torch.full((3,), 4.0 + 4 * number))
     assert capsys.readouterr().out.count("not recorded") == 1
+
+
+def test_recorded_weights_in_lower_precision_are_not_used_by_other_steps() -> None:
+    """Under autocast, which keeps them; those of a graph have no values before it is replayed."""
+    weight = torch.nn.Parameter(torch.ones(1, 4))
+
+    def work(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        out = torch.nn.functional.linear(given["x"], weight)
+        out.sum().backward()
+        return out.detach()
+
+    def without_values(todo: Callable[[], Any], generators: Any) -> tuple[Any, Callable[[], None]]:
+        was = weight.detach().clone()
+        with torch.no_grad():
+            weight.zero_()
+        out = todo()
+        with torch.no_grad():
+            weight.copy_(was)
+        return out, lambda: None
+
+    step = Recorded(work, [weight], torch.Generator(), without_values)
+    for _ in range(WARM + 1):
+        weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert step(None, {"x": torch.ones(2, 4)}).tolist() == [[4.0], [4.0]]
