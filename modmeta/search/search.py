@@ -8,6 +8,7 @@ rollouts of ten steps, Metropolis) and ours (all receivers, all rows, horizon 1,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ class Search:
         """
         if not isinstance(self.roles, tuple) or len(self.roles) != num_entities:
             return None
-        return -torch.tensor(self.roles, dtype=like.dtype, device=like.device).log() / (2 if self.symmetric else 1)
+        return _prior(self.roles, like.dtype, like.device) / (2 if self.symmetric else 1)
 
     def enumerates(self, model: RelationalModel, num_entities: int) -> bool:
         """Whether every row of a receiver is a candidate."""
@@ -162,6 +163,13 @@ class Search:
         if self.by_blocks(model, num_entities):
             return block_gibbs(and_relaxed(propose) if relax and model.dynamics.additive else propose, select)
         return receiver_rows(propose, select, RECEIVERS[self.receivers])
+
+
+@cache
+@torch.inference_mode(False)
+def _prior(roles: Roles, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Energies of probabilities, copied to a device once: steps that are recorded there cannot."""
+    return -torch.tensor(roles, dtype=dtype, device=device).log()
 
 
 def _checked(roles: Roles | bool | None) -> tuple[tuple[tuple[float, ...], ...], ...] | None:

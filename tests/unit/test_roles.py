@@ -13,6 +13,7 @@ from modmeta.errors import TaskError
 from modmeta.evaluation.posterior import same_roles
 from modmeta.simulators import Springs
 from modmeta.training import judge
+from tests.tape import taped
 
 
 @pytest.fixture
@@ -52,3 +53,12 @@ def test_tasks_that_tell_nothing_have_these_roles(k: int) -> None:
     """Sums of many numbers are rounded."""
     roles = -torch.rand(200, 5, 4, k, generator=torch.Generator().manual_seed(0)).log()
     assert all(same_roles(one, torch.full((10, 5, 4, k), 1 / k)) for one in roles)
+
+
+def test_steps_with_roles_can_be_recorded(model: Model) -> None:
+    search, states = model.module.search, torch.zeros(3)
+    before = search.of_roles(3, states)
+    out, _ = taped(lambda: search.of_roles(3, states), [])
+    assert before is not None
+    assert out is not None
+    assert torch.equal(out, before)
