@@ -104,6 +104,23 @@ class Search:
             return None
         return _prior(self.roles, like.dtype, like.device) / (2 if self.symmetric else 1)
 
+    def check_roles(self, num_modules: int | None, sizes: Sequence[int] | None = None) -> None:
+        """
+        Args:
+            num_modules: K; None if it is open.
+            sizes: numbers of entities of tasks; None for any.
+
+        Raises:
+            ValueError: no task has as many entities as roles have, or these are of another number of modules.
+        """
+        if not isinstance(self.roles, tuple):
+            return
+        n, k = len(self.roles), len(self.roles[0][0])
+        if num_modules not in (None, k):
+            raise ValueError(f"search.roles has probabilities of {k} modules, but model.num_edge_modules={num_modules}")
+        if sizes is not None and n not in sizes:
+            raise ValueError(f"search.roles is of {n} entities, but tasks have {' or '.join(map(str, sizes))}")
+
     def enumerates(self, model: RelationalModel, num_entities: int) -> bool:
         """Whether every row of a receiver is a candidate."""
         dynamics = model.dynamics
@@ -182,9 +199,13 @@ def _checked(roles: Roles | bool | None) -> tuple[tuple[tuple[float, ...], ...],
         return None
     if roles is True:
         raise ValueError("search.roles=true says no probabilities; null lets a cold start find them")
-    told = tuple(tuple(tuple(map(float, edge)) for edge in row) for row in roles)
+    wrong = "search.roles must be false, null, or positive probabilities of modules, (N, N - 1, K)"
+    try:
+        told = tuple(tuple(tuple(map(float, edge)) for edge in row) for row in roles)
+    except (TypeError, ValueError) as error:
+        raise ValueError(wrong) from error
     edges = [edge for row in told for edge in row]
     sizes = {len(row) for row in told} == {len(told) - 1} and len({len(edge) for edge in edges}) == 1
-    if not sizes or not all(min(edge) > 0 and math.isclose(sum(edge), 1, abs_tol=1e-3) for edge in edges):
-        raise ValueError("search.roles must be false, null, or positive probabilities of modules, (N, N - 1, K)")
+    if not sizes or not all(min(edge, default=0) > 0 and math.isclose(sum(edge), 1, abs_tol=1e-3) for edge in edges):
+        raise ValueError(wrong)
     return told

@@ -14,6 +14,7 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from modmeta.data.loading.batches import TaskDataset
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.units import Units
-from modmeta.errors import UserError
+from modmeta.errors import UserError, cause_of
 from modmeta.graph.relations import MUTUAL, reciprocity
 from modmeta.io import write_durably
 from modmeta.model.basis import MAPPED, VECTORS, FoundLaws, Kind, family_named
@@ -74,6 +75,7 @@ def begun(config: DictConfig) -> DictConfig:
     Raises:
         UserError: the settings do not go together.
     """
+    _check_roles(config)
     if not _has_start(config):
         if _of_laws(config.get("model") or {}) and config.method.get("_target_") == BOUNCEGRAD:
             raise UserError("model=laws begins with laws that a cold start finds; add search.start=laws")
@@ -183,6 +185,21 @@ def _check(model: DictConfig, num_features: int) -> None:
         raise UserError(f"model.angles has {len(angles)} values for {num_features} features")
     if family in VECTORS and coordinates == 0:
         raise UserError(f"model.family={model.family!r} is a law of coordinates; leave model.coordinates=0 out")
+
+
+def _check_roles(config: DictConfig) -> None:
+    """
+    Raises:
+        UserError: roles are given that do not fit the other settings. A search would say so after a cold start.
+    """
+    if not (config.get("search") or {}).get("roles"):
+        return
+    sizes = config.data.get("num_entities")
+    try:
+        search = hydra.utils.instantiate(config.search)
+        search.check_roles(config.model.get("num_edge_modules"), [sizes] if isinstance(sizes, int) else sizes)
+    except (ValueError, InstantiationException) as error:
+        raise UserError(str(cause_of(error))) from error
 
 
 def _given(model: DictConfig) -> dict[str, Any]:

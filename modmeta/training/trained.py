@@ -95,6 +95,7 @@ class Trained(Progress):
         self.make_scheduler = scheduler
         self.gradient_clip, self.accepted_only, self.persist, self.soft = gradient_clip, accepted_only, persist, soft
         self.searched_frames = searched_frames
+        search.check_roles(k)
         if soft and (search.receivers != "all" or search.symmetric):
             raise ValueError("method.soft=true needs search.receivers=all and search.symmetric=false")
         if search.start == "weights" and (g > 1 or not model.dynamics.additive or model.dynamics.null_module):

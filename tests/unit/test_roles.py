@@ -62,3 +62,10 @@ def test_steps_with_roles_can_be_recorded(model: Model) -> None:
     assert before is not None
     assert out is not None
     assert torch.equal(out, before)
+
+
+def test_roles_are_of_the_modules_of_a_model(model: Model) -> None:
+    """Also of one: probabilities of 1 would be none of anything else."""
+    for number in (1, 3):
+        with pytest.raises(ValueError, match=f"of {number} modules"):
+            replace(model.module.search, roles=[[[1 / number] * number] * 2] * 3).check_roles(2)

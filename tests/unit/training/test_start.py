@@ -72,6 +72,24 @@ def test_choices_that_are_given_are_kept_or_refused(tmp_path: Path, capsys: pyte
         settle(compose(tmp_path / "text", *words, "trainer.max_epochs=one"))
 
 
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [
+        ([[[0.2, 0.3, 0.5]] * 2] * 3, "of 3 modules, but model.num_edge_modules=2"),
+        ([[[0.5, 0.5]]] * 2, "of 2 entities, but tasks have 3"),
+        ([[[0.0, 1.0]] * 2] * 3, "positive probabilities"),
+        ([[["nan", 0.5]] * 2] * 3, "positive probabilities"),
+        ([[[]], [[]]], "positive probabilities"),
+        (0.5, "positive probabilities"),
+    ],
+)
+def test_roles_that_do_not_fit_are_refused_before_a_cold_start(tmp_path: Path, roles: object, said: str) -> None:
+    words = ("experiment=moving", "model.num_edge_modules=2", "data.num_entities=3", f"search.roles={roles}")
+    for more in ((), ("search.start=random",)):
+        with pytest.raises(UserError, match=said):
+            begun(compose(tmp_path / "run", *words, *more))
+
+
 def test_the_command_that_chooses_otherwise_runs_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "it is a file.npz"
     np.savez(path, states=states(1).expand(12, 3, 20, 1).numpy() + 0.1 * np.arange(12).reshape(12, 1, 1, 1))
