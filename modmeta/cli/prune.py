@@ -39,6 +39,8 @@ def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[
     Raises:
         UserError: the run was never validated, or no module or every module would be removed.
     """
+    import torch
+
     state = content["state_dict"]
     usage = state["usage"]
     if bool(usage.isnan().any()):
@@ -61,6 +63,9 @@ def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[
     config = copy.deepcopy(content["modmeta"]["config"])
     for part in (config["model"]["dynamics"], config["proposal"]):
         part["num_edge_modules"] = len(keep)
+    if roles := config["search"].get("roles"):
+        chances = torch.tensor(roles, dtype=torch.float64)[..., keep]
+        config["search"]["roles"] = (chances / chances.sum(-1, keepdim=True)).tolist()
     own = {key: content["modmeta"][key] for key in ("data", "judged") if key in content["modmeta"]}
     return {
         "state_dict": state,

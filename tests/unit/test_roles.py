@@ -1,18 +1,21 @@
 """Models of tasks whose entities have roles: files with gaps, with errors that overflow, and that tell nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from modmeta.api import Model, load
+from modmeta.api import Model, load, path_of
+from modmeta.cli.prune import pruned
 from modmeta.data.generation import generate
 from modmeta.data.trajectories import Trajectories
 from modmeta.errors import TaskError
 from modmeta.evaluation.posterior import same_roles
 from modmeta.simulators import Springs
 from modmeta.training import judge
+from modmeta.training.checkpoints.loading import read_checkpoint
 from tests.tape import taped
 
 
@@ -69,3 +72,11 @@ def test_roles_are_of_the_modules_of_a_model(model: Model) -> None:
     for number in (1, 3):
         with pytest.raises(ValueError, match=f"of {number} modules"):
             replace(model.module.search, roles=[[[1 / number] * number] * 2] * 3).check_roles(2)
+
+
+def test_modules_that_are_pruned_have_no_roles(tmp_path: Path, tasks: Trajectories) -> None:
+    content = read_checkpoint(path_of("springs5"))
+    content["state_dict"]["usage"] = torch.tensor([0.001, 0.999])
+    content["modmeta"]["config"]["search"]["roles"] = [[[0.1, 0.9], [0.9, 0.1]]] * 3
+    torch.save(pruned(content, 0.01)[0], tmp_path / "small.ckpt")
+    assert load(tmp_path / "small.ckpt").infer(tasks).roles
