@@ -28,7 +28,8 @@ def without_unseen(data: Trajectories) -> Trajectories:
         return data  # validation reports the error
     mask = np.ones(data.states.shape[:3], bool) if data.mask is None else data.mask
     seen = mask & ~np.isnan(data.states).all(axis=-1)
-    if (seen == mask).all() or (seen.any(axis=2) != mask.any(axis=2)).any():
+    seen |= mask & ~seen.any(axis=2, keepdims=True)  # of tasks without any entity, which validation reports
+    if (seen == mask).all():
         return data
     data = replace(data, notes=(*data.notes, unseen(1 - seen.sum() / mask.sum())))
     return replace(data, states=np.where(seen[..., None], data.states, filled(data.states, seen)), mask=seen)

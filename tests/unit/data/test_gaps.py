@@ -69,3 +69,11 @@ def test_entities_that_a_frame_does_not_show_are_left_out_with_a_note(suffix: st
     lost[0, 0, 0, 1] = np.nan
     with pytest.raises(DataError, match=r"task 0, entity 0, frame 0.*missing=mask"):
         formats.load(written(lost))
+
+
+def test_a_task_without_any_state_is_named_before_gaps_of_others(tmp_path: Path) -> None:
+    states = np.cumsum(np.random.default_rng(0).normal(size=(3, 3, 20, 2)), 2)
+    states[2], states[0, 1, 4] = np.nan, np.nan
+    np.savez(tmp_path / "a.npz", states=states)
+    with pytest.raises(DataError, match="task 2, entity 0, frame 0"):
+        formats.load(tmp_path / "a.npz")
