@@ -11,7 +11,7 @@ from torch import Tensor
 from modmeta.search.cold_start.certainty import kappa
 from modmeta.search.cold_start.cluster import Clusters, clusterings
 from modmeta.search.cold_start.data import Data, changes_of, split_sums_of, sums_of
-from modmeta.search.cold_start.grams import Grams, added
+from modmeta.search.cold_start.grams import Grams
 from modmeta.search.cold_start.records import Form, Trial
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain, from_labels, requantised, rounds_of
@@ -46,15 +46,9 @@ class Found(NamedTuple):
 
 
 def problem_of(form: Form, search: Data | None, judges: Data) -> Problem:
-    """Laws are searched on the judging tasks' own frames that fit where no others are given.
-
-    Where all tasks share one structure, those that laws are searched on tell it as well.
-    """
+    """Laws are searched on the judging tasks' own frames that fit where no others are given."""
     fit, judge = split_sums_of(judges, form)
     sums, tasks = (fit, judges.number) if search is None else (sums_of(search, form), search.number)
-    apart = search is not None and search.groups is not None and search.states is not judges.states
-    if apart and tasks == judges.number == 1:
-        fit = added(fit, sums)
     few = judges.groups is not None and judges.number < MANY
     square = changes_of(judges, form)
     counts = square.sqrt().sqrt() + 1e-30

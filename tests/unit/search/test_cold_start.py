@@ -13,10 +13,9 @@ from modmeta.model.basis import STEPS, cartesian, families, family_named, polar
 from modmeta.search.cold_start import Form, Kind, cold_start, infer, looks_like_angles, roles
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
-from modmeta.search.cold_start.data import Data, split_sums_of, sums_of
+from modmeta.search.cold_start.data import Data, sums_of
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, residuals
-from modmeta.search.cold_start.judging import problem_of
 from modmeta.search.cold_start.knots import knotted
 from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
@@ -622,19 +621,6 @@ def test_tasks_of_a_group_tell_its_structure_together(monkeypatch: pytest.Monkey
     again = infer(start, states[:20], groups=torch.arange(20) % 2)
     assert again.structures.shape == (2, n, n - 1)
     assert right(again.structures, truth.expand(2, -1, -1)) > 0.93
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_tasks_that_laws_are_searched_on_tell_a_structure_that_all_share(shared: bool) -> None:
-    states, _ = phases(6, 0, frames=8)
-    form = cold_start(states, PHASE, num_kinds=2, starts=2, family=Family("difference", "difference")).form
-    search, judges = (
-        Data(part, None, torch.zeros(3, dtype=torch.long) if shared else None) for part in states.split(3)
-    )
-    fit, searched = split_sums_of(judges, form)[0], sums_of(search, form)
-    told = problem_of(form, search, judges).fit
-    torch.testing.assert_close(told.own, fit.own + searched.own if shared else fit.own)
-    torch.testing.assert_close(problem_of(form, judges, judges).fit.own, fit.own)
 
 
 @pytest.mark.slow
