@@ -10,7 +10,7 @@ G own features, M rows, R distances.
 import torch
 from torch import Tensor
 
-from modmeta.search.cold_start.data import Data, steps_of, table_of
+from modmeta.search.cold_start.data import Data, by_task, steps_of, table_of
 from modmeta.search.cold_start.features import Basis, fit_basis
 from modmeta.search.cold_start.records import Form
 from modmeta.search.cold_start.structures import Posterior
@@ -30,8 +30,8 @@ def knotted(form: Form, search: Data, beliefs: Posterior) -> Form | None:
     The nearest function is moved there.
     """
     few = search.part(search.parts()[0])
-    basis, rows = form.basis, len(few.states) * few.states.shape[1]
-    slots, taken = beliefs.slots[:rows], set[int]()
+    basis, slots, taken = form.basis, by_task(beliefs.slots, search), set[int]()
+    slots = slots[: len(slots) // len(search.states) * len(few.states)]
     for _ in range(KNOTS):
         place = _best(form._replace(basis=basis), few, slots)
         if place is None:

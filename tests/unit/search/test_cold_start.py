@@ -717,6 +717,11 @@ def test_the_distance_at_which_a_force_ends_is_found() -> None:
     flat = torch.full((2, 2), 0.25, dtype=torch.float64)
     left = [fit_kinds(sums_of(data, one), beliefs, flat).variance for one in (form, ended)]
     assert left[1] < left[0] / 1e4
+    halves = torch.cat(states.double().split(states.shape[2] // 2, 2)[:2])  # tasks that share structures
+    shared = Data(halves, None, torch.arange(len(states)).repeat(2))
+    ended = knotted(form, shared, beliefs)
+    assert ended is not None
+    assert float((ended.basis.places[0] * units.scale[0] - 0.8).abs().min()) < 1e-3
 
 
 @pytest.mark.slow
