@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_module, rank_zero_only
 
 from modmeta.data.loading.filemodule import filled_from_file, tasks_of_config
@@ -185,6 +186,8 @@ def complete(config: DictConfig) -> dict[str, float]:
         )
     directory = Path(config.directory)
     best, last = attempts(config)
+    if any(isinstance(one, TensorBoardLogger) for one in best.trainer.loggers):
+        time.sleep(1)  # its files are named by the second: those of the test would replace those of a short training
     best.trainer.test(best.module, best.trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
     last.finish()
     if best.record.unwritten:
