@@ -306,7 +306,7 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
     kinds, given = kinds_of(config.model, data.positions, states[ids, :n], seen), _given(config.model)
     with doing("searching for laws") as say:
-        if data.num_groups == 1 and _may_be_maps(given, number):
+        if data.num_groups == 1 and may_be_maps(config.model):
             steep = steepness_of_maps(states[ids, :n], kinds[-1], seen)
             if steep is not None:
                 kinds, given = [kinds[-1]._replace(coordinates=0)], given | {"smooth": False, "steep": steep}
@@ -323,11 +323,12 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
     return best
 
 
-def _may_be_maps(given: dict[str, Any], num_kinds: int | None) -> bool:
-    """Whether choices leave open that steps are those of maps, of no relation and of one."""
-    if given.get("smooth", True) or given["slopes"] or given["shapes"]:
+def may_be_maps(model: DictConfig) -> bool:
+    """Whether a model leaves open that steps are those of maps, of no relation and of one, and can hold such laws."""
+    given = _given(model)
+    if not _of_laws(model) or given["smooth"] or given["slopes"] or given["shapes"]:
         return False
-    return given["family"] in (None, MAPPED) and num_kinds in (None, 2)
+    return given["family"] in (None, MAPPED) and model.num_edge_modules in (None, 2)
 
 
 def _better(other: Start, first: Start) -> bool:

@@ -15,7 +15,7 @@ from modmeta.errors import UserError
 from modmeta.graph.relations import from_matrix
 from modmeta.simulators import Springs
 from modmeta.training.resume import settle
-from modmeta.training.start import CHOSEN, as_recorded, begun, found_mutual, kinds_of
+from modmeta.training.start import CHOSEN, as_recorded, begun, found_mutual, kinds_of, may_be_maps
 from tests.runs import compose, configured
 
 
@@ -42,6 +42,14 @@ def test_what_features_may_be(model: str, features: int, positions: int, coordin
     kinds = kinds_of(config, positions, states(features))
     assert [kind.coordinates for kind in kinds] == coordinates
     assert all(kind.angles == (False,) * features for kind in kinds)
+
+
+def test_steps_may_be_maps_where_a_model_holds_such_laws() -> None:
+    laws = ("experiment=laws", "data=springs5")
+    assert may_be_maps(configured(*laws).model)
+    for more in ("model.smooth=true", "model.family=sender", "model.num_edge_modules=3"):
+        assert not may_be_maps(configured(*laws, more).model)
+    assert not may_be_maps(configured("experiment=moving", "data=springs5").model), "laws of accelerations alone"
 
 
 def test_angles_are_recognised_or_given() -> None:
