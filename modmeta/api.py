@@ -94,8 +94,9 @@ class Model:
             states: (B, N, T, D), or (N, T, D) for one task, in the units of the data that the model was trained on; or
                 trajectories of a file; or a pandas or polars data frame with the columns of such a file; or an xarray
                 `DataArray` with axes such as task, entity, time, feature. NaN throughout for the last entities of
-                tasks that have fewer.
-            mask: (B, T - 1) bool, steps that count, or (B, N, T) bool, where each entity was observed; none for all.
+                tasks that have fewer, and for entities in frames that do not show them.
+            mask: (B, T - 1) bool, steps that count, or (B, N, T) bool, where each entity was observed; None for
+                all that are not NaN.
             sampling: sample structures even if all could be enumerated.
             advance: called with the number of tasks that are finished.
             groups: name of the group of every task, (B,), integers or strings: its tasks share their relations. None
@@ -513,9 +514,9 @@ def fit(
     """Trains a model like `modmeta train FILE`.
 
     Args:
-        states: (B, N, T, D): coordinates, then their velocities, then other features; NaN throughout for the last
-            entities of tasks that have fewer. Or a pandas or polars data frame with the columns of a file, or an xarray
-            `DataArray` with axes such as task, entity, time, feature; they hold names of features and times themselves.
+        states: (B, N, T, D): coordinates, then their velocities, then other features; NaN throughout for entities that
+            a task lacks or a frame does not show. Or a pandas or polars data frame with the columns of a file, or an
+            xarray `DataArray` with axes such as task, entity, time, feature; these hold names of features and times.
         relations: true relations, (B, N, N) or (N, N) integers, [receiver, sender], or a networkx graph from senders to
             receivers, for measures and for naming modules; None if unknown.
         features: names of the features; None for x, y, vx, vy if there are four.

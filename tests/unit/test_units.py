@@ -196,6 +196,20 @@ def test_wrong_states_are_named(what: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_entities_that_a_frame_does_not_show_are_left_out() -> None:
+    """NaN in all of their features; with a NaN in one, the remedy that is named does the same."""
+    states = tasks("springs5", count=2).states.copy()
+    states[0, 1, 5] = np.nan
+    found = model("springs5").infer(states)
+    states[0, 1, 5, :2] = 0
+    with pytest.raises(DataError, match=r"task 0, entity 1, frame 5, vx is nan.*mask=np.isfinite\(states\).all\(-1\)"):
+        model("springs5").infer(states)
+    again = model("springs5").infer(states, mask=np.isfinite(states).all(-1))
+    np.testing.assert_allclose(again.probabilities, found.probabilities, atol=1e-5)
+    alone = model("springs5").infer(states[0], mask=np.isfinite(states[0]).all(-1))
+    np.testing.assert_array_equal(alone.relations[0], found.relations[0])
+
+
 def test_any_real_numbers_do() -> None:
     states = tasks("springs5", count=2).states.astype(np.float32)
     expected = model("springs5").infer(states).probabilities

@@ -280,8 +280,8 @@ def _trajectories(source: Source, layout: _Layout, states: np.ndarray, seen: np.
         _check_complete(data, where, layout, rows)
     mask = seen & np.isfinite(states).all(-1)
     lost = seen & np.isnan(states).all(-1) if how.missing == "unseen" else np.zeros_like(seen)
-    if lost.any():
-        data = replace(data, notes=(*data.notes, unseen(lost.sum() / seen.sum())))
+    if (there := mask.any(axis=2))[lost.any(axis=2)].any():  # entities without any value are absent, which is no gap
+        data = replace(data, notes=(*data.notes, unseen(lost[there].sum() / seen[there].sum())))
     wrong = seen & ~mask & ~lost
     if how.missing != "mask" and wrong.any():
         task, entity, frame, feature = np.argwhere(wrong[..., None] & ~np.isfinite(states))[0].tolist()

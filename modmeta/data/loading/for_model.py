@@ -13,7 +13,7 @@ from modmeta.data.describe import Known, check_familiar, check_moving, find_posi
 from modmeta.data.names import motion_order
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
-from modmeta.data.transforms.gaps import absent_last, check_steps, filled, known_steps, with_absent
+from modmeta.data.transforms.gaps import absent_last, check_steps, filled, known_steps, without_unseen
 from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
 from modmeta.data.transforms.windows import windows
 from modmeta.data.units import Units
@@ -253,12 +253,16 @@ def _as_trajectories(
     _check_states(array.shape, features)
     given = None if mask is None else _mask(mask, array.shape[:3])
     seen = given if given is not None and given.ndim == 3 else None
-    data = with_absent(Trajectories(array, None, features, frame_step, mask=seen))
+    data = without_unseen(Trajectories(array, None, features, frame_step, mask=seen))
     if seen is not None and data.mask is not None:
         data = replace(data, states=filled(data.states, data.mask))
     if not np.isfinite(data.states).all():
         task, entity, frame, feature = np.argwhere(~np.isfinite(data.states))[0].tolist()
-        raise DataError(f"states: task {task}, entity {entity}, frame {frame}, feature {feature} is not finite")
+        raise DataError(
+            f"states: task {task}, entity {entity}, frame {frame}, {features[feature]} is "
+            f"{data.states[task, entity, frame, feature]}; correct it, or leave such frames out with "
+            "mask=np.isfinite(states).all(-1)"
+        )
     there = data.there
     if (there.sum(axis=1) < 2).any() or (there[:, 1:] & ~there[:, :-1]).any():
         raise DataError("states: every task has 2 entities or more, and those that it lacks come last")
@@ -287,6 +291,7 @@ def _mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     except (ValueError, TypeError) as error:
         raise DataError("mask is not an array of booleans") from error
     expected = (shape[0], shape[2] - 1)
+    steps = steps[None] if (1, *steps.shape) == shape else steps  # of one task, like its states
     if steps.dtype != bool or steps.shape not in (expected, shape):
         raise DataError(
             f"mask is {steps.dtype} of shape {steps.shape}; give booleans of shape {expected}, (tasks, frames - 1): "
