@@ -14,7 +14,7 @@ from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
 from modmeta.errors import DataError
-from modmeta.search.cold_start import Kind, driven_by_noise
+from modmeta.search.cold_start import Kind, counts_turns, driven_by_noise
 from modmeta.training.words import setting
 
 SURE = 0.6  # confidence below which a note offers to mask states
@@ -152,7 +152,7 @@ def _motion(splits: dict[str, Trajectories]) -> tuple[list[str], list[str]]:
         motion, explained = frame_motion(first, positions)
         return [], [
             f"{', '.join(first.features[:positions])} are coordinates; their velocities follow ({explained:.1%} of the "
-            f"motion explained, {motion:.4g} time units a frame); experiment={experiment_for(first)} is trained"
+            f"motion explained, {motion:.4g} time units a frame); {' '.join(words_for(first))} is trained"
         ]
     if positions:
         return ["data.velocities=estimated"], [
@@ -219,14 +219,21 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
     return setting_of, False, notes
 
 
-def experiment_for(data: Trajectories) -> str:
-    """The experiment that suits trajectories: `laws`; for coordinates with velocities `moving`, or `driven`."""
+def words_for(data: Trajectories) -> list[str]:
+    """Settings that suit trajectories: experiment `laws`; for coordinates with velocities `moving`, or `driven`.
+
+    A coordinate that is an angle whose turns were counted is said to be one.
+    """
     data = motion_alone(data)
     positions, moving = find_positions(data)
     if not moving or data.num_features != 2 * positions:
-        return "laws"
+        return ["experiment=laws"]
+    whole = data.states if data.mask is None else data.states[data.mask.all((1, 2))]
     some = torch.from_numpy(data.states[:SAMPLE]).double()
-    return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"
+    if positions == 1 and len(whole) and counts_turns(torch.from_numpy(whole[:SAMPLE])):
+        return ["experiment=laws", "model.angles=[true,false]"]
+    noisy = driven_by_noise(some, Kind(positions, (False,) * data.num_features))
+    return ["experiment=driven" if noisy else "experiment=moving"]
 
 
 def motion_alone(data: Trajectories) -> Trajectories:

@@ -7,6 +7,7 @@ from modmeta.search.cold_start.records import Answer, Form, Start, Trial
 from modmeta.search.cold_start.scales import Scales
 from modmeta.search.cold_start.start import cold_start
 from modmeta.search.cold_start.structures import roles
+from modmeta.search.cold_start.turns import counts_turns
 from modmeta.search.cold_start.weak_form import Kind, never_changing, with_circles
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Start",
     "Trial",
     "cold_start",
+    "counts_turns",
     "driven_by_noise",
     "infer",
     "never_changing",
