@@ -25,13 +25,14 @@ from torch import Tensor
 
 from benchmarks.exact import exact_structures
 from benchmarks.textbook import WORLDS, make
+from modmeta.data.describe import looks_like_angles
 from modmeta.data.generation import generate
 from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.graph.relations import from_matrix
 from modmeta.io import write_json
 from modmeta.machine import commit, hardware
 from modmeta.model.basis import family_named
-from modmeta.search.cold_start import Kind, Start, cold_start, infer, looks_like_angles, with_circles
+from modmeta.search.cold_start import Kind, Start, cold_start, infer, with_circles
 from modmeta.simulators import Springs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +89,8 @@ def read(world: str, tasks: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Kin
     with np.load(path, allow_pickle=False) as file:
         train, test, relations = (torch.from_numpy(file[key]) for key in ("train", "test", "test_relations"))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:tasks]
-    return train[order], test, from_matrix(relations.long()), Kind(int(coordinates or 0), looks_like_angles(train))
+    kind = Kind(int(coordinates or 0), looks_like_angles(train.numpy()))
+    return train[order], test, from_matrix(relations.long()), kind
 
 
 def _sparse_springs(entities: int, tasks: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Kind]:

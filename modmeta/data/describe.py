@@ -82,8 +82,24 @@ def check_moving(data: Trajectories, where: str) -> None:
         raise DataError(f"{where}: all states are constant; relations show only in changes, so check the features")
 
 
+def looks_like_angles(states: np.ndarray) -> tuple[bool, ...]:
+    """Which features (B, N, T, D) are angles modulo 2 pi: within one turn, filling it, and jumping from end to end."""
+    turn = 2 * np.pi
+    low, high = states.min((0, 1, 2)), states.max((0, 1, 2))
+    jumps = (np.abs(np.diff(states, axis=2)) > 0.75 * turn).any((0, 1, 2))
+    return tuple(((high - low <= turn * 1.001) & (high - low > 0.95 * turn) & jumps).tolist())
+
+
 def find_positions(data: Trajectories) -> tuple[int, bool]:
-    """Number P of leading features that are coordinates, and whether P velocities follow, from names or values."""
+    """Number P of leading features that are coordinates, and whether P velocities follow, from names or values.
+
+    Angles are no coordinates, whatever their names: one that jumps by a turn did not move.
+    """
+    positions, moving = _named_or_moving(data)
+    return (0, False) if any(looks_like_angles(data.states[:SAMPLE, ..., :positions])) else (positions, moving)
+
+
+def _named_or_moving(data: Trajectories) -> tuple[int, bool]:
     names, d = data.features, data.num_features
     named = next((p for p in range(d // 2, 0, -1) if names[p : 2 * p] == tuple(f"v{name}" for name in names[:p])), 0)
     if named:

@@ -28,6 +28,7 @@ COARSE = TEMPERATURES[::4]
 TASKS, LEAST, EDGES = 100, 20, 5_000  # at most; and at least, if they have so many edges
 STEP = float(TEMPERATURES[2] / TEMPERATURES[0])  # between temperatures that foretell
 BETTER = 1e-5  # nats a number by which the next one must
+LESS = 0.5  # of the agreement of the model's halves that those of laws which foretell better must reach
 FAR = 8  # times the observed frames, up to where temperatures are extrapolated
 AHEAD = 20  # steps of forecasts whose bands are fitted
 
@@ -221,7 +222,8 @@ def _by_rival(
     frames better than the model. Of how sure they may be their own two halves tell, as ends do of the model, and for
     how long their errors last. All frames, not only those of a window, tell them who acts on whom. Temperatures may
     fall below 1, if the model's laws are too weak. Laws that may be better by chance alone count only if halves agree
-    on who acts on whom as well as the model's: laws as good at forecasts may yet not tell who.
+    on who acts on whom as well as the model's, and better ones if these agree half as well: laws that foretell much,
+    as they bend with the states of entities alone, may yet not tell who.
     """
     b, n, t, _ = states.shape
     k = model.dynamics.num_edge_modules
@@ -239,7 +241,7 @@ def _by_rival(
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
     first, last = (end.chances(fitted.at(middle)).argmax(-1) for end in ends)
-    doubtful = share <= 1 - CHANCE and other.agreement < kappa(first, last, k)
+    doubtful = other.agreement < kappa(first, last, k) * (1.0 if share <= 1 - CHANCE else LESS)
     if doubtful or not share >= CHANCE:  # nor where errors overflow
         return fitted
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))

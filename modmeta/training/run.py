@@ -40,7 +40,7 @@ from modmeta.training.misspelt import check_settings
 from modmeta.training.module import ResumableModule
 from modmeta.training.resume import failure_noted, finished, settle, starting_point
 from modmeta.training.start import beginning_of, begun
-from modmeta.training.suggestions import experiment_for, features_setting, motion_alone
+from modmeta.training.suggestions import features_setting, motion_alone, words_for
 from modmeta.training.words import setting, with_new_names
 
 ADVICE = (
@@ -309,10 +309,10 @@ def suited(words: Sequence[str]) -> list[str]:
         return ["experiment=moving", *_sized(train, words)]
     moving = motion_alone(train)
     if moving is train:
-        return [f"experiment={experiment_for(train)}", *_sized(train, words)]
+        return [*_open(words_for(train), words), *_sized(train, words)]
     constants = ", ".join(train.features[moving.num_features :])
     rank_zero_only(print)(plain(f"note: never changes, and so is no state that follows a law: {constants}"))
-    return [f"experiment={experiment_for(moving)}", features_setting(moving.features), *_sized(train, words)]
+    return [*_open(words_for(moving), words), features_setting(moving.features), *_sized(train, words)]
 
 
 def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:
@@ -328,8 +328,13 @@ def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:
         settings |= {"search.start": "laws", "data.batch_size": max(1, min(10, most // pairs))}
     if train.group_names is not None:
         settings |= {"data.batches_per_epoch": 40, "trainer.max_epochs": 8}
+    return _open([f"{name}={value}" for name, value in settings.items()], words)
+
+
+def _open(settings: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Settings that the words of a command leave open."""
     given = {word.partition("=")[0].lstrip("+") for word in words}
-    return [f"{name}={value}" for name, value in settings.items() if name not in given]
+    return [word for word in settings if word.partition("=")[0] not in given]
 
 
 def attempt(config: DictConfig, number: int) -> DictConfig:

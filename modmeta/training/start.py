@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch import Tensor
 
+from modmeta.data.describe import looks_like_angles
 from modmeta.data.loading.batches import TaskDataset
 from modmeta.data.loading.datamodule import TrajectoryDataModule
 from modmeta.data.units import Units
@@ -33,7 +34,6 @@ from modmeta.search.cold_start import (
     Trial,
     cold_start,
     infer,
-    looks_like_angles,
     never_changing,
     roles,
     steepness_of_maps,
@@ -92,7 +92,7 @@ def begun(config: DictConfig) -> DictConfig:
         check_groups(config.search, config.method.get("soft", False), config.method.get("persist", True), data.known)
     began = time.perf_counter()
     states = _physical(data)
-    start = _start(config, data, states)
+    start = start_of(config, data, states)
     if not _of_laws(config.model) and not start.gains.mean() > 0:
         Terminal().print("no law gains anything over no relations on held-out frames: the search begins at random")
         if config.model.num_edge_modules is None:
@@ -246,7 +246,7 @@ def kinds_of(model: DictConfig, positions: int, states: Tensor, seen: Tensor | N
     The cold start sees no more than the modules: features of a pair without directions get laws without.
     """
     d, features = states.shape[-1], hydra.utils.get_class(model.features._target_)
-    angles = tuple(bool(angle) for angle in model.get("angles") or looks_like_angles(states))
+    angles = tuple(bool(angle) for angle in model.get("angles") or looks_like_angles(states.numpy()))
     coordinates = [model.get("coordinates")]
     if coordinates == [None]:
         coordinates = [positions or d, 0] if d in (2, 3) else [positions, 0] if positions else [0]
@@ -299,7 +299,8 @@ def _sizes(tasks: TaskDataset) -> list[int]:
     return [n for n, _ in Counter(tasks.counts.tolist()).most_common()]
 
 
-def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> Start:
+def start_of(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> Start:
+    """Laws of training tasks, states (B, N, T, D) in the units of the data, as features are read best."""
     tasks = data.splits["train"]
     n = _sizes(tasks)[0]
     ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
@@ -317,8 +318,8 @@ def _start(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> St
             )  # fmt: skip
             best = start if best is None or _better(start, best) else best
             told = start.trials[0].gain > SURE * start.trials[0].gain_error
-            if best.gains.mean() > ENOUGH or (told and kind.coordinates and kind.coordinates == data.positions):
-                break  # coordinates by name are not read otherwise if they tell anything
+            if kind.second_order and (told or best.gains.mean() > ENOUGH):
+                break  # velocities show that these are coordinates; a name alone does not
     assert best is not None
     return best
 
@@ -332,8 +333,8 @@ def may_be_maps(model: DictConfig) -> bool:
 
 
 def _better(other: Start, first: Start) -> bool:
-    """Whether structures of another, less likely reading gain more on the same tasks, by a standard error at least."""
-    more = other.gains - first.gains
+    """Whether another, less likely reading leaves less unexplained of the same tasks, by a standard error at least."""
+    more = first.unexplained - other.unexplained
     return bool(more.mean() > (more.std() / len(more) ** 0.5 if len(more) > 1 else 0.0))
 
 

@@ -14,11 +14,12 @@ from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
 from modmeta.errors import DataError
-from modmeta.search.cold_start import Kind, driven_by_noise
+from modmeta.search.cold_start import Kind, counts_turns, driven_by_noise
 from modmeta.training.words import setting
 
 SURE = 0.6  # confidence below which a note offers to mask states
 ANGLES = {"angle", "theta", "phi", "heading", "orientation", "direction", "azimuth", "yaw"}
+TURNS = "model.angles=[true,false]"  # of an angle beyond a turn, and its velocity
 FEW = 3  # tasks that training needs
 AXES = ("task", "frame", "entity")
 SAMPLE = 100  # tasks that are looked at
@@ -132,7 +133,7 @@ def _remarks(data: Trajectories) -> list[str]:
             )
         elif low == high:
             notes.append(f"{name} is constant, {low:g}")
-        elif ANGLES & set(words(name)) and max(abs(low), abs(high)) > 2 * np.pi + 0.01 and high - low <= 361:
+        elif ANGLES & set(words(name)) and _beyond_a_turn(low, high) and TURNS not in words_for(data):
             notes.append(f"{name} looks like an angle in degrees; laws recognise angles in radians")
         elif data.group_names is None and data.mask is None and data.num_tasks >= 2 * FEW:
             of_task = data.states[..., place].reshape(data.num_tasks, -1)
@@ -144,15 +145,24 @@ def _remarks(data: Trajectories) -> list[str]:
     return notes
 
 
+def _beyond_a_turn(low: float, high: float) -> bool:
+    """Whether values are beyond a turn in radians, and within one in degrees."""
+    return max(abs(low), abs(high)) > 2 * np.pi + 0.01 and high - low <= 361
+
+
 def _motion(splits: dict[str, Trajectories]) -> tuple[list[str], list[str]]:
     """Settings and notes on coordinates and velocities."""
     first = next(iter(splits.values()))
     positions, moving = find_positions(first)
     if moving:
         motion, explained = frame_motion(first, positions)
+        names, words = ", ".join(first.features[:positions]), words_for(first)
+        what = f"{names} are coordinates; their velocities follow"
+        if TURNS in words:
+            what = f"{names} is an angle whose turns were counted; its velocity follows"
         return [], [
-            f"{', '.join(first.features[:positions])} are coordinates; their velocities follow ({explained:.1%} of the "
-            f"motion explained, {motion:.4g} time units a frame); experiment={experiment_for(first)} is trained"
+            f"{what} ({explained:.1%} of the motion explained, {motion:.4g} time units a frame); {' '.join(words)} is "
+            "trained"
         ]
     if positions:
         return ["data.velocities=estimated"], [
@@ -219,14 +229,21 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
     return setting_of, False, notes
 
 
-def experiment_for(data: Trajectories) -> str:
-    """The experiment that suits trajectories: `laws`; for coordinates with velocities `moving`, or `driven`."""
+def words_for(data: Trajectories) -> list[str]:
+    """Settings that suit trajectories: experiment `laws`; for coordinates with velocities `moving`, or `driven`.
+
+    A coordinate that is an angle whose turns were counted is said to be one.
+    """
     data = motion_alone(data)
     positions, moving = find_positions(data)
     if not moving or data.num_features != 2 * positions:
-        return "laws"
+        return ["experiment=laws"]
+    whole = data.states if data.mask is None else data.states[data.mask.all((1, 2))]
     some = torch.from_numpy(data.states[:SAMPLE]).double()
-    return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"
+    if positions == 1 and len(whole) and counts_turns(torch.from_numpy(whole[:SAMPLE])):
+        return ["experiment=laws", TURNS]
+    noisy = driven_by_noise(some, Kind(positions, (False,) * data.num_features))
+    return ["experiment=driven" if noisy else "experiment=moving"]
 
 
 def motion_alone(data: Trajectories) -> Trajectories:

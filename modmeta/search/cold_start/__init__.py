@@ -7,7 +7,8 @@ from modmeta.search.cold_start.records import Answer, Form, Start, Trial
 from modmeta.search.cold_start.scales import Scales
 from modmeta.search.cold_start.start import cold_start
 from modmeta.search.cold_start.structures import roles
-from modmeta.search.cold_start.weak_form import Kind, looks_like_angles, never_changing, with_circles
+from modmeta.search.cold_start.turns import counts_turns
+from modmeta.search.cold_start.weak_form import Kind, never_changing, with_circles
 
 __all__ = [
     "Answer",
@@ -17,9 +18,9 @@ __all__ = [
     "Start",
     "Trial",
     "cold_start",
+    "counts_turns",
     "driven_by_noise",
     "infer",
-    "looks_like_angles",
     "never_changing",
     "roles",
     "steepness_of_maps",

@@ -119,6 +119,8 @@ class Start(NamedTuple):
         trials: everything tried, best first.
         gains: nats a number that structures gain over no relations on held-out frames, of every judging task.
         scales: how large residuals are, by activity.
+        unexplained: logarithm of the share of changes that structures leave on held-out frames, of every judging task.
+            Gains are over what entities do by themselves, which one reading of features may tell worse than another.
         slow: way in which structures of groups are told in place of the laws (`search.slow`); None for none.
     """
 
@@ -132,6 +134,7 @@ class Start(NamedTuple):
     trials: list[Trial]
     gains: Tensor
     scales: Scales
+    unexplained: Tensor
     slow: str | None = None
 
     @property

@@ -30,7 +30,7 @@ from modmeta.search.cold_start.choosing import (
     usual_and_large,
     varied,
 )
-from modmeta.search.cold_start.data import Data, numbered, table_of
+from modmeta.search.cold_start.data import Data, changes_of, numbered, table_of
 from modmeta.search.cold_start.far import better_halfway, known, may_be_far, rate_of, refitted, told, way_of
 from modmeta.search.cold_start.features import MAPPED, Basis, Family, coarser, families, fit_basis
 from modmeta.search.cold_start.finish import finish
@@ -127,7 +127,10 @@ def cold_start(
     trial, number = best.trial, best.number
     kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
-    start = Start(trial.form, trial.laws, trial.mean, kinds, temperature, nothing(), number, trials, best.gains, scales)
+    start = Start(
+        trial.form, trial.laws, trial.mean, kinds, temperature, nothing(), number, trials, best.gains, scales,
+        _unexplained(best, judges),
+    )  # fmt: skip
     if groups is None:
         of_halves = halves(start, data.part(data.parts()[0]))
         start = start._replace(temperature=temperature_of_halves(of_halves, temperature))
@@ -396,8 +399,9 @@ def _mapped(
     kinds, temperature, scales = finish(form, best.kinds, known(data, form, related, generator), generator)
     trials = [trial, *(one.trial for one in found if one is not best)]
     start = Start(
-        form, trial.laws, trial.mean, with_none(kinds), temperature, nothing(), 2, trials, best.gains, scales, "halfway"
-    )
+        form, trial.laws, trial.mean, with_none(kinds), temperature, nothing(), 2, trials, best.gains, scales,
+        _unexplained(best, known(data, form, related, generator)), "halfway",
+    )  # fmt: skip
     return start._replace(answer=infer(start, states, data.seen, data.groups))
 
 
@@ -434,6 +438,11 @@ def _with_less(form: Form) -> Form:
     if form.shapes is not None:
         return form._replace(shapes=None)
     return form._replace(slopes=False) if form.slopes else form._replace(constants=not form.constants)
+
+
+def _unexplained(found: Found, judges: Data) -> Tensor:
+    """Logarithm of the share of the changes of every judging task that is left, (tasks,)."""
+    return found.left - changes_of(judges, found.trial.form).mean().clamp_min(1e-300).log()
 
 
 def _score(found: Found) -> float:

@@ -17,7 +17,6 @@ __all__ = [
     "Steps",
     "Units",
     "averaged",
-    "looks_like_angles",
     "measure_units",
     "never_changing",
     "roughness",
@@ -76,14 +75,6 @@ class Steps(NamedTuple):
     targets: Tensor
     seen: Tensor
     weight: Tensor
-
-
-def looks_like_angles(states: Tensor) -> tuple[bool, ...]:
-    """Which features (B, N, T, D) are angles modulo 2 pi: within one turn, filling it, and jumping from end to end."""
-    turn = 2 * math.pi
-    low, high = states.amin((0, 1, 2)), states.amax((0, 1, 2))
-    jumps = (states.diff(dim=2).abs() > 0.75 * turn).sum((0, 1, 2))
-    return tuple(((high - low <= turn * 1.001) & (high - low > 0.95 * turn) & (jumps > 0)).tolist())
 
 
 def never_changing(states: Tensor, seen: Tensor | None = None) -> tuple[bool, ...]:

@@ -72,15 +72,17 @@ def test_a_rival_is_better_than_wrong_laws_only(kind: type[Pull], better: bool) 
     assert rival.lasting < 1.5
 
 
-@pytest.mark.parametrize(("agreement", "counts"), [(0.0, False), (1.0, True)])
-def test_a_doubtful_rival_counts_if_it_knows_who_as_well(
-    agreement: float, counts: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("agreement", "gain", "counts"), [(0.0, 0.0, False), (1.0, 0.0, True), (0.0, 2.0, False), (1.0, 2.0, True)]
+)
+def test_a_rival_counts_if_it_knows_who(
+    agreement: float, gain: float, counts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One as good at forecasts by chance, which holds either module for likely."""
+    """One as good at forecasts by chance, or better, which holds either module for likely."""
 
     def as_good(model: RelationalModel, halves: list[Tensor], *_: object) -> Rival:
         b, n = halves[0].shape[:2]
-        gains, beliefs = torch.linspace(-1, 1, b), torch.full((b * n, n - 1, 2), 0.5)
+        gains, beliefs = gain + torch.linspace(-1, 1, b), torch.full((b * n, n - 1, 2), 0.5)
         return Rival(gains, agreement, 1.0, lambda at: (beliefs, beliefs), lambda at: beliefs)
 
     monkeypatch.setattr("modmeta.evaluation.calibration._by_rival", lambda fitted, *_: fitted)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.textbook import make
+from modmeta.data.describe import looks_like_angles
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import STEPS, cartesian, families, family_named, polar
-from modmeta.search.cold_start import Form, Kind, cold_start, infer, looks_like_angles, roles
+from modmeta.search.cold_start import Form, Kind, cold_start, infer, roles
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.data import Data, sums_of
@@ -74,7 +75,7 @@ def oscillators() -> tuple[Tensor, Tensor]:
 
 def test_phases_with_unseen_frequencies_are_found_on_new_tasks(oscillators: tuple[Tensor, Tensor]) -> None:
     states, relations = oscillators
-    kind = Kind(0, looks_like_angles(states))
+    kind = Kind(0, looks_like_angles(states.numpy()))
     assert kind == PHASE
     start = cold_start(states, kind, num_kinds=2, frame_step=0.1)
     assert right(start.answer.structures, relations) > 0.99

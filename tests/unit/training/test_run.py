@@ -12,7 +12,7 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.training.callbacks.record import RunRecord
 from modmeta.training.resume import resolved
 from modmeta.training.run import Fit, attempt, better, doubtful, suited
-from modmeta.training.suggestions import experiment_for
+from modmeta.training.suggestions import words_for
 from tests.runs import compose
 
 
@@ -78,13 +78,29 @@ def test_noise_that_drives_the_motion_asks_for_another_experiment() -> None:
                 x = x + 0.01 * v
         return np.stack(frames, 2)
 
-    def chosen(states: np.ndarray) -> str:
-        return experiment_for(Trajectories(states, None, ("x", "y", "vx", "vy"), 0.1))
+    def chosen(states: np.ndarray) -> list[str]:
+        return words_for(Trajectories(states, None, ("x", "y", "vx", "vy"), 0.1))
 
-    assert chosen(path(0.0)) == "moving"
-    assert chosen(path(0.1)) == "driven"
-    assert chosen(path(0.0) + 0.05 * rng.normal(size=(20, 3, 60, 4))) == "moving"
-    assert experiment_for(Trajectories(path(0.0)[..., :2], None, ("a", "b"), 0.1)) == "laws"
+    assert chosen(path(0.0)) == ["experiment=moving"]
+    assert chosen(path(0.1)) == ["experiment=driven"]
+    assert chosen(path(0.0) + 0.05 * rng.normal(size=(20, 3, 60, 4))) == ["experiment=moving"]
+    assert words_for(Trajectories(path(0.0)[..., :2], None, ("a", "b"), 0.1)) == ["experiment=laws"]
+
+
+@pytest.mark.parametrize("turning", [True, False])
+def test_an_angle_whose_turns_were_counted_is_no_place_on_a_line(turning: bool) -> None:
+    """Swinging rotors that some others pull by the sine of the difference, or bodies by springs."""
+    rng = np.random.default_rng(0)
+    x, v, frames = 4 * rng.normal(size=(20, 4)), 2 + 2 * rng.normal(size=(20, 4)), []
+    acts = rng.integers(2, size=(20, 4, 4))
+    for _ in range(50):
+        frames.append(np.stack((x, v), -1))
+        for _ in range(10):
+            apart = x[:, None] - x[:, :, None]
+            v = v + 0.01 * (acts * (np.sin(apart) if turning else apart)).sum(-1)
+            x = x + 0.01 * v
+    words = words_for(Trajectories(np.stack(frames, 2), None, ("a", "b"), 0.1))
+    assert words == (["experiment=laws", "model.angles=[true,false]"] if turning else ["experiment=moving"])
 
 
 def test_constants_of_entities_are_no_states_of_motion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

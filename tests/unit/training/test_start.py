@@ -2,7 +2,9 @@
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,10 @@ from modmeta.data.generation import generate
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
 from modmeta.graph.relations import from_matrix
+from modmeta.model.basis import Kind
 from modmeta.simulators import Springs
 from modmeta.training.resume import settle
-from modmeta.training.start import CHOSEN, as_recorded, begun, found_mutual, kinds_of, may_be_maps
+from modmeta.training.start import CHOSEN, as_recorded, begun, found_mutual, kinds_of, may_be_maps, start_of
 from tests.runs import compose, configured
 
 
@@ -58,6 +61,30 @@ def test_angles_are_recognised_or_given() -> None:
     assert [kind.angles for kind in kinds_of(config, 0, turning)] == [(True,)]
     config.angles = [False]
     assert [kind.angles for kind in kinds_of(config, 0, turning)] == [(False,)]
+
+
+@pytest.mark.parametrize(("other", "read"), [(-9.0, 0), (-5.0, 1), (-1.0, 1)])
+def test_a_name_alone_makes_no_coordinate(
+    other: float, read: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain state named x, read both ways; whatever coordinates gain over what such entities do by themselves."""
+    path = tmp_path / "a.npz"
+    np.savez(path, states=states(1).expand(12, 3, 20, 1).numpy(), features=np.array(["x"]))
+    kinds: list[Kind] = []
+
+    def found(states: torch.Tensor, kind: Kind, **_: object) -> SimpleNamespace:
+        kinds.append(kind)
+        left = torch.tensor([-5.1, -5.0, -4.9]) if kind.coordinates else torch.full((3,), other)
+        return SimpleNamespace(
+            kind=kind, unexplained=left, gains=torch.ones(3), trials=[SimpleNamespace(gain=9, gain_error=1)]
+        )
+
+    monkeypatch.setattr("modmeta.training.start.cold_start", found)
+    config = filled_from_file(compose(tmp_path / "run", "experiment=laws", "data=files", f"data.path={path}"))
+    data = hydra.utils.instantiate(config.data)
+    data.setup("fit")
+    assert start_of(config, data, data.splits["train"].states.double()).kind.coordinates == read
+    assert [kind.coordinates for kind in kinds] == [1, 0]
 
 
 def test_choices_that_are_given_are_kept_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
