@@ -231,8 +231,7 @@ def compare(
         return None
     exchanged = mean_gain(by_draw.mean(0))
     if groups is not None and draws > 1:  # tasks share what is random in structures; draws do not
-        spread = float(by_draw.mean(1).var() * (1 + 1 / draws))
-        exchanged = Gain(exchanged.mean, (exchanged.error**2 + spread) ** 0.5, min(exchanged.freedom, draws - 1))
+        exchanged = widened(exchanged, float(by_draw.mean(1).var() * (1 + 1 / draws)), draws - 1)
     return Compared(mean_gain(none), exchanged, _agreement(real, between), sum(kappas) / draws, len(none))
 
 
@@ -370,6 +369,14 @@ def mean_gain(values: Tensor) -> Gain:
     """Gains of tasks (B,) together."""
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
     return Gain(float(values.mean()), error, len(values) - 1)
+
+
+def widened(gain: Gain, variance: float, freedom: int) -> Gain:
+    """A gain with a further error of so many degrees of freedom; those of both by Satterthwaite (1946)."""
+    square = gain.error**2
+    both = square**2 / max(gain.freedom, 1) + variance**2 / freedom
+    together = (square + variance) ** 2 / both if both > 0 else min(gain.freedom, freedom)
+    return Gain(gain.mean, (square + variance) ** 0.5, int(together))
 
 
 def _distances(model: RelationalModel, states: Tensor) -> Tensor:

@@ -54,6 +54,8 @@ WITHOUT_BFLOAT16 = ("DEFAULT", "NO AVX", "AVX2")
 RESULTS = ("checkpoints", "metrics.json", "curves.json", "curves.png")
 MANY = 12  # entities, whose rows are beyond `search.enumerate_up_to` by default
 PAIRS, PAIRS_OF_GROUPS = 200, 1000  # ordered pairs in a batch of tasks of many entities, or that share structures
+EPOCHS, BATCHES = 8, 40  # of tasks that share structures
+PASSES, LEAST = 50, 5  # over such tasks where noise drives them, which more would learn by heart; batches of an epoch
 QUIET = ("name=fit", "logger=[csv]")  # of `modmeta.fit`: no output
 
 
@@ -308,14 +310,16 @@ def suited(words: Sequence[str]) -> list[str]:
     if data.velocities == "estimated":
         return ["experiment=moving", *_sized(train, words)]
     moving = motion_alone(train)
+    suiting = words_for(moving)
+    more = [*_open(suiting, words), *_sized(train, words, driven="experiment=driven" in suiting)]
     if moving is train:
-        return [*_open(words_for(train), words), *_sized(train, words)]
+        return more
     constants = ", ".join(train.features[moving.num_features :])
     rank_zero_only(print)(plain(f"note: never changes, and so is no state that follows a law: {constants}"))
-    return [*_open(words_for(moving), words), features_setting(moving.features), *_sized(train, words)]
+    return [*more, features_setting(moving.features)]
 
 
-def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:
+def _sized(train: Trajectories, words: Sequence[str], driven: bool = False) -> list[str]:
     """Settings for tasks that share structures: short runs of small batches, for the laws are all that is learned.
 
     They begin with laws, for one structure of many recordings has too few receivers to begin from a random one. So do
@@ -327,7 +331,11 @@ def _sized(train: Trajectories, words: Sequence[str]) -> list[str]:
         most = PAIRS if train.group_names is None else PAIRS_OF_GROUPS
         settings |= {"search.start": "laws", "data.batch_size": max(1, min(10, most // pairs))}
     if train.group_names is not None:
-        settings |= {"data.batches_per_epoch": 40, "trainer.max_epochs": 8}
+        batches = BATCHES
+        if driven:
+            of_passes = round(PASSES * train.num_tasks / EPOCHS / int(settings["data.batch_size"]))
+            batches = min(BATCHES, max(LEAST, of_passes))
+        settings |= {"data.batches_per_epoch": batches, "trainer.max_epochs": EPOCHS}
     return _open([f"{name}={value}" for name, value in settings.items()], words)
 
 

@@ -39,6 +39,7 @@ class Data(NamedTuple):
     groups: Tensor | None  # of every task, (B,), from 0; None where every task has a structure of its own
     receivers: Tensor | None = None  # whose rows are looked at; None for all
     slots: Tensor | None = None  # kinds of senders, (G, N, S, K), whose columns are then summed; None if unknown
+    parted: bool = False  # whether sums are those of frames that fit, since others of the same tasks judge
 
     def part(self, tasks: Tensor | slice) -> "Data":
         """Some of the tasks; their groups are numbered anew."""
@@ -125,7 +126,9 @@ class Sum:
 
 
 def sums_of(data: Data, form: Form) -> Grams:
-    """Gram matrices, pooled over the tasks of a group."""
+    """Gram matrices, pooled over the tasks of a group; of frames that fit where data are parted."""
+    if data.parted:
+        return split_sums_of(data, form)[0]
     total = Sum(data)
     for tasks in data.parts():
         table = table_of(data.part(tasks), form)

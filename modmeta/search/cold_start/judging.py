@@ -48,7 +48,10 @@ class Found(NamedTuple):
 def problem_of(form: Form, search: Data | None, judges: Data) -> Problem:
     """Laws are searched on the judging tasks' own frames that fit where no others are given."""
     fit, judge = split_sums_of(judges, form)
-    sums, tasks = (fit, judges.number) if search is None else (sums_of(search, form), search.number)
+    if search is None or search.parted:
+        sums, tasks = fit, judges.number
+    else:
+        sums, tasks = sums_of(search, form), search.number
     few = judges.groups is not None and judges.number < MANY
     square = changes_of(judges, form)
     counts = square.sqrt().sqrt() + 1e-30
@@ -118,6 +121,8 @@ def judged(problem: Problem, laws: Laws, ridge: float) -> Trial:
     without = _log_residual(problem, None, problem.own)
     gain = (without - score) / 2
     error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
+    if problem.few:
+        error = _error(problem, _sent(weights, laws), laws.own[0])
     form = problem.form._replace(ridge=ridge)
     return Trial(form, laws, mean, float(score.mean()), float(without.mean()), float(gain.mean()), error)
 
@@ -141,6 +146,19 @@ def _log_residual(problem: Problem, coefficients: Tensor | None, own: Tensor) ->
         return mean.log() + left * len(left) / (mean * sums.targets.sum().clamp_min(1)) - 1
     each = (left.clamp_min(0) / sums.targets.clamp_min(1) + problem.floor + 1e-300).log()
     return (each * problem.counts).view(problem.judges, -1).mean(1)
+
+
+def _error(problem: Problem, coefficients: Tensor, own: Tensor) -> float:
+    """Standard error of the gain over no relations, of all receivers together, if residuals are white.
+
+    Receivers of few structures gain more or less because they have more or fewer senders, which is no error. With
+    predictions that differ by sums of squares D, residuals of variance v and n numbers, v D / (n v)^2 is its square.
+    """
+    sums = problem.judge
+    ways = ((coefficients, own), (None, problem.own), (coefficients / 2, (own + problem.own) / 2))
+    left, without, between = (float(sums.left(*way).sum()) for way in ways)
+    apart = max(2 * (left + without) - 4 * between, 0.0)
+    return (apart / max(left * float(sums.targets.sum()), 1e-300)) ** 0.5
 
 
 def _kinds(trial: Trial, sums: Grams, tasks: int, number: int, generator: torch.Generator) -> list[Kinds]:

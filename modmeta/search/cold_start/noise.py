@@ -20,6 +20,7 @@ __all__ = ["driven_by_noise", "observation_noise", "smoothed", "smoothing_width"
 ROUGH = 1.0  # third over first differences, from which a path is none between frames
 LOW, HIGH = 4, 6  # orders of differences whose estimates of the noise are compared
 AGREE = 0.03  # how far they may be apart, relative, beside their error
+SPREAD = 2.25  # of their ratio for white noise, from so many differences: three standard deviations (0.75 each)
 MOST = 8  # frames to either side, at most
 LEFT = 0.05  # share of the noise that smoothing may leave beside it, and so how much entities may be correlated in it
 ERRORS = 2.0  # standard errors over tasks by which that correlation is larger
@@ -30,7 +31,7 @@ def observation_noise(states: Tensor) -> Tensor:
     if states.shape[2] < 2 * HIGH:
         return torch.zeros_like(states[0, 0, 0])
     low, high = (_from_differences(states, order) for order in (LOW, HIGH))
-    error = 3 * (2 * HIGH / (states.shape[0] * states.shape[1] * states.shape[2])) ** 0.5
+    error = SPREAD * (states.shape[0] * states.shape[1] * (states.shape[2] - HIGH)) ** -0.5
     return torch.where((low / high.clamp_min(1e-300) - 1).abs() < AGREE + error, high, torch.zeros_like(high))
 
 

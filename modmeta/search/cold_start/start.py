@@ -175,7 +175,9 @@ def _drawn(data: Data, search_tasks: int, generator: torch.Generator) -> tuple[D
         search_tasks = min(search_tasks, max(FEWEST, MOST_PAIRS // (n * (n - 1) ** 2)))
     judging = max(1, min(2 * search_tasks // 3, count // 3))
     search, judges = data.part(order[judging : judging + search_tasks]), data.part(order[:judging])
-    if count == 1:
+    if data.groups is not None:  # whose tasks tell structures together: others of their frames judge
+        search = judges = data.part(order[: judging + search_tasks])._replace(parted=True)
+    elif count == 1:
         search = judges = data
     search = search.few(MOST_PAIRS, generator)
     return search, judges._replace(receivers=search.receivers)

@@ -14,11 +14,12 @@ from modmeta.model.basis import STEPS, cartesian, families, family_named, polar
 from modmeta.search.cold_start import Form, Kind, cold_start, infer, roles
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
-from modmeta.search.cold_start.data import Data, sums_of
+from modmeta.search.cold_start.data import Data, split_sums_of, sums_of, table_of
 from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, residuals
+from modmeta.search.cold_start.judging import problem_of, tried
 from modmeta.search.cold_start.knots import knotted
-from modmeta.search.cold_start.noise import observation_noise, smoothed, smoothing_width
+from modmeta.search.cold_start.noise import driven_by_noise, observation_noise, smoothed, smoothing_width
 from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales
@@ -338,6 +339,44 @@ def test_noise_of_observation_is_told_from_noise_that_drives() -> None:
     width = smoothing_width(noisy, found)
     assert width > 2
     assert float((smoothed(noisy, width) - clean).std()) < 0.7 * 0.05
+
+
+def test_few_windows_that_noise_drives_are_not_taken_for_observed_with_noise() -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        speed = torch.randn(12, 6, 25, 2, generator=generator, dtype=torch.float64).cumsum(2)
+        moving = torch.cat([speed.cumsum(2), speed], -1)
+        assert driven_by_noise(moving, Kind(2, (False,) * 4))
+        white = torch.randn(12, 6, 25, 4, generator=generator, dtype=torch.float64)
+        assert not driven_by_noise(white, Kind(2, (False,) * 4))
+
+
+def test_laws_of_one_structure_are_judged_by_frames_that_do_not_tell_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    follows = torch.tensor([[0, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=torch.float64)
+    states = [torch.randn(30, 3, 1, generator=generator, dtype=torch.float64)]
+    for _ in range(40):
+        states.append(0.5 * states[-1] + 0.4 * follows @ states[-1])
+        states[-1] += torch.randn(30, 3, 1, generator=generator, dtype=torch.float64)
+    data = Data(torch.stack(states, 2), None, torch.zeros(30, dtype=torch.long), parted=True)
+    units = measure_units(data.states, PLAIN, 1.0)
+    family = Family("sender", "sender")
+    basis = fit_basis(family, PLAIN, steps(data.states, PLAIN, units, smooth=False))
+    form = Form(PLAIN, units, False, basis, False, 0.0)
+    told, judge = split_sums_of(data, form)
+    torch.testing.assert_close(sums_of(data, form).own, told.own)
+    torch.testing.assert_close(sums_of(data._replace(parted=False), form).own, told.own + judge.own)
+    trial = tried(problem_of(form, data, data), 1e-3, 1, 3, generator)
+    problem = problem_of(form, data, data)
+    weights = solve_weights(told, trial.laws, 1e-3, trial.mean)[0][0] @ trial.laws.coefficients[0]
+    table = table_of(data._replace(parted=False), form)
+    both = residuals(table, weights.repeat(30, 1, 1), trial.laws.own[0]), table.target - table.own @ problem.own
+    held = torch.arange(40) * 5 // 40
+    left, without = (of[:, (held == 1) | (held == 4)].flatten() for of in both)
+    gains = (without.square() - left.square()) / (2 * left.square().mean())
+    assert trial.gain == pytest.approx(0.5 * float((2 * gains.mean()).log1p()), rel=1e-3)
+    assert trial.gain_error == pytest.approx(float(gains.std()) / len(gains) ** 0.5, rel=0.1)
+    assert trial.gain > 5 * trial.gain_error
 
 
 @pytest.mark.slow

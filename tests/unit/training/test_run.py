@@ -103,6 +103,19 @@ def test_an_angle_whose_turns_were_counted_is_no_place_on_a_line(turning: bool) 
     assert words == (["experiment=laws", "model.angles=[true,false]"] if turning else ["experiment=moving"])
 
 
+def test_few_windows_that_noise_drives_are_passed_over_a_few_times(tmp_path: Path) -> None:
+    states = np.random.default_rng(0).normal(size=(1, 3, 2001, 4)).cumsum(2)
+    states[..., :2] = np.cumsum(states[..., 2:], 2)
+    chosen = []
+    for frames in (500, 1000, 2001):
+        data = Trajectories(states[:, :, :frames], None, ("x", "y", "vx", "vy"), 1.0)
+        formats.save(tmp_path / f"{frames}.npz", {"all": data})
+        words = suited(["data=files", f"data.path={tmp_path / f'{frames}.npz'}"])
+        assert "experiment=driven" in words
+        chosen.append(int(next(word for word in words if "batches" in word).partition("=")[2]))
+    assert chosen == [8, 8, 15]  # 12, 12 and 24 windows of 10 in a batch, 50 times in 8 epochs
+
+
 def test_constants_of_entities_are_no_states_of_motion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = np.random.default_rng(0)
     states = draw.normal(size=(6, 3, 12, 4)).cumsum(2)
