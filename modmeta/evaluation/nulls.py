@@ -20,7 +20,7 @@ from modmeta.model.model import RelationalModel
 from modmeta.model.sight import counted, never_together
 from modmeta.search.infer import Inferred
 
-FEWEST = 4  # tasks
+FEWEST, MANY = 4, 8  # tasks, at least; from which on their gains tell the error of the mean
 SHORTEST, SHORTEST_OF_GROUP = 5, 3  # frames; where tasks tell structures together, halves are not of frames
 SHOWN = 0.9  # share of edges that both halves show, from which on they are compared
 AT_ONCE = 2000  # pairs of entities up to which several searches are one: many small ones cost calls
@@ -194,7 +194,8 @@ def compare(
         generator: of exchanges.
         mask: how well steps are known, (B, N, T - 1); None for all observed.
         groups: group of every task, (B,), from 0; partners are exchanged within groups. None without groups.
-        draws: number of exchanges.
+        draws: number of exchanges. Of fewer than `MANY` tasks their spread is the error of the gain; a t-test over so
+            few tasks finds next to nothing.
         judges: tasks that it was not trained on, (B,), where the others were, whose partners are exchanged apart; None
             for all.
     """
@@ -206,7 +207,11 @@ def compare(
         return None
     dynamics = model.dynamics
     targets, everyone = dynamics.targets(states), torch.arange(n, device=states.device)
-    origins = [exchange(b, n, generator, apart).to(states.device) for _ in range(draws)]
+    few = groups is None and b < MANY and draws > 1
+    origins = [
+        (at_random(b, n, generator) if few else exchange(b, n, generator, apart)).to(states.device)
+        for _ in range(draws)
+    ]
     shown = [None if mask is None else mask[origin, everyone] for origin in origins]
     scenes = [(states, mask)]
     scenes += [(states[origin, everyone], steps) for origin, steps in zip(origins, shown, strict=True)]
@@ -230,8 +235,11 @@ def compare(
     if not bool(by_draw.isfinite().all() and none.isfinite().all()):
         return None
     exchanged = mean_gain(by_draw.mean(0))
-    if groups is not None and draws > 1:  # tasks share what is random in structures; draws do not
-        exchanged = widened(exchanged, float(by_draw.mean(1).var() * (1 + 1 / draws)), draws - 1)
+    spread = float(by_draw.mean(1).var() * (1 + 1 / draws)) if draws > 1 else 0.0
+    if few:  # if nobody acts on anybody, partners as they are are one more draw
+        exchanged = Gain(exchanged.mean, spread**0.5, draws - 1)
+    elif groups is not None and draws > 1:  # tasks share what is random in structures; draws do not
+        exchanged = widened(exchanged, spread, draws - 1)
     return Compared(mean_gain(none), exchanged, _agreement(real, between), sum(kappas) / draws, len(none))
 
 
@@ -354,6 +362,16 @@ def exchange(tasks: int, entities: int, generator: torch.Generator, groups: Tens
         shift = torch.randperm(m, generator=generator, device=generator.device).cpu()[torch.arange(entities) % m]
         origin[ids] = ids[(torch.arange(m).unsqueeze(1) + shift) % m]
     return origin
+
+
+def at_random(tasks: int, entities: int, generator: torch.Generator) -> Tensor:
+    """The same, each entity's tasks in any order: some may meet partners of their own.
+
+    Scenes as they are differ from such draws as these do from one another, if nobody acts on anybody; so the spread of
+    draws tells by how much chance makes them differ (a permutation test). Without any own partners they would not.
+    """
+    order = [torch.randperm(tasks, generator=generator, device=generator.device) for _ in range(entities)]
+    return torch.stack(order, 1)
 
 
 def places(groups: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from modmeta.data.loading.batches import TaskDataset, by_size
 from modmeta.errors import renumbered
 from modmeta.evaluation.calibration import LEAST, TASKS, WINDOWS, Calibration, calibrate, enough
-from modmeta.evaluation.nulls import Compared, compare, in_groups, in_pieces, in_time, places
+from modmeta.evaluation.nulls import MANY, Compared, compare, in_groups, in_pieces, in_time, places
 from modmeta.evaluation.posterior import of_edges, same_roles
 from modmeta.evaluation.verdict import (
     NOTHING,
@@ -28,7 +28,7 @@ from modmeta.search.pooled import Batch, PooledProblem, in_batches, infer_pooled
 from modmeta.training.trained import Trained
 
 SOME = 10  # tasks of a file that are compared, at least; as many as are inferred at once
-DRAWS, DRAWS_OF_GROUPS = 2, 6  # exchanges of partners
+DRAWS, DRAWS_OF_FEW, DRAWS_OF_GROUPS = 2, 12, 6  # exchanges of partners: of many tasks, of few, of groups
 
 
 def judge(module: Trained, valid: TaskDataset, train: TaskDataset | None = None) -> Judged:
@@ -74,7 +74,8 @@ def compared(
     generator = torch.Generator(states.device).manual_seed(module.seed)
     if groups is None:
         tell = in_time(lambda seen, steps: module.infer(seen, None, False, steps), model)
-        return compare(tell, model, states, generator, mask, draws=draws or DRAWS)
+        usual = DRAWS if len(states) >= MANY else DRAWS_OF_FEW
+        return compare(tell, model, states, generator, mask, draws=draws or usual)
     judges = torch.ones(len(states), dtype=torch.bool, device=states.device)
     if others is not None:
         states, groups, mask = _joined(others, Batch(states, groups, mask))

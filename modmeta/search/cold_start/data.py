@@ -93,6 +93,8 @@ def steps_of(data: Data, form: Form) -> Steps:
 def table_of(data: Data, form: Form) -> Columns:
     """Columns of senders; where structures are known, of kinds of senders together."""
     table = columns(form.basis, form.kind, steps_of(data, form), data.receivers, form.slopes, form.shapes)
+    if form.free:
+        table = table._replace(own=torch.zeros_like(table.own))
     if data.slots is None or data.groups is None:
         return table
     slots = data.slots if data.receivers is None else data.slots[:, data.receivers]

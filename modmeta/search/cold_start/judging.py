@@ -33,6 +33,7 @@ class Problem(NamedTuple):
     counts: Tensor  # how much the held-out frames of every receiver count, (E,), 1 on average
     floor: float  # squared residual that is not worth explaining
     own: Tensor  # the own part without relations
+    without: Tensor  # logarithm of the mean squared residual without relations, of every structure
 
 
 class Found(NamedTuple):
@@ -55,19 +56,13 @@ def problem_of(form: Form, search: Data | None, judges: Data) -> Problem:
     few = judges.groups is not None and judges.number < MANY
     square = changes_of(judges, form)
     counts = square.sqrt().sqrt() + 1e-30
-    floor = SMALL**2 * float(square.mean())
-    return Problem(
-        form,
-        sums,
-        tasks,
-        fit,
-        judge,
-        judges.number,
-        few,
-        counts / counts.mean(),
-        floor,
-        solve_own(sums.own.sum(0)),
-    )
+    floor, own = SMALL**2 * float(square.mean()), solve_own(sums.own.sum(0))
+    made = Problem(
+        form, sums, tasks, fit, judge, judges.number, few, counts / counts.mean(), floor, own, own
+    )  # fmt: skip
+    if form.free:  # gains are over the best that is known without relations
+        return made._replace(without=problem_of(form._replace(free=False), search, judges).without)
+    return made._replace(without=_log_residual(made, None, own))
 
 
 def tried(problem: Problem, ridge: float, shared: int, starts: int, generator: torch.Generator) -> Trial:
@@ -96,7 +91,7 @@ def scored(problem: Problem, trial: Trial, kinds: Kinds, beliefs: Posterior) -> 
     """The same, structures given."""
     number, labels = len(kinds.laws), beliefs.slots.argmax(-1)
     left = _log_residual(problem, beliefs.likeliest @ kinds.laws, kinds.own)
-    gains = (_log_residual(problem, None, problem.own) - left) / 2
+    gains = (problem.without - left) / 2
     held_out = explain(problem.judge, kinds, problem.judges)[0]
     alike = kappa(labels, held_out.slots.argmax(-1), number)
     return Found(float(left.mean()), left, gains, alike, kinds, number, trial)
@@ -118,13 +113,12 @@ def judged(problem: Problem, laws: Laws, ridge: float) -> Trial:
     mean = solve_weights(problem.sums, laws, ridge)[1]
     weights = solve_weights(problem.fit, laws, ridge, mean)[0][0]
     score = _log_residual(problem, _sent(weights, laws), laws.own[0])
-    without = _log_residual(problem, None, problem.own)
-    gain = (without - score) / 2
+    gain = (problem.without - score) / 2
     error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float("inf")
     if problem.few:
         error = _error(problem, _sent(weights, laws), laws.own[0])
     form = problem.form._replace(ridge=ridge)
-    return Trial(form, laws, mean, float(score.mean()), float(without.mean()), float(gain.mean()), error)
+    return Trial(form, laws, mean, float(score.mean()), float(problem.without.mean()), float(gain.mean()), error)
 
 
 def _sent(weights: Tensor, laws: Laws) -> Tensor:

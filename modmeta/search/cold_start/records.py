@@ -32,6 +32,7 @@ class Form(NamedTuple):
         smoothing: frames to either side over which noise of observation is averaged.
         link: leak and size of every channel of a saturating family, (C, D + 2).
         strengths: whether edges of a kind differ in strength.
+        free: whether entities left alone move uniformly: there is no own part.
     """
 
     kind: Kind
@@ -45,12 +46,14 @@ class Form(NamedTuple):
     slopes: bool = False
     shapes: Tensor | None = None
     strengths: bool = False
+    free: bool = False
 
     @property
     def own_in_words(self) -> str:
         """What entities have of their own, behind a comma."""
         more = [word for word, has in (("slopes", self.slopes), ("functions", self.shapes is not None)) if has]
         own = f", own {' and '.join(more)}" if more else ", own constants" if self.constants else ""
+        own += ", no field" if self.free else ""
         return f"{own}, unequal strengths" if self.strengths else own
 
     @property

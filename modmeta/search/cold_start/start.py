@@ -205,7 +205,7 @@ class _Attempts:
     ) -> None:
         self.ready, self.search, self.judges = ready, search, judges
         self.ways_of_own, self.vary, self.starts = ways_of_own, vary, starts
-        self.generator, self.apart = generator, apart
+        self.generator, self.apart, self.free = generator, apart, torch.Generator().manual_seed(apart.initial_seed())
         self.num_kinds = num_kinds
         self.numbers, self.more = [num_kinds] if num_kinds else [2, 3, 4], list[int]()
         if self.numbers[-1] ** (search.states.shape[1] - 1) > MOST_ROWS:  # rows take long to tell: more kinds come last
@@ -219,7 +219,7 @@ class _Attempts:
     @property
     def enough(self) -> bool:
         """Whether hard structures explain so much that no dearer law can better them."""
-        return any(one.trial.without - one.score > 2 * ENOUGH for one in self.found)
+        return any(map(_explains_enough, self.found))
 
     def add(self, family: Family, announce: Callable[[str], None], *, given: bool, sloped: bool | None) -> None:
         """Tries a family.
@@ -235,6 +235,8 @@ class _Attempts:
         if placed is None or (self._sure is not None and self._as_before(*placed, announce)):
             return
         basis, link = placed
+        if self._explained_freely(basis, announce):
+            return
         ridges = RIDGES if self.ready.smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, self.numbers)))
         for constants, slopes in self.ways_of_own:
@@ -252,6 +254,26 @@ class _Attempts:
                     return
         self._try_varied()
         self._judge_certainty()
+
+    def _explained_freely(self, basis: Basis, announce: Callable[[str], None]) -> bool:
+        """Whether relations alone explain so much that no field is needed, in which entities would move by themselves.
+
+        A field that any entity may feel stands in for a body at rest that pulls them, as a sun.
+        """
+        if not self.ready.kind.coordinates or all(own for own, _ in self.ways_of_own) or self.judges.groups is not None:
+            return False
+        form = self.ready.form(basis, False, False, None)._replace(free=True)
+        problem = problem_of(form, self.search, self.judges)
+        trial = tried(problem, RIDGES[-1], 1, self.starts, self.free)
+        if trial.gain < ENOUGH:
+            return False
+        found = structured(problem, trial, self.numbers, self.free)
+        if not any(_explains_enough(one) for one in found):
+            return False
+        self.trials.append(trial)
+        self.found += found
+        announce(f"{basis.family.name}{form.own_in_words}, gain {trial.gain:.2f}")
+        return True
 
     def best(self, family: Family | None, *, reform: bool, step: bool, differ: bool) -> Found:
         """What explains held-out frames best.
@@ -350,7 +372,7 @@ class _Attempts:
         varying = varied(best, self.search, self.judges)
         if varying is not best:
             self._varied.append(varying)
-        if varying.trial.without - varying.score > 2 * ENOUGH:
+        if _explains_enough(varying):
             self.found.append(varying)
             self.trials.append(varying.trial)
 
@@ -445,6 +467,10 @@ def _with_less(form: Form) -> Form:
 def _unexplained(found: Found, judges: Data) -> Tensor:
     """Logarithm of the share of the changes of every judging task that is left, (tasks,)."""
     return found.left - changes_of(judges, found.trial.form).mean().clamp_min(1e-300).log()
+
+
+def _explains_enough(found: Found) -> bool:
+    return found.trial.without - found.score > 2 * ENOUGH
 
 
 def _score(found: Found) -> float:

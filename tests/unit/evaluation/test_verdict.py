@@ -29,6 +29,7 @@ from modmeta.evaluation.verdict import (
     Home,
     Judged,
     Verdict,
+    chance,
     correlation,
     decide,
     of_file,
@@ -178,6 +179,23 @@ def test_some_tasks_judge_what_others_tell() -> None:
     assert not torch.equal(*(half.edge_modules for half in halves)), "halves are of the tasks that tell"
     with pytest.raises(ValueError, match="no halves"):
         in_groups(together, model, groups, judges & False)
+
+
+def test_few_tasks_are_judged_by_the_spread_of_exchanges() -> None:
+    def chances(strength: float, draws: int) -> Tensor:
+        out = []
+        for seed in range(24):
+            states = coupled(strength, 4 * 24, frames=20)[4 * seed : 4 * seed + 4]
+            result = compare(in_time(told, right()), right(), states, torch.Generator().manual_seed(seed), draws=draws)
+            assert result is not None
+            assert result.exchanged.freedom == draws - 1
+            out.append(chance(result.exchanged))
+        return torch.tensor(out)
+
+    found, null = chances(0.2, 12), chances(0.0, 12)
+    assert (found < 0.01).double().mean() > 0.7
+    assert (null < 0.05).double().mean() < 0.2
+    assert 0.05 < (null < 0.2).double().mean() < 0.4
 
 
 @pytest.mark.parametrize("groups", [None, torch.tensor([0, 1] * 10)])

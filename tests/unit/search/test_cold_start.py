@@ -682,6 +682,44 @@ def test_rows_too_long_to_enumerate() -> None:
     assert right(infer(start, states[8:]).structures, truth[8:]) > 0.99
 
 
+def suns_and_planets(tasks: int = 8, frames: int = 30, frame: float = 0.2) -> Tensor:
+    """A sun, nearly at rest, and four light planets, the last far from all others."""
+    g, mass = torch.Generator().manual_seed(0), torch.tensor([1.0, 1e-3, 3e-4, 5e-4, 1e-4], dtype=torch.float64)
+    usual = torch.tensor([1.0, 1.7, 3.0, 5.5], dtype=torch.float64)
+    radius = (usual * (0.95 + 0.1 * torch.rand(tasks, 4, generator=g).double())).unsqueeze(-1)
+    phase = 2 * torch.pi * torch.rand(tasks, 4, generator=g).double()
+    bent = 1 + 0.05 * torch.randn(tasks, 4, 1, generator=g).double()
+    speed = bent * radius.rsqrt() * torch.stack([-phase.sin(), phase.cos()], -1)
+    state = torch.cat([radius * torch.stack([phase.cos(), phase.sin()], -1), speed], -1)
+    state = torch.cat([torch.zeros(tasks, 1, 4).double(), state], 1)
+    x, v = (state - (mass[:, None] * state).sum(1, keepdim=True) / mass.sum()).split(2, -1)
+
+    def pull(x: Tensor) -> Tensor:
+        apart = x.unsqueeze(1) - x.unsqueeze(2)
+        cube = (apart.square().sum(-1) + torch.eye(5)) ** 1.5
+        return (mass.view(1, 1, 5, 1) * apart / cube.unsqueeze(-1)).sum(2)
+
+    states, step = [torch.cat([x, v], -1)], frame / 10
+    for _ in range(frames - 1):
+        for _ in range(10):
+            v = v + step / 2 * pull(x)
+            x = x + step * v
+            v = v + step / 2 * pull(x)
+        states.append(torch.cat([x, v], -1))
+    return torch.stack(states, 2)
+
+
+def test_a_body_at_rest_that_pulls_is_no_field() -> None:
+    start = cold_start(
+        suns_and_planets(), Kind(2, (False,) * 4), num_kinds=2, frame_step=0.2, starts=6,
+        family=family_named("inverse powers"), constants=False, strengths=False,
+    )  # fmt: skip
+    pulls = start.answer.structures[:, 1:, 0]
+    assert (pulls == pulls[0, 0]).all(), "every planet by the sun"
+    assert (start.answer.structures[:, 1:, 1:] != pulls[0, 0]).all(), "and by nobody else"
+    assert start.form.free
+
+
 def test_windows_of_three_frames_hold_out_their_last_step() -> None:
     states, _ = phases(12, 0, frames=3)
     start = cold_start(states, PHASE, num_kinds=2, starts=2, family=Family("difference", "difference"), constants=False)
