@@ -360,7 +360,13 @@ def _own_vectors(kind: Kind, states: Tensor) -> Tensor:
             torch.stack([-part[..., 1], part[..., 0]], -1) for part in (parts[0], parts[2 if kind.second_order else 1])
         ]
     constant = torch.eye(p, dtype=states.dtype, device=states.device).expand(*states.shape[:-1], p, p)
-    return torch.cat([torch.stack(parts, -1), constant], -1)
+    if p > 1:
+        return torch.cat([torch.stack(parts, -1), constant], -1)
+    # A line has two ends, which need not be alike, nor need drag be the same everywhere.
+    products = [at * at]
+    if kind.second_order:
+        products += [at * v, v * v, at * at * v, at * v * v]
+    return torch.cat([torch.stack(parts, -1), constant, torch.stack(products, -1)], -1)
 
 
 def unsaturated(rates: Tensor, seen: Tensor, link: Tensor) -> tuple[Tensor, Tensor]:

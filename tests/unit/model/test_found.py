@@ -7,9 +7,10 @@ import torch
 from modmeta.data.units import Units, robust_scales
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import from_matrix
-from modmeta.model.basis import FoundLaws, Kind, family_named
+from modmeta.model.basis import FoundLaws, Kind, family_named, own_functions
 from modmeta.model.dynamics.acting import Acting
 from modmeta.model.dynamics.continuous import ContinuousDynamics, _Weighed
+from modmeta.model.dynamics.found import FoundAccelerations
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import Gaussian
 from modmeta.model.model import RelationalModel
@@ -96,3 +97,21 @@ def test_only_the_law_of_an_edge_need_be_evaluated(family: str, g: int, null: bo
         alone, every = (of(dynamics, relations, types).of(some).received(states[some]) for of in (Acting, _Weighed))
         torch.testing.assert_close(alone, every)
     assert every.abs().mean() > 0.1
+
+
+def test_an_entity_on_a_line_may_do_what_is_not_alike_at_both_ends() -> None:
+    """The oscillators of van der Pol and of Duffing, pushed, in units whose origin is elsewhere."""
+    states = 0.7 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).double() + 0.3
+    x, v = (0.5 * states - 0.2).unbind(-1)
+    functions = own_functions(Kind(1, (False, False)), states)[:, 0]
+    for change in ((1 - x**2) * v - x + 0.3, x - x**3 - 0.1 * v + 0.2 * x**2):
+        left = change - functions @ torch.linalg.lstsq(functions, change.unsqueeze(-1), driver="gelsd").solution[:, 0]
+        assert float(left.abs().max()) < 1e-9
+
+
+def test_laws_of_fewer_own_functions_are_read() -> None:
+    found = FoundAccelerations("springs", 1, 2)
+    state = found.state_dict()
+    before = torch.randn(6).double()
+    found.load_state_dict(state | {"alone": before})
+    assert torch.equal(found.alone, torch.nn.functional.pad(before, (0, len(found.alone) - 6)))
