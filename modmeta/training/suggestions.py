@@ -14,7 +14,7 @@ from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
 from modmeta.errors import DataError
-from modmeta.search.cold_start import Kind, driven_by_noise
+from modmeta.search.cold_start import Kind, bends_otherwise, driven_by_noise
 from modmeta.training.words import setting
 
 SURE = 0.6  # confidence below which a note offers to mask states
@@ -220,13 +220,18 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
 
 
 def experiment_for(data: Trajectories) -> str:
-    """The experiment that suits trajectories: `laws`; for coordinates with velocities `moving`, or `driven`."""
+    """The experiment that suits trajectories: `laws`; for coordinates with velocities `moving`, or `driven`.
+
+    Oscillators on a line whose own law is not one of motion in space have `laws`, in which entities may differ, too.
+    """
     data = motion_alone(data)
     positions, moving = find_positions(data)
     if not moving or data.num_features != 2 * positions:
         return "laws"
     some = torch.from_numpy(data.states[:SAMPLE]).double()
-    return "driven" if driven_by_noise(some, Kind(positions, (False,) * data.num_features)) else "moving"
+    if driven_by_noise(some, Kind(positions, (False,) * data.num_features)):
+        return "driven"
+    return "laws" if positions == 1 and data.mask is None and bends_otherwise(some) else "moving"
 
 
 def motion_alone(data: Trajectories) -> Trajectories:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from benchmarks.textbook import make
 from modmeta.data import formats
 from modmeta.data.trajectories import Trajectories
 from modmeta.training.callbacks.record import RunRecord
@@ -85,6 +86,12 @@ def test_noise_that_drives_the_motion_asks_for_another_experiment() -> None:
     assert chosen(path(0.1)) == "driven"
     assert chosen(path(0.0) + 0.05 * rng.normal(size=(20, 3, 60, 4))) == "moving"
     assert experiment_for(Trajectories(path(0.0)[..., :2], None, ("a", "b"), 0.1)) == "laws"
+
+
+@pytest.mark.parametrize(("world", "experiment"), [("dampings", "laws"), ("traffic", "moving"), ("grid", "moving")])
+def test_oscillators_with_a_law_of_their_own_are_no_motion_in_space(world: str, experiment: str) -> None:
+    states = make(world, 20, 0).states.numpy()
+    assert experiment_for(Trajectories(states, None, ("a", "b"), 0.1)) == experiment
 
 
 def test_constants_of_entities_are_no_states_of_motion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
