@@ -14,7 +14,7 @@ from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
 from modmeta.errors import DataError
-from modmeta.search.cold_start import Kind, counts_turns, driven_by_noise
+from modmeta.search.cold_start import Kind, bends_otherwise, counts_turns, driven_by_noise
 from modmeta.training.words import setting
 
 SURE = 0.6  # confidence below which a note offers to mask states
@@ -232,7 +232,8 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
 def words_for(data: Trajectories) -> list[str]:
     """Settings that suit trajectories: experiment `laws`; for coordinates with velocities `moving`, or `driven`.
 
-    A coordinate that is an angle whose turns were counted is said to be one.
+    A coordinate that is an angle whose turns were counted is said to be one. Oscillators on a line whose own law is not
+    one of motion in space have `laws`, in which entities may differ, too.
     """
     data = motion_alone(data)
     positions, moving = find_positions(data)
@@ -242,8 +243,10 @@ def words_for(data: Trajectories) -> list[str]:
     some = torch.from_numpy(data.states[:SAMPLE]).double()
     if positions == 1 and len(whole) and counts_turns(torch.from_numpy(whole[:SAMPLE])):
         return ["experiment=laws", TURNS]
-    noisy = driven_by_noise(some, Kind(positions, (False,) * data.num_features))
-    return ["experiment=driven" if noisy else "experiment=moving"]
+    if driven_by_noise(some, Kind(positions, (False,) * data.num_features)):
+        return ["experiment=driven"]
+    bends = positions == 1 and data.mask is None and bends_otherwise(some)
+    return ["experiment=laws" if bends else "experiment=moving"]
 
 
 def motion_alone(data: Trajectories) -> Trajectories:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.graph.relations import from_matrix, to_matrix
 from modmeta.search.cold_start.grams import Grams
 from modmeta.search.cold_start.refine import Laws
 from modmeta.search.relax import decoded
@@ -39,6 +40,7 @@ SWEEPS, SETTLED = 4, 1e-6  # over slots, and the change of probabilities at whic
 SLIGHT, LESS = 1e-8, 0.01  # ridge; by which it pulls the own part less, whose functions are many and much alike
 WAVY = 1e-3  # ridge of waves: some combinations may be of states that hardly any sender was in
 FEWEST, ERRORS = 5, 2.0  # tasks that tell roles; standard deviations by which tables of pairs differ beyond chance
+ORDERS = 49  # of entities, all of which must spread tables less: chance gives that in 1 of 50 cases
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
 MOST_UNEQUAL = 256  # of edges whose strengths differ; more are told as if these were alike
 MOST_SPREAD = 0.36  # variance of strengths: more would make a relation of what is nearly none
@@ -242,10 +244,31 @@ def tables(joint: Tensor) -> Tensor:
 
 
 def roles(slots: Tensor) -> Tensor | None:
-    """Probabilities (N, S, K) of kinds of edges, from beliefs (B, N, S, K) in tasks; None without roles."""
+    """Probabilities (N, S, K) of kinds of edges, from beliefs (B, N, S, K) in tasks; None without roles.
+
+    Edges of a task may hang together, as where one entity acts on all and is another in every task. That spreads tables
+    of pairs more than chance does edge by edge. So entities are also put in other orders, task by task: if they have no
+    roles, their own order is one more of these (a permutation test).
+    """
     back = _transposed(slots.flatten(0, 1), len(slots)).view_as(slots)
     found = tables(slots.unsqueeze(-1) * back.unsqueeze(-2))
-    return None if found.dim() == 2 else found.sum(-1)
+    if found.dim() == 2:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    own, matrix = _spread_of_pairs(slots), to_matrix(slots.movedim(-1, 1))  # (B, K, N, N)
+    for _ in range(ORDERS):
+        order = torch.rand(matrix.shape[0], matrix.shape[-1], generator=generator).argsort(1).to(matrix.device)
+        rows = order.view(len(order), 1, -1, 1).expand_as(matrix)
+        other = matrix.gather(2, rows).gather(3, rows.mT)
+        if _spread_of_pairs(from_matrix(other).movedim(1, -1)) >= own:
+            return None
+    return found.sum(-1)
+
+
+def _spread_of_pairs(slots: Tensor) -> float:
+    """How much mean beliefs (B, N, S, K) differ from pair to pair, in what tasks differ."""
+    mean = slots.mean(0)
+    return float((mean - mean.mean((0, 1))).square().sum())
 
 
 def of_edges(pairs: Tensor, tasks: int, receivers: int) -> Tensor:

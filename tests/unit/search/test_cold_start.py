@@ -813,6 +813,14 @@ def test_forces_that_end_of_steps_are_found() -> None:
     assert bool((told == relations)[from_matrix(met)].all())
 
 
+def test_one_entity_that_acts_on_all_is_no_role_where_it_is_another_in_every_task() -> None:
+    g, taken = torch.Generator().manual_seed(0), 0
+    for _ in range(300):
+        acts = torch.nn.functional.one_hot(torch.randint(4, (60,), generator=g), 4).unsqueeze(1).expand(-1, 4, -1)
+        taken += roles(torch.nn.functional.one_hot(from_matrix(acts), 2).double()) is not None
+    assert taken / 300 < 0.04, "2 in 100; edge by edge, 7 in 100 would be beyond chance"
+
+
 def test_entities_with_roles_tell_what_a_task_does_not_show() -> None:
     """Of random structures all pairs have one table."""
     g = torch.Generator().manual_seed(0)

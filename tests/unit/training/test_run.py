@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from benchmarks.textbook import make
 from modmeta.data import formats
 from modmeta.data.trajectories import Trajectories
 from modmeta.training.callbacks.record import RunRecord
@@ -114,6 +115,12 @@ def test_few_windows_that_noise_drives_are_passed_over_a_few_times(tmp_path: Pat
         assert "experiment=driven" in words
         chosen.append(int(next(word for word in words if "batches" in word).partition("=")[2]))
     assert chosen == [8, 8, 15]  # 12, 12 and 24 windows of 10 in a batch, 50 times in 8 epochs
+
+
+@pytest.mark.parametrize(("world", "experiment"), [("dampings", "laws"), ("traffic", "moving"), ("grid", "moving")])
+def test_oscillators_with_a_law_of_their_own_are_no_motion_in_space(world: str, experiment: str) -> None:
+    states = make(world, 20, 0).states.numpy()
+    assert words_for(Trajectories(states, None, ("a", "b"), 0.1)) == [f"experiment={experiment}"]
 
 
 def test_constants_of_entities_are_no_states_of_motion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

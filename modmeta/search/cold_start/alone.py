@@ -1,0 +1,49 @@
+"""Whether entities move by a law of their own state that motion in space does not have.
+
+Letters: B tasks, N entities, T frames, L = T - 1 steps, G own functions.
+"""
+
+import torch
+from torch import Tensor
+
+from modmeta.model.basis import Kind, own_functions
+
+__all__ = ["bends_otherwise"]
+
+MUCH, SURE = 0.2, 5.0  # nats a number that such a law explains more, and its standard errors
+
+
+def bends_otherwise(states: Tensor) -> bool:
+    """Whether velocities on a line change by more than fields and friction, whatever entities do to one another.
+
+    As of a van der Pol oscillator, whose friction depends on where it is. A law of any state, fitted to half of the
+    tasks, must foretell changes in the others much better than fields and friction do.
+
+    Args:
+        states: one coordinate and its velocity, (B, N, T, 2).
+    """
+    if len(states) < 4 or not bool(states.isfinite().all()):
+        return False
+    middle = (states[:, :, 1:] + states[:, :, :-1]) / 2
+    scaled = (middle - middle.mean((0, 1, 2))) / middle.std((0, 1, 2)).clamp_min(1e-12)
+    change = states[..., 1].diff(dim=2)
+    plain = own_functions(Kind(1, (False, False)), scaled).squeeze(-2)
+    left = [
+        _left(functions, change)
+        for functions in (plain, torch.cat([plain, own_functions(Kind(0, (False, False)), scaled)], -1))
+    ]
+    size = change[len(change) // 2 :].square().mean(2).sqrt()
+    weight = (size + 1e-12 * size.max()).sqrt()  # as in `modmeta.evaluation.gain`
+    gains = (weight * (left[0] / left[1]).log()).sum(1) / weight.sum(1)
+    return float(gains.mean()) > max(MUCH, SURE * float(gains.std()) / len(gains) ** 0.5)
+
+
+def _left(functions: Tensor, change: Tensor) -> Tensor:
+    """Root mean squares, (B / 2, N), of what functions (B, N, L, G) of the first half leave of the last changes."""
+    half = len(change) // 2
+    x, y = functions[:half].flatten(0, 2), change[:half].flatten()
+    normal = x.mT @ x
+    size = normal.diagonal()
+    law = torch.linalg.solve(normal + torch.diag(1e-9 * size + 1e-12 * size.max().clamp_min(1e-300)), x.mT @ y)
+    left = change[half:] - functions[half:] @ law
+    return left.square().mean(2).sqrt() + 1e-6 * change.square().mean().sqrt() + 1e-300
