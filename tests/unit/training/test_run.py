@@ -117,7 +117,7 @@ def test_few_windows_that_noise_drives_are_passed_over_a_few_times(tmp_path: Pat
     assert chosen == [8, 8, 15]  # 12, 12 and 24 windows of 10 in a batch, 50 times in 8 epochs
 
 
-@pytest.mark.parametrize(("world", "experiment"), [("dampings", "laws"), ("traffic", "moving"), ("grid", "moving")])
+@pytest.mark.parametrize(("world", "experiment"), [("dampings", "laws"), ("traffic", "moving"), ("grid", "laws")])
 def test_oscillators_with_a_law_of_their_own_are_no_motion_in_space(world: str, experiment: str) -> None:
     states = make(world, 20, 0).states.numpy()
     assert words_for(Trajectories(states, None, ("a", "b"), 0.1)) == [f"experiment={experiment}"]
