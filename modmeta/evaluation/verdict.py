@@ -124,11 +124,17 @@ def decide(compared: Compared | None, misfits: float = 0.0) -> Verdict:
     )  # fmt: skip
 
 
-def of_file(trained: Verdict, here: Verdict) -> Verdict:
+def of_file(trained: Verdict, here: Verdict, longer: bool = False) -> Verdict:
     """The verdict on a file from that on the model's validation tasks and that on the file alone.
 
     A model that has found nothing finds nothing elsewhere. Tasks of a file may be too few to tell what validation
-    tasks told: then that counts, unless the gain is less than half as large.
+    tasks told: then that counts, unless the gain is less than half as large. Who acts on whom is no more resolved than
+    there, unless by as many tasks or more frames.
+
+    Args:
+        trained: on validation tasks.
+        here: on the file.
+        longer: whether tasks of the file have more frames than those of validation.
     """
     if trained.name == UNKNOWN:
         return here
@@ -138,6 +144,8 @@ def of_file(trained: Verdict, here: Verdict) -> Verdict:
         return here
     if trained.name in (NOTHING, UNFIT):
         return replace(here, name=trained.name)
+    if here.found and trained.name == UNRESOLVED and not longer and here.tasks < trained.tasks:
+        return replace(here, name=UNRESOLVED)
     if here.found or trained.over_exchanged is None or here.over_exchanged is None:
         return here
     less = here.over_exchanged < trained.over_exchanged / 2

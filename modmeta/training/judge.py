@@ -179,11 +179,13 @@ def judge_file(
     few = nulls is None and groups is None and module.search.horizon == 1
     if nothing or not (nulls or few or misfits > 0.5):
         return of_file(judged.verdict, decide(None, misfits))
+    longer = judged.home is not None and states.shape[2] > judged.home.frames[-1]
     far = misfits > 0.5  # only gains can tell whether there are relations all the same
     ids = sample_of(len(states), counts, None if nulls else enough(states.shape[1]) if far else SOME)
     n = states.shape[1] if counts is None else int(counts[ids[0]])
     part = (states[ids, :n], None if mask is None else mask[ids, :n], None if groups is None else groups[ids])
-    return of_file(judged.verdict, decide(compared(module, *part, draws=None if nulls or far else 1), misfits))
+    here = decide(compared(module, *part, draws=None if nulls or far else 1), misfits)
+    return of_file(judged.verdict, here, longer)
 
 
 def of_roles(

@@ -302,6 +302,10 @@ def test_a_file_is_judged_by_itself_where_it_can_be() -> None:
     assert of_file(found, NOT_JUDGED).name == FOUND
     assert of_file(NOT_JUDGED, absent).name == NOTHING
     assert of_file(found, decide(None, 0.9)).name == UNFIT
+    unsure = decide(Compared(GAIN, GAIN, 0.5, 0.0, 31))
+    sample = decide(Compared(GAIN, GAIN, 0.7, 0.0, 10))
+    assert of_file(unsure, sample).name == UNRESOLVED, "ten tasks say no more than 31"
+    assert of_file(unsure, sample, longer=True).name == of_file(unsure, found).name == FOUND
     assert decide(None).name == UNKNOWN
 
 
