@@ -5,6 +5,7 @@ Letters: B tasks, N entities, S senders, L intervals, C channels, D features, R 
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from modmeta.search.cold_start.features import Basis
@@ -120,6 +121,7 @@ class Start(NamedTuple):
         gains: nats a number that structures gain over no relations on held-out frames, of every judging task.
         scales: how large residuals are, by activity.
         slow: way in which structures of groups are told in place of the laws (`search.slow`); None for none.
+        spread: what strengths of edges of a kind vary along, in messages of kinds, (K, K); (0, 0) where all are alike.
     """
 
     form: Form
@@ -133,6 +135,7 @@ class Start(NamedTuple):
     gains: Tensor
     scales: Scales
     slow: str | None = None
+    spread: Tensor = torch.zeros(0, 0)
 
     @property
     def gain(self) -> float:
