@@ -182,6 +182,7 @@ def test_modules_that_laws_outdo_are_advised_to_begin_with_laws(
     assert after > max(0.9, before + 0.1)
 
 
+@pytest.mark.slow
 def test_strengths_that_differ_are_kept(tmp_path: Path) -> None:
     """Entities that take up what others lose each at a speed of its own: trained, resumed, inferred."""
     (states, relations), options = conducting(60), ("model.family=difference", "model.constants=false", *SHORT)
