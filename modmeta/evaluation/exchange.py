@@ -18,7 +18,7 @@ from torch import Tensor
 from modmeta.evaluation.posterior import check_weighable, exact_of, table
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import all_rows, from_matrix, to_matrix
-from modmeta.model.dynamics.base import summed
+from modmeta.model.dynamics.base import one_hot, weighed
 from modmeta.model.model import RelationalModel
 from modmeta.search.infer import infer
 from modmeta.search.search import Search
@@ -94,7 +94,7 @@ def _score(model: RelationalModel, part: _Window, targets: Tensor | None = None)
 
     def of(rows: Tensor) -> Tensor:
         types = part.structure.node_modules.unsqueeze(2).expand(-1, -1, rows.shape[2])
-        return score(summed(part.messages, rows), types)
+        return score.rows(part.messages, rows, types)
 
     return of
 
@@ -115,15 +115,16 @@ def _drawn(
 
 
 def _exchanged(model: RelationalModel, search: Search, part: _Window, own: Tensor) -> Exchanged:
-    """Tasks of which every one has the structure of the next one, in place of its own."""
-    other, dynamics = own.roll(1, 0), model.dynamics
-    respond, types = dynamics.along(part.states), part.structure.node_modules.unsqueeze(2)
+    """Tasks of which every one has the structure of the next one, and its strengths, in place of its own."""
+    dynamics, types = model.dynamics, part.structure.node_modules.unsqueeze(2)
+    respond, k = dynamics.along(part.states), dynamics.num_edge_modules
 
-    def change(rows: Tensor) -> Tensor:
-        return respond(model.values(summed(part.messages, rows.unsqueeze(2))), types).squeeze(2)
+    def change(weights: Tensor) -> Tensor:
+        return respond(model.values(weighed(part.messages, weights)), types).squeeze(2)
 
-    targets = dynamics.targets(part.states) - change(own) + change(other)
-    k = dynamics.num_edge_modules
+    modules = one_hot(own, k, part.messages.dtype).unsqueeze(2)  # (B, N, 1, S K)
+    weights = model.allowed(part.states, part.messages, modules)
+    targets = dynamics.targets(part.states) - change(weights) + change(weights.roll(1, 0))
     energies = table(_score(model, part, targets), part.structure, k)
-    weighed = exact_of(search)
-    return Exchanged(lambda temperature: weighed(energies, part.structure, k, temperature), other)
+    posterior = exact_of(search)
+    return Exchanged(lambda temperature: posterior(energies, part.structure, k, temperature), own.roll(1, 0))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from modmeta.errors import DataError, TaskError
 from modmeta.graph.bank import Structure
@@ -68,8 +69,12 @@ def ensemble(
     likeliest = (
         torch.zeros(b, n, dtype=torch.long, device=last.device) if node_modules is None else node_modules.argmax(-1)
     )
-    drive = model.drive(observed, Structure(probabilities.argmax(-1), likeliest))
+    structure = Structure(probabilities.argmax(-1), likeliest)
+    drive, acting = model.drive(observed, structure), model.acting(observed, structure).edge_modules
     drive = None if drive is None else drive.repeat_interleave(members, dim=0)
+    if acting.is_floating_point():  # strengths are those of the likeliest edges
+        alike = (relations == structure.edge_modules.repeat_interleave(members, dim=0)).unsqueeze(-1)
+        relations = torch.where(alike, acting.repeat_interleave(members, dim=0), F.one_hot(relations, k).to(acting))
     errors = torch.stack([torch.randn(last.shape, generator=generator, device=last.device) for _ in range(steps)])
 
     def disturb(scenes: Tensor, frame: Tensor, states: Tensor) -> Tensor:

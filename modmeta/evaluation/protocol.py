@@ -92,7 +92,8 @@ class ProtocolMeasures(nn.Module):
         structure = inferred.structure
 
         def forecast(single: bool, seen: Tensor, steps: int) -> Tensor:
-            ahead = model.forecast(seen[:, :, -1], structure, steps, model.drive(seen, structure), single)
+            acting = model.acting(seen, structure)
+            ahead = model.forecast(seen[:, :, -1], acting, steps, model.drive(seen, structure), single)
             truth = states[:, :, seen.shape[2] : seen.shape[2] + steps]
             return model.dynamics.nearest(ahead, truth)  # errors of angles are less than half a turn
 

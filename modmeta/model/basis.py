@@ -121,6 +121,8 @@ class FoundLaws(NamedTuple):
         link: leak and size of every channel of a saturating family, (D, D + 2); else none, (0, ...).
         lag: frames by which velocities lag coordinates.
         shapes: functions that entities have of sizes of their own, of every channel, (D, O); else none, (0, ...).
+        spread: what strengths of edges of a module vary along, in messages of modules, (K, K), see
+            `modmeta.model.strengths`; none where strengths do not differ, (0, ...).
     """
 
     edges: Tensor
@@ -138,6 +140,7 @@ class FoundLaws(NamedTuple):
     link: Tensor = torch.zeros(0, 0)
     lag: Tensor = torch.zeros(())
     shapes: Tensor = torch.zeros(0, 0)
+    spread: Tensor = torch.zeros(0, 0)
 
 
 VECTORS = (

@@ -7,6 +7,7 @@ are normalised, so that likelihoods can be compared by held-out energies.
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,20 @@ class Gaussian(FixedGaussian):
         return self.log_scales
 
 
+class _AtLeast(torch.autograd.Function):
+    """Log scales, no smaller than `LEAST`. Gradients that ask for larger ones pass: scales that overshoot come back."""
+
+    @staticmethod
+    def forward(ctx: Any, found: Tensor) -> Tensor:
+        ctx.save_for_backward(found >= LEAST)
+        return found.clamp_min(LEAST)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (free,) = ctx.saved_tensors
+        return torch.where(free, grad, grad.clamp_max(0))
+
+
 class StudentT(Likelihood):
     """Student's t density with a learned scale that depends on the states of the entity and its neighbours.
 
@@ -109,7 +124,7 @@ class StudentT(Likelihood):
         )  # maximum over senders: the closest matters most
         inputs = torch.cat((states, around), dim=-1)
         found = self.own(inputs.flatten(0, -2)).view(*states.shape[:-1], -1) + self.offset
-        return found.clamp_min(LEAST)
+        return cast(Tensor, _AtLeast.apply(found))
 
     def energy(self, error: Tensor, log_scale: Tensor) -> Tensor:
         nu = self.degrees

@@ -1,24 +1,41 @@
 """The model: a dynamics and a likelihood, which define the energies of structures."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from modmeta.errors import UserError
 from modmeta.graph.bank import Structure
-from modmeta.model.dynamics.base import Dynamics, summed
+from modmeta.model.dynamics.base import Dynamics, one_hot, weighed
 from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
 from modmeta.model.sight import counted, left_out, widened, with_variance
+from modmeta.model.strengths import Allowed, allowed
+from modmeta.shapes import Float, Int
 
 # Bound of the scale of errors drawn in forecasts, in units of `change_scale`. Larger learned scales reflect an
 # uncertain path within a frame rather than an uncertain next state.
 LARGEST_DRAW = 0.3
 
-# Maps summed messages (B, N, M, T - 1, C) and node modules (B, N, M) to energies (B, N, M).
-Score = Callable[[Tensor, Tensor], Tensor]
+ROUNDS = 2  # of strengths, under weights of steps that follow from the errors of the round before
+
+
+@runtime_checkable
+class Score(Protocol):
+    """Energies of one-step predictions, in nats, summed over frames and features."""
+
+    def __call__(self, received: Tensor, types: Tensor) -> Tensor:
+        """Of summed messages (B, N, M, T - 1, C) and node modules (B, N, M), all of one strength, (B, N, M)."""
+
+    def rows(self, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:
+        """Of rows (B, N, M, S), strengths allowed for where these differ.
+
+        Args:
+            messages: result of `RelationalModel.messages`, of the same mask.
+            rows: edge modules; B and N may be 1.
+            types: node modules of the candidates (B, N, M), likewise.
+        """
 
 
 class RelationalModel(nn.Module):
@@ -88,6 +105,20 @@ class RelationalModel(nn.Module):
             return None
         return self.dynamics.drive(self._errors(states, structure, mask), states, mask)
 
+    def acting(self, states: Tensor, structure: Structure) -> Structure:
+        """A structure for forecasts: where strengths of edges differ, with weights of modules (B, N, S, K).
+
+        Args:
+            states: observed (B, N, T, D), which tell strengths.
+            structure: (B, N, S), (B, N).
+        """
+        if self.dynamics.spread is None or states.shape[2] < 2:
+            return structure
+        messages = self._refined(states, structure)
+        modules = one_hot(structure.edge_modules, messages.shape[3], messages.dtype).unsqueeze(2)
+        weights = self.allowed(states, messages, modules).squeeze(2)
+        return structure._replace(edge_modules=weights.unflatten(-1, (-1, messages.shape[3])))
+
     def messages(
         self,
         states: Tensor,
@@ -122,8 +153,12 @@ class RelationalModel(nn.Module):
     ) -> Tensor:
         """Errors (B, N, T - 1, D) of predicted changes."""
         messages = left_out(self._refined(states, structure), mask)
-        if chances is None:
-            received = summed(messages, structure.edge_modules.unsqueeze(2))
+        if chances is None or self.dynamics.spread is not None:
+            modules = one_hot(structure.edge_modules, messages.shape[3], messages.dtype).unsqueeze(2)  # (B, N, 1, S K)
+            weights = self.allowed(states, messages, modules, mask)
+            if chances is not None:  # strengths are those of the structure
+                weights = torch.where(modules > 0, weights, 1.0) * chances.flatten(-2).unsqueeze(2)
+            received = weighed(messages, weights)
         else:
             received = torch.einsum("bnsk,bnsktc->bntc", chances, messages).unsqueeze(2)
         change = self.dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
@@ -160,12 +195,12 @@ class RelationalModel(nn.Module):
         Returns:
             Energies (B, N, M) in nats, summed over frames and features.
         """
-        return self.scorer(states, log_scale, mask)(summed(messages, rows), types)
+        return self.scorer(states, log_scale, mask).rows(messages, rows, types)
 
     def scorer(
         self, states: Tensor, log_scale: Tensor | None = None, mask: Tensor | None = None, targets: Tensor | None = None
-    ) -> Score:
-        """Returns a function of summed messages (B, N, M, T - 1, C), node modules (B, N, M) to energies (B, N, M).
+    ) -> "Scorer":
+        """Returns what maps messages and candidates to energies (B, N, M).
 
         With a mask, summed messages are those of `messages`, with their variances.
 
@@ -178,33 +213,21 @@ class RelationalModel(nn.Module):
         Raises:
             UserError: frames are missing and the model has observation noise.
         """
-        respond = self.dynamics.along(states)
-        targets = (self.dynamics.targets(states) if targets is None else targets).unsqueeze(2)
-        scale = self.log_scale(states) if log_scale is None else log_scale
-        if scale.dim() == 4:
-            scale = scale.unsqueeze(2)
         if mask is not None and self.noise is not None:
             raise UserError(
                 "method.model.noise=true needs complete recordings, but frames are missing; set it to false"
             )
+        targets = self.dynamics.targets(states) if targets is None else targets
+        return Scorer(self, states, targets, self.log_scale(states) if log_scale is None else log_scale, mask)
 
-        def score(received: Tensor, types: Tensor) -> Tensor:
-            error, spread = respond(self.values(received), types) - targets, scale
-            constant = error.new_zeros(())
-            error = self.dynamics.without_constants(error, states, mask)
-            if self.noise is not None:
-                error, constant = self.noise(error)
-            if mask is not None and self.dynamics.additive:
-                doubt = received[..., len(self.dynamics.change_scale) :]
-                mobility = self.dynamics.mobilities(types)
-                doubt = doubt if mobility is None else doubt * mobility[..., None, None].square()
-                spread = widened(scale, doubt)
-            energy = self.likelihood.energy(error, spread)
-            if mask is not None:
-                energy = energy * counted(mask)[:, :, None, :, None]
-            return energy.sum(dim=(-1, -2)) + constant.to(error.device)
+    def allowed(self, states: Tensor, messages: Tensor, modules: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Weights (B, N, M, S K) of messages by which modules of rows (B, N, M, S K) explain observed steps.
 
-        return score
+        Where strengths of edges differ, those that suit these steps best; else the same.
+        """
+        if self.dynamics.spread is None:
+            return modules
+        return self.scorer(states, mask=mask).allowed(messages, modules)[0]
 
     def energies(self, states: Tensor, structure: Structure, horizon: int = 1, kept: Kept | None = None) -> Tensor:
         """Energies (B, N) of one structure per task, in nats, summed over frames and features.
@@ -243,3 +266,85 @@ class RelationalModel(nn.Module):
             states = dynamics.step(states + drawn, *structure, drive=drive)
             frames.append(dynamics.nearest(states, states[:, :, :1].expand_as(states)).mean(2))
         return torch.stack(frames, dim=2)
+
+
+class Scorer:
+    """Energies of one-step predictions (`Score`).
+
+    Args:
+        model: that predicts.
+        states: observed states (B, N, T, D).
+        targets: changes to explain, (B, N, T - 1, D).
+        log_scale: of errors, broadcastable to them.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
+    """
+
+    def __init__(
+        self, model: RelationalModel, states: Tensor, targets: Tensor, log_scale: Tensor, mask: Tensor | None
+    ) -> None:
+        self.model, self.states, self.mask = model, states, mask
+        self.respond, self.targets = model.dynamics.along(states), targets.unsqueeze(2)
+        self.log_scale = log_scale.unsqueeze(2) if log_scale.dim() == 4 else log_scale
+
+    def __call__(self, received: Tensor, types: Tensor) -> Tensor:
+        model, scale, mask = self.model, self.log_scale, self.mask
+        error, constant = self._errors(received, types), received.new_zeros(())
+        if model.noise is not None:
+            error, constant = model.noise(error)
+        if mask is not None and model.dynamics.additive:
+            doubt = received[..., len(model.dynamics.change_scale) :]
+            mobility = model.dynamics.mobilities(types)
+            doubt = doubt if mobility is None else doubt * mobility[..., None, None].square()
+            scale = widened(scale, doubt)
+        energy = model.likelihood.energy(error, scale)
+        if mask is not None:
+            energy = energy * counted(mask)[:, :, None, :, None]
+        return energy.sum(dim=(-1, -2)) + constant.to(error.device)
+
+    def rows(self, messages: Float[Tensor, "B N S K L C"], rows: Int[Tensor, "#B #N M S"], types: Tensor) -> Tensor:
+        modules = one_hot(rows, messages.shape[3], messages.dtype)
+        if self.model.dynamics.spread is None:
+            return self(weighed(messages, modules), types)
+        weights, cost = self.allowed(messages, modules)
+        return self(self._received(messages, weights, modules), types) + cost
+
+    def allowed(self, messages: Tensor, modules: Float[Tensor, "#B #N M SK"]) -> Allowed:
+        """Weights (B, N, M, S K) of the messages of rows of modules, strengths allowed for, and what they cost.
+
+        Steps weigh as they do under the row that explains most.
+        """
+        spread, k = self.model.dynamics.spread, messages.shape[3]
+        if spread is None:
+            return Allowed(modules, modules.new_zeros(modules.shape[:-1]))
+        types = torch.zeros(*self.states.shape[:2], 1, dtype=torch.long, device=self.states.device)
+        sent = self.model.dynamics.without_constants(self.model.values(messages), self.states, self.mask)
+        left = -self._errors(torch.zeros_like(sent[:, :, 0, :1]), types).squeeze(2)
+        weight = self._weight(torch.zeros_like(left))
+        for step in range(ROUNDS):
+            weights, cost = allowed(spread, modules.unflatten(-1, (-1, k)), sent, left, weight)
+            weights = weights.flatten(-2)
+            if step < ROUNDS - 1:
+                with torch.no_grad():
+                    energies = self(self._received(messages, weights, modules), types.expand(cost.shape)) + cost
+                    best = energies.argmin(-1)[..., None, None].expand(-1, -1, 1, weights.shape[-1])
+                    weight = self._weight(left - weighed(sent, weights.gather(2, best)).squeeze(2))
+        return Allowed(weights, cost)
+
+    def _received(self, messages: Tensor, weights: Tensor, modules: Tensor) -> Tensor:
+        """Summed messages (B, N, M, L, C); what is left out of them, of one strength."""
+        c = len(self.model.dynamics.change_scale)
+        received = weighed(messages[..., :c], weights)
+        if messages.shape[-1] == c:
+            return received
+        return torch.cat((received, weighed(messages[..., c:], modules).expand(*received.shape[:4], -1)), -1)
+
+    def _errors(self, received: Tensor, types: Tensor) -> Tensor:
+        """Errors (B, N, M, T - 1, D) of predicted changes, without constants of entities."""
+        error = self.respond(self.model.values(received), types) - self.targets
+        return self.model.dynamics.without_constants(error, self.states, self.mask)
+
+    def _weight(self, error: Tensor) -> Tensor:
+        """Weights (B, N, T - 1, D) of squared errors."""
+        scale = self.log_scale.squeeze(2) if self.log_scale.dim() == 5 else self.log_scale
+        weight = self.model.likelihood.weight(error, scale).detach()
+        return weight if self.mask is None else weight * counted(self.mask).unsqueeze(-1)

@@ -4,6 +4,7 @@ A slot is an incoming edge of a receiver, whose module is drawn.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import all_rows
 from modmeta.model.dynamics.base import one_hot, summed
-from modmeta.model.model import Score
 from modmeta.search.exact import receiver_rows
 from modmeta.search.problem import Info, Kernel, Problem, Propose, changed_receivers
 from modmeta.search.selection import Selection
@@ -72,7 +72,7 @@ def block_gibbs(propose: Propose, select: Selection) -> Kernel:
 
 
 def draw_slots(
-    score: Score,
+    score: Callable[[Tensor, Tensor], Tensor],
     messages: Float[Tensor, "B N S K T C"],
     structure: Structure,
     prior: Float[Tensor, "#B #N #S K"],
@@ -88,7 +88,7 @@ def draw_slots(
     messages, and time per edge does not grow with the number of entities.
 
     Args:
-        score: function of `RelationalModel.scorer`.
+        score: of `RelationalModel.scorer`; edges of a module have one strength.
         messages: (B, N, S, K, T, C).
         structure: current structure (B, N, S), (B, N).
         prior: prior energy of each module in each slot, (B or 1, N or 1, S or 1, K).

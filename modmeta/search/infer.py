@@ -81,7 +81,7 @@ def infer(
         roles=search.of_roles(n, states),
     )  # fmt: skip
     if search.horizon == 1:
-        problem = replace(problem, score=bounded(model.scorer(states, mask=mask)))
+        problem = replace(problem, score=Bounded(model.scorer(states, mask=mask)))
     temperatures = torch.empty(0)
     if search.by_blocks(model, n):
         passes = 2 if dynamics.additive else PASSES
@@ -115,11 +115,22 @@ def infer(
     return found._replace(messages=messages) if settled else found
 
 
-def bounded(score: Score) -> Score:
-    """Clamps energies to finite numbers, for states far outside the training range."""
-    return lambda received, types: (
-        score(received, types).nan_to_num(LARGEST, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)
-    )
+class Bounded:
+    """Energies clamped to finite numbers, for states far outside the training range."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+
+    def __call__(self, received: Tensor, types: Tensor) -> Tensor:
+        return bounded(self.score(received, types))
+
+    def rows(self, messages: Tensor, rows: Tensor, types: Tensor) -> Tensor:
+        return bounded(self.score.rows(messages, rows, types))
+
+
+def bounded(energies: Tensor) -> Tensor:
+    """Energies that can be compared."""
+    return energies.nan_to_num(LARGEST, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)
 
 
 def _summary(structure: Structure, info: Info, problem: Problem) -> Inferred:

@@ -25,7 +25,7 @@ from modmeta.model.dynamics.base import summed
 from modmeta.model.sight import counted, widened
 from modmeta.search import halfway
 from modmeta.search.candidates import every_row, marginals, sampled_rows, take
-from modmeta.search.infer import LARGEST, Inferred
+from modmeta.search.infer import Inferred, bounded
 from modmeta.search.problem import Candidates, Problem, prior_energies
 from modmeta.search.relax import decoded
 from modmeta.search.search import Search
@@ -116,8 +116,7 @@ class PooledProblem(Problem):
         for states, groups, mask in self._few(n * max(n * dynamics.num_edge_modules, m)):
             score, messages = self.model.scorer(states, mask=mask), self.model.messages(states, mask=mask)
             mine = [part.expand(g, *part.shape[1:])[groups] for part in (rows, types)]
-            energies = score(summed(messages, mine[0]), mine[1]).nan_to_num(LARGEST, LARGEST, -LARGEST)
-            total.index_add_(0, groups, energies.clamp(-LARGEST, LARGEST).double())
+            total.index_add_(0, groups, bounded(score.rows(messages, *mine)).double())
         return self._over_processes(total) + prior_energies(self.prior, rows)
 
     def by_steps(self, way: str) -> Float[Tensor, "G N S"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from modmeta.errors import UserError
 from modmeta.graph.bank import Structure
-from modmeta.model.dynamics.base import one_hot, summed
+from modmeta.model.dynamics.base import one_hot
 from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel, Score
 from modmeta.shapes import Bool, Float, Int
@@ -140,7 +140,7 @@ class Problem:
         """Energies (B, N, M) of the candidates of every receiver at horizon 1, including priors."""
         messages, score = self.one_step()
         prior_energy = prior_energies(self.prior, candidates.rows)
-        return prior_energy + score(summed(messages, candidates.rows), candidates.types)
+        return prior_energy + score.rows(messages, candidates.rows, candidates.types)
 
     def rollouts(self, tasks: Int[Tensor, " Q"], structure: Structure, kept: Kept) -> Float[Tensor, " Q"]:
         """Energies (Q,) of whole structures of tasks (Q,), without priors. Only `kept` rollouts have gradients."""

@@ -18,7 +18,6 @@ from modmeta.evaluation.verdict import Verdict
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.basis import FoundLaws
-from modmeta.model.dynamics.base import summed
 from modmeta.model.grouped import Kept
 from modmeta.model.model import RelationalModel
 from modmeta.model.sight import counted
@@ -402,8 +401,8 @@ class BounceGrad(Trained, BankedModule):
         messages, score = problem.one_step()
         if self.soft:
             candidates, chance = info.candidates, (-info.scores / temperature).softmax(-1)
-            return (chance * score(summed(messages, candidates.rows), candidates.types)).sum()
-        return score(summed(messages, structure.edge_modules.unsqueeze(2)), structure.node_modules.unsqueeze(2)).sum()
+            return (chance * score.rows(messages, candidates.rows, candidates.types)).sum()
+        return score.rows(messages, structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2)).sum()
 
     def _proposal_loss(self, logits: Tensor, structure: Structure, info: Info) -> Tensor:
         labels = structure.edge_modules

@@ -17,7 +17,6 @@ from modmeta.errors import UserError
 from modmeta.evaluation.calibration import Calibration, calibrate_groups
 from modmeta.graph.bank import Structure, StructureBank
 from modmeta.keys import GROUP, MASK, STATES
-from modmeta.model.dynamics.base import summed
 from modmeta.model.model import RelationalModel
 from modmeta.search.infer import Inferred
 from modmeta.search.pooled import Batch, PooledProblem, infer_pooled
@@ -119,7 +118,7 @@ class Groups:
         states = batch[STATES][:, :, : self.frames]
         mask = batch[MASK][..., : states.shape[2] - 1] if MASK in batch else None
         messages, score = one_step_problem(self.model, states, structure, mask=mask).one_step()
-        energies = score(summed(messages, structure.edge_modules.unsqueeze(2)), structure.node_modules.unsqueeze(2))
+        energies = score.rows(messages, structure.edge_modules.unsqueeze(2), structure.node_modules.unsqueeze(2))
         return Inferred(structure, chances[groups, :n, : n - 1], energies.flatten(1).sum(1), None)
 
     def calibrated(self, batches: list[dict[str, Tensor]], module_to_relation: Tensor) -> Calibration:

@@ -65,6 +65,7 @@ CHOSEN = (
     "constants",
     "slopes",
     "shapes",
+    "strengths",
     "circles",
 )
 
@@ -204,8 +205,8 @@ def _check_roles(config: DictConfig) -> None:
 
 def _given(model: DictConfig) -> dict[str, Any]:
     """Choices of the configuration, for the cold start."""
+    choices: dict[str, Any] = {}
     family = model.get("family")
-    choices: dict[str, Any] = {"strengths": False}  # of which modules have one each
     if "family" in model:
         choices |= {"constants": False, "slopes": False, "shapes": False}  # models hold no others
     if _of_laws(model):
@@ -215,6 +216,16 @@ def _given(model: DictConfig) -> dict[str, Any]:
     if "smooth" in model:
         choices["smooth"] = model.smooth
     return choices | {"family": family_named(family) if family else None}
+
+
+def _strengths(config: DictConfig) -> bool | None:
+    """Whether strengths of edges may differ: where the model holds such, and scores steps by themselves."""
+    model = config.model
+    alone = model.get("num_node_modules") == 1 and config.search.get("horizon") == 1
+    if "strengths" not in model or not alone or OmegaConf.select(config, "method.model.noise"):
+        return False
+    chosen: bool | None = model.strengths
+    return chosen
 
 
 def _as_before(config: DictConfig) -> None:
@@ -306,6 +317,7 @@ def start_of(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> 
     ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
     kinds, given = kinds_of(config.model, data.positions, states[ids, :n], seen), _given(config.model)
+    given["strengths"] = _strengths(config)
     with doing("searching for laws") as say:
         if data.num_groups == 1 and may_be_maps(config.model):
             steep = steepness_of_maps(states[ids, :n], kinds[-1], seen)
@@ -368,7 +380,7 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
         start.kinds.laws, start.kinds.own, step, rest, offset, scale, form.units.centre, form.units.scale,
         basis.places, basis.widths, basis.left, basis.right,
         torch.zeros(0, 0) if form.link is None else form.link, torch.tensor(form.units.lag),
-        torch.zeros(0, 0) if form.shapes is None else form.shapes,
+        torch.zeros(0, 0) if form.shapes is None else form.shapes, start.spread,
     )  # fmt: skip
     parts: dict[str, Any] = {name: value.numpy() for name, value in laws._asdict().items()}
     out = io.BytesIO()
@@ -390,6 +402,7 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
         "constants": form.constants,
         "slopes": form.slopes,
         "shapes": form.shapes is not None,
+        "strengths": form.strengths,
         "circles": [list(pair) for pair in form.kind.circles],
     }
     if model.num_edge_modules is None and not labelled and "num_relations" in config.data:
@@ -453,6 +466,8 @@ def otherwise(config: DictConfig, start: Start) -> str | None:
         return None
     family = setting("model.family", forms[0].basis.family.name)
     choices = {"constants": forms[0].constants, "slopes": forms[0].slopes, "shapes": forms[0].shapes is not None}
+    if forms[0].strengths != chosen.strengths:
+        choices["strengths"] = forms[0].strengths
     own = [f"model.{name}={str(choice).lower()}" for name, choice in choices.items()]
     number = f"model.num_edge_modules={len(start.kinds.laws)}"
     return shlex.join(["modmeta", "train", str(path), "experiment=laws", family, *own, number])

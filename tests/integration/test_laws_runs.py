@@ -18,7 +18,7 @@ from modmeta.training.bouncegrad import BounceGrad
 from modmeta.training.run import suited
 from modmeta.training.start import FILE, beginning_of, begun, read_beginning
 from tests.runs import KilledAt, accompanied, checkpoint, same_run, undrawn
-from tests.unit.search.test_cold_start import phases
+from tests.unit.search.test_cold_start import conducting, phases
 
 SHORT = (
     "trainer.max_epochs=2", "data.batches_per_epoch=5", "data.batch_size=6", "trainer.accelerator=cpu",
@@ -180,3 +180,23 @@ def test_modules_that_laws_outdo_are_advised_to_begin_with_laws(
     said, after = run("laws", *command[3:])
     assert not said
     assert after > max(0.9, before + 0.1)
+
+
+@pytest.mark.slow
+def test_strengths_that_differ_are_kept(tmp_path: Path) -> None:
+    """Entities that take up what others lose each at a speed of its own: trained, resumed, inferred."""
+    (states, relations), options = conducting(60), ("model.family=difference", "model.constants=false", *SHORT)
+    np.savez(tmp_path / "file.npz", states=states[:40].numpy())
+    command = ["train", str(tmp_path / "file.npz"), "model.shapes=false", *options]
+    with undrawn():
+        assert main([*command, "-o", str(tmp_path / "whole")]) in (0, None)
+        with accompanied(KilledAt(1)), pytest.raises(SystemExit):
+            main([*command, "-o", str(tmp_path / "parts")])
+        assert main([*command, "-o", str(tmp_path / "parts")]) in (0, None)
+    same_run(tmp_path / "whole", tmp_path / "parts")
+    assert OmegaConf.load(tmp_path / "whole" / ".hydra" / "config.yaml").model.strengths
+    model = modmeta.load(tmp_path / "whole")
+    edges = from_matrix(torch.as_tensor(model.infer(states[40:]).modules).argmax(-1))
+    confusion = Confusion(2, 2)
+    confusion.update(edges, relations[40:])
+    assert (match_labels(confusion.matrix())[edges] == relations[40:]).double().mean() > 0.9

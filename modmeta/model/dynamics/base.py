@@ -41,10 +41,23 @@ def one_hot(
     return (rows.unsqueeze(-1) == torch.arange(num_modules, device=rows.device)).flatten(-2).to(dtype)
 
 
+def weights_of(
+    relations: Int[Tensor, "B N S"] | Float[Tensor, "B N S K"], num_modules: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "B N SK"]:
+    """Message weights (B, N, S K) of edge modules (B, N, S), or of modules by their strengths (B, N, S, K)."""
+    if relations.is_floating_point():
+        return relations.flatten(-2).to(dtype)
+    return one_hot(relations, num_modules, dtype)
+
+
 def summed(messages: Float[Tensor, "B N S K T C"], rows: Int[Tensor, "#B #N M S"]) -> Float[Tensor, "B N M T C"]:
     """Messages (B, N, S, K, T, C) selected by candidate rows (B, N, M, S), summed over senders, (B, N, M, T, C)."""
+    return weighed(messages, one_hot(rows, messages.shape[3], messages.dtype))
+
+
+def weighed(messages: Float[Tensor, "B N S K T C"], weights: Float[Tensor, "#B #N M SK"]) -> Float[Tensor, "B N M T C"]:
+    """Messages (B, N, S, K, T, C) by the weights of rows (B, N, M, S K), summed over senders, (B, N, M, T, C)."""
     b, n, s, k, t, c = messages.shape
-    weights = one_hot(rows, k, messages.dtype)  # (B, N, M, S K)
     return (weights @ messages.reshape(b, n, s * k, t * c)).view(b, n, -1, t, c)
 
 
@@ -68,8 +81,13 @@ class Dynamics(nn.Module, ABC):
         linear_path: whether every perceptron has a parallel affine map. Edge modules have one only if `additive`.
         activation: elementwise function of the hidden layers.
         null_module: whether edge module 0 always sends zero messages.
+        strengths: edges of a module differ in strength, see `modmeta.model.strengths`.
+
+    Raises:
+        ValueError: strengths differ, and messages do not add up, or node modules scale them as well.
     """
 
+    spread: Tensor | None
     state_scale: Tensor
     change_scale: Tensor
     centre: Tensor
@@ -90,8 +108,11 @@ class Dynamics(nn.Module, ABC):
         linear_path: bool,
         activation: Callable[[Tensor], Tensor],
         null_module: bool,
+        strengths: bool = False,
     ) -> None:
         super().__init__()
+        if strengths and (not additive or num_node_modules > 1):
+            raise ValueError("model.strengths=true needs additive dynamics and model.num_node_modules=1")
         d, k, g = num_features, num_edge_modules, num_node_modules
         self.features, self.additive, self.null_module, self.channels = features, additive, null_module, channels
         self.num_edge_modules, self.num_node_modules = k, g
@@ -101,6 +122,7 @@ class Dynamics(nn.Module, ABC):
         self.node_modules = GroupedMLP(g, node_sizes, activation, linear_path)
         self.decay = nn.Parameter(torch.zeros(k)) if features.power_law else None  # powers of the distance / GAIN
         self.log_mobility = nn.Parameter(torch.zeros(g)) if additive and g > 1 else None  # log mobilities / GAIN
+        self.register_buffer("spread", torch.eye(k) / 2 if strengths else None)
         self.register_buffer("centre", torch.zeros(d))
         self.register_buffer("state_scale", torch.ones(d))
         self.register_buffer("change_scale", torch.ones(d))
@@ -134,7 +156,7 @@ class Dynamics(nn.Module, ABC):
     @abstractmethod
     def stepper(
         self,
-        relations: Int[Tensor, "B N S"],
+        relations: Int[Tensor, "B N S"] | Float[Tensor, "B N S K"],
         types: Int[Tensor, "B N"],
         kept: Kept | None = None,
         drive: Float[Tensor, "B N D *A"] | None = None,
@@ -142,7 +164,7 @@ class Dynamics(nn.Module, ABC):
         """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 
         Args:
-            relations: edge modules (B, N, S).
+            relations: edge modules (B, N, S); or, where strengths differ, weights of modules (B, N, S, K).
             types: node modules (B, N).
             kept: tasks that have gradients; None for all.
             drive: constants of the entities (B, N, D); None if the dynamics has none.
@@ -169,6 +191,11 @@ class Dynamics(nn.Module, ABC):
 
     def begin(self, laws: FoundLaws) -> None:
         """Copies laws found by a cold start to the modules, if they can hold them. Call it after `set_scales`."""
+
+    def begin_spread(self, laws: FoundLaws) -> None:
+        """Copies by how much strengths of edges differ."""
+        if self.spread is not None and laws.spread.numel():
+            self.spread.copy_(laws.spread)
 
     def along(self, states: Float[Tensor, "B N T D"]) -> Callable[[Tensor, Tensor], Tensor]:
         """`responder` of the observed steps of states (B, N, T, D)."""
@@ -348,17 +375,17 @@ class Dynamics(nn.Module, ABC):
     def step(
         self,
         states: Float[Tensor, "B N T D"],
-        relations: Int[Tensor, "B N S"],
+        relations: Int[Tensor, "B N S"] | Float[Tensor, "B N S K"],
         types: Int[Tensor, "B N"],
         drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Float[Tensor, "B N T D"]:
-        """States (B, N, T, D) one frame later, under edge modules (B, N, S) and node modules (B, N)."""
+        """States (B, N, T, D) one frame later, under edge modules (see `stepper`) and node modules (B, N)."""
         return self.stepper(relations, types, drive=drive)(states)
 
     def rollout(
         self,
         states: Float[Tensor, "B N T D"],
-        relations: Int[Tensor, "B N S"],
+        relations: Int[Tensor, "B N S"] | Float[Tensor, "B N S K"],
         types: Int[Tensor, "B N"],
         steps: int,
         kept: Kept | None = None,
@@ -368,7 +395,7 @@ class Dynamics(nn.Module, ABC):
 
         Args:
             states: initial states (B, N, T, D).
-            relations: edge modules (B, N, S).
+            relations: edge modules, see `stepper`.
             types: node modules (B, N).
             steps: number of frames to predict.
             kept: tasks that have gradients; None for all.
@@ -387,7 +414,7 @@ class Dynamics(nn.Module, ABC):
     def disturbed(
         self,
         states: Float[Tensor, "B N D"],
-        relations: Int[Tensor, "B N S"],
+        relations: Int[Tensor, "B N S"] | Float[Tensor, "B N S K"],
         types: Int[Tensor, "B N"],
         steps: int,
         disturb: Callable[[Tensor, Tensor, Tensor], Tensor],
@@ -397,7 +424,7 @@ class Dynamics(nn.Module, ABC):
 
         Args:
             states: initial states (B, N, D).
-            relations: edge modules (B, N, S).
+            relations: edge modules, see `stepper`.
             types: node modules (B, N).
             steps: number of frames to predict.
             disturb: from numbers of tasks (R,), of frames (R,) and states (R, N, D) to states that steps begin from.

@@ -18,7 +18,7 @@ from modmeta.errors import UserError
 from modmeta.graph.bank import Structure
 from modmeta.model.basis import FoundLaws
 from modmeta.model.dynamics.acting import Acting
-from modmeta.model.dynamics.base import Dynamics, one_hot
+from modmeta.model.dynamics.base import Dynamics, weights_of
 from modmeta.model.dynamics.found import FoundAccelerations
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
@@ -75,9 +75,10 @@ class ContinuousDynamics(Dynamics):
         node_hidden: width of the hidden layers of node modules; None for `hidden`.
         family: of laws that a cold start found, a name in `modmeta.model.basis`; None without.
         smooth: paths between frames are smooth, or every frame decides the next one; None is true.
+        strengths: edges of a module differ in strength; None for no.
 
     Raises:
-        ValueError: `num_features` is odd, or `nodes` is below 2.
+        ValueError: `num_features` is odd, `nodes` is below 2, or strengths differ and there are several node modules.
     """
 
     step_scale: Tensor
@@ -108,6 +109,7 @@ class ContinuousDynamics(Dynamics):
         node_hidden: int | None = None,
         family: str | None = None,
         smooth: bool | None = True,
+        strengths: bool | None = None,
     ) -> None:
         if num_features % 2:
             raise UserError(
@@ -121,7 +123,7 @@ class ContinuousDynamics(Dynamics):
         super().__init__(
             features, num_features, num_edge_modules, num_node_modules, self.positions, [hidden] * edge_layers,
             [node_hidden or hidden] * node_layers, additive=True, linear_path=True, activation=activation,
-            null_module=null_module,
+            null_module=null_module, strengths=bool(strengths),
         )  # fmt: skip
         self.smooth = smooth is not False
         self.pieces, self.reach, self.substeps = pieces if self.smooth else 0, reach, substeps
@@ -160,6 +162,7 @@ class ContinuousDynamics(Dynamics):
         """Takes laws that were found, after `set_scales`."""
         if self.found is None:
             return
+        self.begin_spread(laws)
         p = self.positions
         if not self.smooth:  # by which coordinates move, exactly
             self.step_scale.copy_(laws.step * laws.span[p] / laws.span[0])
@@ -327,7 +330,7 @@ class ContinuousDynamics(Dynamics):
 
     def _acting(self, relations: Tensor, types: Tensor) -> "_Acts":
         """What acts in scenes of edge and node modules (Q, N, S), (Q, N)."""
-        alone = not torch.is_grad_enabled() and not machine.waits(relations)
+        alone = not (torch.is_grad_enabled() or machine.waits(relations) or relations.is_floating_point())
         mutual = self.features.mutual and (self.found is None or self.found.mutual)
         if alone and mutual and self.num_edge_modules > 1:
             return Acting(self, relations, types)
@@ -382,7 +385,7 @@ class ContinuousDynamics(Dynamics):
 
     def stepper(
         self,
-        relations: Int[Tensor, "B N S"],
+        relations: Int[Tensor, "B N S"] | Float[Tensor, "B N S K"],
         types: Int[Tensor, "B N"],
         kept: Kept | None = None,
         drive: Float[Tensor, "B N D *A"] | None = None,
@@ -390,7 +393,7 @@ class ContinuousDynamics(Dynamics):
         """Returns a one-frame step function of states (B, N, T, D) for a fixed structure.
 
         Args:
-            relations: edge modules (B, N, S).
+            relations: edge modules (B, N, S); or, where strengths differ, weights of modules (B, N, S, K).
             types: node modules (B, N).
             kept: unused.
         """
@@ -423,7 +426,7 @@ class ContinuousDynamics(Dynamics):
     def disturbed(
         self,
         states: Float[Tensor, "B N D"],
-        relations: Int[Tensor, "B N S"],
+        relations: Int[Tensor, "B N S"] | Float[Tensor, "B N S K"],
         types: Int[Tensor, "B N"],
         steps: int,
         disturb: Callable[[Tensor, Tensor, Tensor], Tensor],
@@ -435,7 +438,7 @@ class ContinuousDynamics(Dynamics):
         (b, n, d), acting = states.shape, self._acting(relations, types)
         x, v = (part.clone() for part in states.split(self.positions, dim=-1))
         own, frames = torch.zeros_like(states), states.new_empty(b, steps, n, d)
-        left, frame = states.new_zeros(b), relations.new_zeros(b)  # of its frame, and which that is
+        left, frame = states.new_zeros(b), types.new_zeros(b)  # of its frame, and which that is
         going = torch.arange(b, device=states.device)
         while going.numel():
             if len(begin := going[left[going] <= MOMENT]):
@@ -507,11 +510,11 @@ class ContinuousDynamics(Dynamics):
 
 
 class _Weighed:
-    """As `Acting`, for any features, with gradients and on a GPU: all modules are evaluated, and weighed by 0 or 1."""
+    """As `Acting`, for any features and strengths, with gradients and on a GPU: all modules are evaluated, weighed."""
 
     def __init__(self, dynamics: ContinuousDynamics, relations: Tensor, types: Tensor) -> None:
         weights, mobility = (
-            one_hot(relations, dynamics.num_edge_modules, dynamics.rest.dtype),
+            weights_of(relations, dynamics.num_edge_modules, dynamics.rest.dtype),
             dynamics.mobilities(types),
         )
         weights = weights if mobility is None else weights * mobility.unsqueeze(-1)

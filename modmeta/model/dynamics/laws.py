@@ -24,7 +24,7 @@ from modmeta.model.basis import (
     saturated,
     unsaturated,
 )
-from modmeta.model.dynamics.base import Dynamics, one_hot
+from modmeta.model.dynamics.base import Dynamics, weights_of
 from modmeta.model.features import PairFeatures, pair_states
 from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
@@ -77,10 +77,11 @@ class LawDynamics(Dynamics):
         constant: which features never change; none for no feature.
         circles: pairs of features that are an angle's cosine and sine, the first among `angles`, the second `constant`;
             none for no pair.
+        strengths: edges of a module differ in strength; none for no.
 
     Raises:
-        ValueError: there is no such family, features and angles do not go together, slopes or shapes lack constants, or
-            shapes are not of plain states.
+        ValueError: there is no such family, features and angles do not go together, slopes or shapes lack constants,
+            shapes are not of plain states, or strengths differ and there are several node modules.
     """
 
     needs_path = True
@@ -106,6 +107,7 @@ class LawDynamics(Dynamics):
         slopes: bool | None = None,
         shapes: bool | None = None,
         circles: Sequence[Sequence[int]] | None = None,
+        strengths: bool | None = None,
     ) -> None:
         d, k, g = num_features, num_edge_modules, num_node_modules
         angles = tuple(angles) if angles else (False,) * d
@@ -116,6 +118,7 @@ class LawDynamics(Dynamics):
         super().__init__(
             features, d, k, g, d, [hidden] * edge_layers, [node_hidden or hidden] * node_layers, additive=True,
             linear_path=False, activation=activation, null_module=null_module or family_named(family) == MAPPED,
+            strengths=bool(strengths),
         )  # fmt: skip
         self.family, self.kind = (
             family_named(family),
@@ -173,6 +176,7 @@ class LawDynamics(Dynamics):
     @torch.no_grad()
     def begin(self, laws: FoundLaws) -> None:
         """Takes laws that were found, after `set_scales`."""
+        self.begin_spread(laws)
         for name, value in (("middle", laws.centre), ("width", laws.scale)):
             getattr(self, name).copy_(value)
         for name in ("offset", "span", "places", "widths"):
@@ -418,20 +422,20 @@ class LawDynamics(Dynamics):
 
     def stepper(
         self,
-        relations: Int[Tensor, "B N S"],
+        relations: Int[Tensor, "B N S"] | Float[Tensor, "B N S K"],
         types: Int[Tensor, "B N"],
         kept: Kept | None = None,
         drive: Float[Tensor, "B N D *A"] | None = None,
     ) -> Callable[[Tensor], Tensor]:
-        """A one-frame step function of states (B, N, T, D), for structures (B, N, S) and (B, N) that stay as they are.
+        """A one-frame step function of states (B, N, T, D), for structures that stay as they are.
 
         Args:
-            relations: edge modules.
+            relations: edge modules; or, where strengths differ, weights of modules (B, N, S, K).
             types: node modules.
             kept: tasks whose gradients matter.
             drive: constants of the entities, as `drive` gives them.
         """
-        chosen = one_hot(relations, self.num_edge_modules).unsqueeze(2)  # (B, N, 1, S K)
+        chosen = weights_of(relations, self.num_edge_modules).unsqueeze(2)  # (B, N, 1, S K)
         per_frame = (self.span * self.change_scale).to(self.centre.dtype)
 
         def rate(y: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from modmeta.search.cold_start.structures import (
     fit_kinds,
     fit_known,
     rounds_of,
+    spread_of,
 )
 
 __all__ = ["NUMBERS", "finish", "gain_by_frames"]
@@ -39,10 +40,12 @@ class _Finished(NamedTuple):
     temperature: float
     scales: Scales
     left: Tensor  # residuals, (E, L, C)
+    spread: Tensor  # of strengths
 
 
-def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> tuple[Kinds, float, Scales]:
-    """Kinds' laws from all tasks, Student-t weights; the temperature that residuals' correlation asks for; scales.
+def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> tuple[Kinds, float, Scales, Tensor]:
+    """Kinds' laws from all tasks, Student-t weights; the temperature that residuals' correlation asks for; scales;
+    what strengths vary along, see `spread_of`.
 
     Steep laws are finished twice, also by annealing: collisions tell some edges beyond doubt, and the laws at a
     distance come from receivers whose edges are all told, so that the quiet rest is not taken for whatever the first
@@ -65,7 +68,7 @@ def finish(form: Form, kinds: Kinds, data: Data, generator: torch.Generator) -> 
     if steep:
         ways = [best, _finished(form, kinds, data, tables, without, steep=True)]
         best = max(ways, key=lambda way: gain_by_frames(way.left, without))
-    return best.kinds, best.temperature, best.scales
+    return best.kinds, best.temperature, best.scales, best.spread
 
 
 def _finished(
@@ -93,7 +96,8 @@ def _finished(
         activity = torch.cat([log_activity(table, kinds) for table in tables])
         scales = measure_scales(left, needed, activity, BINS if steep else 1)
         weigh = importance(scales, left, activity)
-    return _Finished(kinds, _inflation(left * (weigh.sqrt() if steep else 1.0), weight), scales, left)
+    temperature = _inflation(left * (weigh.sqrt() if steep else 1.0), weight)
+    return _Finished(kinds, temperature, scales, left, spread_of(sums, kinds))
 
 
 def _without(form: Form, tables: list[Columns]) -> Tensor:

@@ -5,6 +5,7 @@ Letters: B tasks, N entities, S senders, L intervals, C channels, D features, R 
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from modmeta.search.cold_start.features import Basis
@@ -125,6 +126,7 @@ class Start(NamedTuple):
         unexplained: logarithm of the share of changes that structures leave on held-out frames, of every judging task.
             Gains are over what entities do by themselves, which one reading of features may tell worse than another.
         slow: way in which structures of groups are told in place of the laws (`search.slow`); None for none.
+        spread: what strengths of edges of a kind vary along, in messages of kinds, (K, K); (0, 0) where all are alike.
     """
 
     form: Form
@@ -139,6 +141,7 @@ class Start(NamedTuple):
     scales: Scales
     unexplained: Tensor
     slow: str | None = None
+    spread: Tensor = torch.zeros(0, 0)
 
     @property
     def gain(self) -> float:

@@ -125,11 +125,11 @@ def cold_start(
         family, reform=constants is None and slopes is not True, step=smooth is None, differ=strengths is not False
     )
     trial, number = best.trial, best.number
-    kinds, temperature, scales = finish(trial.form, best.kinds, data, generator)
+    kinds, temperature, scales, spread = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
     start = Start(
         trial.form, trial.laws, trial.mean, kinds, temperature, nothing(), number, trials, best.gains, scales,
-        _unexplained(best, judges),
+        _unexplained(best, judges), spread=spread,
     )  # fmt: skip
     if groups is None:
         of_halves = halves(start, data.part(data.parts()[0]))
@@ -420,7 +420,7 @@ def _mapped(
         announce(f"{MAPPED.name}{form.own_in_words}, gain {found[-1].trial.gain:.2f}")
     best = chosen(found)
     form, trial = best.trial.form, best.trial
-    kinds, temperature, scales = finish(form, best.kinds, known(data, form, related, generator), generator)
+    kinds, temperature, scales, _ = finish(form, best.kinds, known(data, form, related, generator), generator)
     trials = [trial, *(one.trial for one in found if one is not best)]
     start = Start(
         form, trial.laws, trial.mean, with_none(kinds), temperature, nothing(), 2, trials, best.gains, scales,

@@ -32,6 +32,7 @@ __all__ = [
     "requantised",
     "roles",
     "rounds_of",
+    "spread_of",
     "united",
     "with_none",
 ]
@@ -77,7 +78,8 @@ class Posterior(NamedTuple):
         evidence: of the receiver's own frames on each slot, the prior divided out, (E, S, K), logarithms.
         squares: expected sum of squared residuals, (E,).
         likeliest: coefficients of the laws of kinds, the kind being the likeliest, (E, S, K).
-        spread: expected squares of strengths less 1, of every kind, (K,); None where strengths do not differ.
+        spread: variance of strengths, of every kind, (K,), in units of their mean; None where strengths do not differ.
+        mean: of the strengths of every kind, (K,), which laws take up.
     """
 
     slots: Tensor
@@ -87,6 +89,7 @@ class Posterior(NamedTuple):
     squares: Tensor
     likeliest: Tensor
     spread: Tensor | None = None
+    mean: Tensor | None = None
 
 
 def all_rows(kinds: int, senders: int, device: torch.device | None = None) -> Tensor:
@@ -126,6 +129,24 @@ def _toward(power: Tensor) -> Tensor:
     kinds = torch.arange(len(power), device=power.device)
     toward = torch.where(power < FAINT * power.max(), power.argmax(), kinds)
     return torch.nn.functional.one_hot(toward, len(power)).to(power)
+
+
+def _spread_toward(power: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviations (K,) of strengths, of variances (K,), and what they are of, see `_toward`."""
+    faint = power < FAINT * power.max()
+    spread = spread.clamp(1e-9, MOST_SPREAD).where(~faint, spread.clamp(1e-9, FAINTNESS))
+    return spread.sqrt(), _toward(power)
+
+
+def spread_of(grams: Grams, kinds: Kinds) -> Tensor:
+    """What strengths of edges of every kind vary along, in messages of kinds, (K, K); none without, (0, 0)."""
+    if kinds.spread is None:
+        return kinds.laws.new_zeros(0, 0)
+    e, s = grams.cross.shape[:2]
+    same = torch.eye(s, dtype=grams.own.dtype, device=grams.own.device).expand(e, s, s)
+    power = (kinds.laws @ grams.within(same.reshape(1, -1))[0] * kinds.laws).sum(-1)
+    spread, toward = _spread_toward(power, kinds.spread)
+    return spread.unsqueeze(-1) * toward
 
 
 def _independent(sent: Tensor, square: Tensor) -> Tensor:
@@ -170,7 +191,10 @@ def fit_kinds(grams: Grams, beliefs: Posterior, pairs: Tensor, ridge: float = SL
     found = torch.linalg.solve(normal + torch.diag(pull + 1e-12 * size.max()), right)
     left = own[g, g] - 2 * found @ right + found @ normal @ found
     variance = (left / grams.targets.sum()).clamp_min(own[g, g] / grams.targets.sum() * 1e-14)
-    return Kinds(found[: k * f].view(k, f), found[k * f :], variance, pairs, beliefs.spread)
+    of = found[: k * f].view(k, f)
+    return Kinds(
+        of if beliefs.mean is None else of * beliefs.mean.unsqueeze(1), found[k * f :], variance, pairs, beliefs.spread
+    )
 
 
 def explain(
@@ -321,10 +345,7 @@ class _Unequal:
         e, s, k = linear.shape
         rows, unit = all_rows(k, s, linear.device), scale / 2
         square = square.view(e, s, k, s, k)
-        power = torch.einsum("esksk->k", square)
-        toward = _toward(power)
-        faint = power < FAINT * power.max()
-        spread = spread.clamp(1e-9, MOST_SPREAD).where(~faint, spread.clamp(1e-9, FAINTNESS)).sqrt()
+        spread, toward = _spread_toward(torch.einsum("esksk->k", square), spread)
         self.chosen = torch.nn.functional.one_hot(rows, k).to(linear)  # (M, S, K)
         self.more = spread[rows].unsqueeze(-1) * toward[rows]
         half = torch.einsum("esktl,msk->emtl", square, self.chosen)
@@ -347,7 +368,9 @@ class _Unequal:
         evidence = (slots.clamp_min(1e-30).log() - prior).clamp_min(-60.0)
         of = torch.einsum("em,ems,msk->esk", probability, self.mean, self.chosen) / slots.clamp_min(1e-30)
         square = self.mean.square() + self.cover.diagonal(dim1=-2, dim2=-1)
-        square = torch.einsum("em,ems,msk->k", probability, square, self.chosen)
+        square = torch.einsum("em,ems,msk->k", probability, square, self.chosen) / slots.sum((0, 1)).clamp_min(1e-9)
+        off = (slots * of).sum((0, 1)) / slots.sum((0, 1)).clamp_min(1e-9) * self.toward.diagonal()
+        mean = 1 + self.spread * off
         each = self.chosen + self.mean.unsqueeze(-1) * self.more  # (E, M, S, K)
         weighed = each * probability.view(e, -1, 1, 1)
         second = weighed.flatten(2).mT @ each.flatten(2)
@@ -361,7 +384,8 @@ class _Unequal:
             evidence,
             (probability * self.energy).sum(-1).clamp_min(0),
             hard + (hard * of * self.spread) @ self.toward,
-            self.spread.square() * square / slots.sum((0, 1)).clamp_min(1e-9),
+            self.spread.square() * (square - off.square()) / (self.toward @ mean).square(),
+            mean,
         )
 
 

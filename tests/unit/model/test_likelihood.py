@@ -39,3 +39,17 @@ def test_exact_frames_cannot_shrink_a_scale_without_end() -> None:
     energy = likelihood.energy(torch.ones(2, 3, 5, 4), likelihood.log_scale(states)).detach()
     assert energy.isfinite().all()
     assert float(energy.max()) < 60
+
+
+def test_scales_that_overshoot_come_back() -> None:
+    """Below the least, gradients pass that ask for larger scales, and no others."""
+    likelihood = StudentT(4, 2)
+    likelihood.offset.data.fill_(-60.0)
+    for error, passes in ((1.0, True), (0.0, False)):
+        likelihood.zero_grad()
+        likelihood.energy(
+            torch.full((2, 3, 5, 4), error), likelihood.log_scale(torch.randn(2, 3, 5, 4))
+        ).mean().backward()
+        assert likelihood.offset.grad is not None
+        assert (likelihood.offset.grad < -2) == passes
+        assert passes or likelihood.offset.grad == 0
