@@ -150,6 +150,8 @@ def unequal(best: Found, equal: Found, search: Data, judges: Data, generator: to
         judges: tasks that judge them.
         generator: of clusters.
     """
+    if not float(best.kinds.variance) > 0:  # nothing is left to explain
+        return equal
     moved = _from_clusters(best, search, judges, generator)
     if not _much_more(moved, best):
         return equal

@@ -44,6 +44,7 @@ FEWEST, ERRORS = 5, 2.0  # tasks that tell roles; standard deviations by which t
 ORDERS = 49  # of entities, all of which must spread tables less: chance gives that in 1 of 50 cases
 MOST_ROWS = 1024  # more are not enumerated, but told slot by slot
 MOST_UNEQUAL = 256  # of edges whose strengths differ; more are told as if these were alike
+MOST_MEAN = 2.0  # of strengths, in one round: laws of a few edges may vanish otherwise
 MOST_SPREAD = 0.36  # variance of strengths: more would make a relation of what is nearly none
 FAINT, FAINTNESS = 0.04, 0.01  # of the squares of the strongest messages: those of nothing, and the most they vary by
 
@@ -370,7 +371,7 @@ class _Unequal:
         square = self.mean.square() + self.cover.diagonal(dim1=-2, dim2=-1)
         square = torch.einsum("em,ems,msk->k", probability, square, self.chosen) / slots.sum((0, 1)).clamp_min(1e-9)
         off = (slots * of).sum((0, 1)) / slots.sum((0, 1)).clamp_min(1e-9) * self.toward.diagonal()
-        mean = 1 + self.spread * off
+        mean = (1 + self.spread * off).clamp(1 / MOST_MEAN, MOST_MEAN)
         each = self.chosen + self.mean.unsqueeze(-1) * self.more  # (E, M, S, K)
         weighed = each * probability.view(e, -1, 1, 1)
         second = weighed.flatten(2).mT @ each.flatten(2)
