@@ -50,7 +50,7 @@ beside other work that took more than half of the machine: by the clock they are
 25 of the scored tasks of the first seed. Runs are of several commits; every file in results/worlds names its own. The
 steep finish was developed on the very tasks of lennard_jones that its row scores; when slopes of entities count was
 settled after a row of flock (seed 1) and of amplitudes (seed 0, 300 tasks) had failed, when functions of their own
-count after one of dampings (seed 1).
+count after one of dampings (seed 1), and by how much strengths must differ after one of lennard_jones (seed 1).
 
 """
 COLUMNS = (

@@ -40,6 +40,7 @@ REKNOTS = 3  # times that functions are moved to where forces end
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
 RESHAPES = 8  # of functions of entities' own, structures told anew under each
 MUCH, ROUNDS = 0.5, 3  # nats a number that unequal strengths explain more; structures are told anew so often
+DIFFER = 0.01  # variance of strengths, at least
 
 
 class Believed(NamedTuple):
@@ -141,7 +142,8 @@ def unequal(best: Found, equal: Found, search: Data, judges: Data, generator: to
     """Structures found where strengths of edges of a kind differ, as of entities of unlike mass; else `equal`.
 
     Strengths of their own explain some more of any law that is not quite right, and may stand in for another. They are
-    believed where they explain much more, and either half of the frames tells structures at least as alike.
+    believed where they explain much more, differ by more than a tenth, and either half of the frames tells structures
+    at least as alike.
 
     Args:
         best: whose law and weights these begin with.
@@ -160,7 +162,9 @@ def unequal(best: Found, equal: Found, search: Data, judges: Data, generator: to
         if again.score >= moved.score - ALIKE:
             break
         moved = again
-    return moved if _much_more(moved, equal) and moved.alike >= equal.alike else equal
+    spread = moved.kinds.spread
+    differ = spread is not None and float(spread.max()) > DIFFER
+    return moved if differ and _much_more(moved, equal) and moved.alike >= equal.alike else equal
 
 
 def _much_more(moved: Found, other: Found) -> bool:
