@@ -1,6 +1,6 @@
 """The model: a dynamics and a likelihood, which define the energies of structures."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,20 @@ class Score(Protocol):
             rows: edge modules; B and N may be 1.
             types: node modules of the candidates (B, N, M), likewise.
         """
+
+
+class Told(NamedTuple):
+    """What told structures, and so says how strong their edges are.
+
+    Attributes:
+        states: frames (B, N, T, D) of the same tasks.
+        structure: that these told, (B, N, S), (B, N).
+        mask: how well their steps are known, (B, N, T - 1); None for all observed.
+    """
+
+    states: Tensor
+    structure: Structure
+    mask: Tensor | None = None
 
 
 class RelationalModel(nn.Module):
@@ -149,24 +163,36 @@ class RelationalModel(nn.Module):
         return messages[..., : len(self.dynamics.change_scale)] if self.dynamics.additive else messages
 
     def _errors(
-        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None
-    ) -> Tensor:
+        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None,
+        told: Told | None = None,
+    ) -> Tensor:  # fmt: skip
         """Errors (B, N, T - 1, D) of predicted changes."""
         messages = left_out(self._refined(states, structure), mask)
         if chances is None or self.dynamics.spread is not None:
-            modules = one_hot(structure.edge_modules, messages.shape[3], messages.dtype).unsqueeze(2)  # (B, N, 1, S K)
-            weights = self.allowed(states, messages, modules, mask)
-            if chances is not None:  # strengths are those of the structure
-                weights = torch.where(modules > 0, weights, 1.0) * chances.flatten(-2).unsqueeze(2)
-            received = weighed(messages, weights)
+            weights = self._weights(told or Told(states, structure, mask), chances, None if told else messages)
+            received = weighed(messages, weights.to(messages.dtype))
         else:
             received = torch.einsum("bnsk,bnsktc->bntc", chances, messages).unsqueeze(2)
         change = self.dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
         return change - self.dynamics.targets(states)
 
+    def _weights(self, told: Told, chances: Tensor | None, messages: Tensor | None) -> Tensor:
+        """Weights (B, N, 1, S K) of messages; those of `told`, where they are known already."""
+        k = self.dynamics.num_edge_modules
+        modules = one_hot(told.structure.edge_modules, k, told.states.dtype).unsqueeze(2)
+        weights = modules
+        if self.dynamics.spread is not None:
+            if messages is None:
+                messages = left_out(self._refined(told.states, told.structure), told.mask)
+            weights = self.allowed(told.states, messages, modules, told.mask)
+        if chances is None:
+            return weights
+        return torch.where(modules > 0, weights, 1.0) * chances.flatten(-2).unsqueeze(2)
+
     def errors(
-        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None
-    ) -> Tensor:
+        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None,
+        told: Told | None = None,
+    ) -> Tensor:  # fmt: skip
         """Errors (B, N, T - 1, D) of predicted changes, in units of `change_scale`, without constants of entities.
 
         Args:
@@ -175,8 +201,10 @@ class RelationalModel(nn.Module):
             mask: how well steps are known, (B, N, T - 1); None for all observed.
             chances: probabilities of edge modules (B, N, S, K), whose mean messages are taken; None for those of the
                 structure.
+            told: frames that told how strong edges are, where strengths differ; None for these, which then explain
+                some of whatever they show.
         """
-        return self.dynamics.without_constants(self._errors(states, structure, mask, chances), states, mask)
+        return self.dynamics.without_constants(self._errors(states, structure, mask, chances, told), states, mask)
 
     def receiver_energies(
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,
