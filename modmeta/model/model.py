@@ -10,7 +10,7 @@ from modmeta.graph.bank import Structure
 from modmeta.model.dynamics.base import Dynamics, one_hot, weighed
 from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
-from modmeta.model.sight import counted, left_out, widened, with_variance
+from modmeta.model.sight import complete, counted, left_out, widened, with_variance
 from modmeta.model.strengths import Allowed, allowed
 from modmeta.shapes import Float, Int
 
@@ -119,19 +119,18 @@ class RelationalModel(nn.Module):
             return None
         return self.dynamics.drive(self._errors(states, structure, mask), states, mask)
 
-    def acting(self, states: Tensor, structure: Structure) -> Structure:
+    def acting(self, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Structure:
         """A structure for forecasts: where strengths of edges differ, with weights of modules (B, N, S, K).
 
         Args:
             states: observed (B, N, T, D), which tell strengths.
             structure: (B, N, S), (B, N).
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
         """
         if self.dynamics.spread is None or states.shape[2] < 2:
             return structure
-        messages = self._refined(states, structure)
-        modules = one_hot(structure.edge_modules, messages.shape[3], messages.dtype).unsqueeze(2)
-        weights = self.allowed(states, messages, modules).squeeze(2)
-        return structure._replace(edge_modules=weights.unflatten(-1, (-1, messages.shape[3])))
+        weights = self._weights(Told(states, structure, mask)).squeeze(2)
+        return structure._replace(edge_modules=weights.unflatten(-1, (-1, self.dynamics.num_edge_modules)))
 
     def messages(
         self,
@@ -176,7 +175,7 @@ class RelationalModel(nn.Module):
         change = self.dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
         return change - self.dynamics.targets(states)
 
-    def _weights(self, told: Told, chances: Tensor | None, messages: Tensor | None) -> Tensor:
+    def _weights(self, told: Told, chances: Tensor | None = None, messages: Tensor | None = None) -> Tensor:
         """Weights (B, N, 1, S K) of messages; those of `told`, where they are known already."""
         k = self.dynamics.num_edge_modules
         modules = one_hot(told.structure.edge_modules, k, told.states.dtype).unsqueeze(2)
@@ -372,7 +371,7 @@ class Scorer:
         return self.model.dynamics.without_constants(error, self.states, self.mask)
 
     def _weight(self, error: Tensor) -> Tensor:
-        """Weights (B, N, T - 1, D) of squared errors."""
+        """Weights (B, N, T - 1, D) of squared errors; of steps of which all senders are known, too."""
         scale = self.log_scale.squeeze(2) if self.log_scale.dim() == 5 else self.log_scale
         weight = self.model.likelihood.weight(error, scale).detach()
-        return weight if self.mask is None else weight * counted(self.mask).unsqueeze(-1)
+        return weight if self.mask is None else weight * complete(self.mask).unsqueeze(-1)

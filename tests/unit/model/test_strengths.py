@@ -5,6 +5,7 @@ from torch import Tensor
 
 from modmeta.graph.bank import Structure
 from modmeta.graph.relations import all_rows
+from modmeta.keys import OBSERVED, UNKNOWN
 from modmeta.model.basis import family_named
 from modmeta.model.dynamics.laws import LawDynamics
 from modmeta.model.features import AbsoluteFeatures
@@ -59,6 +60,11 @@ def test_strengths_of_a_task_are_inferred_and_kept_in_forecasts() -> None:
     relations = structure.edge_modules[0]
     found = model.acting(states, structure).edge_modules
     assert (found - weights).abs().max() < 0.06
+    gap, mask = states.clone(), torch.full((1, 3, 12), OBSERVED)  # of one entity, interpolated
+    gap[:, 1, 2:6] = torch.lerp(states[:, 1, 1], states[:, 1, 6], torch.arange(1, 5).view(-1, 1) / 5)
+    mask[:, 1, 1:6] = UNKNOWN
+    assert (model.acting(gap, structure, mask).edge_modules - weights).abs().max() < 0.06
+    assert (model.acting(gap, structure).edge_modules - weights).abs().max() > 0.1
     assert (
         model.errors(states, structure).square().mean() < 0.01 * made(False).errors(states, structure).square().mean()
     )
