@@ -292,7 +292,7 @@ class Model:
             DataError: the states do not fit the model or the relations, there are too few steps or members, or too many
                 for the memory, or a forecast diverges.
         """
-        data, given, _ = self._given(states, None)
+        data, given, mask = self._given(states, None)
         last = given[:, :, -1]
         at_once = max(BATCH, min(ROLLED, PAIRS // (last.shape[1] * (last.shape[1] - 1))))
         check_size(last, steps, members, at_once)
@@ -314,7 +314,8 @@ class Model:
                 rows = torch.stack([from_matrix(matrices[..., i]) for i in range(k)], dim=-1)
                 nodes = None if types is None else _chances(types[ids, :n], "node_modules")
                 bands, seen = self.calibration.bands, given[ids, :n]
-                found = ensemble(self.module.model, seen, rows, steps, generator, members, nodes, bands)
+                known = None if mask is None else mask[ids, :n]
+                found = ensemble(self.module.model, seen, rows, steps, generator, members, nodes, bands, known)
                 return {name: self._physical(part) for name, part in bounded(found)._asdict().items()}
 
         for ids, part in _each(ahead, _batches(data, at_once), advance, processes):

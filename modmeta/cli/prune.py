@@ -13,6 +13,7 @@ from modmeta.training.checkpoints.compat import FORMAT
 
 # Parts of the state whose first dimension is that of edge modules, beside perceptrons.
 OF_MODULES = ("dynamics.decay", "dynamics.laws", "dynamics.found_laws", "dynamics.found.edges")
+SPREAD = "dynamics.spread"  # of strengths, whose dimensions are both those of edge modules
 
 
 def add_parser(subparsers: Any) -> None:
@@ -57,6 +58,8 @@ def pruned(content: dict[str, Any], below: float) -> tuple[dict[str, Any], list[
     for name, value in state.items():
         if ".edge_modules." in name or name.endswith(OF_MODULES):
             state[name] = value[keep]
+        elif name.endswith(SPREAD):
+            state[name] = value[keep][:, keep]
     for name in ("module_to_relation", "usage", "proposal.out.weight", "proposal.out.bias"):
         if name in state:
             state[name] = state[name][keep]

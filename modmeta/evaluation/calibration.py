@@ -15,7 +15,7 @@ from modmeta.evaluation.posterior import enumerable, exact_of, scorer, table
 from modmeta.evaluation.rival import affordable, likeness, strongest
 from modmeta.evaluation.verdict import CHANCE
 from modmeta.graph.bank import Structure
-from modmeta.model.model import RelationalModel
+from modmeta.model.model import RelationalModel, Told
 from modmeta.search.candidates import normalised
 from modmeta.search.cold_start.certainty import kappa, together
 from modmeta.search.infer import infer
@@ -154,6 +154,12 @@ def _least(loss: Callable[[float], float], among: np.ndarray = TEMPERATURES) -> 
     return float(near[int(np.argmin([loss(at) for at in near]))])
 
 
+def _foretold(model: RelationalModel, seen: Tempered, other: Tempered, temperature: float) -> Tensor:
+    """Errors (B, N, T - 1, D) of one end's changes under mean messages as the other end tells them."""
+    told = Told(other.states, other.structure)
+    return model.errors(seen.states, seen.structure, chances=other.chances(temperature), told=told)
+
+
 def foretelling(model: RelationalModel, first: Sequence[Tempered], last: Sequence[Tempered], least: float) -> float:
     """The temperature, no lower than `least`, at which mean messages foretell the changes of the other end best.
 
@@ -165,7 +171,7 @@ def foretelling(model: RelationalModel, first: Sequence[Tempered], last: Sequenc
 
     def loss(temperature: float) -> float:
         errors = [
-            model.errors(seen.states, seen.structure, chances=other.chances(temperature)).double()
+            _foretold(model, seen, other, temperature).double()
             for pair in zip(first, last, strict=True)
             for seen, other in (pair, pair[::-1])
         ]
@@ -234,10 +240,7 @@ def _by_rival(
     middle = (t - 1) // 2
     halves = states[:, :, : middle + 1], states[:, :, middle:]
     whole, *ends = (tempered(model, search, part, generator) for part in (states, *halves))
-    errors = [
-        model.errors(seen.states, seen.structure, chances=other.chances(fitted.at(middle)))
-        for seen, other in (ends, ends[::-1])
-    ]
+    errors = [_foretold(model, seen, other, fitted.at(middle)) for seen, other in (ends, ends[::-1])]
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
     first, last = (end.chances(fitted.at(middle)).argmax(-1) for end in ends)

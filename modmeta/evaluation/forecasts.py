@@ -42,12 +42,14 @@ def ensemble(
     members: int = 12,
     node_modules: Tensor | None = None,
     bands: Bands = ((NORMAL,),),
+    mask: Tensor | None = None,
 ) -> Forecast:
     """Rollouts of members, each with its own structure and errors.
 
     Args:
         model: trained model.
-        observed: observed frames, (B, N, T, D). They give the constants of entities; rollouts start from the last.
+        observed: observed frames, (B, N, T, D). They give the constants of entities, and strengths of edges; rollouts
+            start from the last.
         probabilities: of every edge module on every edge, (B, N, S, K).
         steps: number of frames.
         generator: generator of structures and errors.
@@ -55,6 +57,7 @@ def ensemble(
         node_modules: probabilities of every node module, (B, N, G), if there are several.
         bands: half-widths in standard deviations at steps 1, 2, ..., for each feature or for all; later steps use the
             last.
+        mask: how well steps are known, (B, N, T - 1); None for all observed.
     """
     b, n, s, k = probabilities.shape
     dynamics = model.dynamics
@@ -70,7 +73,7 @@ def ensemble(
         torch.zeros(b, n, dtype=torch.long, device=last.device) if node_modules is None else node_modules.argmax(-1)
     )
     structure = Structure(probabilities.argmax(-1), likeliest)
-    drive, acting = model.drive(observed, structure), model.acting(observed, structure).edge_modules
+    drive, acting = model.drive(observed, structure, mask), model.acting(observed, structure, mask).edge_modules
     drive = None if drive is None else drive.repeat_interleave(members, dim=0)
     if acting.is_floating_point():  # strengths are those of the likeliest edges
         alike = (relations == structure.edge_modules.repeat_interleave(members, dim=0)).unsqueeze(-1)

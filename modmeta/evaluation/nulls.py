@@ -16,7 +16,7 @@ from torch import Tensor
 from modmeta.evaluation.agreement import agreement, distances
 from modmeta.evaluation.gain import SMALL
 from modmeta.graph.bank import Structure
-from modmeta.model.model import RelationalModel
+from modmeta.model.model import RelationalModel, Told
 from modmeta.model.sight import counted, never_together
 from modmeta.search.infer import Inferred
 
@@ -87,7 +87,11 @@ def in_time(find: Find, model: RelationalModel) -> Tell:
         parts = ((slice(half + 1), slice(half)), (slice(half, None), slice(half, None)))
         seen = [(states[:, :, frames], None if mask is None else mask[..., steps]) for frames, steps in parts]
         found = _found(find, seen)
-        errors = [_errors(model, part[0], other, part[1]) for part, other in zip(seen, found[::-1], strict=True)]
+        others = list(zip(found, seen, strict=True))[::-1]
+        errors = [
+            _errors(model, states, one, mask, Told(told[0], one.structure, told[1]))
+            for (states, mask), (one, told) in zip(seen, others, strict=True)
+        ]
         return Halves(torch.cat(errors, 2), (found[0].structure, found[1].structure))
 
     return tell
@@ -168,10 +172,12 @@ def _halved(groups: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
     return tasks & ~second, second
 
 
-def _errors(model: RelationalModel, states: Tensor, told: Inferred, mask: Tensor | None) -> Tensor:
+def _errors(
+    model: RelationalModel, states: Tensor, found: Inferred, mask: Tensor | None, told: Told | None = None
+) -> Tensor:
     """Errors of mean messages, where messages add up: what is not told for sure does less harm than a guess."""
-    chances = told.probabilities if model.dynamics.additive else None
-    return model.errors(states, told.structure, mask, chances)
+    chances = found.probabilities if model.dynamics.additive else None
+    return model.errors(states, found.structure, mask, chances, told)
 
 
 @torch.no_grad()

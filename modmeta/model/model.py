@@ -1,6 +1,6 @@
 """The model: a dynamics and a likelihood, which define the energies of structures."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from modmeta.graph.bank import Structure
 from modmeta.model.dynamics.base import Dynamics, one_hot, weighed
 from modmeta.model.grouped import Kept
 from modmeta.model.likelihood import Likelihood
-from modmeta.model.sight import counted, left_out, widened, with_variance
+from modmeta.model.sight import complete, counted, left_out, widened, with_variance
 from modmeta.model.strengths import Allowed, allowed
 from modmeta.shapes import Float, Int
 
@@ -36,6 +36,20 @@ class Score(Protocol):
             rows: edge modules; B and N may be 1.
             types: node modules of the candidates (B, N, M), likewise.
         """
+
+
+class Told(NamedTuple):
+    """What told structures, and so says how strong their edges are.
+
+    Attributes:
+        states: frames (B, N, T, D) of the same tasks.
+        structure: that these told, (B, N, S), (B, N).
+        mask: how well their steps are known, (B, N, T - 1); None for all observed.
+    """
+
+    states: Tensor
+    structure: Structure
+    mask: Tensor | None = None
 
 
 class RelationalModel(nn.Module):
@@ -105,19 +119,18 @@ class RelationalModel(nn.Module):
             return None
         return self.dynamics.drive(self._errors(states, structure, mask), states, mask)
 
-    def acting(self, states: Tensor, structure: Structure) -> Structure:
+    def acting(self, states: Tensor, structure: Structure, mask: Tensor | None = None) -> Structure:
         """A structure for forecasts: where strengths of edges differ, with weights of modules (B, N, S, K).
 
         Args:
             states: observed (B, N, T, D), which tell strengths.
             structure: (B, N, S), (B, N).
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
         """
         if self.dynamics.spread is None or states.shape[2] < 2:
             return structure
-        messages = self._refined(states, structure)
-        modules = one_hot(structure.edge_modules, messages.shape[3], messages.dtype).unsqueeze(2)
-        weights = self.allowed(states, messages, modules).squeeze(2)
-        return structure._replace(edge_modules=weights.unflatten(-1, (-1, messages.shape[3])))
+        weights = self._weights(Told(states, structure, mask)).squeeze(2)
+        return structure._replace(edge_modules=weights.unflatten(-1, (-1, self.dynamics.num_edge_modules)))
 
     def messages(
         self,
@@ -149,24 +162,36 @@ class RelationalModel(nn.Module):
         return messages[..., : len(self.dynamics.change_scale)] if self.dynamics.additive else messages
 
     def _errors(
-        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None
-    ) -> Tensor:
+        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None,
+        told: Told | None = None,
+    ) -> Tensor:  # fmt: skip
         """Errors (B, N, T - 1, D) of predicted changes."""
         messages = left_out(self._refined(states, structure), mask)
         if chances is None or self.dynamics.spread is not None:
-            modules = one_hot(structure.edge_modules, messages.shape[3], messages.dtype).unsqueeze(2)  # (B, N, 1, S K)
-            weights = self.allowed(states, messages, modules, mask)
-            if chances is not None:  # strengths are those of the structure
-                weights = torch.where(modules > 0, weights, 1.0) * chances.flatten(-2).unsqueeze(2)
-            received = weighed(messages, weights)
+            weights = self._weights(told or Told(states, structure, mask), chances, None if told else messages)
+            received = weighed(messages, weights.to(messages.dtype))
         else:
             received = torch.einsum("bnsk,bnsktc->bntc", chances, messages).unsqueeze(2)
         change = self.dynamics.along(states)(received, structure.node_modules.unsqueeze(2)).squeeze(2)
         return change - self.dynamics.targets(states)
 
+    def _weights(self, told: Told, chances: Tensor | None = None, messages: Tensor | None = None) -> Tensor:
+        """Weights (B, N, 1, S K) of messages; those of `told`, where they are known already."""
+        k = self.dynamics.num_edge_modules
+        modules = one_hot(told.structure.edge_modules, k, told.states.dtype).unsqueeze(2)
+        weights = modules
+        if self.dynamics.spread is not None:
+            if messages is None:
+                messages = left_out(self._refined(told.states, told.structure), told.mask)
+            weights = self.allowed(told.states, messages, modules, told.mask)
+        if chances is None:
+            return weights
+        return torch.where(modules > 0, weights, 1.0) * chances.flatten(-2).unsqueeze(2)
+
     def errors(
-        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None
-    ) -> Tensor:
+        self, states: Tensor, structure: Structure, mask: Tensor | None = None, chances: Tensor | None = None,
+        told: Told | None = None,
+    ) -> Tensor:  # fmt: skip
         """Errors (B, N, T - 1, D) of predicted changes, in units of `change_scale`, without constants of entities.
 
         Args:
@@ -175,8 +200,10 @@ class RelationalModel(nn.Module):
             mask: how well steps are known, (B, N, T - 1); None for all observed.
             chances: probabilities of edge modules (B, N, S, K), whose mean messages are taken; None for those of the
                 structure.
+            told: frames that told how strong edges are, where strengths differ; None for these, which then explain
+                some of whatever they show.
         """
-        return self.dynamics.without_constants(self._errors(states, structure, mask, chances), states, mask)
+        return self.dynamics.without_constants(self._errors(states, structure, mask, chances, told), states, mask)
 
     def receiver_energies(
         self, states: Tensor, messages: Tensor, rows: Tensor, types: Tensor,
@@ -344,7 +371,7 @@ class Scorer:
         return self.model.dynamics.without_constants(error, self.states, self.mask)
 
     def _weight(self, error: Tensor) -> Tensor:
-        """Weights (B, N, T - 1, D) of squared errors."""
+        """Weights (B, N, T - 1, D) of squared errors; of steps of which all senders are known, too."""
         scale = self.log_scale.squeeze(2) if self.log_scale.dim() == 5 else self.log_scale
         weight = self.model.likelihood.weight(error, scale).detach()
-        return weight if self.mask is None else weight * counted(self.mask).unsqueeze(-1)
+        return weight if self.mask is None else weight * complete(self.mask).unsqueeze(-1)

@@ -19,7 +19,7 @@ from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_str
 from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
 from modmeta.model.basis import FoundLaws
 from modmeta.model.grouped import Kept
-from modmeta.model.model import RelationalModel
+from modmeta.model.model import RelationalModel, Told
 from modmeta.model.sight import counted
 from modmeta.search.infer import Inferred
 from modmeta.search.problem import Info, Problem, clamped
@@ -520,7 +520,8 @@ class BounceGrad(Trained, BankedModule):
             early = self.infer(states[:, :, : half + 1], known, False, before)
             late = self.infer(states[:, :, half:], known, False, after)
             held_out = self._held_out(states[:, :, half:], early, after)
-            gain = self._gain(states[:, :, half:], early, after)
+            told = Told(states[:, :, : half + 1], early.structure, before)
+            gain = self._gain(states[:, :, half:], early, after, told)
             self.keep_means({"val/held_out": held_out + self.model.unit, "val/gain": gain}, len(states))
             self.halves.update(early.structure.edge_modules, late.structure.edge_modules)
             self.distances.update(self.model.dynamics.messages(states[: few(states.shape[1])]))
@@ -537,10 +538,10 @@ class BounceGrad(Trained, BankedModule):
         messages = self.model.messages(states, inferred.structure, mask)
         return self.model.receiver_energies(states, messages, rows, types, mask=mask).sum() / _numbers(states, mask)
 
-    def _gain(self, states: Tensor, inferred: Inferred, mask: Tensor | None) -> Tensor:
+    def _gain(self, states: Tensor, inferred: Inferred, mask: Tensor | None, told: Told | None = None) -> Tensor:
         """Nats a number gained over no relations in such frames."""
         model, start = self.model, states[:, :, :-1]
-        error = model.errors(states, inferred.structure, mask)
+        error = model.errors(states, inferred.structure, mask, told=told)
         return gain(error, model.dynamics.targets(states), model.dynamics.scaled(start), mask)
 
     def on_validation_epoch_end(self) -> None:

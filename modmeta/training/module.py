@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from modmeta.data.loading.batches import TaskLoader
 from modmeta.evaluation.matching import Confusion
 from modmeta.evaluation.protocol import ProtocolMeasures
-from modmeta.training.checkpoints.compat import FORMAT, upgraded_state
+from modmeta.training.checkpoints.compat import FORMAT, grown_state, upgraded_state
 from modmeta.training.distributed import (
     check_same_config,
     gather,
@@ -115,7 +115,7 @@ class ResumableModule(Progress, pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         config = checkpoint.get("modmeta", {}).get("config")
-        checkpoint["state_dict"] = upgraded_state(checkpoint["state_dict"], config)
+        checkpoint["state_dict"] = grown_state(upgraded_state(checkpoint["state_dict"], config), self.state_dict())
         self.restored = checkpoint.get("modmeta", {})  # used in on_fit_start, when tasks and processes are known
 
     def epoch_state(self) -> dict[str, Any]:

@@ -100,6 +100,8 @@ class Trained(Progress):
             raise ValueError("method.soft=true needs search.receivers=all and search.symmetric=false")
         if search.start == "weights" and (g > 1 or not model.dynamics.additive or model.dynamics.null_module):
             raise ValueError("search.start=weights needs additive dynamics, one node module and no null module")
+        if model.dynamics.spread is not None and (search.horizon > 1 or model.noise is not None):
+            raise ValueError("model.strengths=true needs search.horizon=1 and method.model.noise=false")
         self.relaxed = RealWeights() if search.start == "weights" else None
         telling = g > 1 and num_types > 1  # else there is nothing to match
         self.register_buffer("module_to_type", _turns(g, num_types) if telling else None)

@@ -16,6 +16,7 @@ from tests.runs import QUICK, checkpoint, run
         pytest.param(("model=default",), marks=pytest.mark.slow),
         ("model=continuous",),
         ("model=continuous", "search.start=laws"),
+        pytest.param(("model=continuous", "model.strengths=true"), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -32,6 +33,7 @@ def test_a_pruned_model_is_the_same_without_the_module(
     states = torch.randn(2, 5, 49, 4)
     with torch.no_grad():
         expected = full.model.dynamics.messages(states)[:, :, :, [0, 2]]
+        assert full.model.dynamics.spread is None or torch.equal(small.model.dynamics.spread, torch.eye(2) / 2)
         torch.testing.assert_close(small.model.dynamics.messages(states), expected)
         torch.testing.assert_close(small.proposal(states), full.proposal(states)[..., [0, 2]])
     assert small.module_to_relation.tolist() == full.module_to_relation[[0, 2]].tolist()

@@ -15,6 +15,7 @@ STEPS = 20  # of QUICK
 KINDS = {
     "paper": ("experiment=paper/springs5", "proposal.hidden=16"),
     "springs5": ("experiment=springs5",),
+    "strengths": ("experiment=springs5", "model.strengths=true"),
     "default": (),
     "mlp": ("experiment=paper/springs5", "proposal.hidden=16", "data.num_entities=[3,5]", "search.samples=3"),
     "blocks": (
@@ -36,7 +37,7 @@ def test_repeated_steps_are_steps(kind: str, tmp_path: Path, monkeypatch: pytest
     plain, repeated = (fitted(tmp_path, *KINDS[kind], *QUICK, record=record) for record in (None, taped))
     assert repeated.steps is not None
     late = [made[0] for made in repeated.steps.refused]
-    assert late == ([(True, False)] if kind == "springs5" else [])  # paths of close pairs
+    assert late == ([(True, False)] if kind in ("springs5", "strengths") else [])  # paths of close pairs
     assert len(repeated.steps.recorded) >= (2 if kind == "mlp" else 1)  # of two sizes
     assert not repeated.steps.graphs
     for one, other in zip(plain.state_dict().values(), repeated.state_dict().values(), strict=True):

@@ -210,6 +210,14 @@ def test_entities_that_a_frame_does_not_show_are_left_out() -> None:
     np.testing.assert_array_equal(alone.relations[0], found.relations[0])
 
 
+def test_a_mask_of_steps_shows_no_entity_that_a_frame_does_not() -> None:
+    states = tasks("springs5", count=2).states.copy()
+    states[0, 1, 5:40] = np.nan
+    found = model("springs5").infer(states)
+    again = model("springs5").infer(states, mask=np.ones((2, states.shape[2] - 1), bool))
+    np.testing.assert_array_equal(again.probabilities, found.probabilities)
+
+
 def test_any_real_numbers_do() -> None:
     states = tasks("springs5", count=2).states.astype(np.float32)
     expected = model("springs5").infer(states).probabilities

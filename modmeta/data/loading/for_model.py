@@ -229,11 +229,11 @@ def arrays_for_model(
             f"states: task {task}, entity {entity}, frame {frame}, {known.features[feature]} is {value:.3g}, too large "
             "for the model; check that value"
         )
-    if steps is None:
-        steps = known_steps(data)
-    else:  # of all entities alike
-        steps = np.where(steps, OBSERVED, UNKNOWN).astype(np.int8)[:, None].repeat(data.num_entities, 1)
-    return data, given, None if steps is None else torch.from_numpy(steps)
+    found = known_steps(data)
+    if steps is not None:  # of all entities alike, beside what frames do not show
+        alike = np.where(steps, OBSERVED, UNKNOWN).astype(np.int8)[:, None].repeat(data.num_entities, 1)
+        found = alike if found is None else np.minimum(alike, found)
+    return data, given, None if found is None else torch.from_numpy(found)
 
 
 def _check_states(shape: tuple[int, ...], features: tuple[str, ...]) -> None:

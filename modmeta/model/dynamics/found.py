@@ -3,11 +3,8 @@
 Letters beside the usual ones: P coordinates, X points in time, V right functions, O own functions.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from modmeta.graph.relations import undirected_pairs
 from modmeta.model.basis import FoundLaws, Kind, family_named, own_functions, right_functions
@@ -69,13 +66,6 @@ class FoundAccelerations(nn.Module):
         self.edges.zero_()[:, :v] = laws.edges
         self.unit.copy_(laws.scale[p:] * laws.step / (laws.span[p:] * change_scale))
         self.rest.copy_(laws.rest * self.unit)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Laws of fewer own functions, as before a line had products among them, are zero on these, which come last."""
-        name = f"{prefix}alone"
-        if name in state_dict:
-            state_dict[name] = F.pad(state_dict[name], (0, max(0, len(self.alone) - len(state_dict[name]))))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _seen(self, states: Tensor) -> Tensor:
         return (states.double() * self.span + self.offset - self.middle) / self.width

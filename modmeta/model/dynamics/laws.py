@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -206,14 +206,6 @@ class LawDynamics(Dynamics):
         self.rest.copy_(laws.rest * rate * laws.step / (self.span * self.change_scale))
         if self.kind.constant:
             self.rest[torch.tensor(self.kind.constant)] = 0
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Laws of fewer own functions, as before `STEPS` were among them, are zero on the others, which come last."""
-        for name in (f"{prefix}own_laws", f"{prefix}found_own_laws"):
-            if name in state_dict:
-                fewer = self.own_laws.shape[-1] - state_dict[name].shape[-1]
-                state_dict[name] = F.pad(state_dict[name], (0, max(0, fewer)))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     # ---- laws ------------------------------------------------------------------------------------------------------
 

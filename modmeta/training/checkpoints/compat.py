@@ -9,6 +9,7 @@ To rename a class, add it to `RENAMED`. To add a setting whose default is not wh
 A setting that had an effect stays in the configuration, and instantiating it fails.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,9 @@ ADDED: dict[str, dict[str, Any]] = {
 DROPPED_GROUPS = {"optimizer": ("forecast",)}  # removed keys of configuration groups
 # Buffers of a class that came later, with the values that do as before.
 ADDED_STATE = {"modmeta.training.composed.ComposedBounceGrad": {"calibrated": 1.0, "twin": 0}}
+# Laws by own functions, of which there are more now; those that came later stand last.
+GROWN_STATE = ("dynamics.found.alone", "dynamics.own_laws", "dynamics.found_own_laws")
+MOST_GROWN = 1_000_000  # numbers that such laws may lack: a file asks for no more memory than this beyond its own size
 DROPPED_STATE = ("model.forecasting", "mean_square_change")  # removed buffers of BounceGrad
 
 
@@ -94,6 +98,19 @@ def upgraded_state(state: Mapping[str, Any], config: Any) -> dict[str, Any]:
     target = config.get("_target_") if isinstance(config, Mapping) else None
     added = {name: torch.tensor(value) for name, value in ADDED_STATE.get(str(target), {}).items()}
     return added | {key: value for key, value in state.items() if key not in DROPPED_STATE}
+
+
+def grown_state(state: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    """A `state_dict` whose laws are by all own functions of the one that is expected, zero on those it lacks."""
+    out = dict(state)
+    for name, value in state.items():
+        shape = tuple(expected[name].shape) if name in expected else ()
+        if not name.endswith(GROWN_STATE) or value.dim() != len(shape) or value.shape[:-1] != shape[:-1]:
+            continue
+        if 0 < math.prod(shape) - value.numel() <= MOST_GROWN:
+            out[name] = value.new_zeros(shape)
+            out[name][..., : value.shape[-1]] = value
+    return out
 
 
 def upgraded(content: Mapping[str, Any], where: object = "the checkpoint") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from modmeta.errors import UserError
 from modmeta.graph.relations import reciprocity
 from modmeta.training.checkpoints.arguments import check_arguments
-from modmeta.training.checkpoints.compat import upgraded
+from modmeta.training.checkpoints.compat import grown_state, upgraded
 from modmeta.training.checkpoints.files import LAST, find_newest, load
 from modmeta.training.checkpoints.trust import MOST, check_config, check_description, check_judged, named, shown
 from modmeta.training.trained import Trained
@@ -62,8 +62,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(isinstance(part, Tensor) for part in state.values()):
         raise UserError(f"{file}: its state_dict holds more than tensors; it is not loaded")
     content = upgraded(content, file)
-    state, own = content["state_dict"], content["modmeta"]
-    expected = {name: tuple(part.shape) for name, part in skeleton(own["config"], file).state_dict().items()}
+    made = skeleton(content["modmeta"]["config"], file).state_dict()
+    content["state_dict"] = state = grown_state(content["state_dict"], made)
+    expected = {name: tuple(part.shape) for name, part in made.items()}
     found = {name: tuple(part.shape) for name, part in state.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:

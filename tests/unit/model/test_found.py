@@ -10,7 +10,6 @@ from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import FoundLaws, Kind, family_named, own_functions
 from modmeta.model.dynamics.acting import Acting
 from modmeta.model.dynamics.continuous import ContinuousDynamics, _Weighed
-from modmeta.model.dynamics.found import FoundAccelerations
 from modmeta.model.features import IsotropicFeatures
 from modmeta.model.likelihood import Gaussian
 from modmeta.model.model import RelationalModel
@@ -107,11 +106,3 @@ def test_an_entity_on_a_line_may_do_what_is_not_alike_at_both_ends() -> None:
     for change in ((1 - x**2) * v - x + 0.3, x - x**3 - 0.1 * v + 0.2 * x**2):
         left = change - functions @ torch.linalg.lstsq(functions, change.unsqueeze(-1), driver="gelsd").solution[:, 0]
         assert float(left.abs().max()) < 1e-9
-
-
-def test_laws_of_fewer_own_functions_are_read() -> None:
-    found = FoundAccelerations("springs", 1, 2)
-    state = found.state_dict()
-    before = torch.randn(6).double()
-    found.load_state_dict(state | {"alone": before})
-    assert torch.equal(found.alone, torch.nn.functional.pad(before, (0, len(found.alone) - 6)))

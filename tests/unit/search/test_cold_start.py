@@ -10,8 +10,8 @@ from torch import Tensor
 from benchmarks.textbook import make
 from modmeta.data.describe import looks_like_angles
 from modmeta.graph.relations import from_matrix
-from modmeta.model.basis import STEPS, cartesian, families, family_named, polar
-from modmeta.search.cold_start import Form, Kind, cold_start, infer, roles
+from modmeta.model.basis import STEPS, cartesian, families, family_named, own_functions, polar
+from modmeta.search.cold_start import Form, Kind, alone, bends_otherwise, cold_start, infer, roles
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.data import Data, split_sums_of, sums_of, table_of
@@ -377,6 +377,19 @@ def test_laws_of_one_structure_are_judged_by_frames_that_do_not_tell_it() -> Non
     assert trial.gain == pytest.approx(0.5 * float((2 * gains.mean()).log1p()), rel=1e-3)
     assert trial.gain_error == pytest.approx(float(gains.std()) / len(gains) ** 0.5, rel=0.1)
     assert trial.gain > 5 * trial.gain_error
+
+
+def test_own_laws_on_a_line_are_looked_for_in_a_part_of_long_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Size] = []
+
+    def counted(kind: Kind, states: Tensor) -> Tensor:
+        seen.append(states.shape)
+        return own_functions(kind, states)
+
+    monkeypatch.setattr(alone, "own_functions", counted)
+    monkeypatch.setattr(alone, "NUMBERS", 400)
+    assert not bends_otherwise(torch.randn(4, 5, 1000, 2, generator=torch.Generator().manual_seed(0)).double())
+    assert seen == [(4, 5, 19, 2)]
 
 
 @pytest.mark.slow

@@ -50,6 +50,15 @@ def test_real_weights_need_messages_that_add_up(setting: str, tmp_path: Path) ->
         hydra.utils.instantiate(config.method)
 
 
+@pytest.mark.parametrize(
+    "words", [("search.receivers=one", "search.horizon=3"), ("method.model.noise=true",), ("model.num_node_modules=2",)]
+)
+def test_strengths_need_steps_that_are_scored_by_themselves(words: tuple[str, ...], tmp_path: Path) -> None:
+    config = compose(tmp_path / "run", "model=continuous", "model.strengths=true", "model.hidden=8", *words)
+    with pytest.raises(hydra.errors.InstantiationException, match=r"model.strengths=true needs"):
+        hydra.utils.instantiate(config.method)
+
+
 @pytest.mark.parametrize("words", [(), ("search.start=weights",), ("model.num_node_modules=2", "method.num_types=2")])
 def test_inference_takes_the_same_settings_and_state(words: tuple[str, ...], tmp_path: Path) -> None:
     config = compose(tmp_path / "run", "model.hidden=8", *words).method

@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from modmeta.errors import UserError
 from modmeta.report.groups import settings_of
@@ -15,7 +17,7 @@ from modmeta.report.runs import read_file
 from modmeta.training.checkpoints.compat import FORMAT, RENAMED, upgraded, upgraded_config
 from modmeta.training.checkpoints.files import save
 from modmeta.training.checkpoints.loading import load_model, read_checkpoint
-from tests.runs import ROOT, same
+from tests.runs import ROOT, compose, same
 
 PRETRAINED = sorted((ROOT / "modmeta" / "pretrained").glob("*.ckpt"))
 OLD = {new: old for old, new in RENAMED.items()}
@@ -84,6 +86,30 @@ def test_runs_on_files_go_on_without_windows() -> None:
     new = upgraded_config(old)
     assert (new["window"], new["group"], new["reading"]["group"]) == (None, "group", "group")
     assert upgraded_config(new | {"window": 20})["window"] == 20
+
+
+@pytest.mark.parametrize(("words", "name"), [
+    (("model=continuous", "model.family=springs"), "model.dynamics.found.alone"),
+    (("model=laws", "model.family=difference", "model.coordinates=0", "model.constants=false", "model.slopes=false",
+      "model.shapes=false"), "model.dynamics.found_own_laws"),
+])  # fmt: skip
+def test_laws_of_fewer_own_functions_are_read(words: tuple[str, ...], name: str, tmp_path: Path) -> None:
+    """Zero on those that came later. No more is asked for than a file may lack, and no laws by more functions."""
+    sizes = ("data.positions=1", "data.num_features=2", "model.num_edge_modules=2", "model.smooth=true")
+    method = compose(tmp_path / "run", *words, *sizes).method
+    content = torch.load(PRETRAINED[0], weights_only=True)["modmeta"]
+    data = content["data"] | {"num_features": 2, "positions": 1, "features": ["x", "vx"]}
+    data["units"] = {"offset": [0.0, 0.0], "scale": [1.0, 1.0]}
+    own = {"format": FORMAT, "config": OmegaConf.to_container(method, resolve=True), "data": data}
+    state = {key: torch.randn_like(part) if part.is_floating_point() else part
+             for key, part in hydra.utils.instantiate(method).state_dict().items()}  # fmt: skip
+    whole, path = state[name], tmp_path / "old.ckpt"
+    save({"state_dict": state | {name: whole[..., :-3].clone()}, "modmeta": own}, path)
+    found = load_model(path)[0].state_dict()[name]
+    assert torch.equal(found, torch.nn.functional.pad(whole[..., :-3], (0, 3)))
+    save({"state_dict": state | {name: torch.cat((whole, whole), -1)}, "modmeta": own}, path)
+    with pytest.raises(UserError, match="does not fit its own configuration"):
+        load_model(path)
 
 
 def test_a_forecaster_that_was_used_is_not_dropped_in_silence(tmp_path: Path) -> None:
