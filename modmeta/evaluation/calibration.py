@@ -244,7 +244,7 @@ def _by_rival(
     other = strongest(model, halves, errors, whole.chances(fitted.at(t)), generator)
     share = other.better
     first, last = (end.chances(fitted.at(middle)).argmax(-1) for end in ends)
-    doubtful = other.agreement < kappa(first, last, k) * (1.0 if share <= 1 - CHANCE else LESS)
+    doubtful = other.agreement < max(kappa(first, last, k), 0.0) * (1.0 if share <= 1 - CHANCE else LESS)
     if doubtful or not share >= CHANCE:  # nor where errors overflow
         return fitted
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))

@@ -51,7 +51,7 @@ FILE = "start.npz"
 ENOUGH = 3.0
 FEWEST_KINDS = 2  # of edges, where no law says how many
 EPOCHS, FEW_EPOCHS = 16, 4  # of a run whose laws are to be learned, and of one whose laws are found already
-SURE, SURE_OF_ONE = 5.0, 3.0  # standard errors over tasks; of the numbers of one structure, white
+SURE, SURE_OF_FEW, FEW = 5.0, 3.0, 8  # standard errors over tasks; of the numbers of fewer structures, white
 MOST_ROLES = 5_000  # probabilities
 LAWS = "modmeta.model.dynamics.laws.LawDynamics"
 BOUNCEGRAD = "modmeta.training.bouncegrad.BounceGrad"
@@ -329,7 +329,7 @@ def start_of(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> 
                 seed=config.seed, announce=say, **given,
             )  # fmt: skip
             best = start if best is None or _better(start, best) else best
-            sure = SURE if data.num_groups is None else SURE_OF_ONE
+            sure = SURE if data.num_groups is None or data.num_groups >= FEW else SURE_OF_FEW
             told = start.trials[0].gain > sure * start.trials[0].gain_error
             if kind.second_order and (told or best.gains.mean() > ENOUGH):
                 break  # velocities show that these are coordinates; a name alone does not

@@ -29,6 +29,7 @@ from modmeta.search.cold_start.structures import (
     fit_known,
     from_weights,
     rounds_of,
+    spread_of,
     united,
 )
 
@@ -40,7 +41,7 @@ REKNOTS = 3  # times that functions are moved to where forces end
 RELINKS = 8  # steps that leak and size of saturating rates are moved by
 RESHAPES = 8  # of functions of entities' own, structures told anew under each
 MUCH, ROUNDS = 0.5, 3  # nats a number that unequal strengths explain more; structures are told anew so often
-DIFFER = 0.01  # variance of strengths, at least
+DIFFER = 0.1  # standard deviation of strengths, at least
 
 
 class Believed(NamedTuple):
@@ -162,8 +163,8 @@ def unequal(best: Found, equal: Found, search: Data, judges: Data, generator: to
         if again.score >= moved.score - ALIKE:
             break
         moved = again
-    spread = moved.kinds.spread
-    differ = spread is not None and float(spread.max()) > DIFFER
+    spread = spread_of(sums_of(search, moved.trial.form), moved.kinds).diagonal()  # of kinds that send something
+    differ = float(spread.max()) > DIFFER
     return moved if differ and _much_more(moved, equal) and moved.alike >= equal.alike else equal
 
 
