@@ -245,7 +245,7 @@ def compare(
     if few:  # if nobody acts on anybody, partners as they are are one more draw
         exchanged = Gain(exchanged.mean, spread**0.5, draws - 1)
     elif groups is not None and draws > 1:  # tasks share what is random in structures; draws do not
-        exchanged = widened(exchanged, spread, draws - 1)
+        exchanged = with_error(exchanged, spread, draws - 1)
     return Compared(mean_gain(none), exchanged, _agreement(real, between), sum(kappas) / draws, len(none))
 
 
@@ -395,7 +395,7 @@ def mean_gain(values: Tensor) -> Gain:
     return Gain(float(values.mean()), error, len(values) - 1)
 
 
-def widened(gain: Gain, variance: float, freedom: int) -> Gain:
+def with_error(gain: Gain, variance: float, freedom: int) -> Gain:
     """A gain with a further error of so many degrees of freedom; those of both by Satterthwaite (1946)."""
     square = gain.error**2
     both = square**2 / max(gain.freedom, 1) + variance**2 / freedom

@@ -17,7 +17,7 @@ from modmeta.evaluation.nulls import (
     in_groups,
     in_pieces,
     in_time,
-    widened,
+    with_error,
 )
 from modmeta.evaluation.verdict import (
     FOUND,
@@ -238,14 +238,14 @@ def test_alone_has_what_entities_have_of_their_own() -> None:
 
 def test_errors_of_two_sources_have_the_freedom_of_both() -> None:
     """Satterthwaite: all of it where both are as large and as free, that of the only one where the other is none."""
-    assert widened(Gain(1.0, 3.0, 5), 9.0, 5) == Gain(1.0, pytest.approx(18**0.5), 10)
-    assert widened(Gain(1.0, 3.0, 11), 0.0, 5) == Gain(1.0, 3.0, 11)
-    assert widened(Gain(1.0, 0.0, 11), 4.0, 5) == Gain(1.0, 2.0, 5)
+    assert with_error(Gain(1.0, 3.0, 5), 9.0, 5) == Gain(1.0, pytest.approx(18**0.5), 10)
+    assert with_error(Gain(1.0, 3.0, 11), 0.0, 5) == Gain(1.0, 3.0, 11)
+    assert with_error(Gain(1.0, 0.0, 11), 4.0, 5) == Gain(1.0, 2.0, 5)
     drawn = torch.Generator().manual_seed(0)
     one, other = (torch.randn(20_000, n, generator=drawn, dtype=torch.float64) for n in (12, 6))
     errors = torch.stack([one.var(1) / 12, 4 * other.var(1) / 6]).sum(0)  # of chi squared, 2 mean^2 / variance freedoms
     freedom = float(2 * errors.mean().square() / errors.var())
-    assert widened(Gain(0.0, (1 / 12) ** 0.5, 11), 4 / 6, 5).freedom == pytest.approx(freedom, abs=1)
+    assert with_error(Gain(0.0, (1 / 12) ** 0.5, 11), 4 / 6, 5).freedom == pytest.approx(freedom, abs=1)
 
 
 def test_gains_are_logarithms_of_ratios() -> None:

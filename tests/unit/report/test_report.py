@@ -301,3 +301,14 @@ def test_training_that_had_not_flattened_is_told(
     assert found.runs[0].flattened is flat
     (line,) = cells(results(found)["RESULTS.md"].decode(), "Modular meta-learning, ours")[:1]
     assert line[-1] == ("flat at 4,000 visits" if flat else "stopped at 4,000 visits")
+
+
+@pytest.mark.parametrize(("strengths", "groups"), [(None, 1), (False, 1), (True, 2)])
+def test_runs_from_before_strengths_are_those_without(tmp_path: Path, strengths: bool | None, groups: int) -> None:
+    for seed in (0, 1):
+        content = json.loads((ROOT / "results" / "springs5" / f"5000tasks_seed{seed}.json").read_text())
+        if seed:
+            content["config"]["model"]["strengths"] = strengths
+        (tmp_path / "springs5").mkdir(exist_ok=True)
+        (tmp_path / "springs5" / f"5000tasks_seed{seed}.json").write_text(json.dumps(content))
+    assert len(grouped(collect([tmp_path]).finished)) == groups
