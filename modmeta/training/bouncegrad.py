@@ -41,6 +41,7 @@ Made = TypeVar("Made")
 LATE = 0.7
 LOOK = 50  # steps after which gradients on a GPU are looked at
 WEIGHED = 0.6  # of the run, in which edges have real weights on one law, where it starts so
+NOT_OF_RUN = "start.npz is not of this run; remove the run directory and start again"
 HOLD = 0.15  # of the run, in which modules learn the structures of a cold start
 HOLD_LONG = 0.6  # where many recordings, or rows too long to enumerate, tell more than new modules can
 STUCK = 0.6  # agreement (weighted kappa) of structures from two halves of the frames, below which a run is in doubt
@@ -181,7 +182,10 @@ class BounceGrad(Trained, BankedModule):
         if self.done == 0:
             self.model.dynamics.set_scales(data.model_scales())
             if self.beginning is not None:
-                self.model.dynamics.begin(self.beginning.laws)
+                try:
+                    self.model.dynamics.begin(self.beginning.laws)
+                except (RuntimeError, IndexError) as error:  # shapes
+                    raise UserError(f"{NOT_OF_RUN} ({error})") from error
         self.known = float(data.known)
         dynamics = self.model.dynamics
         every = torch.Generator().manual_seed(self.seed)  # drawn for all tasks, so that sharding changes nothing
@@ -206,7 +210,7 @@ class BounceGrad(Trained, BankedModule):
         if self.beginning is not None:
             relations = self.beginning.relations
             if relations.shape != start.edge_modules.shape or int(relations.max()) >= dynamics.num_edge_modules:
-                raise UserError("start.npz is not of this run; remove the run directory and start again")
+                raise UserError(NOT_OF_RUN)
             start = Structure(relations, start.node_modules)
         if train.counts is not None:
             counts = train.counts

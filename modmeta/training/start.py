@@ -160,10 +160,13 @@ def read_beginning(directory: Path) -> Beginning | None:
             if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
                 raise ValueError("it is compressed")
         with np.load(path, allow_pickle=False) as file:
-            parts = {name: torch.from_numpy(file[name]) for name in ("relations", "temperature", *FoundLaws._fields)}
+            names = ("relations", "temperature", *FoundLaws._fields)  # of which runs from before a part have none
+            parts = {
+                at: torch.from_numpy(file[at]) for at in names if at in file or at not in FoundLaws._field_defaults
+            }
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); remove the run directory and start again") from error
-    laws = FoundLaws(*(parts[name] for name in FoundLaws._fields))
+    laws = FoundLaws(**{name: part for name, part in parts.items() if name in FoundLaws._fields})
     return Beginning(parts["relations"].long(), laws, float(parts["temperature"]))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import modmeta
 from modmeta.cli.main import main
@@ -15,7 +15,7 @@ from modmeta.errors import UserError
 from modmeta.evaluation.matching import Confusion, match_labels
 from modmeta.graph.relations import from_matrix
 from modmeta.training.bouncegrad import BounceGrad
-from modmeta.training.run import suited
+from modmeta.training.run import fit, suited
 from modmeta.training.start import FILE, beginning_of, begun, read_beginning
 from tests.runs import KilledAt, accompanied, checkpoint, same_run, undrawn
 from tests.unit.search.test_cold_start import conducting, phases
@@ -89,6 +89,28 @@ def test_a_damaged_start_is_refused(whole: Path, tmp_path: Path) -> None:
         np.savez_compressed(tmp_path / FILE, **dict(parts) | {"laws": np.zeros(10_000_000)})
     with pytest.raises(UserError, match="compressed"):
         read_beginning(tmp_path)
+
+
+def test_a_start_of_another_run_is_refused(file: Path, whole: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(whole / ".hydra" / "config.yaml")
+    assert isinstance(config, DictConfig)
+    config.directory = str(tmp_path)
+    with np.load(whole / FILE) as parts:
+        found = dict(parts)
+    for name, part in (("edges", np.zeros((2, 3))), ("places", np.zeros((9, 9)))):
+        np.savez(tmp_path / FILE, **found | {name: part})
+        beginning = read_beginning(tmp_path)
+        assert beginning is not None
+        with pytest.raises(UserError, match=r"start\.npz is not of this run"):
+            fit(config, beginning)
+
+
+def test_a_start_from_before_a_part_was_kept(whole: Path, tmp_path: Path) -> None:
+    with np.load(whole / FILE) as parts:
+        np.savez(tmp_path / FILE, **{name: part for name, part in parts.items() if name != "spread"})
+    beginning = read_beginning(tmp_path)
+    assert beginning is not None
+    assert not beginning.laws.spread.numel()
 
 
 def test_the_experiment_that_suits_a_file(file: Path, tmp_path: Path) -> None:
