@@ -148,6 +148,8 @@ class Fit:
 def train(config: DictConfig) -> dict[str, float]:
     """One run, from its start or resumed; nothing where it is finished."""
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning's own, of torch
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")  # steps count over epochs
+    os.environ.setdefault("WANDB_SILENT", "true")  # keeps the table of results last on the terminal
     rank_zero_module.log.addFilter(_about_the_run)
     # Set even where it changes nothing: from then on MKL keeps to this number, and a run can be repeated bit for bit.
     torch.set_num_threads(config.threads or torch.get_num_threads())
@@ -159,7 +161,8 @@ def train(config: DictConfig) -> dict[str, float]:
 
 def _about_the_run(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning tells users of the run, not of its other products or own doings."""
-    return "litlogger" not in record.getMessage() and not record.getMessage().startswith("Loading `train_dataloader`")
+    others = ("litlogger", "TPU available", "Loading `train_dataloader`")
+    return not any(words in record.getMessage() for words in others)
 
 
 def work(config: DictConfig) -> dict[str, float]:
