@@ -256,9 +256,12 @@ def usual_and_large(best: Found, found: list[Found], judges: Data) -> Found:
     bases = [one.trial.form.basis for one in (best, *found) if one.score <= best.score + HOPELESS]
     for basis in {basis.family: basis for basis in bases}.values():
         problem = problem_of(form._replace(units=form.units._replace(usual=None), basis=basis), None, judges)
-        kinds = fit_kinds(problem.sums, told.beliefs, told.pairs)
+        kinds, beliefs = fit_kinds(problem.sums, told.beliefs, told.pairs), told.beliefs
+        if form.strengths:  # which all changes tell better than usual ones
+            kinds = rounds_of(problem.sums, kinds, beliefs, problem.tasks)
+            beliefs = explain(problem.fit, kinds, problem.judges)[0]
         laws = _shared(kinds, best.trial.laws.right.shape[1], basis)
-        ways.append(scored(problem, judged(problem, laws, form.ridge), kinds, told.beliefs))
+        ways.append(scored(problem, judged(problem, laws, form.ridge), kinds, beliefs))
     return chosen(ways)
 
 
