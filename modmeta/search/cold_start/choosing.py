@@ -159,7 +159,9 @@ def if_unequal(equal: Found, trials: list[Trial], search: Data, judges: Data, ge
     """
     if not float(equal.kinds.variance) > 0:  # nothing is left to explain
         return equal
-    free = [trial for trial in _loosened(trials, search, judges) if trial.score < equal.score - 2 * MUCH]
+    trials = [equal.trial, *trials]
+    plain = [trial for trial in trials if trial.form.freedoms < 2]  # slopes and functions of own may stand in for them
+    free = [trial for trial in _loosened(plain or trials, search, judges) if trial.score < equal.score - 2 * MUCH]
     if not free:
         return equal
     moved = _from_weights(free, equal.number, search, judges, generator)
@@ -173,17 +175,17 @@ def unequal(equal: Found, trials: list[Trial], search: Data, judges: Data, gener
     """The same where strengths are known to differ, however little that explains."""
     if not float(equal.kinds.variance) > 0:
         return equal
-    return _from_weights(_loosened(trials, search, judges), equal.number, search, judges, generator)
+    free = _loosened([equal.trial, *trials], search, judges)
+    return _from_weights(free, equal.number, search, judges, generator)
 
 
 def _loosened(trials: list[Trial], search: Data, judges: Data) -> list[Trial]:
     """The best laws of real weights, the best first, refined under ever weaker pulls of these to their mean.
 
-    An exact law then foretells held-out frames exactly, whatever strengths are. Laws with slopes and functions of
-    entities' own are left out, which may stand in for strengths.
+    An exact law then foretells held-out frames exactly, whatever strengths are.
     """
     found = []
-    for trial in sorted((trial for trial in trials if trial.form.freedoms < 2), key=_score)[:LOOSENED]:
+    for trial in sorted(trials, key=_score)[:LOOSENED]:
         problem, laws, ways = problem_of(trial.form, search, judges), trial.laws, [trial]
         for ridge in LOOSE:
             laws = refine(problem.sums, laws, STEPS, ridge)
