@@ -194,7 +194,7 @@ class BounceGrad(Trained, BankedModule):
         if self.searched_frames is not None:
             self._check_split(self.searched_frames, train.states.shape[2], grouped)
         if grouped:
-            check_groups(self.search, self.soft, self.persist, self.known)
+            check_groups(self.search, self.soft, self.persist, self.known, dynamics.spread is not None)
         # every process has the structures of all groups, whose tasks may be spread over processes
         ids = torch.arange(data.num_groups) if grouped else data.owned_tasks()
         count = len(ids) if grouped else data.num_tasks

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from modmeta.data.loading.datamodule import TrajectoryDataModule
 
 
-def check_groups(search: Any, soft: bool = False, persist: bool = True, known: float = 0.0) -> None:
+def check_groups(
+    search: Any, soft: bool = False, persist: bool = True, known: float = 0.0, strengths: bool = False
+) -> None:
     """Checks settings, of a `Search` or as configured, where tasks of a group share a structure.
 
     Raises:
@@ -41,6 +43,7 @@ def check_groups(search: Any, soft: bool = False, persist: bool = True, known: f
         (soft, "method.soft=true; set it to false"),
         (not persist, "method.persist=false; set it to true"),
         (known > 0, f"data.known={known:g}; set it to 0"),
+        (strengths, "model.strengths=true, which tells strengths anew in every task; set it to false"),
     ):
         if wrong:
             raise UserError(f"structures that tasks of a group share do not go with {what}, or set data.group=null")

@@ -90,7 +90,8 @@ def begun(config: DictConfig) -> DictConfig:
     data.prepare_data()
     data.setup("fit")
     if data.num_groups is not None:
-        check_groups(config.search, config.method.get("soft", False), config.method.get("persist", True), data.known)
+        method, strengths = config.method, bool(config.model.get("strengths"))
+        check_groups(config.search, method.get("soft", False), method.get("persist", True), data.known, strengths)
     began = time.perf_counter()
     states = _physical(data)
     start = start_of(config, data, states)

@@ -15,7 +15,7 @@ from modmeta.search.cold_start.features import Basis, Family, coarser, columns, 
 from modmeta.search.cold_start.grams import centred, grams
 from modmeta.search.cold_start.judging import Found, explained, judged, problem_of, scored
 from modmeta.search.cold_start.knots import knotted
-from modmeta.search.cold_start.records import Form
+from modmeta.search.cold_start.records import Form, Trial
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_weights
 from modmeta.search.cold_start.saturation import link_columns
 from modmeta.search.cold_start.shapes import shapes_of
@@ -33,6 +33,7 @@ from modmeta.search.cold_start.structures import (
     united,
 )
 
+ENOUGH = 3.0  # nats a number, gained over others by hard structures, which no dearer law can better
 ALIKE = 0.03  # logarithms by which a simpler law may be behind, if within the error
 HOPELESS = 2.0  # how much worse than the best laws so far others leave held-out frames, logarithms, to be passed over
 ENDING = family_named("fine along the line")
@@ -42,6 +43,8 @@ RELINKS = 8  # steps that leak and size of saturating rates are moved by
 RESHAPES = 8  # of functions of entities' own, structures told anew under each
 MUCH, ROUNDS = 0.5, 3  # nats a number that unequal strengths explain more; structures are told anew so often
 DIFFER = 0.1  # standard deviation of strengths, at least
+LOOSE, STEPS = (1e-6, 1e-7), 30  # ever weaker pulls of real weights to their mean; steps of laws under each
+LOOSENED, BEGINS = 6, 2  # trials whose weights are pulled less, and those of them from which strengths are told
 
 
 class Believed(NamedTuple):
@@ -139,46 +142,80 @@ def varied(best: Found, search: Data, judges: Data) -> Found:
     return best
 
 
-def unequal(best: Found, equal: Found, search: Data, judges: Data, generator: torch.Generator) -> Found:
+def if_unequal(equal: Found, trials: list[Trial], search: Data, judges: Data, generator: torch.Generator) -> Found:
     """Structures found where strengths of edges of a kind differ, as of entities of unlike mass; else `equal`.
 
-    Strengths of their own explain some more of any law that is not quite right, and may stand in for another. They are
-    believed where they explain much more, differ by more than a tenth, and either half of the frames tells structures
-    at least as alike.
+    Real weights that are hardly pulled to their mean foretell held-out frames better than kinds do, where strengths
+    differ and the law is right. Strengths of their own explain some more of any law that is not quite right, and may
+    stand in for another. They are believed where they explain much more, differ by more than a tenth, and either half
+    of the frames tells structures at least as alike, or they explain so much that no other law can better them.
 
     Args:
-        best: whose law and weights these begin with.
         equal: the best of those whose strengths do not differ.
+        trials: laws of real weights to begin with.
         search: tasks on which laws are searched.
         judges: tasks that judge them.
         generator: of clusters.
     """
-    if not float(best.kinds.variance) > 0:  # nothing is left to explain
+    if not float(equal.kinds.variance) > 0:  # nothing is left to explain
         return equal
-    moved = _from_clusters(best, search, judges, generator)
-    if not _much_more(moved, best):
+    trials = [equal.trial, *trials]
+    plain = [trial for trial in trials if trial.form.freedoms < 2]  # slopes and functions of own may stand in for them
+    free = [trial for trial in _loosened(plain or trials, search, judges) if trial.score < equal.score - 2 * MUCH]
+    if not free:
         return equal
-    for _ in range(ROUNDS):
-        again = reformed(moved, moved.trial.form, search, judges)
-        if again.score >= moved.score - ALIKE:
-            break
-        moved = again
+    moved = _from_weights(free, equal.number, search, judges, generator)
     spread = spread_of(sums_of(search, moved.trial.form), moved.kinds).diagonal()  # of kinds that send something
-    differ = float(spread.max()) > DIFFER
-    return moved if differ and _much_more(moved, equal) and moved.alike >= equal.alike else equal
+    more = float((moved.gains - equal.gains).mean())
+    sure = moved.alike >= equal.alike or more > ENOUGH
+    return moved if more > MUCH and sure and float(spread.max()) > DIFFER else equal
 
 
-def _much_more(moved: Found, other: Found) -> bool:
-    return float((moved.gains - other.gains).mean()) > MUCH
+def unequal(equal: Found, trials: list[Trial], search: Data, judges: Data, generator: torch.Generator) -> Found:
+    """The same where strengths are known to differ, however little that explains."""
+    if not float(equal.kinds.variance) > 0:
+        return equal
+    free = _loosened([equal.trial, *trials], search, judges)
+    return _from_weights(free, equal.number, search, judges, generator)
 
 
-def _from_clusters(best: Found, search: Data, judges: Data, generator: torch.Generator) -> Found:
-    """Kinds of unequal strengths from clusters, each of its own width, of weights on the best laws."""
-    trial = best.trial._replace(form=best.trial.form._replace(strengths=True))
+def _loosened(trials: list[Trial], search: Data, judges: Data) -> list[Trial]:
+    """The best laws of real weights, the best first, refined under ever weaker pulls of these to their mean.
+
+    An exact law then foretells held-out frames exactly, whatever strengths are.
+    """
+    found = []
+    for trial in sorted(trials, key=_score)[:LOOSENED]:
+        problem, laws, ways = problem_of(trial.form, search, judges), trial.laws, [trial]
+        for ridge in LOOSE:
+            laws = refine(problem.sums, laws, STEPS, ridge)
+            ways.append(judged(problem, laws, ridge))
+        found.append(min(ways, key=_score))
+    return sorted(found, key=_score)[:BEGINS]
+
+
+def _from_weights(trials: list[Trial], number: int, search: Data, judges: Data, generator: torch.Generator) -> Found:
+    """The best structures from weights of several laws, told anew until they no longer explain more."""
+    best = min((_from_clusters(trial, number, search, judges, generator) for trial in trials), key=_score)
+    for _ in range(ROUNDS):
+        again = reformed(best, best.trial.form, search, judges)
+        if again.score >= best.score - ALIKE:
+            break
+        best = again
+    return best
+
+
+def _score(one: Found | Trial) -> float:
+    return one.score
+
+
+def _from_clusters(trial: Trial, number: int, search: Data, judges: Data, generator: torch.Generator) -> Found:
+    """Kinds of unequal strengths from clusters, each of its own width, of weights on the law of a trial."""
+    trial = trial._replace(form=trial.form._replace(strengths=True))
     problem = problem_of(trial.form, search, judges)
     weights = solve_weights(problem.sums, trial.laws, trial.form.ridge, trial.mean)[0][0]
-    mixture = cluster(weights.flatten(0, 1), best.number, generator)
-    slots = mixture.probability.view(*weights.shape[:2], best.number)
+    mixture = cluster(weights.flatten(0, 1), number, generator)
+    slots = mixture.probability.view(*weights.shape[:2], number)
     beliefs = from_weights(slots, weights)
     kinds = fit_kinds(problem.sums, beliefs, torch.outer(mixture.share, mixture.share))
     return explained(problem, trial, rounds_of(problem.sums, kinds, beliefs, problem.tasks))
@@ -221,9 +258,12 @@ def usual_and_large(best: Found, found: list[Found], judges: Data) -> Found:
     bases = [one.trial.form.basis for one in (best, *found) if one.score <= best.score + HOPELESS]
     for basis in {basis.family: basis for basis in bases}.values():
         problem = problem_of(form._replace(units=form.units._replace(usual=None), basis=basis), None, judges)
-        kinds = fit_kinds(problem.sums, told.beliefs, told.pairs)
+        kinds, beliefs = fit_kinds(problem.sums, told.beliefs, told.pairs), told.beliefs
+        if form.strengths:  # which all changes tell better than usual ones
+            kinds = rounds_of(problem.sums, kinds, beliefs, problem.tasks)
+            beliefs = explain(problem.fit, kinds, problem.judges)[0]
         laws = _shared(kinds, best.trial.laws.right.shape[1], basis)
-        ways.append(scored(problem, judged(problem, laws, form.ridge), kinds, told.beliefs))
+        ways.append(scored(problem, judged(problem, laws, form.ridge), kinds, beliefs))
     return chosen(ways)
 
 

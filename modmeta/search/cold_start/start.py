@@ -14,12 +14,14 @@ from torch import Tensor
 from modmeta.search.cold_start.answers import halves, infer, nothing
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.choosing import (
+    ENOUGH,
     HOPELESS,
     Believed,
     believed,
     chosen,
     ended,
     given,
+    if_unequal,
     merged,
     polished,
     reformed,
@@ -58,7 +60,6 @@ RIDGES = (
     1e-3,
     1e-5,
 )  # pull of weights to their mean: strong pulls find laws that weak ones overfit, and the other way round
-ENOUGH = 3.0  # nats a number, gained by hard structures over no relations, after which no dearer family is tried
 AGREE = 0.7  # kappa of structures from two parts of the frames, from which other families are first seen under these
 MUCH = 0.5  # nats a number that they gain over no relations, at least
 SAME_EDGES = 0.8  # kappa of structures that another family makes of them, from which it need not be searched
@@ -106,7 +107,7 @@ def cold_start(
         slopes: whether they have slopes of their own in their state beside; None to try both of plain states, if slopes
             explain more than chance would where nothing acts on anything.
         shapes: false for no function of plain states whose sizes are their own; else one if that explains more.
-        strengths: false where edges of a kind have one strength; else strengths that differ if that explains more.
+        strengths: whether edges of a kind differ in strength; None to judge that by held-out frames.
         smooth: whether paths are smooth between frames; None to measure it.
         steep: waves of senders where steps are those of maps, see `far.steepness_of_maps`; their laws alone are tried.
     """
@@ -121,9 +122,7 @@ def cold_start(
         attempts.add(one, announce, given=family is not None, sloped=slopes)
         if attempts.enough:
             break
-    best = attempts.best(
-        family, reform=constants is None and slopes is not True, step=smooth is None, differ=strengths is not False
-    )
+    best = attempts.best(family, reform=constants is None and slopes is not True, step=smooth is None, differ=strengths)
     trial, number = best.trial, best.number
     kinds, temperature, scales, spread = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
@@ -275,14 +274,14 @@ class _Attempts:
         announce(f"{basis.family.name}{form.own_in_words}, gain {trial.gain:.2f}")
         return True
 
-    def best(self, family: Family | None, *, reform: bool, step: bool, differ: bool) -> Found:
+    def best(self, family: Family | None, *, reform: bool, step: bool, differ: bool | None) -> Found:
         """What explains held-out frames best.
 
         Args:
             family: that was given; None where there were others.
             step: whether frames that decide the next ones are tried where paths look smooth.
             reform: whether the other choice of what entities have of their own is tried.
-            differ: whether strengths may.
+            differ: whether strengths do; None where that is to be judged.
         """
         best = min(self.found, key=lambda one: one.score)
         if self.more and not self.enough:
@@ -303,11 +302,9 @@ class _Attempts:
             ways = [one for one in ways if one.number == best.number]
         best = min(ways, key=_score)
         rows = best.number ** (self.search.states.shape[1] - 1)
-        if differ and not self.enough and self.search.groups is None and rows <= MOST_UNEQUAL:
-            # slopes and functions of entities' own may stand in for strengths
-            plain = [one for one in self.found if one.number == best.number and one.trial.form.freedoms < 2]
-            few = {id(one): one for one in (best, min(plain, key=_score, default=best))}.values()
-            best = min([unequal(one, best, self.search, self.judges, self.apart) for one in few], key=_score)
+        if (differ or (differ is None and not self.enough)) and self.search.groups is None and rows <= MOST_UNEQUAL:
+            way = unequal if differ else if_unequal
+            best = way(best, self.trials, self.search, self.judges, self.apart)
         self.trials.append(best.trial)
         if self.ready.units.usual is not None:
             best = usual_and_large(best, self.found, self.judges)

@@ -163,6 +163,17 @@ def test_strengths_of_edges_may_differ(differ: bool | None) -> None:
     assert (right(found.answer.structures, relations) > 0.95) == (differ is None)
 
 
+def test_strengths_are_told_where_they_are_said_to_differ(oscillators: tuple[Tensor, Tensor]) -> None:
+    """However little that explains: here all are alike."""
+    states, relations = oscillators
+    found = cold_start(
+        states, PHASE, num_kinds=2, frame_step=0.1, starts=4, search_tasks=9, family=family_named("difference"),
+        strengths=True,
+    )  # fmt: skip
+    assert found.form.strengths
+    assert right(found.answer.structures, relations) > 0.99
+
+
 def test_number_of_kinds_is_found_from_held_out_frames(oscillators: tuple[Tensor, Tensor]) -> None:
     states, relations = oscillators
     start = cold_start(states, PHASE, frame_step=0.1)
