@@ -250,7 +250,7 @@ def _by_rival(
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
 
     def told(part: Tempered, window: int) -> float:
-        return _least(likeness(part.chances, fitted.at(window), beliefs, share), WIDE)
+        return _least(likeness(part.chances, fitted.at(window), beliefs, share, other.same), WIDE)
 
     windows = sorted({*(window for window in fitted.frames if window < t), t})
     seen = [tempered(model, search, states[:, :, :window], generator) for window in windows[:-1]]

@@ -23,7 +23,7 @@ from modmeta.model.features import pair_states
 from modmeta.model.model import RelationalModel
 from modmeta.search.cold_start.certainty import kappa
 from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, residuals
-from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels, rounds_of
+from modmeta.search.cold_start.structures import FAINT, MOST_SPREAD, Kinds, explain, fit_kinds, from_labels, rounds_of
 
 FITTED = 30  # tasks from which laws are fitted
 STARTS = 2  # random ones
@@ -43,6 +43,7 @@ class Rival(NamedTuple):
         lasting: frames for which an error lasts: (1 + r) / (1 - r) for correlation r of neighbouring ones, at least 1.
         halves: function of a temperature to beliefs (E, S, R) of either half of the frames.
         beliefs: the same of all frames, a mean over laws of other tasks: laws of few tasks are not known for sure.
+        same: which kinds are one but for their strengths, (R, R).
     """
 
     gains: Tensor
@@ -50,6 +51,7 @@ class Rival(NamedTuple):
     lasting: float
     halves: Callable[[float], tuple[Tensor, Tensor]]
     beliefs: Callable[[float], Tensor]
+    same: Tensor
 
     @property
     def better(self) -> float:
@@ -129,7 +131,7 @@ def _rival(
     rest = [residuals(part, end @ kinds.laws, kinds.own) for part, end in zip(columns, ends, strict=True)]
     return Rival(
         each, alike, _lasting(rest), lambda at: (told(parts[0], at), told(parts[1], at)),
-        lambda at: _unsure(whole, kinds, b, at, generator),
+        lambda at: _unsure(whole, kinds, b, at, generator), _same(whole, kinds.laws),
     )  # fmt: skip
 
 
@@ -149,6 +151,22 @@ def _unsure(sums: Grams, kinds: Kinds, tasks: int, temperature: float, generator
         beliefs = beliefs + lacks * explain(sums, laws, tasks, temperature=temperature)[0].slots
         weight = weight + lacks
     return beliefs / weight
+
+
+def _same(sums: Grams, laws: Tensor) -> Tensor:
+    """Which laws (R, F) are one whose strength differs from edge to edge, or next to nothing, (R, R).
+
+    What all senders send alike is left out: it may as well be a receiver's own.
+    """
+    e, s = sums.cross.shape[:2]
+    if s == 1:
+        return torch.eye(len(laws), dtype=torch.bool, device=laws.device)
+    apart = (torch.eye(s) - 1 / s).to(sums.cross).expand(e, s, s)
+    products = laws @ sums.within(apart.reshape(1, -1))[0] @ laws.mT
+    power = products.diagonal()
+    total, faint = power + power.unsqueeze(1), power < FAINT * power.max()
+    unequal = total - 2 * products <= MOST_SPREAD * (total + 2 * products)
+    return unequal | (faint & faint.unsqueeze(1))
 
 
 def _some(sums: Grams, receivers: Tensor) -> Grams:
@@ -220,26 +238,32 @@ def _gains(
     return gains(torch.cat(list(theirs), 2), torch.cat(list(errors), 2), without, targets, every)
 
 
-def likeness(posterior: Chances, claimed: float, beliefs: Tensor, share: float) -> Callable[[float], float]:
+def likeness(
+    posterior: Chances, claimed: float, beliefs: Tensor, share: float, same: Tensor
+) -> Callable[[float], float]:
     """How badly a posterior knows how often the module that it names is right, as a function of its temperature.
 
     It is right as often as a mixture of beliefs has it: a rival's and the posterior's own. Modules are matched with the
-    rival's kinds; a kind that no module stands for is one more way to be wrong.
+    rival's kinds; a kind that no module stands for is one more way to be wrong, unless it is the same but for strength.
+    Modules that stand for the same are one, too.
 
     Args:
         posterior: of edge modules.
         claimed: temperature of its own claims.
         beliefs: of the rival, (E, S, R).
         share: of the rival in the mixture.
+        same: which kinds are one but for their strengths, (R, R).
     """
     own = posterior(claimed).flatten(0, 2).double()
-    of, theirs = own.argmax(-1), beliefs.flatten(0, 1)
+    of, theirs = own.argmax(-1), beliefs.flatten(0, 1).double()
     k, r = own.shape[-1], theirs.shape[-1]
     counts = torch.bincount(of * r + theirs.argmax(-1), minlength=k * r).view(k, r)
-    mixed = share * theirs[:, linear_sum_assignment(counts.cpu(), maximize=True)[1]] + (1 - share) * own
+    kinds = linear_sum_assignment(counts.cpu(), maximize=True)[1]
+    either = same[:, kinds].double()  # (R, K)
+    mixed = share * theirs @ either + (1 - share) * own @ either[kinds]
 
     def loss(temperature: float) -> float:
-        sure, named = posterior(temperature).flatten(0, 2).double().max(-1)
+        sure, named = (posterior(temperature).flatten(0, 2).double() @ either[kinds]).max(-1)
         right = mixed.gather(-1, named.unsqueeze(-1)).squeeze(-1)
         logs = right * sure.clamp_min(1e-12).log() + (1 - right) * (1 - sure).clamp_min(1e-12).log()
         return float(-logs.mean())

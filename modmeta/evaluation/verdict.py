@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from modmeta.evaluation.nulls import Compared, Gain
@@ -25,6 +25,8 @@ VERDICTS = (FOUND, UNRESOLVED, NOTHING, UNFIT)
 CHANCE = 0.01  # of a gain this large, or larger, where there is none
 RESOLVED = 0.6  # agreement of the structures that two halves tell
 MARGIN = 1.0  # nats a number beyond which a task is far from those of validation, besides their own spread
+RARE = 1e-3  # chance of a task like those of validation beyond the limits that few of these set
+UNLIMITED = 1e30  # spread of what a single task tells
 CORRELATED = 0.3  # by which the correlation of neighbouring errors may exceed that of validation tasks
 ENOUGH = 10  # steps from which that correlation is known
 
@@ -176,9 +178,9 @@ class Home:
         for _, each in ordered:
             middle, high = (float(each.double().quantile(share)) for share in (0.5, 0.95))
             typical.append(middle)
-            limits.append(max(float(each.max()), high + 3 * (high - middle)) + MARGIN)
+            limits.append(max(float(each.max()) + MARGIN, high + 3 * (high - middle) + MARGIN, _one_more(each)))
         known = correlations[correlations.isfinite()]
-        most = float(known.max()) + CORRELATED if len(known) else float("inf")
+        most = max(float(known.max()) + CORRELATED, _one_more(known)) if len(known) else float("inf")
         return cls(tuple(frames for frames, _ in ordered), tuple(typical), tuple(limits), min(most, 2.0))
 
     @property
@@ -263,6 +265,16 @@ class Judged:
                 raise ValueError("numbers of frames make no sense")
             if not np.isfinite([*home.typical, *home.limits, home.correlation]).all():
                 raise ValueError("energies are no numbers")
+
+
+def _one_more(each: Tensor) -> float:
+    """The limit beyond which one more value is as rare as `RARE`, as few values (B,) tell (t-distribution).
+
+    Two tasks may be alike by chance. Others are not far from home for that.
+    """
+    b, known = len(each), each.double()
+    spread = float(known.std()) if b > 1 else UNLIMITED
+    return float(known.mean() + stdtrit(max(b - 1, 1), 1 - RARE) * spread * (1 + 1 / b) ** 0.5)
 
 
 class Quality(NamedTuple):

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from modmeta.evaluation import rival as rivals
 from modmeta.evaluation.calibration import Calibration, calibrate, tempered
 from modmeta.evaluation.rival import Rival, likeness, strongest
+from modmeta.graph.relations import from_matrix
 from modmeta.model.model import RelationalModel
 from tests.unit.evaluation.test_exchange import made
 from tests.unit.evaluation.test_verdict import SEARCH, Pull, drawn, right
@@ -70,6 +72,25 @@ def test_a_rival_is_better_than_wrong_laws_only(kind: type[Pull], better: bool) 
     rival = rival_of(right(kind), made(0.0)[0])
     assert (rival.better > 0.99) == better
     assert rival.lasting < 1.5
+    assert torch.equal(rival.same, torch.eye(len(rival.same)).bool())
+
+
+@torch.no_grad()
+def test_strengths_that_differ_make_no_other_kind() -> None:
+    """Of 0.1 and 0.3, not of 0.1 and -0.1."""
+    kinds = torch.randint(4, (30, 4, 4), generator=torch.Generator().manual_seed(1))
+    weights = torch.tensor([0.0, 0.1, 0.3, -0.1])[kinds] * (1 - torch.eye(4))
+    states = [drawn(30, 4, seed=3)]
+    for step in drawn(29, 30, 4, seed=4):
+        now = states[-1]
+        states.append(now + (weights * (now.unsqueeze(1) - now.unsqueeze(2))).sum(-1) - 0.3 * now + 0.1 * step)
+    seen, found = torch.stack(states, 2).unsqueeze(-1), one_hot(from_matrix(kinds), 4).float()
+    halves = seen[:, :, :15], seen[:, :, 14:]
+    errors = [right().dynamics.targets(half) for half in halves]
+    rival = strongest(right(), halves, errors, found, torch.Generator().manual_seed(0))
+    assert rival.same[:4, :4].tolist() == [
+        [True, False, False, False], [False, True, True, False], [False, True, True, False], [False, False, False, True]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -83,7 +104,7 @@ def test_a_rival_counts_if_it_knows_who(
     def as_good(model: RelationalModel, halves: list[Tensor], *_: object) -> Rival:
         b, n = halves[0].shape[:2]
         gains, beliefs = gain + torch.linspace(-1, 1, b), torch.full((b * n, n - 1, 2), 0.5)
-        return Rival(gains, agreement, 1.0, lambda at: (beliefs, beliefs), lambda at: beliefs)
+        return Rival(gains, agreement, 1.0, lambda at: (beliefs, beliefs), lambda at: beliefs, torch.eye(2).bool())
 
     monkeypatch.setattr("modmeta.evaluation.calibration._by_rival", lambda fitted, *_: fitted)
     claimed, _, without = told(right())
@@ -121,5 +142,28 @@ def test_likeness_asks_for_as_many_right_as_claimed() -> None:
         (torch.full_like(sure, 0.5), 1.0, 1000.0),
         (torch.full_like(sure, 0.5), 0.0, 1.0),
     ):
-        loss = likeness(posterior, 1.0, beliefs.flatten(0, 1), share)
+        loss = likeness(posterior, 1.0, beliefs.flatten(0, 1), share, torch.eye(2).bool())
+        assert min(temperatures, key=loss) == best
+
+
+def test_kinds_that_differ_in_strength_are_one_answer() -> None:
+    """Another kind of half of the edges of each, by the same name or not; and a module for each."""
+    odds = 2 * drawn(1, 1, 20000, 1).double()
+    sure = torch.cat([2 * odds, torch.zeros_like(odds)], -1)
+    temperatures = [0.5, 1.0, 1.5, 2.0, 3.0, 1000.0]
+
+    def twice(chances: Tensor) -> Tensor:
+        half = (torch.arange(20000) % 2).view(20000, 1).double()
+        return torch.cat([chances * half, chances * (1 - half)], -1)
+
+    def posterior(temperature: float) -> Tensor:
+        return (sure / temperature).softmax(-1)
+
+    def doubled(temperature: float) -> Tensor:
+        return twice(posterior(temperature))
+
+    beliefs, same = twice(posterior(2.0)).flatten(0, 1), torch.eye(2).repeat(2, 2).bool()
+    apart = torch.eye(4).bool()
+    for modules, alike, best in ((posterior, same, 2.0), (posterior, apart, 1000.0), (doubled, same, 2.0)):
+        loss = likeness(modules, 1.0, beliefs, 1.0, alike)
         assert min(temperatures, key=loss) == best

@@ -322,6 +322,19 @@ def test_tasks_far_from_home_do_not_fit() -> None:
     assert Judged.from_state(Judged(Verdict(), here, (0.5, 0.5)).state_dict()).home == here
 
 
+@pytest.mark.parametrize("known", [1, 2, 3, 20])
+def test_few_tasks_do_not_say_that_others_are_far_from_home(known: int) -> None:
+    energies = drawn(300, 25)  # of 300 homes
+    away = torch.tensor([300.0, 60_000.0])
+    missed = seen = 0.0
+    for each in energies:
+        home = Home.of([(40, each[:known])], torch.full((known,), torch.nan))
+        missed += float(home.misfit(each[20:], torch.zeros(5), 40).double().mean()) / len(energies)
+        seen += float(home.misfit(away, torch.zeros(2), 40)[1]) / len(energies)
+    assert missed < 0.005, "5% where two tasks that are alike by chance set the limit"
+    assert seen > 0.99 if known > 1 else seen == 0, "a single task tells no spread"
+
+
 def test_correlation_of_errors() -> None:
     noise = drawn(50, 4, 60, 2)
     assert float(correlation(noise).mean()) == pytest.approx(0.0, abs=0.05)
