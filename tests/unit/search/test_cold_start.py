@@ -11,7 +11,16 @@ from benchmarks.textbook import make
 from modmeta.data.describe import looks_like_angles
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import STEPS, cartesian, families, family_named, own_functions, polar
-from modmeta.search.cold_start import Form, Kind, alone, bends_otherwise, cold_start, infer, roles
+from modmeta.search.cold_start import (
+    Form,
+    Kind,
+    alone,
+    bends_otherwise,
+    cold_start,
+    differ_otherwise,
+    infer,
+    roles,
+)
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.data import Data, split_sums_of, sums_of, table_of
@@ -377,6 +386,20 @@ def test_laws_of_one_structure_are_judged_by_frames_that_do_not_tell_it() -> Non
     assert trial.gain == pytest.approx(0.5 * float((2 * gains.mean()).log1p()), rel=1e-3)
     assert trial.gain_error == pytest.approx(float(gains.std()) / len(gains) ** 0.5, rel=0.1)
     assert trial.gain > 5 * trial.gain_error
+
+
+@pytest.mark.parametrize("own", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_oscillators_of_unlike_stiffness_are_read_as_states_and_others_as_bodies(own: bool) -> None:
+    """Springs between masses, each of which is held by a spring, whose stiffnesses differ or not."""
+    rng, tasks, n = np.random.default_rng(0), 16, 3
+    x, v, frames = rng.normal(size=(tasks, n)), rng.normal(size=(tasks, n)), []
+    stiff, acts = np.exp(own * rng.normal(size=(tasks, n))), rng.integers(2, size=(tasks, n, n))
+    for _ in range(40):
+        frames.append(np.stack((x, v), -1))
+        for _ in range(20):
+            v = v + 0.005 * ((acts * (x[:, None] - x[:, :, None])).sum(-1) - stiff * x)
+            x = x + 0.005 * v
+    assert differ_otherwise(torch.tensor(np.stack(frames, 2)), 0.1) == own
 
 
 def test_own_laws_on_a_line_are_looked_for_in_a_part_of_long_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
