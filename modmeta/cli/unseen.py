@@ -124,6 +124,8 @@ def _tasks(args: argparse.Namespace, model: "Model") -> "Trajectories":
         raise UserError(
             f"{args.model}: model=laws needs states of several frames; train with model=continuous or default"
         )
+    if model.module.model.dynamics.has_constants:
+        raise UserError(f"{args.model}: entities have constants of their own; train with model.constants=false")
     if not model.module.model.dynamics.additive:
         raise UserError(
             f"{args.model}: hidden entities need additive messages; train with model=continuous or model.additive=true"

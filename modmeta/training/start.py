@@ -207,12 +207,13 @@ def _check_roles(config: DictConfig) -> None:
         raise UserError(str(cause_of(error))) from error
 
 
-def _given(model: DictConfig) -> dict[str, Any]:
+def _given(config: DictConfig) -> dict[str, Any]:
     """Choices of the configuration, for the cold start."""
-    choices: dict[str, Any] = {}
+    model, choices = config.model, dict[str, Any]()
     family = model.get("family")
     if "family" in model:
-        choices |= {"constants": False, "slopes": False, "shapes": False}  # models hold no others
+        choices |= {"slopes": False, "shapes": False}  # models hold no others
+        choices["constants"] = model.constants if "constants" in model and _by_steps(config) else False
     if _of_laws(model):
         choices |= {name: model.get(name) for name in ("constants", "slopes", "shapes")}
         if choices["shapes"]:  # which have constants, too
@@ -225,11 +226,15 @@ def _given(model: DictConfig) -> dict[str, Any]:
 def _strengths(config: DictConfig) -> bool | None:
     """Whether strengths of edges may differ: where the model holds such, and scores steps by themselves."""
     model = config.model
-    alone = model.get("num_node_modules") == 1 and config.search.get("horizon") == 1
-    if "strengths" not in model or not alone or OmegaConf.select(config, "method.model.noise"):
+    if "strengths" not in model or model.get("num_node_modules") != 1 or not _by_steps(config):
         return False
     chosen: bool | None = model.strengths
     return chosen
+
+
+def _by_steps(config: DictConfig) -> bool:
+    """Whether steps are scored by themselves, and not by what noise of observation makes of them."""
+    return config.search.get("horizon") == 1 and not OmegaConf.select(config, "method.model.noise")
 
 
 def _as_before(config: DictConfig) -> None:
@@ -320,7 +325,7 @@ def start_of(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> 
     n = _sizes(tasks)[0]
     ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
-    kinds, given = kinds_of(config.model, data.positions, states[ids, :n], seen), _given(config.model)
+    kinds, given = kinds_of(config.model, data.positions, states[ids, :n], seen), _given(config)
     given["strengths"] = _strengths(config)
     with doing("searching for laws") as say:
         if data.num_groups == 1 and may_be_maps(config.model):
@@ -343,10 +348,9 @@ def start_of(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> 
 
 def may_be_maps(model: DictConfig) -> bool:
     """Whether a model leaves open that steps are those of maps, of no relation and of one, and can hold such laws."""
-    given = _given(model)
-    if not _of_laws(model) or given["smooth"] or given["slopes"] or given["shapes"]:
+    if not _of_laws(model) or model.smooth or model.slopes or model.shapes:
         return False
-    return given["family"] in (None, MAPPED) and model.num_edge_modules in (None, 2)
+    return model.family in (None, MAPPED.name) and model.num_edge_modules in (None, 2)
 
 
 def _better(other: Start, first: Start) -> bool:

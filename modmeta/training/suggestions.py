@@ -14,7 +14,7 @@ from modmeta.data.reading import GROUP, Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
 from modmeta.errors import DataError
-from modmeta.search.cold_start import Kind, bends_otherwise, counts_turns, driven_by_noise
+from modmeta.search.cold_start import Kind, bends_otherwise, counts_turns, differ_otherwise, driven_by_noise
 from modmeta.training.words import setting
 
 SURE = 0.6  # confidence below which a note offers to mask states
@@ -23,6 +23,7 @@ TURNS = "model.angles=[true,false]"  # of an angle beyond a turn, and its veloci
 FEW = 3  # tasks that training needs
 AXES = ("task", "frame", "entity")
 SAMPLE = 100  # tasks that are looked at
+FEW_ENTITIES = 12  # of which readings are compared by cold starts
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,8 @@ def _trainable(file: Path, splits: dict[str, Trajectories]) -> tuple[list[str], 
 def words_for(data: Trajectories) -> list[str]:
     """Settings that suit trajectories: experiment `laws`; for coordinates with velocities `moving`, or `driven`.
 
-    A coordinate that is an angle whose turns were counted is said to be one. Oscillators on a line whose own law is not
-    one of motion in space have `laws`, in which entities may differ, too.
+    A coordinate that is an angle whose turns were counted is said to be one. Oscillators whose own law is not one of
+    motion in space have `laws`, in which entities may differ, too.
     """
     data = motion_alone(data)
     positions, moving = find_positions(data)
@@ -245,8 +246,11 @@ def words_for(data: Trajectories) -> list[str]:
         return ["experiment=laws", TURNS]
     if driven_by_noise(some, Kind(positions, (False,) * data.num_features)):
         return ["experiment=driven"]
-    bends = positions == 1 and data.mask is None and bends_otherwise(some)
-    return ["experiment=laws" if bends else "experiment=moving"]
+    if data.mask is not None:
+        return ["experiment=moving"]
+    apart = data.group_names is None and len(data.sizes) == 1 and data.num_entities <= FEW_ENTITIES
+    other = (positions == 1 and bends_otherwise(some)) or (apart and differ_otherwise(some, data.frame_step))
+    return ["experiment=laws" if other else "experiment=moving"]
 
 
 def motion_alone(data: Trajectories) -> Trajectories:

@@ -23,6 +23,7 @@ from modmeta.model.dynamics.found import FoundAccelerations
 from modmeta.model.features import PairFeatures
 from modmeta.model.grouped import Kept
 from modmeta.model.noise import ObservationNoise
+from modmeta.model.sight import counted
 from modmeta.shapes import Float, Int
 
 # Laws may have poles. Accelerations in forecasts are limited to this many times the largest observed change per frame.
@@ -54,6 +55,9 @@ class ContinuousDynamics(Dynamics):
     Where frames are steps of a simulator, nothing happens between them: accelerations at a frame change velocities by
     the next one, and coordinates by 1/2 + `lag` times as much, 1 if they move by the new velocities, 0 if by the old.
 
+    Entities may have constant accelerations of their own, as in fields that differ: what errors of the velocities of
+    a task's frames have in common. Nothing of them is learned.
+
     After a cold start a module is the law that it found plus what the perceptron learns, zero at first and measured in
     what the law leaves unexplained: exact laws stay exact.
 
@@ -76,6 +80,7 @@ class ContinuousDynamics(Dynamics):
         family: of laws that a cold start found, a name in `modmeta.model.basis`; None without.
         smooth: paths between frames are smooth, or every frame decides the next one; None is true.
         strengths: edges of a module differ in strength; None for no.
+        constants: entities have constant accelerations of their own; None for no.
 
     Raises:
         ValueError: `num_features` is odd, `nodes` is below 2, or strengths differ and there are several node modules.
@@ -110,6 +115,7 @@ class ContinuousDynamics(Dynamics):
         family: str | None = None,
         smooth: bool | None = True,
         strengths: bool | None = None,
+        constants: bool | None = None,
     ) -> None:
         if num_features % 2:
             raise UserError(
@@ -125,7 +131,7 @@ class ContinuousDynamics(Dynamics):
             [node_hidden or hidden] * node_layers, additive=True, linear_path=True, activation=activation,
             null_module=null_module, strengths=bool(strengths),
         )  # fmt: skip
-        self.smooth = smooth is not False
+        self.smooth, self.has_constants = smooth is not False, bool(constants)
         self.pieces, self.reach, self.substeps = pieces if self.smooth else 0, reach, substeps
         self.found = None if family is None else FoundAccelerations(family, self.positions, num_edge_modules)
         if self.found is not None:
@@ -276,6 +282,34 @@ class ContinuousDynamics(Dynamics):
         learned = self.own_changes(self.scaled(states[:, :, :-1]))
         return self.adding(learned + self._integrated(states, self.found.own))
 
+    def without_constants(
+        self, values: Float[Tensor, "B N *any L C"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+    ) -> Float[Tensor, "B N *any L C"]:
+        """Values of steps less what a constant acceleration of each entity explains of them.
+
+        Args:
+            values: (B, N, ..., T - 1, D), errors or messages.
+            states: of the steps (B, N, T, D).
+            mask: how well steps are known, (B, N, T - 1); None for all observed.
+        """
+        return values - self._by_constants(values, mask) if self.has_constants else values
+
+    def drive(
+        self, error: Float[Tensor, "B N L D"], states: Float[Tensor, "B N T D"], mask: Tensor | None = None
+    ) -> Float[Tensor, "B N D"] | None:
+        """Changes (B, N, D) a frame by constant accelerations that explain errors of predicted changes best."""
+        return -self._by_constants(error, mask).squeeze(2) if self.has_constants else None
+
+    def _by_constants(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Changes (B, N, ..., 1, D) by constant accelerations, as velocities of values (B, N, ..., T - 1, D) show."""
+        gained = values[..., self.positions :]
+        if mask is None:
+            mean = gained.mean(-2, keepdim=True)
+        else:
+            weight = counted(mask).view(*mask.shape[:2], *[1] * (values.dim() - 4), -1, 1)
+            mean = (weight * gained).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1e-20)
+        return torch.cat(((0.5 + self.lag) * mean, mean), dim=-1)
+
     def refined(
         self, messages: Float[Tensor, "B N S K L C"], states: Float[Tensor, "B N T D"], structure: Structure
     ) -> Float[Tensor, "B N S K L C"]:
@@ -328,13 +362,13 @@ class ContinuousDynamics(Dynamics):
         sent = self.pair_law(torch.cat((places, speeds), dim=-1))  # (Q, N, S, K, nodes, P)
         return (self._kernel(self.fine_kernel) @ (sent * _sign(image)[:, :, None, None])).flatten(-2)
 
-    def _acting(self, relations: Tensor, types: Tensor) -> "_Acts":
-        """What acts in scenes of edge and node modules (Q, N, S), (Q, N)."""
+    def _acting(self, relations: Tensor, types: Tensor, drive: Tensor | None = None) -> "_Acts":
+        """What acts in scenes of edge and node modules (Q, N, S), (Q, N), and constants (Q, N, D) of entities."""
         alone = not (torch.is_grad_enabled() or machine.waits(relations) or relations.is_floating_point())
         mutual = self.features.mutual and (self.found is None or self.found.mutual)
-        if alone and mutual and self.num_edge_modules > 1:
-            return Acting(self, relations, types)
-        return _Weighed(self, relations, types)
+        few = alone and mutual and self.num_edge_modules > 1
+        acting: Acting | _Weighed = (Acting if few else _Weighed)(self, relations, types)
+        return acting if drive is None else _Driven(acting, drive[..., self.positions :])
 
     def _path(self, states: Tensor, acting: "_Acts") -> tuple[Tensor, Tensor]:
         """Integrates states (Q, N, D) over a frame by leapfrog; coordinates, velocities at nodes (Q, N, nodes, P)."""
@@ -396,14 +430,16 @@ class ContinuousDynamics(Dynamics):
             relations: edge modules (B, N, S); or, where strengths differ, weights of modules (B, N, S, K).
             types: node modules (B, N).
             kept: unused.
+            drive: constants of the entities, as `drive` gives them.
         """
-        return lambda states: self._advanced(states, relations, types)
+        return lambda states: self._advanced(states, relations, types, drive)
 
-    def _advanced(self, states: Tensor, relations: Tensor, types: Tensor) -> Tensor:
-        """States (B, N, T, D) one frame later, under edge and node modules (B, N, S), (B, N)."""
+    def _advanced(self, states: Tensor, relations: Tensor, types: Tensor, drive: Tensor | None) -> Tensor:
+        """States (B, N, T, D) one frame later, under edge and node modules (B, N, S), (B, N), and constants."""
         b, n, t, d = states.shape
         relations, types = relations.repeat_interleave(t, 0), types.repeat_interleave(t, 0)  # of Q = B T scenes
-        states, acting = states.transpose(1, 2).reshape(b * t, n, d), self._acting(relations, types)
+        drive = None if drive is None else drive.repeat_interleave(t, 0)
+        states, acting = states.transpose(1, 2).reshape(b * t, n, d), self._acting(relations, types, drive)
         if not self.smooth:
             return self._stepped(states, types, acting).view(b, t, n, d).transpose(1, 2)
         own, (x, v) = self._own(states, types), self._kicked(states, acting)
@@ -435,7 +471,7 @@ class ContinuousDynamics(Dynamics):
         """See `Dynamics.disturbed`. A task whose pairs are close falls frames behind; the others do not wait for it."""
         if not self.smooth:
             return super().disturbed(states, relations, types, steps, disturb, drive)
-        (b, n, d), acting = states.shape, self._acting(relations, types)
+        (b, n, d), acting = states.shape, self._acting(relations, types, drive)
         x, v = (part.clone() for part in states.split(self.positions, dim=-1))
         own, frames = torch.zeros_like(states), states.new_empty(b, steps, n, d)
         left, frame = states.new_zeros(b), types.new_zeros(b)  # of its frame, and which that is
@@ -532,7 +568,22 @@ class _Weighed:
         return (self.weights @ sent.flatten(2, 3).flatten(3)).squeeze(2)
 
 
-_Acts = Acting | _Weighed
+class _Driven:
+    """What acts in scenes, and constant accelerations (Q, N, P) of the entities beside."""
+
+    def __init__(self, acting: Acting | _Weighed, constants: Tensor) -> None:
+        self.acting, self.constants = acting, constants
+
+    def of(self, scenes: Tensor) -> "_Driven":
+        """Those of some scenes (R,)."""
+        return _Driven(self.acting.of(scenes), self.constants[scenes])
+
+    def received(self, states: Tensor) -> Tensor:
+        """What every entity receives at states (Q, N, D), (Q, N, P)."""
+        return self.acting.received(states) + self.constants
+
+
+_Acts = Acting | _Weighed | _Driven
 
 
 def _sign(image: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A cold start of the search: laws first, then structures; pure functions on tensors."""
 
-from modmeta.search.cold_start.alone import bends_otherwise
+from modmeta.search.cold_start.alone import bends_otherwise, differ_otherwise
 from modmeta.search.cold_start.answers import infer
 from modmeta.search.cold_start.far import steepness_of_maps
 from modmeta.search.cold_start.noise import driven_by_noise
@@ -21,6 +21,7 @@ __all__ = [
     "bends_otherwise",
     "cold_start",
     "counts_turns",
+    "differ_otherwise",
     "driven_by_noise",
     "infer",
     "never_changing",

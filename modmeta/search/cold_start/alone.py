@@ -1,4 +1,4 @@
-"""Whether entities move by a law of their own state that motion in space does not have.
+"""Whether coordinates and their velocities follow a law of any state better than one of motion in space.
 
 Letters: B tasks, N entities, T frames, L = T - 1 steps, G own functions.
 """
@@ -6,11 +6,15 @@ Letters: B tasks, N entities, T frames, L = T - 1 steps, G own functions.
 import torch
 from torch import Tensor
 
-from modmeta.model.basis import Kind, own_functions
+from modmeta.model.basis import Kind, family_named, own_functions
+from modmeta.search.cold_start.answers import left_of
+from modmeta.search.cold_start.start import ENOUGH, cold_start
 
-__all__ = ["bends_otherwise"]
+__all__ = ["bends_otherwise", "differ_otherwise"]
 
 MUCH, SURE = 0.2, 5.0  # nats a number that such a law explains more, and its standard errors
+TASKS, STARTS = 50, 6  # that cold starts look at, fewer in more dimensions; of laws
+FEWEST, FRAMES = 6, 8  # tasks and frames, from which on such cold starts say something
 NUMBERS = 1_000_000  # that are looked at, at most, each with some thirty functions
 
 
@@ -39,6 +43,34 @@ def bends_otherwise(states: Tensor) -> bool:
     weight = (size + 1e-12 * size.max()).sqrt()  # as in `modmeta.evaluation.gain`
     gains = (weight * (left[0] / left[1]).log()).sum(1) / weight.sum(1)
     return float(gains.mean()) > max(MUCH, SURE * float(gains.std()) / len(gains) ** 0.5)
+
+
+def differ_otherwise(states: Tensor, frame_step: float) -> bool:
+    """Whether a law of differences of states, in which entities have more of their own, explains changes of velocities
+    much better than laws of bodies do. As of oscillators of unlike stiffness.
+
+    Args:
+        states: coordinates and their velocities, (B, N, T, 2 P), each task with a structure of its own.
+        frame_step: time between frames.
+    """
+    p, d = states.shape[-1] // 2, states.shape[-1]
+    states = states[: TASKS // p]
+    if len(states) < FEWEST or states.shape[2] < FRAMES or not bool(states.isfinite().all()):
+        return False
+    bodies = cold_start(
+        states, Kind(p, (False,) * d), num_kinds=2, frame_step=frame_step, starts=STARTS, slopes=False,
+        strengths=False,
+    )  # fmt: skip
+    if bodies.gains.mean() > ENOUGH:
+        return False
+    plain = cold_start(
+        states, Kind(0, (False,) * d), num_kinds=2, frame_step=frame_step, starts=STARTS,
+        family=family_named("difference"), shapes=None if p == 1 else False, strengths=False,
+    )  # fmt: skip
+    if bodies.form.smoothing != plain.form.smoothing:  # whose changes are not the same
+        return False
+    more = (left_of(bodies, states, list(range(p, d))) - left_of(plain, states, list(range(p, d)))).mean(1) / 2
+    return float(more.mean()) > max(MUCH, SURE * float(more.std()) / len(more) ** 0.5)
 
 
 def _left(functions: Tensor, change: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from modmeta.search.cold_start.scales import importance, log_activity
 from modmeta.search.cold_start.structures import Kinds, Posterior, explain
 from modmeta.search.cold_start.weak_form import straightened
 
-__all__ = ["halves", "infer", "nothing"]
+__all__ = ["halves", "infer", "left_of", "nothing"]
 
 
 def infer(start: Start, states: Tensor, seen: Tensor | None = None, groups: Tensor | None = None) -> Answer:
@@ -126,6 +126,24 @@ def _explained(start: Start, data: Data) -> tuple[Columns, Tensor, Grams, Poster
             left = residuals(weighed(table, form, u), _padded(posterior.sent, shared), reduced.own)
             u = importance(start.scales, left * table.weight.sqrt(), activity)
     return table, u, sums, posterior
+
+
+def left_of(start: Start, states: Tensor, features: list[int]) -> Tensor:
+    """Logarithm of the mean squares that laws leave of changes of some features, in their own units, (B, N).
+
+    States (B, N, T, D) are those that the start was made from, and few; each has a structure of its own. What numbers
+    of entities' own would leave of chance alone is taken into account.
+    """
+    form, kinds = start.form, start.kinds
+    table, u, _, posterior = _explained(
+        start, Data(smoothed(straightened(states, form.kind), form.smoothing), None, None)
+    )
+    reduced, _ = _among(kinds, start.laws.coefficients[0])
+    left = residuals(weighed(table, form, u), _padded(posterior.likeliest, start.laws.coefficients[0]), reduced.own)
+    moving = list(range(form.kind.coordinates, states.shape[-1])) if form.kind.second_order else form.kind.changing
+    left = left[..., [moving.index(at) for at in features]] * form.units.scale[features] * form.units.step
+    intervals, own = left.shape[1], form.constants if table.alone is None else table.alone.shape[-1]
+    return (left.square().sum((1, 2)) / max(intervals - own, 1) + 1e-300).log().view(states.shape[:2])
 
 
 def halves(start: Start, data: Data) -> Callable[[float], tuple[Tensor, Tensor]]:

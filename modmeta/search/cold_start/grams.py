@@ -63,7 +63,7 @@ class Grams(NamedTuple):
 
     def select(self, receivers: Tensor | slice) -> "Grams":
         """Of some receivers only."""
-        return Grams(self.pairs[:, receivers], *(part[receivers] for part in self[1:]))
+        return Grams(self.pairs[:, receivers].contiguous(), *(part[receivers] for part in self[1:]))
 
     def scaled(self, by: Tensor) -> "Grams":
         """Receivers that count more or less, `by` (E,)."""

@@ -19,6 +19,7 @@ from modmeta.search.cold_start.structures import Kinds, Posterior, explain, from
 BEST = 2  # clusterings of a law's weights that are carried to hard structures
 SAME = 0.003  # share of weights that clusterings which are the same may name otherwise
 SMALL = 1e-6  # of a typical change, not worth explaining
+WIDE, PART, FEW = 100, 3, 48  # features of a pair, from which on starts are told apart by a third of the receivers
 MANY = 8  # groups whose spread says something
 
 
@@ -68,9 +69,15 @@ def problem_of(form: Form, search: Data | None, judges: Data) -> Problem:
 def tried(problem: Problem, ridge: float, shared: int, starts: int, generator: torch.Generator) -> Trial:
     """The best of laws from random starts."""
     laws = _random_laws(problem, shared, starts, generator)
-    for kept, iterations in ((len(laws.loss), 8), (6, 12), (2, 30)):
-        laws = refine(problem.sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
+    for kept, iterations, sums in ((len(laws.loss), 8, _some(problem)), (6, 12, _some(problem)), (2, 30, problem.sums)):
+        laws = refine(sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
     return judged(problem, laws.select(laws.loss.argsort()[:1]), ridge)
+
+
+def _some(problem: Problem) -> Grams:
+    """Sums of a part of the receivers, where pairs have many features: enough to tell good starts from bad ones."""
+    e, _, f, _ = problem.sums.cross.shape
+    return problem.sums.select(slice(max(FEW, e // PART))) if f >= WIDE and e > FEW else problem.sums
 
 
 def structured(problem: Problem, trial: Trial, numbers: list[int], generator: torch.Generator) -> list[Found]:

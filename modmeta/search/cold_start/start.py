@@ -116,13 +116,18 @@ def cold_start(
     if steep is not None:
         return _mapped(ready, data, states, steep, constants, generator, announce)
     search, judges = _drawn(data, search_tasks, generator)
-    ways, vary = _ways_of_own(constants, slopes), _may_vary(data, kind, constants, shapes)
-    attempts = _Attempts(ready, search, judges, num_kinds, ways, vary, starts, generator, apart)
-    for one in [coarser(family)] if family else families(kind, bool((data.states > 0).all())):
-        attempts.add(one, announce, given=family is not None, sloped=slopes)
+    ways, vary = _ways_of_own(kind, constants, slopes), _may_vary(data, kind, constants, shapes)
+    attempts = _Attempts(ready, search, judges, num_kinds, vary, starts, generator, apart)
+    tried_of = [coarser(family)] if family else families(kind, bool((data.states > 0).all()))
+    for some, one in itertools.product(ways, tried_of):
+        attempts.add(one, some, announce, given=family is not None, sloped=slopes)
         if attempts.enough:
             break
-    best = attempts.best(family, reform=constants is None and slopes is not True, step=smooth is None, differ=strengths)
+    told = kind.second_order and attempts.enough  # before anything of their own was tried
+    best = attempts.best(
+        family, reform=constants is None and slopes is not True and not told, step=smooth is None,
+        differ=strengths,
+    )  # fmt: skip
     trial, number = best.trial, best.number
     kinds, temperature, scales, spread = finish(trial.form, best.kinds, data, generator)
     trials = [trial, *sorted((one for one in attempts.trials if one is not trial), key=lambda one: one.score)]
@@ -196,14 +201,13 @@ class _Attempts:
         search: Data,
         judges: Data,
         num_kinds: int | None,
-        ways_of_own: list[tuple[bool, bool]],
         vary: bool,
         starts: int,
         generator: torch.Generator,
         apart: torch.Generator,
     ) -> None:
         self.ready, self.search, self.judges = ready, search, judges
-        self.ways_of_own, self.vary, self.starts = ways_of_own, vary, starts
+        self.vary, self.starts = vary, starts
         self.generator, self.apart, self.free = generator, apart, torch.Generator().manual_seed(apart.initial_seed())
         self.num_kinds = num_kinds
         self.numbers, self.more = [num_kinds] if num_kinds else [2, 3, 4], list[int]()
@@ -220,11 +224,20 @@ class _Attempts:
         """Whether hard structures explain so much that no dearer law can better them."""
         return any(map(_explains_enough, self.found))
 
-    def add(self, family: Family, announce: Callable[[str], None], *, given: bool, sloped: bool | None) -> None:
+    def add(
+        self,
+        family: Family,
+        ways: list[tuple[bool, bool]],
+        announce: Callable[[str], None],
+        *,
+        given: bool,
+        sloped: bool | None,
+    ) -> None:
         """Tries a family.
 
         Args:
             family: it is passed over where it does not fit the data, or is too large.
+            ways: constants, and slopes, that entities may have of their own.
             announce: is called with its name, and with what every trial gained.
             given: whether there is no other family.
             sloped: whether forms with slopes are asked for; None where data decide.
@@ -234,11 +247,11 @@ class _Attempts:
         if placed is None or (self._sure is not None and self._as_before(*placed, announce)):
             return
         basis, link = placed
-        if self._explained_freely(basis, announce):
+        if not all(own for own, _ in ways) and self._explained_freely(basis, announce):
             return
         ridges = RIDGES if self.ready.smooth else RIDGES[:1]  # noise makes weaker pulls all alike
         settings = list(itertools.product(ridges, _laws_shared(basis, self.numbers)))
-        for constants, slopes in self.ways_of_own:
+        for constants, slopes in ways:
             form = self.ready.form(basis, constants, slopes, link)
             if slopes and not sloped and not self._may_have_slopes(form):
                 continue
@@ -259,7 +272,7 @@ class _Attempts:
 
         A field that any entity may feel stands in for a body at rest that pulls them, as a sun.
         """
-        if not self.ready.kind.coordinates or all(own for own, _ in self.ways_of_own) or self.judges.groups is not None:
+        if not self.ready.kind.coordinates or self.judges.groups is not None:
             return False
         form = self.ready.form(basis, False, False, None)._replace(free=True)
         problem = problem_of(form, self.search, self.judges)
@@ -445,13 +458,17 @@ def _may_vary(data: Data, kind: Kind, constants: bool | None, shapes: bool | Non
     return shapes is not False and constants is not False and data.groups is None and not kind.coordinates
 
 
-def _ways_of_own(constants: bool | None, slopes: bool | None) -> list[tuple[bool, bool]]:
-    """What entities may have of their own: constants, and slopes beside."""
+def _ways_of_own(kind: Kind, constants: bool | None, slopes: bool | None) -> list[list[tuple[bool, bool]]]:
+    """What entities may have of their own: constants, and slopes beside; what is tried of every family at a time.
+
+    Bodies in space seldom have any: all families are tried without before one is tried with them.
+    """
     ways = [(True, False), (False, False), (True, True)]
-    return [
+    ways = [
         (own, beside) for own, beside in ways
         if beside == (slopes if slopes is not None else beside) and (slopes or constants in (None, own))
     ]  # fmt: skip
+    return [[way] for way in sorted(ways)] if kind.second_order else [ways]
 
 
 def _with_less(form: Form) -> Form:

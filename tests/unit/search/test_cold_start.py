@@ -1,6 +1,7 @@
 """The cold start: laws, weights and structures of small worlds made here, against the truth and plain least squares."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,17 @@ from benchmarks.textbook import make
 from modmeta.data.describe import looks_like_angles
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import STEPS, cartesian, families, family_named, own_functions, polar
-from modmeta.search.cold_start import Form, Kind, alone, bends_otherwise, cold_start, infer, roles
+from modmeta.search.cold_start import (
+    Form,
+    Kind,
+    alone,
+    bends_otherwise,
+    cold_start,
+    differ_otherwise,
+    infer,
+    judging,
+    roles,
+)
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.cluster import cluster, clusterings
 from modmeta.search.cold_start.data import Data, split_sums_of, sums_of, table_of
@@ -20,7 +31,7 @@ from modmeta.search.cold_start.grams import Columns, Grams, added, centred, gram
 from modmeta.search.cold_start.judging import problem_of, tried
 from modmeta.search.cold_start.knots import knotted
 from modmeta.search.cold_start.noise import driven_by_noise, observation_noise, smoothed, smoothing_width
-from modmeta.search.cold_start.refine import laws_of, refine, solve_own, solve_weights
+from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales
 from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels, rounds_of, united
@@ -388,6 +399,42 @@ def test_laws_of_one_structure_are_judged_by_frames_that_do_not_tell_it() -> Non
     assert trial.gain == pytest.approx(0.5 * float((2 * gains.mean()).log1p()), rel=1e-3)
     assert trial.gain_error == pytest.approx(float(gains.std()) / len(gains) ** 0.5, rel=0.1)
     assert trial.gain > 5 * trial.gain_error
+
+
+def test_starts_of_wide_laws_are_told_apart_by_a_part_of_the_receivers(
+    oscillators: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Data(unwrap(oscillators[0][:20], (True,)), None, None)
+    units = measure_units(data.states, PHASE, 1.0)
+    basis = fit_basis(family_named("sender"), PHASE, steps(data.states, PHASE, units, smooth=True))
+    problem = problem_of(Form(PHASE, units, True, basis, True, 0.0), data, data)
+    seen: list[int] = []
+
+    def counted(sums: Grams, *rest: Any) -> Laws:
+        seen.append(len(sums.cross))
+        return refine(sums, *rest)
+
+    monkeypatch.setattr(judging, "refine", counted)
+    whole = tried(problem, 1e-3, 1, 9, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(judging, "WIDE", 1)
+    part = tried(problem, 1e-3, 1, 9, torch.Generator().manual_seed(0))
+    assert seen == [80, 80, 80, 48, 48, 80]
+    assert part.gain == pytest.approx(whole.gain, abs=0.02)
+    assert whole.gain > 1
+
+
+@pytest.mark.parametrize("own", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_oscillators_of_unlike_stiffness_are_read_as_states_and_others_as_bodies(own: bool) -> None:
+    """Springs between masses, each of which is held by a spring, whose stiffnesses differ or not."""
+    rng, tasks, n = np.random.default_rng(0), 16, 3
+    x, v, frames = rng.normal(size=(tasks, n)), rng.normal(size=(tasks, n)), []
+    stiff, acts = np.exp(own * rng.normal(size=(tasks, n))), rng.integers(2, size=(tasks, n, n))
+    for _ in range(40):
+        frames.append(np.stack((x, v), -1))
+        for _ in range(20):
+            v = v + 0.005 * ((acts * (x[:, None] - x[:, :, None])).sum(-1) - stiff * x)
+            x = x + 0.005 * v
+    assert differ_otherwise(torch.tensor(np.stack(frames, 2)), 0.1) == own
 
 
 def test_own_laws_on_a_line_are_looked_for_in_a_part_of_long_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
