@@ -155,6 +155,7 @@ class Known:
         centre: typical state (D,).
         spread: typical distance from `centre` (D,).
         frame_motion: change of a coordinate per frame at velocity 1; 0 without velocities.
+        smoothing: frames to either side over which noise of observation was averaged.
     """
 
     features: tuple[str, ...]
@@ -168,6 +169,7 @@ class Known:
     centre: np.ndarray
     spread: np.ndarray
     frame_motion: float
+    smoothing: int = 0
 
     @classmethod
     def of(cls, dynamics: Any, data: dict[str, Any], types: int | None) -> "Known":

@@ -105,7 +105,7 @@ def begun(config: DictConfig) -> DictConfig:
     path = Path(config.directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, _packed(start, relations, data.units))
-    _fill(config, start, labelled=data.meta["labelled"])
+    _fill(config, start, labelled=data.meta["labelled"], grouped=data.num_groups is not None)
     if config.search.get("symmetric") is None:
         config.search.symmetric = found_mutual(config, relations, data.num_groups)
         if config.search.symmetric:
@@ -230,13 +230,14 @@ def _strengths(config: DictConfig) -> bool | None:
 
 def _as_before(config: DictConfig) -> None:
     """Fills what is open from the checkpoint whose state the run begins from."""
-    _fill_from(config, read_checkpoint(config.ckpt_path)["modmeta"]["config"]["model"]["dynamics"])
+    before = read_checkpoint(config.ckpt_path)["modmeta"]
+    _fill_from(config, before["config"]["model"]["dynamics"], before["data"])
 
 
 def as_recorded(config: DictConfig, stored: dict[str, Any]) -> DictConfig:
     """A configuration with what the cold start of its recorded run chose."""
     config, search = config.copy(), stored.get("search") or {}
-    _fill_from(config, stored.get("model") or {})
+    _fill_from(config, stored.get("model") or {}, stored.get("data") or {})
     config = _lasting(config, (stored.get("trainer") or {}).get("max_epochs"))
     for name in ("slow", "symmetric", "roles"):
         if name in (config.get("search") or {}) and config.search[name] is None:
@@ -244,11 +245,13 @@ def as_recorded(config: DictConfig, stored: dict[str, Any]) -> DictConfig:
     return config
 
 
-def _fill_from(config: DictConfig, dynamics: Any) -> None:
+def _fill_from(config: DictConfig, dynamics: Any, data: Any) -> None:
     model = config.get("model") or {}  # baselines may have none
     for name in CHOSEN:
         if name in model and model[name] is None:
             model[name] = dynamics.get(name)
+    if "smoothing" in config.data and config.data.smoothing is None:
+        config.data.smoothing = data.get("smoothing", 0)
 
 
 def kinds_of(model: DictConfig, positions: int, states: Tensor, seen: Tensor | None = None) -> list[Kind]:
@@ -388,7 +391,7 @@ def _packed(start: Start, relations: Tensor, units: Units | None) -> bytes:
     return out.getvalue()
 
 
-def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
+def _fill(config: DictConfig, start: Start, labelled: bool, grouped: bool) -> None:
     form, model = start.form, config.model
     if config.search.get("slow") is None and start.slow is not None:
         config.search.slow = start.slow
@@ -405,6 +408,8 @@ def _fill(config: DictConfig, start: Start, labelled: bool) -> None:
         "strengths": form.strengths,
         "circles": [list(pair) for pair in form.kind.circles],
     }
+    if "smoothing" in config.data and config.data.smoothing is None:  # groups of tasks are told by states that laws saw
+        config.data.smoothing = form.smoothing if grouped and not any(form.kind.angles) else 0
     if model.num_edge_modules is None and not labelled and "num_relations" in config.data:
         config.data.num_relations = chosen["num_edge_modules"]
     for name, value in chosen.items():
