@@ -194,7 +194,10 @@ class TrajectoryDataModule(TaskModule):
         self.meta["frame_motion"] = frame_motion(splits["train"], self.positions)[0]
         grouped = [data.group_names for data in splits.values() if data.group_names is not None]
         self.group_names = np.unique(np.concatenate(grouped)) if grouped else None
-        splits = {name: without_noise(data, self.smoothing, self.observed_frames) for name, data in splits.items()}
+        splits = {
+            name: without_noise(data, self.smoothing, self.observed_frames, self.positions, self.meta["frame_motion"])
+            for name, data in splits.items()
+        }
         self.splits = {name: as_dataset(data, self.units, self.group_names) for name, data in splits.items()}
         if self.known:
             generator = torch.Generator().manual_seed(self.seed)

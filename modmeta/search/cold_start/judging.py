@@ -20,6 +20,7 @@ BEST = 2  # clusterings of a law's weights that are carried to hard structures
 SAME = 0.003  # share of weights that clusterings which are the same may name otherwise
 SMALL = 1e-6  # of a typical change, not worth explaining
 MANY = 8  # groups whose spread says something
+STARTS = 6  # random laws of a form that was chosen already
 
 
 class Problem(NamedTuple):
@@ -71,6 +72,15 @@ def tried(problem: Problem, ridge: float, shared: int, starts: int, generator: t
     for kept, iterations in ((len(laws.loss), 8), (6, 12), (2, 30)):
         laws = refine(problem.sums, laws.select(laws.loss.argsort()[:kept]), iterations, ridge)
     return judged(problem, laws.select(laws.loss.argsort()[:1]), ridge)
+
+
+def kinds_of_sums(form: Form, sums: Grams, tasks: int, shared: int, number: int, generator: torch.Generator) -> Kinds:
+    """Kinds' laws of a form from random starts, told by nothing but these sums of so many tasks or groups."""
+    own, ones = solve_own(sums.own.sum(0)), torch.ones_like(sums.targets)
+    problem = Problem(form, sums, tasks, sums, sums, tasks, True, ones, 0.0, own, own)
+    problem = problem._replace(without=_log_residual(problem, None, own))
+    trial = tried(problem, form.ridge, shared, STARTS, generator)
+    return min(_kinds(trial, sums, tasks, number, generator), key=lambda kinds: float(kinds.variance))
 
 
 def structured(problem: Problem, trial: Trial, numbers: list[int], generator: torch.Generator) -> list[Found]:

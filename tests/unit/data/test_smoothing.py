@@ -1,6 +1,7 @@
 """Noise of observation is averaged where a cold start found it, in training and wherever the model is used."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import numpy as np
@@ -36,13 +37,35 @@ def training_states(config: DictConfig) -> torch.Tensor:
 
 def test_frames_to_forecast_stay_and_tell_nothing() -> None:
     data = noisy()
-    found = without_noise(data, 4, 15)
+    found = without_noise(data, 4, 15, 0, 0.0)
     later = Trajectories(np.where(np.arange(FRAMES).reshape(1, 1, -1, 1) < 15, data.states, 9.0), None, ("u",), 1.0)
     assert (found.states[:, :, 15:] == data.states[:, :, 15:]).all()
-    assert (found.states[:, :, :15] == without_noise(later, 4, 15).states[:, :, :15]).all()
+    assert (found.states[:, :, :15] == without_noise(later, 4, 15, 0, 0.0).states[:, :, :15]).all()
     assert found.states[:, :, :15].std() < 0.7 * data.states.std()
     cubic = torch.linspace(-1, 1, FRAMES).double().pow(3).view(1, 1, -1, 1)
     torch.testing.assert_close(smoothed(cubic, 4), cubic)
+
+
+def test_velocities_lead_paths_that_noise_hides() -> None:
+    """Coordinates depart from uniform motion as their velocities do; not where velocities are the noisier by far."""
+    time, rng = np.arange(120.0).reshape(1, 1, -1, 1), np.random.default_rng(1)
+    phase = rng.uniform(0, 6, size=(3, 4, 1, 1))
+    x, v = 10 * np.sin(time / 12 + phase), np.cos(time / 12 + phase)
+    steps = np.diff(x, axis=2)
+    for noise, of_steps in (((1.0, 0.1), 0.1), ((0.001, 0.5), 0.1)):
+        rough = [part + size * rng.normal(size=x.shape) for part, size in zip((x, v), noise, strict=True)]
+        data = Trajectories(np.concatenate(rough, -1), None, ("x", "vx"), 1.0)
+        found = without_noise(data, 8, 120, 1, 10 / 12).states[..., :1]
+        assert np.abs(np.diff(found, axis=2) - steps)[:, :, :45].std() < of_steps
+        assert np.abs(found - x).mean() < 0.6 * noise[0] + 0.01
+
+
+def test_what_a_checkpoint_says_is_known() -> None:
+    units = {"offset": [0.0], "scale": [1.0]}
+    data = {"units": units, "features": ["u"], "positions": 0, "num_entities": 3, "num_relations": 2, "smoothing": 4}
+    dynamics = SimpleNamespace(robust=False)
+    assert Known.of(dynamics, data, None).smoothing == 4
+    assert Known.of(dynamics, {name: part for name, part in data.items() if name != "smoothing"}, None).smoothing == 0
 
 
 def test_arrays_and_files_are_smoothed_as_in_training() -> None:
