@@ -67,8 +67,7 @@ a sparse penalty has 0.75, 0.82, 0.90, 0.98, 1.00, 1.00, ridge regression 0.70, 
 pairs are related (`_10`: 30%), frames 0.1 apart.
 `recording`: one recording of six springs driven by noise; `least-squares` is told that changes of velocity are linear
 in the own position and velocity and in the differences of positions to all others. Where the verdict is
-`nothing found`, probabilities are those before anything is observed, and AUROC is 0.5. From 500 frames that is so: a
-fifth of them judges, in which gains are no larger than chance may give.
+`nothing found`, probabilities are those before anything is observed, and AUROC is 0.5.
 
 """
 FAMILIES_HEAD = """

@@ -19,6 +19,7 @@ from modmeta.data.units import ROBUST
 from modmeta.errors import DataError
 
 MIN_EXPLAINED = 0.8  # features are velocities if they explain more than this share of the changes of coordinates
+SPANS = (2, 4, 8, 16)  # frames, over which velocities may explain changes of coordinates
 SAMPLE = 500  # number of tasks used
 FACTOR = 20.0  # error if a task exceeds the model's typical level, or falls short of its spread, by this factor
 NOTE_FACTOR = 5.0  # note if the median spread falls short by this factor; it varies less than that of single tasks
@@ -108,31 +109,38 @@ def _named_or_moving(data: Trajectories) -> tuple[int, bool]:
     if velocities and names[: 2 * len(coordinates)] == (*coordinates, *velocities):
         return len(coordinates), True
     axes = len(coordinates) if coordinates and names[: len(coordinates)] == tuple(coordinates) else 0
-    if d % 2 == 0 and axes in (0, d // 2) and frame_motion(data, d // 2)[1] > MIN_EXPLAINED:
-        return d // 2, True
+    if d % 2 == 0 and axes in (0, d // 2):
+        spans = (span for span in SPANS if span < data.num_frames)
+        if any(frame_motion(data, d // 2, span)[1] > MIN_EXPLAINED for span in spans):
+            return d // 2, True
     return axes, False
 
 
-def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
+def frame_motion(data: Trajectories, positions: int, span: int = 2) -> tuple[float, float]:
     """Change of a coordinate per frame at velocity 1, and the share of the coordinates' changes that it explains.
 
     Args:
         data: coordinates first, then their velocities.
         positions: number of coordinates.
+        span: frames over which coordinates change, even. Changes over many are large beside noise of observation; what
+            is common to all is left out of them, since a trend goes with any constant.
 
     Returns:
         Median ratio of changes to velocities, and a share of at most 1 (from median absolute residuals); 0, 0 if there
         are no velocities or fewer than 3 frames.
     """
-    if data.num_frames < 3 or not positions or data.num_features < 2 * positions:
+    if data.num_frames <= span or not positions or data.num_features < 2 * positions:
         return 0.0, 0.0
     x, v = data.states[:SAMPLE, :, :, :positions], data.states[:SAMPLE, :, :, positions : 2 * positions]
-    moved = x[:, :, 2:] - x[:, :, :-2]
+    moved = x[:, :, span:] - x[:, :, :-span]
     path = (v[:, :, :-2] + 4 * v[:, :, 1:-1] + v[:, :, 2:]) / 3  # Simpson's rule
+    ends = moved.shape[2]
+    path = sum(path[:, :, first : first + ends] for first in range(0, span, 2))
     if data.mask is not None:
-        seen = data.mask[:SAMPLE]
-        whole = seen[:, :, 2:] & seen[:, :, 1:-1] & seen[:, :, :-2]
+        whole = np.lib.stride_tricks.sliding_window_view(data.mask[:SAMPLE], span + 1, axis=2).all(-1)
         moved, path = moved[whole], path[whole]
+    if span > 2:
+        moved, path = (part - np.median(part.reshape(-1, positions), axis=0) for part in (moved, path))
     if not (path**2).sum() or not (moved**2).sum():
         return 0.0, 0.0
     fast = np.abs(path) > np.median(np.abs(path))
@@ -155,6 +163,7 @@ class Known:
         centre: typical state (D,).
         spread: typical distance from `centre` (D,).
         frame_motion: change of a coordinate per frame at velocity 1; 0 without velocities.
+        smoothing: frames to either side over which noise of observation was averaged.
     """
 
     features: tuple[str, ...]
@@ -168,6 +177,7 @@ class Known:
     centre: np.ndarray
     spread: np.ndarray
     frame_motion: float
+    smoothing: int = 0
 
     @classmethod
     def of(cls, dynamics: Any, data: dict[str, Any], types: int | None) -> "Known":
@@ -190,6 +200,7 @@ class Known:
             centre=offset + scale * centre,
             spread=scale * spread,
             frame_motion=float(data.get("frame_motion") or 0.0),
+            smoothing=int(data.get("smoothing", 0)),
         )
 
 

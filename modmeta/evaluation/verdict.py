@@ -102,7 +102,7 @@ def chance(gain: Gain) -> float:
     return float(stdtr(gain.freedom, -gain.mean / max(gain.error, 1e-12)))
 
 
-def decide(compared: Compared | None, misfits: float = 0.0) -> Verdict:
+def decide(compared: Compared | None, misfits: float = 0.0, tests: int = 1) -> Verdict:
     """The verdict on tasks compared with nulls.
 
     1. A gain over both nulls that chance gives in less than one of 100 cases: relations are found. Where the
@@ -113,17 +113,33 @@ def decide(compared: Compared | None, misfits: float = 0.0) -> Verdict:
     Args:
         compared: result of `modmeta.evaluation.nulls.compare`; None if there is none.
         misfits: share of tasks that the model does not fit.
+        tests: number of comparisons, any of which may find relations; they share the chance of an error (Bonferroni).
     """
     if compared is None:
         return Verdict(UNFIT if misfits > 0.5 else UNKNOWN, misfits=misfits)
     by_chance = max(chance(compared.none), chance(compared.exchanged))
     name = UNFIT if misfits > 0.5 else NOTHING
-    if by_chance < CHANCE:
+    if by_chance < CHANCE / tests:
         name = FOUND if compared.agreement >= RESOLVED else UNRESOLVED
     return Verdict(
         name, compared.none.mean, compared.none.error, compared.exchanged.mean, compared.exchanged.error, by_chance,
         compared.agreement, compared.agreement_exchanged, compared.tasks, misfits,
     )  # fmt: skip
+
+
+def of_both(compared: Compared | None, laws: Compared | None) -> Verdict:
+    """The verdict on a trained module's validation tasks, or where these are few, on laws that all other tasks judge.
+
+    Laws tell whether there are relations; whether the module has them, its own gains must not deny.
+
+    Args:
+        compared: of the module.
+        laws: result of `modmeta.evaluation.crossed.crossed`; None where there was no need for it.
+    """
+    if compared is None or laws is None:
+        return decide(compared)
+    mine, theirs = decide(compared, tests=2), decide(laws, tests=2)
+    return theirs if not mine.found and min(compared.none.mean, compared.exchanged.mean) > 0 else mine
 
 
 def of_file(trained: Verdict, here: Verdict, longer: bool = False) -> Verdict:

@@ -292,29 +292,58 @@ def _by_grams(
     problem: PooledProblem, generator: torch.Generator, structure: Structure | None, types: Tensor,
     temperature: float, draw: bool,
 ) -> Inferred:  # fmt: skip
-    """Rows from Gram matrices, drawn slot by slot; how frequent every module is, is learned on the way."""
-    k = problem.num_edge_modules
+    """Rows from Gram matrices, drawn slot by slot; how frequent every module is, is learned on the way.
+
+    Chains that cool down may be stuck. Receivers do not depend on one another, so that each goes on from the best of
+    the rows that any round, or linear algebra, has found for it.
+    """
+    k, tried = problem.num_edge_modules, []
     for step in range(1 if draw else ROUNDS):
         quadratic = problem.quadratic(structure, types)
         warm = structure if step == 0 else None
         rows = decoded(quadratic.square, quadratic.linear, k) if warm is None else warm.edge_modules
-        share = _shares(rows, k)
+        tried.append(rows)
         heats = [temperature] * SWEEPS if warm else _cooling(temperature)
-        kept = []
-        for sweep, heat in enumerate(heats):
-            last = sweep == len(heats) - 1 and not draw
-            rows, costs = _drawn(quadratic, rows, -share.log() + problem.prior / temperature, heat, last, generator)
-            share = _shares(rows, k)
-            if sweep >= len(heats) - KEPT:
-                kept.append((-costs / heat).softmax(-1))
+        rows, costs, kept = _chain(problem, quadratic, rows, heats, draw, generator)
+        tried.append(rows)
         structure = Structure(rows, types)
-    probabilities = torch.stack(kept).mean(0)
-    assert structure is not None
+    if not draw:
+        prior = temperature * -_shares(rows, k).log() + problem.prior
+        rows = best_rows(quadratic, torch.stack(tried), prior)
+        rows, costs, kept = _chain(problem, quadratic, rows, [temperature] * KEPT, draw, generator)
     least = costs.topk(2, largest=False).values
-    chosen = F.one_hot(rows, k).to(quadratic.linear).flatten(2)
+    gap = (least[..., 1] - least[..., 0]).amin(-1)
+    return Inferred(Structure(rows, types), kept.float(), _energies(quadratic, rows, k).sum(-1), gap)
+
+
+def _chain(
+    problem: PooledProblem, quadratic: Quadratic, rows: Tensor, heats: list[float], draw: bool,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Rows after sweeps at these temperatures, costs of modules in the last, mean probabilities of the last ones."""
+    k, temperature, kept = problem.num_edge_modules, heats[-1], []
+    for sweep, heat in enumerate(heats):
+        last = sweep == len(heats) - 1 and not draw
+        prior = -_shares(rows, k).log() + problem.prior / temperature
+        rows, costs = _drawn(quadratic, rows, prior, heat, last, generator)
+        if sweep >= len(heats) - KEPT:
+            kept.append((-costs / heat).softmax(-1))
+    return rows, costs, torch.stack(kept).mean(0)
+
+
+def _energies(quadratic: Quadratic, rows: Tensor, k: int) -> Tensor:
+    """Energies (..., G, N) of rows (..., G, N, S)."""
+    chosen = F.one_hot(rows, k).to(quadratic.linear).flatten(-2)
     pull = (quadratic.square @ chosen.unsqueeze(-1)).squeeze(-1) - 2 * quadratic.linear
-    energies = (quadratic.alone + (pull * chosen).sum(-1)) / 2
-    return Inferred(structure, probabilities.float(), energies.sum(-1), (least[..., 1] - least[..., 0]).amin(-1))
+    return (quadratic.alone + (pull * chosen).sum(-1)) / 2
+
+
+def best_rows(quadratic: Quadratic, tried: Tensor, prior: Tensor) -> Tensor:
+    """Of rows (R, G, N, S) those of every receiver, (G, N, S), that cost least; `prior` broadcasts to (S, K)."""
+    k = quadratic.square.shape[-1] // tried.shape[-1]
+    cost = (F.one_hot(tried, k) * prior.expand(*tried.shape, k)).sum((-1, -2))
+    best = (_energies(quadratic, tried, k) + cost).argmin(0)
+    return tried.gather(0, best[None, ..., None].expand(1, *tried.shape[1:])).squeeze(0)
 
 
 def _cooling(temperature: float) -> list[float]:

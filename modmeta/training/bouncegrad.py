@@ -14,6 +14,7 @@ from modmeta.errors import UserError
 from modmeta.evaluation.agreement import agreement
 from modmeta.evaluation.gain import gain
 from modmeta.evaluation.matching import Confusion, Distances, match_labels, matched_accuracy
+from modmeta.evaluation.nulls import Compared
 from modmeta.evaluation.verdict import Verdict
 from modmeta.graph.bank import Structure, StructureBank, mark_absent, random_structure
 from modmeta.keys import GROUP, KNOWN, MASK, RELATIONS, STATES, TASK, TYPES
@@ -54,11 +55,13 @@ class Beginning(NamedTuple):
         relations: of every training task, or group of tasks, (tasks, N, S), -1 in slots of entities that it lacks.
         laws: of every edge module.
         temperature: of the search at its start, at which the structures' probabilities are calibrated.
+        compared: laws with both nulls, by all tasks of training and validation, where these are few; else None.
     """
 
     relations: Tensor
     laws: FoundLaws
     temperature: float
+    compared: Compared | None = None
 
 
 class Taken(NamedTuple):

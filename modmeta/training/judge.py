@@ -17,6 +17,7 @@ from modmeta.evaluation.verdict import (
     Verdict,
     as_searched,
     decide,
+    of_both,
     of_file,
     quality,
 )
@@ -31,13 +32,16 @@ SOME = 10  # tasks of a file that are compared, at least; as many as are inferre
 DRAWS, DRAWS_OF_FEW, DRAWS_OF_GROUPS = 2, 12, 6  # exchanges of partners: of many tasks, of few, of groups
 
 
-def judge(module: Trained, valid: TaskDataset, train: TaskDataset | None = None) -> Judged:
+def judge(
+    module: Trained, valid: TaskDataset, train: TaskDataset | None = None, laws: Compared | None = None
+) -> Judged:
     """Compares what a module finds in validation tasks with both nulls, and notes how well it explains them.
 
     Args:
         module: trained, in evaluation mode.
         valid: tasks that it was not trained on.
         train: tasks that it was trained on; where tasks share structures, these tell them.
+        laws: of a cold start, compared with both nulls by all of these tasks, where validation tasks are few.
     """
     device = module.module_to_relation.device
     ids = max(by_size(torch.arange(len(valid)), valid.counts), key=len)  # tasks of one size
@@ -47,7 +51,8 @@ def judge(module: Trained, valid: TaskDataset, train: TaskDataset | None = None)
     mask = None if valid.mask is None else valid.mask[ids, :n, : states.shape[2] - 1].to(device)
     groups = None if valid.groups is None else valid.groups[ids].to(device)
     others = None if train is None or groups is None else _others(train, groups, n, states.shape[2], device)
-    verdict = decide(compared(module, states, mask, groups, others=others))
+    mine = compared(module, states, mask, groups, others=others)
+    verdict = of_both(mine, laws)
     prior: tuple[float, ...] = ()
     if valid.relations is not None:
         labels = valid.relations[ids, :n, : n - 1].flatten().long()

@@ -19,6 +19,7 @@ from modmeta.data.loading.batches import TaskDataset, as_dataset, owned
 from modmeta.data.loading.taskmodule import TaskModule
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.observation import add_noise, estimate_velocities
+from modmeta.data.transforms.smoothing import WIDEST, without_noise
 from modmeta.data.units import Scales, Units, robust_scales
 from modmeta.errors import DataError
 from modmeta.simulators import World
@@ -54,6 +55,8 @@ class TrajectoryDataModule(TaskModule):
         velocities: `given` in the data, or `estimated` from positions, which replaces those of the data.
         observed_frames: number of frames that structures are inferred from; velocities are estimated within them.
         known: fraction of relations, drawn at random, given to the search in every split. Evaluation uses the others.
+        smoothing: frames to either side over which local cubics average noise of observation, within the observed
+            frames; 0 for states as they are. None is 0 until a cold start chooses it.
 
     Raises:
         DataError: a setting is invalid.
@@ -86,6 +89,7 @@ class TrajectoryDataModule(TaskModule):
         observed_frames: int = 49,
         known: float = 0.0,
         num_types: int = 1,
+        smoothing: int | None = 0,
     ) -> None:
         super().__init__()
         if (world is None) == (path is None):
@@ -112,7 +116,10 @@ class TrajectoryDataModule(TaskModule):
             raise DataError(f"data.noise={noise} must be non-negative, in units of standard deviations")
         if not 0 <= known < 1:
             raise DataError(f"data.known={known} must be a fraction of the relations, at least 0 and below 1")
+        if smoothing is not None and not 0 <= smoothing <= WIDEST:
+            raise DataError(f"data.smoothing={smoothing} must be a number of frames, 0 to {WIDEST}, or null")
         self.noise, self.velocities, self.observed_frames, self.known = noise, velocities, observed_frames, known
+        self.smoothing = smoothing or 0
         self.world, self.path, self.data_dir = world, path, Path(data_dir)
         self.num_tasks, self.counts = (
             num_tasks,
@@ -183,9 +190,14 @@ class TrajectoryDataModule(TaskModule):
             self.units = Units.of_range(seen.min((0, 1, 2)), seen.max((0, 1, 2)), self.positions)
         self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
         self.meta |= {"velocities": self.velocities, "labelled": train.relations is not None}
+        self.meta |= {"smoothing": self.smoothing} if self.smoothing else {}
         self.meta["frame_motion"] = frame_motion(splits["train"], self.positions)[0]
         grouped = [data.group_names for data in splits.values() if data.group_names is not None]
         self.group_names = np.unique(np.concatenate(grouped)) if grouped else None
+        splits = {
+            name: without_noise(data, self.smoothing, self.observed_frames, self.positions, self.meta["frame_motion"])
+            for name, data in splits.items()
+        }
         self.splits = {name: as_dataset(data, self.units, self.group_names) for name, data in splits.items()}
         if self.known:
             generator = torch.Generator().manual_seed(self.seed)

@@ -15,6 +15,7 @@ from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.gaps import absent_last, check_steps, filled, known_steps, without_unseen
 from modmeta.data.transforms.observation import estimate_velocities, with_room_for_velocities
+from modmeta.data.transforms.smoothing import without_noise
 from modmeta.data.transforms.windows import windows
 from modmeta.data.units import Units
 from modmeta.errors import DataError
@@ -116,6 +117,7 @@ def prepared(data: Trajectories, known: Known, options: Options, file: str) -> L
         _check_labels(data, known, str(file))
     _check_frame_step(data, known, options, estimated, str(file))
     note = check_familiar(data.frames(observed), known, str(file))
+    data = without_noise(data, known.smoothing, observed, known.positions, known.frame_motion)
     return Loaded(data, observed, (*notes, note) if note else notes)
 
 
@@ -215,6 +217,7 @@ def arrays_for_model(
     data, steps = states, None
     if not isinstance(states, Trajectories):
         data, steps = _as_trajectories(states, mask, known.features, frame_step)
+        data = without_noise(data, known.smoothing, data.num_frames, known.positions, known.frame_motion)
     elif mask is not None:
         raise DataError("mask: trajectories have one of their own; leave it out")
     _check_states(data.states.shape, known.features)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from modmeta.data.transforms.smoothing import smoothed
 from modmeta.search.cold_start.data import CHUNK, Data, Sum, numbered, table_of, weighed
 from modmeta.search.cold_start.far import told
 from modmeta.search.cold_start.grams import Columns, Grams, grams, residuals
-from modmeta.search.cold_start.noise import smoothed
 from modmeta.search.cold_start.records import Answer, Start
 from modmeta.search.cold_start.refine import Laws, laws_of, solve_weights
 from modmeta.search.cold_start.scales import importance, log_activity

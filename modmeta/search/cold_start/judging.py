@@ -21,6 +21,7 @@ SAME = 0.003  # share of weights that clusterings which are the same may name ot
 SMALL = 1e-6  # of a typical change, not worth explaining
 WIDE, PART, FEW = 100, 3, 48  # features of a pair, from which on starts are told apart by a third of the receivers
 MANY = 8  # groups whose spread says something
+STARTS = 6  # random laws of a form that was chosen already
 
 
 class Problem(NamedTuple):
@@ -78,6 +79,15 @@ def _some(problem: Problem) -> Grams:
     """Sums of a part of the receivers, where pairs have many features: enough to tell good starts from bad ones."""
     e, _, f, _ = problem.sums.cross.shape
     return problem.sums.select(slice(max(FEW, e // PART))) if f >= WIDE and e > FEW else problem.sums
+
+
+def kinds_of_sums(form: Form, sums: Grams, tasks: int, shared: int, number: int, generator: torch.Generator) -> Kinds:
+    """Kinds' laws of a form from random starts, told by nothing but these sums of so many tasks or groups."""
+    own, ones = solve_own(sums.own.sum(0)), torch.ones_like(sums.targets)
+    problem = Problem(form, sums, tasks, sums, sums, tasks, True, ones, 0.0, own, own)
+    problem = problem._replace(without=_log_residual(problem, None, own))
+    trial = tried(problem, form.ridge, shared, STARTS, generator)
+    return min(_kinds(trial, sums, tasks, number, generator), key=lambda kinds: float(kinds.variance))
 
 
 def structured(problem: Problem, trial: Trial, numbers: list[int], generator: torch.Generator) -> list[Found]:

@@ -13,9 +13,10 @@ import math
 import torch
 from torch import Tensor
 
+from modmeta.data.transforms.smoothing import hat, smoothed
 from modmeta.search.cold_start.weak_form import Kind, roughness
 
-__all__ = ["driven_by_noise", "observation_noise", "smoothed", "smoothing_width"]
+__all__ = ["driven_by_noise", "observation_noise", "smoothing_width"]
 
 ROUGH = 1.0  # third over first differences, from which a path is none between frames
 LOW, HIGH = 4, 6  # orders of differences whose estimates of the noise are compared
@@ -54,9 +55,9 @@ def smoothing_width(states: Tensor, noise: Tensor) -> int:
         return 0
     width = 0
     for half in range(2, min(MOST, (states.shape[2] - 1) // 2) + 1):
-        hat = _hat(states.shape[2], half, states)
+        fit = hat(states.shape[2], half, states)
         left = (states - smoothed(states, half)).square().mean((0, 1, 2))
-        expected = noise * (torch.eye(len(hat), dtype=hat.dtype, device=hat.device) - hat).square().sum(1).mean()
+        expected = noise * (torch.eye(len(fit), dtype=fit.dtype, device=fit.device) - fit).square().sum(1).mean()
         if bool((left > (1 + LEFT) * expected).any()):
             break
         width = half
@@ -85,21 +86,3 @@ def _lagged(left: Tensor) -> Tensor:
     centred = left - left.mean(2, keepdim=True)
     unit = centred / centred.square().mean(2, keepdim=True).sqrt().clamp_min(1e-300)
     return torch.einsum("bitd,bjte->bijde", unit[:, :, 1:], unit[:, :, :-1]) / (left.shape[2] - 1)
-
-
-def smoothed(states: Tensor, half: int) -> Tensor:
-    """States (B, N, T, D) on cubics that come closest to `half` frames to either side (Savitzky and Golay 1964)."""
-    return torch.einsum("ts,bnsd->bntd", _hat(states.shape[2], half, states), states) if half else states
-
-
-def _hat(frames: int, half: int, like: Tensor) -> Tensor:
-    """Matrix (T, T) from observed to smoothed states; windows are moved inwards at the ends."""
-    length = min(2 * half + 1, frames)
-    time = torch.linspace(-1, 1, length, dtype=like.dtype, device=like.device)
-    powers = time.unsqueeze(1) ** torch.arange(4, device=like.device)
-    project = powers @ torch.linalg.pinv(powers)  # (window, window)
-    hat = torch.zeros(frames, frames, dtype=like.dtype, device=like.device)
-    for t in range(frames):
-        first = max(0, min(t - half, frames - length))
-        hat[t, first : first + length] = project[t - first]
-    return hat

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modmeta.data.transforms.smoothing import smoothed
 from modmeta.search.cold_start.answers import halves, infer, nothing
 from modmeta.search.cold_start.certainty import kappa, temperature_of_halves
 from modmeta.search.cold_start.choosing import (
@@ -38,7 +39,7 @@ from modmeta.search.cold_start.features import MAPPED, Basis, Family, coarser, f
 from modmeta.search.cold_start.finish import finish
 from modmeta.search.cold_start.grams import centred, own_sums
 from modmeta.search.cold_start.judging import Found, problem_of, structured, tried
-from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothed, smoothing_width
+from modmeta.search.cold_start.noise import ROUGH, observation_noise, smoothing_width
 from modmeta.search.cold_start.records import Form, Start, Trial
 from modmeta.search.cold_start.refine import solve_own
 from modmeta.search.cold_start.saturation import measure_link, saturates

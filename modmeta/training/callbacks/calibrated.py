@@ -58,7 +58,8 @@ class Calibrate(pl.Callback):
             return
         splits, training = trainer.datamodule.splits, module.training  # type: ignore[attr-defined]
         module.eval()
-        judged = judge(module, splits["valid"], splits["train"])
+        laws = None if module.beginning is None else module.beginning.compared
+        judged = judge(module, splits["valid"], splits["train"], laws)
         added: dict[str, Any] = {
             "judged": judged.state_dict(),
             **_calibration(module, splits),

@@ -58,7 +58,7 @@ DROPPED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool]]] 
 }
 # Settings of a class that came later, with the values that do as before.
 ADDED: dict[str, dict[str, Any]] = {
-    "modmeta.data.loading.filemodule.FileDataModule": {"group": "group", "window": None},
+    "modmeta.data.loading.filemodule.FileDataModule": {"group": "group", "window": None, "smoothing": 0},
     "modmeta.data.reading.Reading": {"group": "group", "mask_below": None},
 }
 DROPPED_GROUPS = {"optimizer": ("forecast",)}  # removed keys of configuration groups

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+from modmeta.data.transforms.smoothing import WIDEST
 from modmeta.errors import UserError
 from modmeta.evaluation.verdict import Judged
 from modmeta.training.checkpoints.compat import RENAMED
@@ -346,6 +347,9 @@ def check_description(data: Any, calibration: Any, reciprocity: Any, where: str)
             raise refuse(f"data.{key}", data[key])
     if data.get("velocities", "given") not in ("given", "estimated"):
         raise refuse("data.velocities", data["velocities"])
+    smoothing = data.get("smoothing", 0)
+    if type(smoothing) is not int or not 0 <= smoothing <= WIDEST:
+        raise refuse("data.smoothing", smoothing)
     if reciprocity is not None and not _numbers([reciprocity], 1):
         raise refuse("reciprocity", reciprocity)
     if calibration is None:

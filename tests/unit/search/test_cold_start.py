@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.textbook import make
 from modmeta.data.describe import looks_like_angles
+from modmeta.data.transforms.smoothing import smoothed
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import STEPS, cartesian, families, family_named, own_functions, polar
 from modmeta.search.cold_start import (
@@ -30,7 +31,7 @@ from modmeta.search.cold_start.features import Family, columns, fit_basis
 from modmeta.search.cold_start.grams import Columns, Grams, added, centred, grams, joined, residuals
 from modmeta.search.cold_start.judging import problem_of, tried
 from modmeta.search.cold_start.knots import knotted
-from modmeta.search.cold_start.noise import driven_by_noise, observation_noise, smoothed, smoothing_width
+from modmeta.search.cold_start.noise import driven_by_noise, observation_noise, smoothing_width
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales

@@ -1,5 +1,8 @@
 """Structures that the tasks of a group share: sums over tasks against brute force, long rows against the truth."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +11,7 @@ from modmeta.graph.bank import Structure, random_structure
 from modmeta.model.model import RelationalModel
 from modmeta.search.candidates import enumerate_rows, propose_rows
 from modmeta.search.infer import infer
-from modmeta.search.pooled import PooledProblem, in_batches, infer_pooled
+from modmeta.search.pooled import PooledProblem, Quadratic, best_rows, in_batches, infer_pooled
 from modmeta.search.search import Search
 from modmeta.search.selection import gibbs
 from tests.conftest import make_model
@@ -110,3 +113,21 @@ def test_draws_begin_at_the_structure_and_follow_the_temperature() -> None:
     assert torch.equal(cold.structure.edge_modules, best.structure.edge_modules)
     assert not torch.equal(hot.structure.edge_modules, best.structure.edge_modules)
     assert isinstance(best.structure, Structure)
+
+
+def test_every_receiver_goes_on_from_its_cheapest_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    messages, wanted = (torch.randn(2, 3, *size, generator=generator).double() for size in ((8, 20), (20,)))
+    columns = messages + 3 * messages[:, :, :1]  # collective
+    square, linear = columns @ columns.mT, (columns @ wanted.unsqueeze(-1)).squeeze(-1)
+    quadratic = Quadratic(square, linear, wanted.square().sum(-1))
+    tried = torch.randint(2, (5, 2, 3, 4), generator=generator)
+    prior = torch.tensor([0.1, 2.0]).double()
+    best = best_rows(quadratic, tried, prior)
+    for g, n in itertools.product(range(2), range(3)):
+        sent = columns[g, n].unflatten(0, (4, 2))
+        costs = [
+            float((wanted[g, n] - sent[torch.arange(4), rows].sum(0)).square().sum() / 2 + prior[rows].sum())
+            for rows in tried[:, g, n]
+        ]
+        assert torch.equal(best[g, n], tried[int(np.argmin(costs)), g, n])
