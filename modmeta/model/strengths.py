@@ -1,8 +1,8 @@
 """Strengths of edges that differ, as of entities of unlike mass: inferred in every task like constants, never learned.
 
 An edge of module k sends h_k + d V_k h, where h are the messages of all modules along it, V says by how much strengths
-differ, and d is normal. A module that sends next to nothing varies in messages of the strongest one: else the strongest
-with no strength at all, which sends exactly nothing, would stand in for it.
+differ, and d is normal. A module that sends next to nothing varies in messages of the strongest one alone, and sends
+d V_k h: else the strongest with no strength at all, which sends exactly nothing, would stand in for it.
 
 Given errors that are normal, too, the d of a receiver's edges are integrated out of every row in closed form: with X
 what V h and the row's errors have in common and A the products of V h, both in units of errors, d is (1 + A)^-1 X, and
@@ -55,7 +55,7 @@ def allowed(
     products = (columns @ columns.mT).unsqueeze(2)  # (B, N, 1, S K, S K)
     wanted = (columns @ (left.flatten(2).unsqueeze(2).double() * root).mT).unsqueeze(2)  # (B, N, 1, S K, 1)
     more = modules.double() @ spread.double()  # what a strength multiplies, (B, N, M, S, K)
-    modules = modules.double()
+    modules = modules.double() * (spread.diagonal() > 0)
     one = torch.eye(more.shape[-2], dtype=more.dtype, device=more.device)
     apart = (more.unsqueeze(-2) * one.unsqueeze(-1)).flatten(-2)  # (B, N, M, S, S K)
     common = apart @ (wanted - products @ modules.flatten(-2).unsqueeze(-1))  # (B, N, M, S, 1)

@@ -47,6 +47,7 @@ MOST_UNEQUAL = 256  # of edges whose strengths differ; more are told as if these
 MOST_MEAN = 2.0  # of strengths, in one round: laws of a few edges may vanish otherwise
 MOST_SPREAD = 0.36  # variance of strengths: more would make a relation of what is nearly none
 FAINT, FAINTNESS = 0.04, 0.01  # of the squares of the strongest messages: those of nothing, and the most they vary by
+NOTHING, LEAST = 0.0025, 0.03  # of these squares: kinds that trained models take for nothing; by how much these vary
 
 
 class Kinds(NamedTuple):
@@ -140,14 +141,20 @@ def _spread_toward(power: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spread_of(grams: Grams, kinds: Kinds) -> Tensor:
-    """What strengths of edges of every kind vary along, in messages of kinds, (K, K); none without, (0, 0)."""
+    """What strengths of edges of every kind vary along, in messages of kinds, (K, K); none without, (0, 0).
+
+    Weak kinds, whose variation was told in messages of the strongest, vary along their own unless they send nothing.
+    Those of nothing vary a little at least: errors of learned laws would else be edges of next to no strength.
+    """
     if kinds.spread is None:
         return kinds.laws.new_zeros(0, 0)
     e, s = grams.cross.shape[:2]
     same = torch.eye(s, dtype=grams.own.dtype, device=grams.own.device).expand(e, s, s)
     power = (kinds.laws @ grams.within(same.reshape(1, -1))[0] * kinds.laws).sum(-1)
     spread, toward = _spread_toward(power, kinds.spread)
-    return spread.unsqueeze(-1) * toward
+    of_own = torch.diag(spread * (toward @ power / power.clamp_min(1e-300)).sqrt())
+    nothing = spread.clamp_min(LEAST).unsqueeze(-1) * toward
+    return torch.where((power > NOTHING * power.max()).unsqueeze(-1), of_own, nothing)
 
 
 def _independent(sent: Tensor, square: Tensor) -> Tensor:

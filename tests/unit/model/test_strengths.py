@@ -13,7 +13,7 @@ from modmeta.model.likelihood import Gaussian
 from modmeta.model.model import RelationalModel, Told
 from modmeta.model.strengths import allowed
 
-SPREAD = torch.tensor([[0.0, 0.1], [0.0, 0.6]])  # next to nothing, and a kind whose edges differ
+SPREAD = torch.tensor([[0.0, 0.1], [0.0, 0.6]])  # nothing, and a kind whose edges differ
 
 
 def test_energies_are_those_of_densities_without_strengths() -> None:
@@ -26,7 +26,7 @@ def test_energies_are_those_of_densities_without_strengths() -> None:
     energies = ((left.unsqueeze(2) - sent).square() * weight.unsqueeze(2)).sum((-1, -2)) / 2 + found.cost
     for m, row in enumerate(rows):
         more = torch.einsum("sk,bnsklc->bnslc", row @ SPREAD.double(), messages).flatten(3)
-        mean = torch.einsum("sk,bnsklc->bnlc", row, messages)
+        mean = torch.einsum("s,bnslc->bnlc", row[:, 1], messages[:, :, :, 1])  # module 0 sends nothing
         off = (left - mean).flatten(2).unsqueeze(-1)
         cover = torch.diag_embed(1 / weight.flatten(2)) + more.mT @ more
         exact = (off.mT @ torch.linalg.solve(cover, off))[..., 0, 0] + torch.logdet(cover)
@@ -47,7 +47,7 @@ def made(strengths: bool) -> RelationalModel:
 def rolled_out(model: RelationalModel) -> tuple[Tensor, Structure, Tensor]:
     """A task of the model itself, each edge with a strength of its own: states, structure, weights of modules."""
     strengths, relations = torch.tensor([[1.4, 0.6], [0.8, 1.2], [1.0, 0.5]]), torch.tensor([[1, 0], [1, 1], [0, 1]])
-    weights = torch.stack([1.0 - relations, strengths * relations], -1)[None]
+    weights = torch.stack([torch.zeros(3, 2), strengths * relations], -1)[None]
     types = torch.zeros(1, 3, dtype=torch.long)
     begin = torch.tensor([-0.8, 0.1, 0.7]).view(1, 3, 1, 1)
     states = torch.cat([begin, model.dynamics.rollout(begin, weights, types, 12).squeeze(2)], 2)

@@ -35,7 +35,7 @@ from modmeta.search.cold_start.noise import driven_by_noise, observation_noise, 
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_own, solve_weights
 from modmeta.search.cold_start.saturation import measure_link, saturates
 from modmeta.search.cold_start.scales import importance, measure_scales
-from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels, rounds_of, united
+from modmeta.search.cold_start.structures import Kinds, explain, fit_kinds, from_labels, rounds_of, spread_of, united
 from modmeta.search.cold_start.weak_form import measure_units, roughness, steps, unwrap, usual_change, with_circles
 
 PHASE, PLAIN = Kind(0, (True,)), Kind(0, (False,))
@@ -619,6 +619,18 @@ def test_two_kinds_of_one_law_are_made_one() -> None:
     beliefs, table = explain(sums, found[1, 2], 100)
     torch.testing.assert_close(beliefs.slots.argmax(-1), relations.flatten(0, 1))
     assert table.diagonal().sum() > 0.95, "what is mutual stays so"
+
+
+def test_weak_kinds_vary_along_their_own_messages() -> None:
+    """Kinds of 1, 0.15 and nothing: only the last varies in messages of the strongest, by a little at least."""
+    pair = torch.randn(4, 2, 30, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    none = torch.zeros(4, 30, 1, 1, dtype=torch.float64)
+    sums = grams(Columns(pair, none, none[..., 0], torch.ones_like(none[..., 0])))
+    spread = torch.tensor([0.09, 0.002, 1e-9], dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    kinds = Kinds(torch.tensor([[1.0], [0.15], [0.0]], dtype=torch.float64), 0 * one, one[0], torch.eye(3) / 3, spread)
+    expected = torch.tensor([[0.3, 0, 0], [0, 0.002**0.5 / 0.15, 0], [0.03, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(spread_of(sums, kinds), expected)
 
 
 def test_unequal_strengths_are_integrated_out_of_rows() -> None:
