@@ -25,6 +25,7 @@ ADDED = {
     "method.soft": False, "method.persist": True, "method.decoded": None, "method.searched_frames": None,
     "model.family": None, "proposal.published": False, "restart_likelihood": None, "search.slow": None,
     "model.smooth": True, "search.roles": False, "model.strengths": False,
+    "model.constants": False, "data.smoothing": 0,
 }  # fmt: skip
 # The configuration holds these twice: as config groups, and as parts of the method.
 COPIES = tuple(
@@ -48,7 +49,8 @@ def settings_of(run: Run) -> tuple[tuple[str, str], ...]:
         if key not in SEEDS and not is_free(key) and not _within(key, (*BESIDES, *COPIES))
     }
     kept = ADDED | kept
-    kept["model.strengths"] = bool(kept["model.strengths"])  # null: no cold start has looked
+    for name in ("model.strengths", "model.constants", "data.smoothing"):
+        kept[name] = kept[name] or ADDED[name]  # null: no cold start has looked
     if kept.get("ckpt_path"):
         kept["ckpt_path"] = "a run"  # of the same seed
     if kept["search.roles"]:

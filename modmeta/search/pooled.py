@@ -309,8 +309,10 @@ def _by_grams(
         structure = Structure(rows, types)
     if not draw:
         prior = temperature * -_shares(rows, k).log() + problem.prior
-        rows = best_rows(quadratic, torch.stack(tried), prior)
-        rows, costs, kept = _chain(problem, quadratic, rows, [temperature] * KEPT, draw, generator)
+        best = best_rows(quadratic, torch.stack(tried), prior)
+        rows, _, kept = _chain(problem, quadratic, best, [temperature] * KEPT, draw, generator)
+        rows = best_rows(quadratic, torch.stack((best, rows)), prior)  # draws may have led away
+        rows, costs = _drawn(quadratic, rows, prior / temperature, temperature, True, generator)
     least = costs.topk(2, largest=False).values
     gap = (least[..., 1] - least[..., 0]).amin(-1)
     return Inferred(Structure(rows, types), kept.float(), _energies(quadratic, rows, k).sum(-1), gap)

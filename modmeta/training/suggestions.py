@@ -15,6 +15,7 @@ from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.windows import SHORTEST, automatic_length, windows
 from modmeta.errors import DataError
 from modmeta.search.cold_start import Kind, bends_otherwise, counts_turns, differ_otherwise, driven_by_noise
+from modmeta.terminal import doing
 from modmeta.training.words import setting
 
 SURE = 0.6  # confidence below which a note offers to mask states
@@ -249,7 +250,10 @@ def words_for(data: Trajectories) -> list[str]:
     if data.mask is not None:
         return ["experiment=moving"]
     apart = data.group_names is None and len(data.sizes) == 1 and data.num_entities <= FEW_ENTITIES
-    other = (positions == 1 and bends_otherwise(some)) or (apart and differ_otherwise(some, data.frame_step))
+    if positions != 1:
+        return ["experiment=moving"]
+    with doing("reading motion on a line in two ways"):
+        other = bends_otherwise(some) or (apart and differ_otherwise(some, data.frame_step))
     return ["experiment=laws" if other else "experiment=moving"]
 
 

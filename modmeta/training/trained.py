@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modmeta.model.dynamics.continuous import ContinuousDynamics
 from modmeta.model.model import RelationalModel
 from modmeta.search.infer import Inferred, concatenated, infer
 from modmeta.search.search import Search
@@ -100,8 +101,12 @@ class Trained(Progress):
             raise ValueError("method.soft=true needs search.receivers=all and search.symmetric=false")
         if search.start == "weights" and (g > 1 or not model.dynamics.additive or model.dynamics.null_module):
             raise ValueError("search.start=weights needs additive dynamics, one node module and no null module")
-        if model.dynamics.spread is not None and (search.horizon > 1 or model.noise is not None):
-            raise ValueError("model.strengths=true needs search.horizon=1 and method.model.noise=false")
+        for setting, chosen in (
+            ("strengths", model.dynamics.spread is not None),
+            ("constants", model.dynamics.has_constants and isinstance(model.dynamics, ContinuousDynamics)),
+        ):
+            if chosen and (search.horizon > 1 or model.noise is not None):
+                raise ValueError(f"model.{setting}=true needs search.horizon=1 and method.model.noise=false")
         self.relaxed = RealWeights() if search.start == "weights" else None
         telling = g > 1 and num_types > 1  # else there is nothing to match
         self.register_buffer("module_to_type", _turns(g, num_types) if telling else None)

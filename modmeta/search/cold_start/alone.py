@@ -13,7 +13,7 @@ from modmeta.search.cold_start.start import ENOUGH, cold_start
 __all__ = ["bends_otherwise", "differ_otherwise"]
 
 MUCH, SURE = 0.2, 5.0  # nats a number that such a law explains more, and its standard errors
-TASKS, STARTS = 50, 6  # that cold starts look at, fewer in more dimensions; of laws
+TASKS, PAIRS, MOST_FRAMES, STARTS = 50, 1_000, 50, 6  # that cold starts look at, at most; of laws
 FEWEST, FRAMES = 6, 8  # tasks and frames, from which on such cold starts say something
 NUMBERS = 1_000_000  # that are looked at, at most, each with some thirty functions
 
@@ -47,29 +47,29 @@ def bends_otherwise(states: Tensor) -> bool:
 
 def differ_otherwise(states: Tensor, frame_step: float) -> bool:
     """Whether a law of differences of states, in which entities have more of their own, explains changes of velocities
-    much better than laws of bodies do. As of oscillators of unlike stiffness.
+    on a line much better than laws of bodies do. As of oscillators of unlike stiffness.
 
     Args:
-        states: coordinates and their velocities, (B, N, T, 2 P), each task with a structure of its own.
+        states: one coordinate and its velocity, (B, N, T, 2), each task with a structure of its own.
         frame_step: time between frames.
     """
-    p, d = states.shape[-1] // 2, states.shape[-1]
-    states = states[: TASKS // p]
+    n = states.shape[1]
+    states = states[: min(TASKS, max(FEWEST, PAIRS // max(n * (n - 1), 1))), :, :MOST_FRAMES]
     if len(states) < FEWEST or states.shape[2] < FRAMES or not bool(states.isfinite().all()):
         return False
     bodies = cold_start(
-        states, Kind(p, (False,) * d), num_kinds=2, frame_step=frame_step, starts=STARTS, slopes=False,
+        states, Kind(1, (False, False)), num_kinds=2, frame_step=frame_step, starts=STARTS, slopes=False,
         strengths=False,
     )  # fmt: skip
     if bodies.gains.mean() > ENOUGH:
         return False
     plain = cold_start(
-        states, Kind(0, (False,) * d), num_kinds=2, frame_step=frame_step, starts=STARTS,
-        family=family_named("difference"), shapes=None if p == 1 else False, strengths=False,
+        states, Kind(0, (False, False)), num_kinds=2, frame_step=frame_step, starts=STARTS,
+        family=family_named("difference"), strengths=False,
     )  # fmt: skip
     if bodies.form.smoothing != plain.form.smoothing:  # whose changes are not the same
         return False
-    more = (left_of(bodies, states, list(range(p, d))) - left_of(plain, states, list(range(p, d)))).mean(1) / 2
+    more = (left_of(bodies, states, [1]) - left_of(plain, states, [1])).mean(1) / 2
     return float(more.mean()) > max(MUCH, SURE * float(more.std()) / len(more) ** 0.5)
 
 

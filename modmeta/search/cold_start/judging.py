@@ -76,9 +76,12 @@ def tried(problem: Problem, ridge: float, shared: int, starts: int, generator: t
 
 
 def _some(problem: Problem) -> Grams:
-    """Sums of a part of the receivers, where pairs have many features: enough to tell good starts from bad ones."""
+    """Sums of some receivers, where pairs have many features: enough to tell good starts from bad ones."""
     e, _, f, _ = problem.sums.cross.shape
-    return problem.sums.select(slice(max(FEW, e // PART))) if f >= WIDE and e > FEW else problem.sums
+    if f < WIDE or e <= FEW:
+        return problem.sums
+    drawn = torch.randperm(e, generator=torch.Generator().manual_seed(0))  # entities may be sorted
+    return problem.sums.select(drawn[: max(FEW, e // PART)])
 
 
 def kinds_of_sums(form: Form, sums: Grams, tasks: int, shared: int, number: int, generator: torch.Generator) -> Kinds:

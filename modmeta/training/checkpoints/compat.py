@@ -60,6 +60,7 @@ DROPPED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool]]] 
 ADDED: dict[str, dict[str, Any]] = {
     "modmeta.data.loading.filemodule.FileDataModule": {"group": "group", "window": None, "smoothing": 0},
     "modmeta.data.reading.Reading": {"group": "group", "mask_below": None},
+    "modmeta.model.dynamics.continuous.ContinuousDynamics": {"constants": False},
 }
 DROPPED_GROUPS = {"optimizer": ("forecast",)}  # removed keys of configuration groups
 # Buffers of a class that came later, with the values that do as before.

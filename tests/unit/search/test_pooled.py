@@ -1,6 +1,7 @@
 """Structures that the tasks of a group share: sums over tasks against brute force, long rows against the truth."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from modmeta.graph.bank import Structure, random_structure
 from modmeta.model.model import RelationalModel
+from modmeta.search import pooled as pooled_module
 from modmeta.search.candidates import enumerate_rows, propose_rows
 from modmeta.search.infer import infer
 from modmeta.search.pooled import PooledProblem, Quadratic, best_rows, in_batches, infer_pooled
@@ -131,3 +133,28 @@ def test_every_receiver_goes_on_from_its_cheapest_rows() -> None:
             for rows in tried[:, g, n]
         ]
         assert torch.equal(best[g, n], tried[int(np.argmin(costs)), g, n])
+
+
+def test_rows_told_cost_no_more_than_the_best_ones_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weak messages, under which draws often lead away from them."""
+    generator, n, s, size = seeded(), 8, 11, 0.3
+    messages = size * torch.randn(1, n, 2 * s, 40, generator=generator).double()
+    columns = messages + size * torch.randn(1, n, 1, 40, generator=generator).double()
+    truth = torch.randint(2, (1, n, s), generator=generator)
+    sent = columns.unflatten(2, (s, 2)).gather(3, truth[..., None, None].expand(-1, -1, -1, 1, 40)).sum((2, 3))
+    wanted = sent + torch.randn(1, n, 40, generator=generator).double()
+    quadratic = Quadratic(columns @ columns.mT, (columns @ wanted.unsqueeze(-1)).squeeze(-1), wanted.square().sum(-1))
+    problem = SimpleNamespace(
+        num_edge_modules=2, quadratic=lambda structure, types: quadratic, prior=torch.zeros(2).double()
+    )
+    tried: list[tuple[Tensor, Tensor]] = []
+
+    def remembered(quadratic: Quadratic, rows: Tensor, prior: Tensor) -> Tensor:
+        tried.append((rows, prior))
+        return best_rows(quadratic, rows, prior)
+
+    monkeypatch.setattr(pooled_module, "best_rows", remembered)
+    told = pooled_module._by_grams(problem, generator, None, torch.zeros(1, n).long(), 1.0, False)  # type: ignore[arg-type]
+    rows, prior = torch.cat([rows for rows, _ in tried]), tried[0][1]
+    best = best_rows(quadratic, torch.cat((told.structure.edge_modules[None], rows)), prior)
+    assert torch.equal(best, told.structure.edge_modules)

@@ -51,11 +51,18 @@ def test_real_weights_need_messages_that_add_up(setting: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "words", [("search.receivers=one", "search.horizon=3"), ("method.model.noise=true",), ("model.num_node_modules=2",)]
+    ("setting", "words"),
+    [
+        ("strengths", ("search.receivers=one", "search.horizon=3")),
+        ("strengths", ("method.model.noise=true",)),
+        ("strengths", ("model.num_node_modules=2",)),
+        ("constants", ("search.receivers=one", "search.horizon=3")),
+        ("constants", ("method.model.noise=true",)),
+    ],
 )
-def test_strengths_need_steps_that_are_scored_by_themselves(words: tuple[str, ...], tmp_path: Path) -> None:
-    config = compose(tmp_path / "run", "model=continuous", "model.strengths=true", "model.hidden=8", *words)
-    with pytest.raises(hydra.errors.InstantiationException, match=r"model.strengths=true needs"):
+def test_what_steps_by_themselves_tell_needs_such_steps(setting: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    config = compose(tmp_path / "run", "model=continuous", f"model.{setting}=true", "model.hidden=8", *words)
+    with pytest.raises(hydra.errors.InstantiationException, match=rf"model.{setting}=true needs"):
         hydra.utils.instantiate(config.method)
 
 

@@ -66,7 +66,7 @@ def test_configurations_are_upgraded_wherever_names_stand() -> None:
     new = yaml.safe_load((ROOT / "conf" / "method" / "bouncegrad.yaml").read_text())
     config = {
         "method": new,
-        "model": {"_target_": "modmeta.model.dynamics.continuous.ContinuousDynamics", "hidden": 8},
+        "model": {"_target_": "modmeta.model.dynamics.continuous.ContinuousDynamics", "hidden": 8, "constants": False},
         "several": [{"part": {"_target_": "modmeta.model.dynamics.discrete.ModularDynamics"}}],
         "optimizer": {"modules": {"_target_": "torch.optim.Adam"}},
         "trainer": {},
@@ -86,6 +86,11 @@ def test_runs_on_files_go_on_without_windows() -> None:
     new = upgraded_config(old)
     assert (new["window"], new["group"], new["reading"]["group"]) == (None, "group", "group")
     assert upgraded_config(new | {"window": 20})["window"] == 20
+
+
+def test_bodies_go_on_without_constants() -> None:
+    old = {"_target_": "modmeta.model.continuous.ContinuousDynamics", "hidden": 8}
+    assert upgraded_config(old)["constants"] is False
 
 
 @pytest.mark.parametrize(("words", "name"), [
