@@ -171,6 +171,7 @@ class Known:
         spread: typical distance from `centre` (D,).
         frame_motion: change of a coordinate per frame at velocity 1; 0 without velocities.
         smoothing: frames to either side over which noise of observation was averaged.
+        led: change of a coordinate per frame at velocity 1, by which velocities led smoothed ones; 0 if they did not.
     """
 
     features: tuple[str, ...]
@@ -185,6 +186,7 @@ class Known:
     spread: np.ndarray
     frame_motion: float
     smoothing: int = 0
+    led: float = 0.0
 
     @classmethod
     def of(cls, dynamics: Any, data: dict[str, Any], types: int | None) -> "Known":
@@ -208,6 +210,7 @@ class Known:
             spread=scale * spread,
             frame_motion=float(data.get("frame_motion") or 0.0),
             smoothing=int(data.get("smoothing", 0)),
+            led=float(data.get("led") or 0.0),
         )
 
 

@@ -127,7 +127,7 @@ def prepared(data: Trajectories, known: Known, options: Options, file: str) -> L
         _check_labels(data, known, str(file))
     _check_frame_step(data, known, options, estimated, str(file))
     note = check_familiar(data.frames(observed), known, str(file))
-    data = without_noise(data, known.smoothing, observed, known.positions, known.frame_motion)
+    data = without_noise(data, known.smoothing, observed, known.positions, known.led)
     return Loaded(data, observed, (*notes, note) if note else notes)
 
 
@@ -229,7 +229,7 @@ def arrays_for_model(
     data, steps = states, None
     if not isinstance(states, Trajectories):
         data, steps = _as_trajectories(states, mask, known.features, frame_step)
-        data = without_noise(data, known.smoothing, data.num_frames, known.positions, known.frame_motion)
+        data = without_noise(data, known.smoothing, data.num_frames, known.positions, known.led, steps)
     elif mask is not None:
         raise DataError("mask: trajectories have one of their own; leave it out")
     _check_states(data.states.shape, known.features)
