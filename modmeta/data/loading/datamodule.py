@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from modmeta.data import formats
-from modmeta.data.describe import frame_motion
+from modmeta.data.describe import frame_motion, looks_like_angles
 from modmeta.data.generation import generate_sizes
 from modmeta.data.loading.batches import TaskDataset, as_dataset, owned
 from modmeta.data.loading.taskmodule import TaskModule
@@ -193,6 +193,11 @@ class TrajectoryDataModule(TaskModule):
             self.units = Units.of_range(seen.min((0, 1, 2)), seen.max((0, 1, 2)), self.positions)
         self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
         self.meta |= {"velocities": self.velocities, "labelled": train.relations is not None}
+        if self.smoothing and any(angles := looks_like_angles(splits["train"].states)):
+            raise DataError(
+                f"{self.file()}: {train.features[angles.index(True)]} looks like an angle, which data.smoothing="
+                f"{self.smoothing} would average across the jump of a turn; set data.smoothing=0"
+            )
         self.meta["frame_motion"] = motion = frame_motion(splits["train"], self.positions)[0]
         led = leading(splits["train"], self.smoothing, self.observed_frames, self.positions, motion)
         self.meta |= {"smoothing": self.smoothing, "led": led} if self.smoothing else {}

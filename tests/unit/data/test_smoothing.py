@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import hydra
 import numpy as np
@@ -18,9 +19,10 @@ from modmeta.data.loading.for_model import Options, arrays_for_model, prepared
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.smoothing import kept, leading, smoothed, without_noise
 from modmeta.data.units import Units
-from modmeta.errors import DataError
+from modmeta.errors import DataError, UserError
+from modmeta.search.cold_start.weak_form import Kind
 from modmeta.simulators import Springs
-from modmeta.training.start import begun
+from modmeta.training.start import begun, smoothing_of
 from tests.runs import compose
 
 FRAMES = 20
@@ -144,6 +146,19 @@ def test_a_cubic_takes_nothing_off_three_frames() -> None:
         TrajectoryDataModule(path="a.npz", smoothing=1)
 
 
+def test_angles_are_not_averaged(tmp_path: Path) -> None:
+    """Whether a command names them, or values tell; before a cold start."""
+    words = ("experiment=laws", "data=files", "data.path=a.npz", "data.smoothing=4")
+    with pytest.raises(UserError, match=r"data\.smoothing=4.*model\.angles=\[True\].*data\.smoothing=0"):
+        begun(compose(tmp_path / "run", *words, "model.angles=[true]"))
+    states = np.mod(np.cumsum(np.full((3, 4, 60, 1), 0.3), 2) + np.arange(4.0).reshape(4, 1, 1), 2 * np.pi)
+    data = Trajectories(states, None, ("phase",), 1.0)
+    save(tmp_path / "a.npz", {"train": data, "valid": data, "test": data})
+    count = {"num_tasks": 3, "num_entities": 4, "num_features": 1, "positions": 0, "observed_frames": 60}
+    with pytest.raises(DataError, match=r"phase looks like an angle.*data\.smoothing=0"):
+        TrajectoryDataModule(path=str(tmp_path / "a.npz"), smoothing=4, **count).setup()
+
+
 def test_what_a_checkpoint_says_is_known() -> None:
     units = {"offset": [0.0], "scale": [1.0]}
     data = {"units": units, "features": ["u"], "positions": 0, "num_entities": 3, "num_relations": 2, "smoothing": 4}
@@ -166,6 +181,17 @@ def test_arrays_and_files_are_smoothed_as_in_training() -> None:
     torch.testing.assert_close(given.double(), wanted, atol=1e-6, rtol=0)
     torch.testing.assert_close(torch.from_numpy(read.states) / 2, wanted)
     torch.testing.assert_close(arrays_for_model(read, None, known, units, 1.0)[1], given)
+
+
+def test_maps_slow_motion_and_angles_are_left_as_they_are() -> None:
+    """Noise that drives states is no noise of observation, and laws from frame to frame are of states as recorded."""
+
+    def chosen(smooth: bool, angle: bool, slow: str | None = None) -> int:
+        form: Any = SimpleNamespace(smooth=smooth, smoothing=4, kind=Kind(0, (False, angle)))
+        return smoothing_of(form, slow)
+
+    assert chosen(True, False) == 4
+    assert chosen(False, False) == chosen(True, True) == chosen(True, False, "lagged") == 0
 
 
 @pytest.mark.slow
