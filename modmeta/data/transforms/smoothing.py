@@ -81,7 +81,8 @@ def leading(data: Trajectories, half: int, observed: int, positions: int, motion
 
 def _joined(data: Trajectories, observed: int, steps: np.ndarray | None) -> Tensor | None:
     """Whether a frame and the next, of the first `observed`, are of one run, (B, N, T - 1); None for all."""
-    both = None if data.mask is None else data.mask[:, :, 1:observed] & data.mask[:, :, : observed - 1]
+    mask = None if data.mask is None else data.mask[:, :, :observed]
+    both = None if mask is None else mask[..., 1:] & mask[..., :-1]
     if steps is not None:
         alike = np.broadcast_to(steps[:, None], (*data.states.shape[:2], steps.shape[-1]))
         both = alike if both is None else both & alike
