@@ -9,6 +9,7 @@ small or too large give at least 48 times and at most 0.04 times.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from modmeta.errors import DataError
 
 MIN_EXPLAINED = 0.8  # features are velocities if they explain more than this share of the changes of coordinates
 SPANS = (2, 4, 8, 16)  # frames, over which velocities may explain changes of coordinates
+FEWEST = 10  # changes that do not overlap, from which those over more than two frames tell anything
 SAMPLE = 500  # number of tasks used
 FACTOR = 20.0  # error if a task exceeds the model's typical level, or falls short of its spread, by this factor
 NOTE_FACTOR = 5.0  # note if the median spread falls short by this factor; it varies less than that of single tasks
@@ -109,26 +111,29 @@ def _named_or_moving(data: Trajectories) -> tuple[int, bool]:
     if velocities and names[: 2 * len(coordinates)] == (*coordinates, *velocities):
         return len(coordinates), True
     axes = len(coordinates) if coordinates and names[: len(coordinates)] == tuple(coordinates) else 0
-    if d % 2 == 0 and axes in (0, d // 2):
-        spans = (span for span in SPANS if span < data.num_frames)
-        if any(frame_motion(data, d // 2, span)[1] > MIN_EXPLAINED for span in spans):
-            return d // 2, True
+    if d % 2 == 0 and axes in (0, d // 2) and frame_motion(data, d // 2)[1] > MIN_EXPLAINED:
+        return d // 2, True
     return axes, False
 
 
-def frame_motion(data: Trajectories, positions: int, span: int = 2) -> tuple[float, float]:
+def frame_motion(data: Trajectories, positions: int) -> tuple[float, float]:
     """Change of a coordinate per frame at velocity 1, and the share of the coordinates' changes that it explains.
+
+    Changes are over as many frames as explains them best: those over many are large beside noise of observation.
 
     Args:
         data: coordinates first, then their velocities.
         positions: number of coordinates.
-        span: frames over which coordinates change, even. Changes over many are large beside noise of observation; what
-            is common to all is left out of them, since a trend goes with any constant.
 
     Returns:
         Median ratio of changes to velocities, and a share of at most 1 (from median absolute residuals); 0, 0 if there
-        are no velocities or fewer than 3 frames.
+        are no velocities, fewer than 3 frames, or nothing is explained.
     """
+    return max((_motion_over(data, positions, span) for span in SPANS), key=itemgetter(1))
+
+
+def _motion_over(data: Trajectories, positions: int, span: int) -> tuple[float, float]:
+    """The same over `span` frames, even; beyond 2 without what is common to all: a trend goes with any constant."""
     if data.num_frames <= span or not positions or data.num_features < 2 * positions:
         return 0.0, 0.0
     x, v = data.states[:SAMPLE, :, :, :positions], data.states[:SAMPLE, :, :, positions : 2 * positions]
@@ -139,6 +144,8 @@ def frame_motion(data: Trajectories, positions: int, span: int = 2) -> tuple[flo
     if data.mask is not None:
         whole = np.lib.stride_tricks.sliding_window_view(data.mask[:SAMPLE], span + 1, axis=2).all(-1)
         moved, path = moved[whole], path[whole]
+    if span > 2 and moved.size < FEWEST * span:
+        return 0.0, 0.0
     if span > 2:
         moved, path = (part - np.median(part.reshape(-1, positions), axis=0) for part in (moved, path))
     if not (path**2).sum() or not (moved**2).sum():
@@ -164,6 +171,7 @@ class Known:
         spread: typical distance from `centre` (D,).
         frame_motion: change of a coordinate per frame at velocity 1; 0 without velocities.
         smoothing: frames to either side over which noise of observation was averaged.
+        led: change of a coordinate per frame at velocity 1, by which velocities led smoothed ones; 0 if they did not.
     """
 
     features: tuple[str, ...]
@@ -178,6 +186,7 @@ class Known:
     spread: np.ndarray
     frame_motion: float
     smoothing: int = 0
+    led: float = 0.0
 
     @classmethod
     def of(cls, dynamics: Any, data: dict[str, Any], types: int | None) -> "Known":
@@ -201,6 +210,7 @@ class Known:
             spread=scale * spread,
             frame_motion=float(data.get("frame_motion") or 0.0),
             smoothing=int(data.get("smoothing", 0)),
+            led=float(data.get("led") or 0.0),
         )
 
 

@@ -82,6 +82,7 @@ def begun(config: DictConfig) -> DictConfig:
         UserError: the settings do not go together.
     """
     _check_roles(config)
+    _check_smoothing(config)
     if not _has_start(config):
         if _of_laws(config.get("model") or {}) and config.method.get("_target_") == BOUNCEGRAD:
             raise UserError("model=laws begins with laws that a cold start finds; add search.start=laws")
@@ -224,6 +225,19 @@ def _check_roles(config: DictConfig) -> None:
         search.check_roles(config.model.get("num_edge_modules"), [sizes] if isinstance(sizes, int) else sizes)
     except (ValueError, InstantiationException) as error:
         raise UserError(str(cause_of(error))) from error
+
+
+def _check_smoothing(config: DictConfig) -> None:
+    """
+    Raises:
+        UserError: angles would be averaged; see `TrajectoryDataModule.setup` for those that nobody named.
+    """
+    smoothing, angles = config.data.get("smoothing"), (config.get("model") or {}).get("angles") or ()
+    if smoothing and any(angles):
+        raise UserError(
+            f"data.smoothing={smoothing} would average angles, model.angles={list(angles)}, across the jump of a turn; "
+            "set data.smoothing=0"
+        )
 
 
 def _given(config: DictConfig) -> dict[str, Any]:
@@ -456,12 +470,17 @@ def _fill(config: DictConfig, start: Start, labelled: bool, grouped: bool) -> No
         "circles": [list(pair) for pair in form.kind.circles],
     }
     if "smoothing" in config.data and config.data.smoothing is None:  # groups of tasks are told by states that laws saw
-        config.data.smoothing = form.smoothing if grouped and not any(form.kind.angles) else 0
+        config.data.smoothing = smoothing_of(form, config.search.get("slow")) if grouped else 0
     if model.num_edge_modules is None and not labelled and "num_relations" in config.data:
         config.data.num_relations = chosen["num_edge_modules"]
     for name, value in chosen.items():
         if name in model and OmegaConf.select(model, name) is None:
             model[name] = value
+
+
+def smoothing_of(form: Form, slow: str | None) -> int:
+    """Frames to either side over which noise may be averaged, as laws had it; 0 for maps, angles and slow motion."""
+    return form.smoothing if form.smooth and slow is None and not any(form.kind.angles) else 0
 
 
 def found_mutual(config: DictConfig, relations: Tensor, groups: int | None) -> bool:

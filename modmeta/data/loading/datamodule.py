@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from modmeta.data import formats
-from modmeta.data.describe import frame_motion
+from modmeta.data.describe import frame_motion, looks_like_angles
 from modmeta.data.generation import generate_sizes
 from modmeta.data.loading.batches import TaskDataset, as_dataset, owned
 from modmeta.data.loading.taskmodule import TaskModule
 from modmeta.data.trajectories import Trajectories
 from modmeta.data.transforms.observation import add_noise, estimate_velocities
-from modmeta.data.transforms.smoothing import WIDEST, without_noise
+from modmeta.data.transforms.smoothing import WIDEST, leading, without_noise
 from modmeta.data.units import Scales, Units, robust_scales
 from modmeta.errors import DataError
 from modmeta.simulators import World
@@ -116,8 +116,11 @@ class TrajectoryDataModule(TaskModule):
             raise DataError(f"data.noise={noise} must be non-negative, in units of standard deviations")
         if not 0 <= known < 1:
             raise DataError(f"data.known={known} must be a fraction of the relations, at least 0 and below 1")
-        if smoothing is not None and not 0 <= smoothing <= WIDEST:
-            raise DataError(f"data.smoothing={smoothing} must be a number of frames, 0 to {WIDEST}, or null")
+        if smoothing not in (None, 0, *range(2, WIDEST + 1)):
+            raise DataError(
+                f"data.smoothing={smoothing} must be a number of frames to either side, 2 to {WIDEST}, 0 for none, or "
+                "null; a cubic takes nothing off three frames"
+            )
         self.noise, self.velocities, self.observed_frames, self.known = noise, velocities, observed_frames, known
         self.smoothing = smoothing or 0
         self.world, self.path, self.data_dir = world, path, Path(data_dir)
@@ -190,12 +193,18 @@ class TrajectoryDataModule(TaskModule):
             self.units = Units.of_range(seen.min((0, 1, 2)), seen.max((0, 1, 2)), self.positions)
         self.meta = {"features": list(train.features), "frame_step": train.frame_step, "world": dict(train.settings)}
         self.meta |= {"velocities": self.velocities, "labelled": train.relations is not None}
-        self.meta |= {"smoothing": self.smoothing} if self.smoothing else {}
-        self.meta["frame_motion"] = frame_motion(splits["train"], self.positions)[0]
+        if self.smoothing and any(angles := looks_like_angles(splits["train"].states)):
+            raise DataError(
+                f"{self.file()}: {train.features[angles.index(True)]} looks like an angle, which data.smoothing="
+                f"{self.smoothing} would average across the jump of a turn; set data.smoothing=0"
+            )
+        self.meta["frame_motion"] = motion = frame_motion(splits["train"], self.positions)[0]
+        led = leading(splits["train"], self.smoothing, self.observed_frames, self.positions, motion)
+        self.meta |= {"smoothing": self.smoothing, "led": led} if self.smoothing else {}
         grouped = [data.group_names for data in splits.values() if data.group_names is not None]
         self.group_names = np.unique(np.concatenate(grouped)) if grouped else None
         splits = {
-            name: without_noise(data, self.smoothing, self.observed_frames, self.positions, self.meta["frame_motion"])
+            name: without_noise(data, self.smoothing, self.observed_frames, self.positions, led)
             for name, data in splits.items()
         }
         self.splits = {name: as_dataset(data, self.units, self.group_names) for name, data in splits.items()}

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from modmeta.data import formats
-from modmeta.data.describe import Known, check_familiar, check_moving, find_positions, frame_motion, in_order
+from modmeta.data.describe import (
+    SAMPLE,
+    SPANS,
+    Known,
+    check_familiar,
+    check_moving,
+    find_positions,
+    frame_motion,
+    in_order,
+)
 from modmeta.data.names import motion_order
 from modmeta.data.reading import Reading
 from modmeta.data.trajectories import Trajectories
@@ -22,6 +31,7 @@ from modmeta.errors import DataError
 from modmeta.keys import OBSERVED, UNKNOWN
 
 MOTION = 0.02  # tolerated relative difference of the time between frames
+ERRORS = 2.0  # and its errors by what velocities leave unexplained, over as many changes as do not overlap
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ def prepared(data: Trajectories, known: Known, options: Options, file: str) -> L
         _check_labels(data, known, str(file))
     _check_frame_step(data, known, options, estimated, str(file))
     note = check_familiar(data.frames(observed), known, str(file))
-    data = without_noise(data, known.smoothing, observed, known.positions, known.frame_motion)
+    data = without_noise(data, known.smoothing, observed, known.positions, known.led)
     return Loaded(data, observed, (*notes, note) if note else notes)
 
 
@@ -160,8 +170,10 @@ def _check_labels(data: Trajectories, known: Known, where: str) -> None:
 
 
 def _check_frame_step(data: Trajectories, known: Known, options: Options, estimated: bool, where: str) -> None:
-    motion = frame_motion(data, known.positions)[0]
-    if not known.frame_motion or not motion or abs(motion / known.frame_motion - 1) <= MOTION:
+    motion, explained = frame_motion(data, known.positions)
+    changes = data.states[:SAMPLE, ..., : known.positions].size / SPANS[-1]
+    tolerated = MOTION + ERRORS * (1 - explained) / max(changes, 1) ** 0.5
+    if not known.frame_motion or not motion or abs(motion / known.frame_motion - 1) <= tolerated:
         return
     how = options.reading
     if estimated and data.frame_step == round(data.frame_step) and how.frame_step is None and how.resample is None:
@@ -217,7 +229,7 @@ def arrays_for_model(
     data, steps = states, None
     if not isinstance(states, Trajectories):
         data, steps = _as_trajectories(states, mask, known.features, frame_step)
-        data = without_noise(data, known.smoothing, data.num_frames, known.positions, known.frame_motion)
+        data = without_noise(data, known.smoothing, data.num_frames, known.positions, known.led, steps)
     elif mask is not None:
         raise DataError("mask: trajectories have one of their own; leave it out")
     _check_states(data.states.shape, known.features)

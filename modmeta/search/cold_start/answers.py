@@ -30,8 +30,8 @@ def infer(start: Start, states: Tensor, seen: Tensor | None = None, groups: Tens
         states: (B, N, T, D) in the units of those it was made from.
         seen: where entities were observed, (B, N, T).
     """
-    form = start.form
-    data = Data(smoothed(straightened(states, form.kind), form.smoothing), seen, numbered(groups))
+    form, joined = start.form, None if seen is None else seen[..., 1:] & seen[..., :-1]
+    data = Data(smoothed(straightened(states, form.kind), form.smoothing, joined), seen, numbered(groups))
     if data.groups is not None:
         found = _infer_groups(start, data, data.groups)
         return found if start.slow is None else _by_steps(start, found, data, data.groups)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from modmeta.data.transforms.smoothing import hat, smoothed
+from modmeta.data.transforms.smoothing import kept, smoothed
 from modmeta.search.cold_start.weak_form import Kind, roughness
 
 __all__ = ["driven_by_noise", "observation_noise", "smoothing_width"]
@@ -55,9 +55,8 @@ def smoothing_width(states: Tensor, noise: Tensor) -> int:
         return 0
     width = 0
     for half in range(2, min(MOST, (states.shape[2] - 1) // 2) + 1):
-        fit = hat(states.shape[2], half, states)
         left = (states - smoothed(states, half)).square().mean((0, 1, 2))
-        expected = noise * (torch.eye(len(fit), dtype=fit.dtype, device=fit.device) - fit).square().sum(1).mean()
+        expected = noise * (1 - kept(states.shape[2], half))
         if bool((left > (1 + LEFT) * expected).any()):
             break
         width = half

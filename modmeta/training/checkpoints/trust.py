@@ -342,7 +342,7 @@ def check_description(data: Any, calibration: Any, reciprocity: Any, where: str)
     names = data.get("features")
     if not isinstance(names, list) or len(names) != features or not all(type(name) is str for name in names):
         raise refuse("data.features", names)
-    for key in ("frame_step", "frame_motion"):
+    for key in ("frame_step", "frame_motion", "led"):
         if key in data and data[key] is not None and not _numbers([data[key]], 1):
             raise refuse(f"data.{key}", data[key])
     if data.get("velocities", "given") not in ("given", "estimated"):

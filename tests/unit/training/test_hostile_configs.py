@@ -394,6 +394,8 @@ def test_another_number_of_features_than_the_modules_have() -> None:
         ("data.features", [1, 2, 3, 4]),
         ("data.frame_step", "1"),
         ("data.velocities", "made up"),
+        ("data.smoothing", 10**9),
+        ("data.led", float("nan")),
         ("data.positions", -1),
         ("calibration.frames", [5, 5, 5]),
         ("calibration.frames", []),
