@@ -136,15 +136,17 @@ def decide(compared: Compared | None, misfits: float = 0.0, tests: int = 1) -> V
     )  # fmt: skip
 
 
-def of_both(compared: Compared | None, laws: Compared | None) -> Verdict:
+def of_both(compared: Compared | None, laws: Compared | None, alike: float) -> Verdict:
     """The verdict on a trained module's validation tasks, or where these are few, on laws that all other tasks judge.
 
     Laws tell whether there are relations. The module's are reported: its own gains must not deny that it has them, and
-    they are resolved only if halves of the data agree on them by either. Gains, agreement and tasks are the module's.
+    they are resolved only if halves of the data agree on them by either, and the module's structures are those of the
+    laws. Gains, agreement and tasks are the module's.
 
     Args:
         compared: of the module.
         laws: result of `modmeta.evaluation.crossed.crossed`; None where there was no need for it.
+        alike: agreement of the module's structures with those of the laws that it began with (kappa).
     """
     if compared is None or laws is None:
         return decide(compared)
@@ -156,7 +158,7 @@ def of_both(compared: Compared | None, laws: Compared | None) -> Verdict:
     )  # fmt: skip
     if mine.found or not theirs.found or not min(compared.none.mean, compared.exchanged.mean) > 0:
         return mine
-    resolved = min(compared.agreement, laws.agreement) >= RESOLVED
+    resolved = min(compared.agreement, laws.agreement, alike) >= RESOLVED
     return replace(mine, name=FOUND if resolved else UNRESOLVED, chance=theirs.chance)
 
 

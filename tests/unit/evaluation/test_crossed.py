@@ -70,26 +70,28 @@ def test_no_task_judges_what_it_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "laws", "name"),
+    ("module", "laws", "alike", "name"),
     [
-        ((0.1, 0.01, 0.9), (0.1, 0.01, 0.9), FOUND),
-        ((0.1, 0.01, 0.9), (0.0, 0.01, 0.9), FOUND),
-        ((0.1, 0.01, 0.5), (0.1, 0.01, 0.9), UNRESOLVED),
-        ((0.02, 0.01, 0.9), (0.1, 0.01, 0.9), FOUND),  # too few to tell, and nothing against it
-        ((0.02, 0.01, 0.05), (0.1, 0.01, 0.9), UNRESOLVED),  # the structures that are reported are the module's
-        ((0.02, 0.01, 0.9), (0.1, 0.01, 0.05), UNRESOLVED),
-        ((-0.02, 0.01, 0.9), (0.1, 0.01, 0.9), NOTHING),  # a module that explains less than nothing has no relations
-        ((0.02, 0.01, 0.9), (0.02, 0.01, 0.9), NOTHING),
-        ((0.0275, 0.01, 0.9), (0.02, 0.01, 0.9), NOTHING),  # two chances of an error
-        ((0.0275, 0.01, 0.9), None, FOUND),
-        (None, (0.1, 0.01, 0.9), UNKNOWN),
+        ((0.1, 0.01, 0.9), (0.1, 0.01, 0.9), 1.0, FOUND),
+        ((0.1, 0.01, 0.9), (0.0, 0.01, 0.9), 1.0, FOUND),
+        ((0.1, 0.01, 0.5), (0.1, 0.01, 0.9), 1.0, UNRESOLVED),
+        ((0.02, 0.01, 0.9), (0.1, 0.01, 0.9), 1.0, FOUND),  # too few to tell, and nothing against it
+        ((0.02, 0.01, 0.05), (0.1, 0.01, 0.9), 1.0, UNRESOLVED),  # the structures that are reported are the module's
+        ((0.02, 0.01, 0.9), (0.1, 0.01, 0.05), 1.0, UNRESOLVED),
+        ((0.02, 0.01, 0.9), (0.1, 0.01, 0.9), 0.05, UNRESOLVED),  # others than those that laws find
+        ((0.1, 0.01, 0.9), (0.1, 0.01, 0.9), 0.05, FOUND),
+        ((-0.02, 0.01, 0.9), (0.1, 0.01, 0.9), 1.0, NOTHING),  # a module that explains less than nothing
+        ((0.02, 0.01, 0.9), (0.02, 0.01, 0.9), 1.0, NOTHING),
+        ((0.0275, 0.01, 0.9), (0.02, 0.01, 0.9), 1.0, NOTHING),  # two chances of an error
+        ((0.0275, 0.01, 0.9), None, 1.0, FOUND),
+        (None, (0.1, 0.01, 0.9), 1.0, UNKNOWN),
     ],
 )
 def test_laws_tell_where_validation_tasks_are_few(
-    module: tuple[float, float, float] | None, laws: tuple[float, float, float] | None, name: str
+    module: tuple[float, float, float] | None, laws: tuple[float, float, float] | None, alike: float, name: str
 ) -> None:
     made = [None if of is None else compared(*of, tasks) for of, tasks in ((module, 8), (laws, 16))]
-    assert of_both(*made).name == name
+    assert of_both(*made, alike).name == name
 
 
 def compared(gain: float, error: float, agreement: float, tasks: int) -> Compared:
@@ -98,7 +100,7 @@ def compared(gain: float, error: float, agreement: float, tasks: int) -> Compare
 
 def test_gains_are_the_modules_and_those_of_laws_are_beside_them() -> None:
     laws = compared(0.1, 0.01, 0.9, 16)
-    verdict = of_both(compared(0.02, 0.01, 0.8, 4), laws)
+    verdict = of_both(compared(0.02, 0.01, 0.8, 4), laws, 1.0)
     assert verdict.name == FOUND
     assert (verdict.over_none, verdict.over_exchanged, verdict.agreement, verdict.tasks) == (0.02, 0.02, 0.8, 4)
     assert verdict.chance == decide(laws).chance
