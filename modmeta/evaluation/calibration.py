@@ -12,7 +12,7 @@ from modmeta.evaluation.exchange import Exchanged, temperatures
 from modmeta.evaluation.forecasts import HELD, NORMAL, Bands, ensemble
 from modmeta.evaluation.nulls import FEWEST, SHORTEST, mean_gain
 from modmeta.evaluation.posterior import enumerable, exact_of, scorer, table
-from modmeta.evaluation.rival import affordable, likeness, strongest
+from modmeta.evaluation.rival import affordable, likeness, strongest, told_apart
 from modmeta.evaluation.verdict import CHANCE
 from modmeta.graph.bank import Structure
 from modmeta.model.model import RelationalModel, Told
@@ -247,10 +247,12 @@ def _by_rival(
     doubtful = other.agreement < max(kappa(first, last, k), 0.0) * (1.0 if share <= 1 - CHANCE else LESS)
     if doubtful or not share >= CHANCE:  # nor where errors overflow
         return fitted
+    apart = told_apart(first, last, k)
     beliefs = other.beliefs(max(other.lasting, _least(lambda at: disagreement(*other.halves(at)))))
 
     def told(part: Tempered, window: int) -> float:
-        return _least(likeness(part.chances, fitted.at(window), beliefs, share, other.same), WIDE)
+        loss = likeness(part.chances, fitted.at(window), beliefs, share, other.same, apart)
+        return fitted.at(window) if loss is None else _least(loss, WIDE)
 
     windows = sorted({*(window for window in fitted.frames if window < t), t})
     seen = [tempered(model, search, states[:, :, :window], generator) for window in windows[:-1]]

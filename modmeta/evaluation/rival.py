@@ -18,7 +18,7 @@ from scipy.special import stdtr
 from torch import Tensor
 
 from modmeta.evaluation.nulls import alone, gains, mean_gain
-from modmeta.evaluation.verdict import CHANCE, chance
+from modmeta.evaluation.verdict import CHANCE, RESOLVED, chance
 from modmeta.model.features import pair_states
 from modmeta.model.model import RelationalModel
 from modmeta.search.cold_start.certainty import kappa
@@ -238,14 +238,25 @@ def _gains(
     return gains(torch.cat(list(theirs), 2), torch.cat(list(errors), 2), without, targets, every)
 
 
+def told_apart(one: Tensor, other: Tensor, number: int) -> Tensor:
+    """Which of so many modules two halves of the frames tell from each other, (K, K), by what either names, (...).
+
+    Of edges that both halves give to either of two modules, they must agree on which (kappa).
+    """
+    joint = torch.bincount(one.flatten() * number + other.flatten(), minlength=number**2).view(number, -1).double()
+    mine, theirs = joint.diagonal().unsqueeze(1), joint.diagonal()
+    chance = (mine + joint) * (joint + theirs) + (mine + joint.mT) * (joint.mT + theirs)
+    return 2 * (mine * theirs - joint * joint.mT) > RESOLVED * chance
+
+
 def likeness(
-    posterior: Chances, claimed: float, beliefs: Tensor, share: float, same: Tensor
-) -> Callable[[float], float]:
+    posterior: Chances, claimed: float, beliefs: Tensor, share: float, same: Tensor, apart: Tensor
+) -> Callable[[float], float] | None:
     """How badly a posterior knows how often the module that it names is right, as a function of its temperature.
 
     It is right as often as a mixture of beliefs has it: a rival's and the posterior's own. Modules are matched with the
     rival's kinds; a kind that no module stands for is one more way to be wrong, unless it is the same but for strength.
-    Modules that stand for the same are one, too.
+    Modules that stand for the same are one, too, unless the model tells them apart: then it claims to.
 
     Args:
         posterior: of edge modules.
@@ -253,6 +264,10 @@ def likeness(
         beliefs: of the rival, (E, S, R).
         share: of the rival in the mixture.
         same: which kinds are one but for their strengths, (R, R).
+        apart: which modules the model tells apart, (K, K).
+
+    Returns:
+        None where all modules are one, of which no temperature makes more or less sure.
     """
     own = posterior(claimed).flatten(0, 2).double()
     of, theirs = own.argmax(-1), beliefs.flatten(0, 1).double()
@@ -260,6 +275,9 @@ def likeness(
     counts = torch.bincount(of * r + theirs.argmax(-1), minlength=k * r).view(k, r)
     kinds = linear_sum_assignment(counts.cpu(), maximize=True)[1]
     either = same[:, kinds].double()  # (R, K)
+    either[kinds] *= ~apart
+    if bool(either[kinds].all()):
+        return None
     mixed = share * theirs @ either + (1 - share) * own @ either[kinds]
 
     def loss(temperature: float) -> float:

@@ -44,6 +44,9 @@ class Verdict:
         agreement_exchanged: the same where partners are exchanged.
         tasks: number of tasks compared.
         misfits: share of tasks that the model does not fit.
+        laws_over_none, laws_over_none_error: gain over no relations of laws that all other tasks judge, see `of_both`.
+        laws_over_exchanged, laws_over_exchanged_error: the same over partners exchanged.
+        laws_tasks: number of tasks by which laws were compared; 0 where they were not.
     """
 
     name: str = UNKNOWN
@@ -56,6 +59,11 @@ class Verdict:
     agreement_exchanged: float | None = None
     tasks: int = 0
     misfits: float = 0.0
+    laws_over_none: float | None = None
+    laws_over_none_error: float | None = None
+    laws_over_exchanged: float | None = None
+    laws_over_exchanged_error: float | None = None
+    laws_tasks: int = 0
 
     def __str__(self) -> str:
         return self.name
@@ -73,18 +81,19 @@ class Verdict:
         """Names of metrics and values; `verdict` and what it follows from."""
         names = ("over_none", "over_none_error", "over_exchanged", "over_exchanged_error")
         gains = {f"val/gain_{name}": getattr(self, name) for name in names}
-        return {"verdict": self.name, **gains, "val/agreement_exchanged": self.agreement_exchanged}
+        laws = {f"laws/gain_{name}": getattr(self, f"laws_{name}") for name in names} if self.laws_tasks else {}
+        return {"verdict": self.name, **gains, "val/agreement_exchanged": self.agreement_exchanged, **laws}
 
     def facts(self) -> list[tuple[str, str]]:
         """Names and values to print, the verdict first."""
         prior = self.name in (NOTHING, UNFIT)
         out = [("verdict", self.name + ("; probabilities are those before anything is observed" if prior else ""))]
-        for what, gain, error in (
-            ("no relations", self.over_none, self.over_none_error),
-            ("partners exchanged", self.over_exchanged, self.over_exchanged_error),
-        ):
-            if gain is not None and error is not None:
-                out.append((f"gain over {what}", f"{gain:.4g} ± {error:.2g} nats per number, {self.tasks} tasks"))
+        for whose, start, tasks in (("", "", self.tasks), (" of laws fitted anew", "laws_", self.laws_tasks)):
+            for null, name in (("no relations", "over_none"), ("partners exchanged", "over_exchanged")):
+                gain, error = getattr(self, start + name), getattr(self, f"{start}{name}_error")
+                if gain is not None and error is not None:
+                    told = f"{gain:.4g} ± {error:.2g} nats per number, {tasks} tasks"
+                    out.append((f"gain{whose} over {null}", told))
         if self.agreement is not None:
             out.append(("agreement of two halves", f"{self.agreement:.2f} (1: always, 0: by chance)"))
         if self.misfits:
@@ -127,19 +136,30 @@ def decide(compared: Compared | None, misfits: float = 0.0, tests: int = 1) -> V
     )  # fmt: skip
 
 
-def of_both(compared: Compared | None, laws: Compared | None) -> Verdict:
+def of_both(compared: Compared | None, laws: Compared | None, alike: float) -> Verdict:
     """The verdict on a trained module's validation tasks, or where these are few, on laws that all other tasks judge.
 
-    Laws tell whether there are relations; whether the module has them, its own gains must not deny.
+    Laws tell whether there are relations. The module's are reported: its own gains must not deny that it has them, and
+    they are resolved only if halves of the data agree on them by either, and the module's structures are those of the
+    laws. Gains, agreement and tasks are the module's.
 
     Args:
         compared: of the module.
         laws: result of `modmeta.evaluation.crossed.crossed`; None where there was no need for it.
+        alike: agreement of the module's structures with those of the laws that it began with (kappa).
     """
     if compared is None or laws is None:
         return decide(compared)
-    mine, theirs = decide(compared, tests=2), decide(laws, tests=2)
-    return theirs if not mine.found and min(compared.none.mean, compared.exchanged.mean) > 0 else mine
+    theirs = decide(laws, tests=2)
+    mine = replace(
+        decide(compared, tests=2), laws_over_none=theirs.over_none, laws_over_none_error=theirs.over_none_error,
+        laws_over_exchanged=theirs.over_exchanged, laws_over_exchanged_error=theirs.over_exchanged_error,
+        laws_tasks=theirs.tasks,
+    )  # fmt: skip
+    if mine.found or not theirs.found or not min(compared.none.mean, compared.exchanged.mean) > 0:
+        return mine
+    resolved = min(compared.agreement, laws.agreement, alike) >= RESOLVED
+    return replace(mine, name=FOUND if resolved else UNRESOLVED, chance=theirs.chance)
 
 
 def of_file(trained: Verdict, here: Verdict, longer: bool = False) -> Verdict:

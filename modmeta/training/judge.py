@@ -24,6 +24,7 @@ from modmeta.evaluation.verdict import (
 from modmeta.graph.bank import Structure
 from modmeta.keys import OBSERVED
 from modmeta.model.sight import counted
+from modmeta.search.cold_start.certainty import kappa
 from modmeta.search.infer import Inferred
 from modmeta.search.pooled import Batch, PooledProblem, in_batches, infer_pooled
 from modmeta.training.trained import Trained
@@ -33,8 +34,9 @@ DRAWS, DRAWS_OF_FEW, DRAWS_OF_GROUPS = 2, 12, 6  # exchanges of partners: of man
 
 
 def judge(
-    module: Trained, valid: TaskDataset, train: TaskDataset | None = None, laws: Compared | None = None
-) -> Judged:
+    module: Trained, valid: TaskDataset, train: TaskDataset | None = None, laws: Compared | None = None,
+    structures: Tensor | None = None,
+) -> Judged:  # fmt: skip
     """Compares what a module finds in validation tasks with both nulls, and notes how well it explains them.
 
     Args:
@@ -42,6 +44,7 @@ def judge(
         valid: tasks that it was not trained on.
         train: tasks that it was trained on; where tasks share structures, these tell them.
         laws: of a cold start, compared with both nulls by all of these tasks, where validation tasks are few.
+        structures: of groups, (G, N, S), as a cold start found them.
     """
     device = module.module_to_relation.device
     ids = max(by_size(torch.arange(len(valid)), valid.counts), key=len)  # tasks of one size
@@ -52,7 +55,10 @@ def judge(
     groups = None if valid.groups is None else valid.groups[ids].to(device)
     others = None if train is None or groups is None else _others(train, groups, n, states.shape[2], device)
     mine = compared(module, states, mask, groups, others=others)
-    verdict = of_both(mine, laws)
+    alike = 0.0
+    if laws is not None and structures is not None and others is not None:
+        alike = _alike(module, others, structures)
+    verdict = of_both(mine, laws, alike)
     prior: tuple[float, ...] = ()
     if valid.relations is not None:
         labels = valid.relations[ids, :n, : n - 1].flatten().long()
@@ -100,6 +106,13 @@ def compared(
 
     tell = in_groups(find, model, groups, None if others is None else judges)
     return compare(tell, model, states, generator, mask, groups, draws or DRAWS_OF_GROUPS, judges)
+
+
+def _alike(module: Trained, seen: Batch, structures: Tensor) -> float:
+    """Agreement (kappa) of what a module finds in training tasks with structures of all groups, (G, N, S)."""
+    of, groups = seen.groups.unique(return_inverse=True)
+    found = pooled(module, seen.states, seen.mask, groups).structure.edge_modules
+    return kappa(found, structures.to(found)[of], module.model.dynamics.num_edge_modules)
 
 
 def _others(train: TaskDataset, groups: Tensor, n: int, frames: int, device: torch.device) -> Batch | None:

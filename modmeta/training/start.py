@@ -100,7 +100,7 @@ def begun(config: DictConfig) -> DictConfig:
         check_groups(config.search, method.get("soft", False), method.get("persist", True), data.known, strengths)
     began = time.perf_counter()
     states = _physical(data)
-    start = start_of(config, data, states)
+    start, compared = start_of(config, data, states)
     if not _of_laws(config.model) and not start.gains.mean() > 0:
         Terminal().print("no law gains anything over no relations on held-out frames: the search begins at random")
         if config.model.num_edge_modules is None:
@@ -111,7 +111,8 @@ def begun(config: DictConfig) -> DictConfig:
     relations = _structures(start, data.splits["train"], states, data.num_groups)
     path = Path(config.directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, _packed(start, relations, data.units, by_all(start, data)))
+    compared = by_all(start, data) if compared is None else compared
+    write_durably(path, _packed(start, relations, data.units, compared))
     _fill(config, start, labelled=data.meta["labelled"], grouped=data.num_groups is not None)
     if config.search.get("symmetric") is None:
         config.search.symmetric = found_mutual(config, relations, data.num_groups)
@@ -181,10 +182,12 @@ def _compared(numbers: np.ndarray) -> Compared | None:
     """As `_packed` wrote them.
 
     Raises:
-        ValueError: they are not as many as there should be.
+        ValueError: they are not as many as there should be, or not finite.
     """
     if not numbers.size:
         return None
+    if not np.isfinite(numbers).all():
+        raise ValueError("gains are not finite")
     values = numbers.tolist()
     *gains, agreement, exchanged, tasks = values
     none, other = (Gain(mean, error, int(freedom)) for mean, error, freedom in (gains[:3], gains[3:]))
@@ -355,11 +358,14 @@ def _sizes(tasks: TaskDataset) -> list[int]:
     return [n for n, _ in Counter(tasks.counts.tolist()).most_common()]
 
 
-def start_of(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> Start:
-    """Laws of training tasks, states (B, N, T, D) in the units of the data, as features are read best."""
+def start_of(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> tuple[Start, Compared | None]:
+    """Laws of training tasks, states (B, N, T, D) in the units of the data, as features are read best.
+
+    And these laws judged by all tasks, where that was asked already.
+    """
     tasks = data.splits["train"]
     n = _sizes(tasks)[0]
-    ids, best, number = _of_size(tasks, n), None, config.model.num_edge_modules
+    ids, best, compared, number = _of_size(tasks, n), None, None, config.model.num_edge_modules
     seen, step = _seen(tasks, ids, n), data.meta["frame_step"]
     kinds, given = kinds_of(config.model, data.positions, states[ids, :n], seen), _given(config)
     given["strengths"] = _strengths(config)
@@ -373,13 +379,20 @@ def start_of(config: DictConfig, data: TrajectoryDataModule, states: Tensor) -> 
                 states[ids, :n], kind, num_kinds=number, frame_step=step, seen=seen, groups=_groups(tasks, ids),
                 seed=config.seed, announce=say, **given,
             )  # fmt: skip
-            best = start if best is None or _better(start, best) else best
+            if best is None or _better(start, best):
+                best, compared = start, None
             sure = SURE if data.num_groups is None or data.num_groups >= FEW else SURE_OF_FEW
             told = start.trials[0].gain > sure * start.trials[0].gain_error
-            if kind.second_order and (told or best.gains.mean() > ENOUGH or decide(by_all(start, data), tests=2).found):
-                break  # velocities show that these are coordinates; a name alone does not
+            if not kind.second_order:  # velocities show that these are coordinates; a name alone does not
+                continue
+            if told or best.gains.mean() > ENOUGH:
+                break
+            judged = by_all(start, data)
+            compared = judged if start is best else compared
+            if decide(judged, tests=2).found:
+                break
     assert best is not None
-    return best
+    return best, compared
 
 
 def may_be_maps(model: DictConfig) -> bool:

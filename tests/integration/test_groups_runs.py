@@ -4,15 +4,20 @@ import csv
 import json
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import modmeta
 from modmeta.cli.main import main
 from modmeta.data.loading.filemodule import tasks_of
 from modmeta.data.reading import Reading
 from modmeta.errors import UserError
+from modmeta.evaluation.nulls import Compared, Gain
+from modmeta.evaluation.verdict import FOUND, UNRESOLVED
+from modmeta.training.judge import judge
 from modmeta.training.trained import Trained
 from tests.runs import KilledAt, accompanied, checkpoint, command, same_run, undrawn
 
@@ -71,6 +76,23 @@ def test_the_bank_has_a_structure_a_group(whole: Path, file: Path) -> None:
     assert metrics["test/auroc"] == pytest.approx(1)
     assert metrics["verdict"] == "relations found"
     assert metrics["val/gain_over_exchanged"] > 5 * metrics["val/gain_over_exchanged_error"]
+
+
+@pytest.mark.parametrize(("like", "verdict"), [(True, FOUND), (False, UNRESOLVED)])
+def test_what_laws_find_is_resolved_where_the_module_has_it(
+    like: bool, verdict: str, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation tasks too few to tell; and structures as in the bank, or their opposites."""
+    gain, sure = Gain(0.02, 0.01, 3), Gain(0.1, 0.01, 15)
+    few, laws = Compared(gain, gain, 0.9, 0.0, 4), Compared(sure, sure, 0.9, 0.0, 16)
+    monkeypatch.setattr("modmeta.training.judge.compared", lambda *_, **__: few)
+    config = OmegaConf.load(whole / ".hydra" / "config.yaml")
+    data = hydra.utils.instantiate(config.data)
+    data.setup("fit")
+    relations = checkpoint(whole)["modmeta"]["bank"]["relations"].long()
+    structures = relations if like else 1 - relations
+    module = modmeta.load(whole).module
+    assert judge(module, data.splits["valid"], data.splits["train"], laws, structures).verdict.name == verdict
 
 
 def test_relations_of_groups_are_written_by_their_names(whole: Path, file: Path, tmp_path: Path) -> None:

@@ -89,6 +89,11 @@ def test_a_damaged_start_is_refused(whole: Path, tmp_path: Path) -> None:
         np.savez_compressed(tmp_path / FILE, **dict(parts) | {"laws": np.zeros(10_000_000)})
     with pytest.raises(UserError, match="compressed"):
         read_beginning(tmp_path)
+    for far in (np.inf, np.nan):
+        with np.load(whole / FILE) as parts:
+            np.savez(tmp_path / FILE, **dict(parts) | {"compared": np.full(9, far)})
+        with pytest.raises(UserError, match="damaged"):
+            read_beginning(tmp_path)
 
 
 def test_a_start_of_another_run_is_refused(file: Path, whole: Path, tmp_path: Path) -> None:

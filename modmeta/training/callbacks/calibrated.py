@@ -58,8 +58,9 @@ class Calibrate(pl.Callback):
             return
         splits, training = trainer.datamodule.splits, module.training  # type: ignore[attr-defined]
         module.eval()
-        laws = None if module.beginning is None else module.beginning.compared
-        judged = judge(module, splits["valid"], splits["train"], laws)
+        begun = module.beginning
+        laws, structures = (None, None) if begun is None else (begun.compared, begun.relations)
+        judged = judge(module, splits["valid"], splits["train"], laws, structures)
         added: dict[str, Any] = {
             "judged": judged.state_dict(),
             **_calibration(module, splits),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modmeta.evaluation.crossed import crossed
 from modmeta.evaluation.nulls import Compared, Gain, exchange
-from modmeta.evaluation.verdict import FOUND, NOTHING, UNKNOWN, decide, of_both
+from modmeta.evaluation.verdict import FOUND, NOTHING, UNKNOWN, UNRESOLVED, decide, of_both, of_file
 from modmeta.model.basis import family_named
 from modmeta.search.cold_start import Kind, Start, cold_start
 
@@ -70,20 +70,44 @@ def test_no_task_judges_what_it_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "laws", "name"),
+    ("module", "laws", "alike", "name"),
     [
-        ((0.1, 0.01), (0.1, 0.01), FOUND),
-        ((0.1, 0.01), (0.0, 0.01), FOUND),
-        ((0.02, 0.01), (0.1, 0.01), FOUND),  # too few to tell, and nothing against it
-        ((-0.02, 0.01), (0.1, 0.01), NOTHING),  # a module that explains less than nothing has not got the relations
-        ((0.02, 0.01), (0.02, 0.01), NOTHING),
-        ((0.0275, 0.01), (0.02, 0.01), NOTHING),  # two chances of an error
-        ((0.0275, 0.01), None, FOUND),
-        (None, (0.1, 0.01), UNKNOWN),
+        ((0.1, 0.01, 0.9), (0.1, 0.01, 0.9), 1.0, FOUND),
+        ((0.1, 0.01, 0.9), (0.0, 0.01, 0.9), 1.0, FOUND),
+        ((0.1, 0.01, 0.5), (0.1, 0.01, 0.9), 1.0, UNRESOLVED),
+        ((0.02, 0.01, 0.9), (0.1, 0.01, 0.9), 1.0, FOUND),  # too few to tell, and nothing against it
+        ((0.02, 0.01, 0.05), (0.1, 0.01, 0.9), 1.0, UNRESOLVED),  # the structures that are reported are the module's
+        ((0.02, 0.01, 0.9), (0.1, 0.01, 0.05), 1.0, UNRESOLVED),
+        ((0.02, 0.01, 0.9), (0.1, 0.01, 0.9), 0.05, UNRESOLVED),  # others than those that laws find
+        ((0.1, 0.01, 0.9), (0.1, 0.01, 0.9), 0.05, FOUND),
+        ((-0.02, 0.01, 0.9), (0.1, 0.01, 0.9), 1.0, NOTHING),  # a module that explains less than nothing
+        ((0.02, 0.01, 0.9), (0.02, 0.01, 0.9), 1.0, NOTHING),
+        ((0.0275, 0.01, 0.9), (0.02, 0.01, 0.9), 1.0, NOTHING),  # two chances of an error
+        ((0.0275, 0.01, 0.9), None, 1.0, FOUND),
+        (None, (0.1, 0.01, 0.9), 1.0, UNKNOWN),
     ],
 )
 def test_laws_tell_where_validation_tasks_are_few(
-    module: tuple[float, float] | None, laws: tuple[float, float] | None, name: str
+    module: tuple[float, float, float] | None, laws: tuple[float, float, float] | None, alike: float, name: str
 ) -> None:
-    made = [None if of is None else Compared(Gain(*of, 15), Gain(*of, 15), 0.9, 0.0, 16) for of in (module, laws)]
-    assert of_both(*made).name == name
+    made = [None if of is None else compared(*of, tasks) for of, tasks in ((module, 8), (laws, 16))]
+    assert of_both(*made, alike).name == name
+
+
+def compared(gain: float, error: float, agreement: float, tasks: int) -> Compared:
+    return Compared(Gain(gain, error, 15), Gain(gain, error, 15), agreement, 0.0, tasks)
+
+
+def test_gains_are_the_modules_and_those_of_laws_are_beside_them() -> None:
+    laws = compared(0.1, 0.01, 0.9, 16)
+    verdict = of_both(compared(0.02, 0.01, 0.8, 4), laws, 1.0)
+    assert verdict.name == FOUND
+    assert (verdict.over_none, verdict.over_exchanged, verdict.agreement, verdict.tasks) == (0.02, 0.02, 0.8, 4)
+    assert verdict.chance == decide(laws).chance
+    assert verdict.measures()["val/gain_over_exchanged"] == 0.02
+    assert verdict.measures()["laws/gain_over_exchanged"] == 0.1
+    assert ("gain of laws fitted anew over no relations", "0.1 ± 0.01 nats per number, 16 tasks") in verdict.facts()
+    file = decide(compared(0.03, 0.02, 0.9, 8))
+    assert file.name == NOTHING
+    assert of_file(verdict, file).name == FOUND, "its gain is no less than the module's in training"
+    assert not any(name.startswith("laws") for name in decide(laws).measures())

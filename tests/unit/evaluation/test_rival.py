@@ -7,7 +7,7 @@ from torch.nn.functional import one_hot
 
 from modmeta.evaluation import rival as rivals
 from modmeta.evaluation.calibration import Calibration, calibrate, tempered
-from modmeta.evaluation.rival import Rival, likeness, strongest
+from modmeta.evaluation.rival import Chances, Rival, likeness, strongest, told_apart
 from modmeta.graph.relations import from_matrix
 from modmeta.model.model import RelationalModel
 from tests.unit.evaluation.test_exchange import made
@@ -142,7 +142,8 @@ def test_likeness_asks_for_as_many_right_as_claimed() -> None:
         (torch.full_like(sure, 0.5), 1.0, 1000.0),
         (torch.full_like(sure, 0.5), 0.0, 1.0),
     ):
-        loss = likeness(posterior, 1.0, beliefs.flatten(0, 1), share, torch.eye(2).bool())
+        loss = likeness(posterior, 1.0, beliefs.flatten(0, 1), share, torch.eye(2).bool(), torch.zeros(2, 2).bool())
+        assert loss is not None
         assert min(temperatures, key=loss) == best
 
 
@@ -165,5 +166,47 @@ def test_kinds_that_differ_in_strength_are_one_answer() -> None:
     beliefs, same = twice(posterior(2.0)).flatten(0, 1), torch.eye(2).repeat(2, 2).bool()
     apart = torch.eye(4).bool()
     for modules, alike, best in ((posterior, same, 2.0), (posterior, apart, 1000.0), (doubled, same, 2.0)):
-        loss = likeness(modules, 1.0, beliefs, 1.0, alike)
+        k = modules(1.0).shape[-1]
+        loss = likeness(modules, 1.0, beliefs, 1.0, alike, torch.zeros(k, k).bool())
+        assert loss is not None
         assert min(temperatures, key=loss) == best
+
+
+def test_strengths_that_the_model_tells_apart_are_two_answers() -> None:
+    """Of nothing, weak and strong relations a rival knows which act, and no more; or it knows nothing of those two."""
+    odds, flat = 4 * drawn(1, 1, 20000, 3).double(), torch.full((1, 20000, 2), 0.5).double()
+
+    def posterior(temperature: float) -> Tensor:
+        return (odds / temperature).softmax(-1)
+
+    def acting(temperature: float) -> Tensor:
+        return (odds[..., 1:] / temperature).softmax(-1)
+
+    def best(modules: Chances, beliefs: Tensor, same: Tensor, apart: bool) -> float | None:
+        differ = apart & ~torch.eye(len(same)).bool()
+        loss = likeness(modules, 1.0, beliefs, 1.0, same, differ)
+        return None if loss is None else min([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 1000.0], key=loss)
+
+    nothing = posterior(1.0)[0, ..., :1]
+    coin = torch.cat([nothing, (1 - nothing) * flat], -1)
+    alike, differ = torch.block_diag(torch.ones(1, 1), torch.ones(2, 2)).bool(), torch.eye(3).bool()
+    assert best(posterior, coin, alike, apart=False) == 1
+    honest = best(posterior, coin, alike, apart=True)
+    assert honest is not None
+    assert honest > 1
+    assert honest == best(posterior, coin, differ, apart=False)
+    both = torch.ones(2, 2).bool()
+    assert best(acting, flat, both, apart=True) == 1000
+    assert best(acting, flat, both, apart=False) is None
+
+
+def test_modules_are_told_apart_if_halves_agree_on_which() -> None:
+    """Two of four by a coin in either half, of the others nine of ten alike; one is never named."""
+    one = torch.arange(20000) % 4
+    coin = torch.randint(2, (20000,), generator=torch.Generator().manual_seed(0))
+    flipped = (torch.arange(20000) // 4) % 10 == 0
+    other = torch.where(one < 2, coin, torch.where(flipped, 5 - one, one))
+    apart = told_apart(one, other, 5)
+    expected = torch.ones(5, 5).bool() & ~torch.eye(5).bool()
+    expected[4], expected[:, 4], expected[:2, :2] = False, False, False
+    assert torch.equal(apart, expected)

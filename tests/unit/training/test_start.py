@@ -14,11 +14,21 @@ from modmeta.cli.train import hydra_words
 from modmeta.data.generation import generate
 from modmeta.data.loading.filemodule import filled_from_file
 from modmeta.errors import UserError
+from modmeta.evaluation.nulls import Compared, Gain
 from modmeta.graph.relations import from_matrix
 from modmeta.model.basis import Kind
 from modmeta.simulators import Springs
 from modmeta.training.resume import settle
-from modmeta.training.start import CHOSEN, as_recorded, begun, found_mutual, kinds_of, may_be_maps, start_of
+from modmeta.training.start import (
+    CHOSEN,
+    as_recorded,
+    begun,
+    found_mutual,
+    kinds_of,
+    may_be_maps,
+    read_beginning,
+    start_of,
+)
 from tests.runs import compose, configured
 
 
@@ -83,7 +93,7 @@ def test_a_name_alone_makes_no_coordinate(
     config = filled_from_file(compose(tmp_path / "run", "experiment=laws", "data=files", f"data.path={path}"))
     data = hydra.utils.instantiate(config.data)
     data.setup("fit")
-    assert start_of(config, data, data.splits["train"].states.double()).kind.coordinates == read
+    assert start_of(config, data, data.splits["train"].states.double())[0].kind.coordinates == read
     assert [kind.coordinates for kind in kinds] == [1, 0]
 
 
@@ -167,6 +177,28 @@ def test_a_run_is_short_where_laws_are_found(tmp_path: Path, words: tuple[str, .
     np.savez(path, states=made["train"].states)
     words = ("experiment=moving", "data=files", f"data.path={path}", "data.positions=2", "model.family=springs", *words)
     assert begun(filled_from_file(compose(tmp_path / "run", *words))).trainer.max_epochs == epochs
+
+
+def test_laws_are_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where features are read otherwise unless they find relations, that is kept for the verdict."""
+    made = generate(Springs(num_entities=3, box=100.0), {"train": (12, 20)}, seed=0, progress=False)
+    path, gain, asked = tmp_path / "a.npz", Gain(0.1, 0.01, 15), []
+    np.savez(path, states=made["train"].states)
+
+    def crossed(*given: object) -> Compared:
+        asked.append(given)
+        return Compared(gain, gain, 0.9, 0.0, 12)
+
+    monkeypatch.setattr("modmeta.training.start.crossed", crossed)
+    for name in ("SURE_OF_FEW", "ENOUGH", "CLEAR"):
+        monkeypatch.setattr(f"modmeta.training.start.{name}", float("inf"))
+    words = ("experiment=moving", "data=files", f"data.path={path}", "data.positions=2", "data.group=all")
+    few = ("model.family=springs", "model.num_edge_modules=2", "model.constants=false", "model.smooth=false")
+    begun(filled_from_file(compose(tmp_path / "run", *words, *few)))
+    assert len(asked) == 1
+    beginning = read_beginning(tmp_path / "run")
+    assert beginning is not None
+    assert beginning.compared == Compared(gain, gain, 0.9, 0.0, 12)
 
 
 @pytest.mark.parametrize(
