@@ -78,7 +78,10 @@ def steepness_of_maps(states: Tensor, kind: Kind, seen: Tensor | None = None) ->
     """
     if any(kind.angles):
         return None
-    law = halfway.law_of(halfway.ends(states, None if seen is None else _steps(seen)))
+    steps = halfway.ends(states, None if seen is None else _steps(seen))
+    if not len(steps.before):
+        return None
+    law = halfway.law_of(steps)
     return tuple(law.steep) if isinstance(law, Maps) and law.gain > MAPS else None
 
 
@@ -95,6 +98,8 @@ def better_halfway(start: Start, data: Data, generator: torch.Generator) -> bool
     others = (~held_out(length, data.states.device)).to(data.states).expand(len(data.states), length)
     counts = torch.ones_like(others) if data.seen is None else _steps(data.seen)
     steps, judges = (halfway.ends(data.states, counts * part) for part in (others, 1 - others))
+    if min(len(part.before) for part in (steps, judges)) == 0:  # no step of all entities
+        return False
     law = halfway.law_of(steps)
     related = halfway.log_odds(steps, law) > 0  # (N, S)
     receivers = torch.arange(len(related), device=related.device) if some.receivers is None else some.receivers
