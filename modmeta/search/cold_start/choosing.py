@@ -13,7 +13,7 @@ from modmeta.search.cold_start.cluster import cluster
 from modmeta.search.cold_start.data import Data, Sum, split_sums_of, steps_of, sums_of
 from modmeta.search.cold_start.features import Basis, Family, coarser, columns, family_named, finer, fit_basis
 from modmeta.search.cold_start.grams import centred, grams
-from modmeta.search.cold_start.judging import Found, explained, judged, problem_of, scored
+from modmeta.search.cold_start.judging import Found, explained, judged, problem_of, scored, structured
 from modmeta.search.cold_start.knots import knotted
 from modmeta.search.cold_start.records import Form, Trial
 from modmeta.search.cold_start.refine import Laws, laws_of, refine, solve_weights
@@ -147,8 +147,9 @@ def if_unequal(equal: Found, trials: list[Trial], search: Data, judges: Data, ge
 
     Real weights that are hardly pulled to their mean foretell held-out frames better than kinds do, where strengths
     differ and the law is right. Strengths of their own explain some more of any law that is not quite right, and may
-    stand in for another. They are believed where they explain much more, differ by more than a tenth, and either half
-    of the frames tells structures at least as alike, or they explain so much that no other law can better them.
+    stand in for another, or for kinds that are missing. They are believed where they explain much more, of which one or
+    two kinds more would not explain half, differ by more than a tenth, and either half of the frames tells structures
+    at least as alike, or they explain so much that no other law can better them.
 
     Args:
         equal: the best of those whose strengths do not differ.
@@ -168,7 +169,12 @@ def if_unequal(equal: Found, trials: list[Trial], search: Data, judges: Data, ge
     spread = spread_of(sums_of(search, moved.trial.form), moved.kinds).diagonal()  # of kinds that send something
     more = float((moved.gains - equal.gains).mean())
     sure = moved.alike >= equal.alike or more > ENOUGH
-    return moved if more > MUCH and sure and float(spread.max()) > DIFFER else equal
+    if not (more > MUCH and sure and float(spread.max()) > DIFFER):
+        return equal
+    numbers = [equal.number + 1, equal.number + 2]
+    problems = [(problem_of(trial.form, search, judges), trial) for trial in free]
+    split = [one for problem, trial in problems for one in structured(problem, trial, numbers, generator)]
+    return moved if max(float((one.gains - equal.gains).mean()) for one in split) < more / 2 else equal
 
 
 def unequal(equal: Found, trials: list[Trial], search: Data, judges: Data, generator: torch.Generator) -> Found:

@@ -175,6 +175,22 @@ def test_strengths_of_edges_may_differ(differ: bool | None) -> None:
     assert (right(found.answer.structures, relations) > 0.95) == (differ is None)
 
 
+def test_strengths_do_not_stand_in_for_a_kind_that_is_missing() -> None:
+    """Three kinds, of no, some and twice that effect; two are told."""
+    g = torch.Generator().manual_seed(0)
+    relations = torch.randint(3, (40, 4, 4), generator=g)
+
+    def law(x: Tensor, z: Tensor) -> Tensor:
+        return (0.4 * relations * (x.unsqueeze(1) - x.unsqueeze(2))).sum(2) - 0.2 * x
+
+    states, _ = integrated(40, law, -2.0, 2.0)
+    found = cold_start(
+        states, PLAIN, num_kinds=2, starts=4, search_tasks=20, family=family_named("difference"), constants=False,
+        shapes=False,
+    )  # fmt: skip
+    assert not found.form.strengths
+
+
 def test_strengths_are_told_where_they_are_said_to_differ(oscillators: tuple[Tensor, Tensor]) -> None:
     """However little that explains: here all are alike."""
     states, relations = oscillators
