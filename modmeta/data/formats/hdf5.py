@@ -4,6 +4,7 @@ References to other files (links, virtual data sets, external storage) are never
 """
 
 import math
+import mmap
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from modmeta.errors import DataError
 from modmeta.io import write_file
 
 DEPTH, OBJECTS = 8, 10_000  # limits of nesting levels of groups, and of the number of data sets
+HEAP = b"GCOL\x01\0\0\0"  # what a heap of texts begins with
 INFLATED = 1032  # largest compression ratio of deflate
 
 
@@ -62,6 +64,29 @@ def write(path: Path, splits: Mapping[str, Trajectories], overwrite: bool) -> No
                 )
 
     write_file(path, fill, overwrite)
+
+
+def _check_heaps(path: Path) -> None:
+    """Checks the heaps in which HDF5 keeps texts; it goes round for ever in one whose free space has no size.
+
+    Raises:
+        DataError: there is such a heap.
+    """
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+
+        def number(at: int, size: int) -> int:
+            return int.from_bytes(raw[at : at + size], "little")
+
+        heap = raw.find(HEAP)
+        while heap >= 0:
+            at, end = heap + 16, min(heap + number(heap + 8, 8), len(raw))
+            while at + 16 <= end:
+                index, size = number(at, 2), number(at + 8, 8)
+                step = 16 + -(-size // 8) * 8 if index else size
+                if not step:
+                    raise DataError(f"{path} is damaged (a heap of texts without end); write it anew")
+                at += step
+            heap = raw.find(HEAP, heap + 1)
 
 
 class _Datasets(Mapping[str, np.ndarray]):
@@ -237,6 +262,7 @@ def opened(path: Path) -> Iterator[Arrays]:
     except Exception as error:  # HDF5 raises many types of errors for damaged files
         raise DataError(f"{path} is not an HDF5 file, or is damaged ({error}); create or copy it again") from error
     with file:
+        _check_heaps(path)
         try:
             datasets = _Datasets(path, file)
         except DataError:

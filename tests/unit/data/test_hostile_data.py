@@ -423,6 +423,21 @@ def test_not_a_file() -> None:
 
 # ---- damage ----------------------------------------------------------------------------------------------------------
 
+
+def test_a_heap_of_texts_without_end(tmp_path: Path) -> None:
+    """HDF5 itself never comes back from reading it."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["states"] = STATES
+        file["features"] = np.array(["x", "y", "vx", "vy"], dtype=h5py.string_dtype())
+    raw = bytearray(path.read_bytes())
+    first = raw.index(b"GCOL") + 16
+    raw[first : first + 16] = bytes(16)
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"a\.h5 is damaged \(a heap of texts without end\)"):
+        load(path)
+
+
 ENDINGS = ("npz", "npy", "h5", "csv", "parquet")
 
 
