@@ -306,7 +306,7 @@ class _Attempts:
         best = self._polished(coarse := chosen(self.found), family, step=step)
         if not self.num_kinds and best is not coarse:  # errors of coarse laws are no kinds
             best = chosen([best, *merged(best, self.search, self.judges)])
-        if reform:
+        if reform and float(best.kinds.variance) > 0:  # else nothing is left to explain
             rival = reformed(best, _with_less(best.trial.form), self.search, self.judges)
             self.trials.append(rival.trial)
             best = simpler(best, rival)
