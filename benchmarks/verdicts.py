@@ -67,9 +67,9 @@ The nulls and the rule were developed on heat, linear, phases, colloids and fish
 without relations was made to foretell held-out frames, and mean messages were taken, after linear came out as nothing
 found; the limit of chance was raised from 1 of 200 to 1 of 100 before the rows. The rival of probabilities was
 developed on colloids, heat and linear from random structures (seeds 0 to 5), on coupled=0.1 (seeds 0 to 5), linear
-(seeds 0 to 2), on species with one edge type less, and on worlds that are not here;
-which of its kinds are one on coupled maps. Strengths no longer stand in for a type left out since genes with one less. Rows before commit 793925d, and of
-it, have *right* of one half of the new tasks alone.
+(seeds 0 to 2), on species with one edge type less, and on worlds that are not here; which of its kinds are one on
+coupled maps. Strengths no longer stand in for a type left out since a row of genes with one less. Rows before commit
+793925d, and of it, have *right* of one half of the new tasks alone.
 Rows are of commits {commits}. Refused: training or inference says what is wrong with the data, as of coupled=0.5, which
 grows without bound. Where one edge type less leaves a single one, every pair has it; nothing is claimed, and the row
 counts only as a verdict.
