@@ -77,13 +77,14 @@ def _check_heaps(path: Path) -> None:
         def number(at: int, size: int) -> int:
             return int.from_bytes(raw[at : at + size], "little")
 
-        heap = raw.find(HEAP)
+        heap, left = raw.find(HEAP), len(raw) // 16 + 1  # texts that the file has room for
         while heap >= 0:
             at, end = heap + 16, min(heap + number(heap + 8, 8), len(raw))
             while at + 16 <= end:
                 index, size = number(at, 2), number(at + 8, 8)
                 step = 16 + -(-size // 8) * 8 if index else size
-                if not step:
+                left -= 1
+                if not step or left < 0:
                     raise DataError(f"{path} is damaged (a heap of texts without end); write it anew")
                 at += step
             heap = raw.find(HEAP, heap + 1)

@@ -424,6 +424,17 @@ def test_not_a_file() -> None:
 # ---- damage ----------------------------------------------------------------------------------------------------------
 
 
+def test_heaps_of_texts_within_one_another(tmp_path: Path) -> None:
+    """Each a text in all heaps before it, and as large as the file: they are not walked one after the other."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        text = (1).to_bytes(8, "little") + (16).to_bytes(8, "little")
+        heap = text + b"GCOL\x01\0\0\0" + (2**40).to_bytes(8, "little")
+        file["states"] = np.frombuffer(heap * 100_000, np.uint8)
+    with pytest.raises(DataError, match="heap of texts"):
+        load(path)
+
+
 def test_a_heap_of_texts_without_end(tmp_path: Path) -> None:
     """HDF5 itself never comes back from reading it."""
     path = tmp_path / "a.h5"
